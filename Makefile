@@ -1,0 +1,39 @@
+# Every target sets itself up: a machine needs Python 3.11+ with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test test-fast lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.installed  ## attack 64 users of a synthetic data set with 1, 2 and 4 gradients
+	$(RUN) scripts/attack.py --config=configs/quickstart.py
+
+test: $(VENV)/.installed-dev  ## all tests
+	$(RUN) -m pytest
+
+test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow
+	$(RUN) -m pytest -m 'not slow'
+
+lint: $(VENV)/.installed-dev  ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/.installed  ## victim-iterations a second, and the share of the machine's matrix-product rate
+	$(RUN) benchmarks/attack.py
+
+clean:  ## remove the environment and caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

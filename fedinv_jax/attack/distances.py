@@ -1,0 +1,66 @@
+"""Distances between the predicted and the seen upload of one step: pytrees in, `[]` out.
+
+Scale-free, 0 at equality, and finite with finite gradients where the seen upload is zero.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax.types import Array, PyTree
+
+Distance = Callable[[PyTree, PyTree], Array]
+
+
+def squared_norm(tree: PyTree) -> Array:
+    """Sum of squares over all leaves, `[]`."""
+    return optax.tree.norm(tree, squared=True)
+
+
+def floor(value: Array) -> Array:
+    """`value`, kept above the smallest normal number: a divisor."""
+    return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
+
+
+def squared_distance(predicted: PyTree, seen: PyTree) -> Array:
+    """Normalised squared distance `|g' - g|^2 / |g|^2` over the whole upload.
+
+    Example:
+        >>> squared_distance({'w': jnp.array([1.0, 1.0])}, {'w': jnp.array([2.0, 0.0])}).item()
+        0.5
+    """
+    return squared_norm(optax.tree.sub(predicted, seen)) / floor(squared_norm(seen))
+
+
+def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
+    """`1 - <g', g> / (|g'| |g|)` over the whole upload.
+
+    Example:
+        >>> cosine_distance({'w': jnp.array([1.0, 1.0])}, {'w': jnp.array([2.0, 2.0])}).item()
+        0.0
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
+        arXiv:2003.14053, equation 4.
+    """
+    norms = floor(squared_norm(predicted)) * floor(squared_norm(seen))
+    # One square root of the floored product: its gradient is finite at a zero upload.
+    return 1 - optax.tree.vdot(predicted, seen) * jax.lax.rsqrt(floor(norms))
+
+
+def per_leaf(distance: Distance) -> Distance:
+    """The mean over leaves of a distance: no leaf is drowned by a larger one.
+
+    Example:
+        >>> seen = {'a': jnp.array([100.0]), 'b': jnp.array([1.0])}
+        >>> per_leaf(squared_distance)({'a': jnp.array([100.0]), 'b': jnp.array([0.0])}, seen).item()
+        0.5
+    """
+
+    def mean_distance(predicted: PyTree, seen: PyTree) -> Array:
+        leaves = jax.tree.map(distance, predicted, seen)
+        return jnp.mean(jnp.stack(jax.tree.leaves(leaves)))
+
+    return mean_distance

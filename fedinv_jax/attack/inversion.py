@@ -1,0 +1,134 @@
+"""Solvers of a `Problem`, and the loop that runs them with restarts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree
+
+
+class State(NamedTuple):
+    """Where a solver is.
+
+    Attributes:
+        guess: the best guess so far, by the objective only.
+        objective: `[]`, its objective; inf before the first finite one.
+        done: bool `[]`; a state that is done no longer changes.
+        memory: whatever the solver carries besides.
+    """
+
+    guess: Guess
+    objective: Array
+    done: Array
+    memory: Any
+
+
+class Inversion(NamedTuple):
+    """A solver as a pair of pure functions.
+
+    Attributes:
+        init: `init(problem, key) -> state`.
+        update: `update(problem, state) -> state`, one iteration.
+    """
+
+    init: Callable[[Problem, Key], State]
+    update: Callable[[Problem, State], State]
+
+
+class Descent(NamedTuple):
+    """Memory of `descent`: the optimiser's current point and its state."""
+
+    point: Guess
+    optimizer: optax.OptState
+
+
+def descent(optimizer: optax.GradientTransformation) -> Inversion:
+    """Descends the objective with any optax optimiser, `optax.lbfgs()` included.
+
+    The best point visited is kept, so a line search that fails late costs nothing. An objective
+    that is not finite ends the run; if none ever was finite, the state's objective stays inf.
+
+    Args:
+        optimizer: a gradient transformation; one with a line search gets the objective.
+
+    Example:
+        >>> solver = descent(optax.adam(0.1))
+        >>> quadratic = Problem(
+        ...     init=lambda key: Guess(jnp.ones(2), None, ()), predict=None, whiten=None,
+        ...     residual=None, objective=lambda guess: jnp.sum(guess.labels**2),
+        ...     answer=lambda guess, value: Answer(guess.labels, guess.labels > 0.5, None, value))
+        >>> invert(quadratic, solver, jax.random.key(0), num_iterations=100).labels.tolist()
+        [False, False]
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def init(problem: Problem, key: Key) -> State:
+        point = problem.init(key)
+        # The dtype of the objective, without computing it.
+        dtype = jax.eval_shape(problem.objective, point).dtype
+        memory = Descent(point, optimizer.init(point))
+        return State(point, jnp.asarray(jnp.inf, dtype), jnp.asarray(False), memory)
+
+    def update(problem: Problem, state: State) -> State:
+        point, memory = state.memory
+        value, gradient = jax.value_and_grad(problem.objective)(point)
+        updates, memory = optimizer.update(
+            gradient, memory, point, value=value, grad=gradient, value_fn=problem.objective
+        )
+        better = value < state.objective
+        new = State(
+            optax.tree.where(better, point, state.guess),
+            jnp.where(better, value, state.objective),
+            ~jnp.isfinite(value),
+            Descent(optax.apply_updates(point, updates), memory),
+        )
+        return optax.tree.where(state.done, state, new)
+
+    return Inversion(init, update)
+
+
+def invert(
+    problem: Problem,
+    inversion: Inversion,
+    key: Key,
+    num_iterations: int,
+    num_restarts: int = 1,
+) -> Answer:
+    """Runs a solver from `num_restarts` starting points and keeps the one of least objective.
+
+    Args:
+        problem: what to solve, for one client.
+        inversion: the solver.
+        key: PRNG key.
+        num_iterations: iterations of each restart, >= 1.
+        num_restarts: R >= 1.
+
+    Returns:
+        The answer of the best restart; its objective is NaN when no restart ever had a finite one.
+
+    Raises:
+        ValueError: if a count is below 1.
+    """
+    for name, value in (('num_iterations', num_iterations), ('num_restarts', num_restarts)):
+        if value < 1:
+            raise ValueError(f'Expected {name}={value} > 0.')
+
+    def restart(key: Key) -> tuple[PyTree, Array]:
+        def step(state: State, _: None) -> tuple[State, None]:
+            return inversion.update(problem, state), None
+
+        state = inversion.init(problem, key)
+        state = jax.lax.scan(step, state, None, length=num_iterations)[0]
+        return state.guess, state.objective
+
+    guesses, objectives = jax.vmap(restart)(jax.random.split(key, num_restarts))
+    best = jnp.argmin(objectives)
+    objective = objectives[best]
+    return problem.answer(
+        tree.take(guesses, best), jnp.where(jnp.isfinite(objective), objective, jnp.nan)
+    )

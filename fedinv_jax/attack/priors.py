@@ -1,0 +1,65 @@
+"""Priors: penalties on a guess, `prior(labels [K], latent, transcript) -> []`.
+
+`labels` are decoded, in (0, 1); means run over the transcript's candidates (no padding).
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax.types import Array, PyTree, Transcript
+
+Prior = Callable[[Array, PyTree, Transcript], Array]
+
+
+def candidates(transcript: Transcript) -> Array:
+    """bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
+    if transcript.weights is None:
+        return jnp.ones(transcript.items.shape, bool)
+    weighted = transcript.weights > 0
+    if transcript.slot is None:
+        return jnp.any(weighted, axis=0)
+    return jnp.zeros(transcript.items.shape, bool).at[transcript.slot].max(weighted)
+
+
+def _mean(values: Array, transcript: Transcript) -> Array:
+    where = candidates(transcript)
+    return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def binary_prior() -> Prior:
+    """Mean of `4 y (1 - y)`: 0 for binary labels, 1 when all are 1/2."""
+    return lambda labels, latent, transcript: _mean(4 * labels * (1 - labels), transcript)
+
+
+def sparsity_prior() -> Prior:
+    """Mean of y: fewer interactions are likelier (it breaks the label flip of BCE on MF)."""
+    return lambda labels, latent, transcript: _mean(labels, transcript)
+
+
+def norm_prior(scale: float = 0.1) -> Prior:
+    """Mean of `(latent / scale)^2`: the latent is as large as its initialisation, `N(0, scale^2)`.
+
+    Raises:
+        ValueError: if `scale` is not positive.
+    """
+    if scale <= 0:
+        raise ValueError(f'Expected scale={scale} > 0.')
+
+    def prior(labels: Array, latent: PyTree, transcript: Transcript) -> Array:
+        del labels, transcript
+        return optax.tree.norm(latent, squared=True) / (scale**2 * optax.tree.size(latent))
+
+    return prior
+
+
+def popularity_prior() -> Prior:
+    """Mean cross-entropy of the labels to the public log odds `o`, `softplus(o) - y o`."""
+
+    def prior(labels: Array, latent: PyTree, transcript: Transcript) -> Array:
+        del latent
+        log_odds = transcript.log_odds
+        return _mean(jnp.logaddexp(log_odds, 0.0) - labels * log_odds, transcript)
+
+    return prior

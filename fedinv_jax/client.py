@@ -1,0 +1,169 @@
+"""What a client computes: factories of `client_update`, used by the victim AND the attacker."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.types import Array, Batch, ClientUpdate, Loss, Model, PyTree
+
+
+def gather(shared: PyTree, items: Array) -> PyTree:
+    """The parameters that a client works on: `shared` with the rows `items [B]` of its item table.
+
+    A `client_update` on these rows with `Batch(items=None, ...)` uploads `[B, ...]` rows, never a
+    table; the server scatter-adds them at `items`.
+
+    Example:
+        >>> shared = {'items': jnp.array([[1.0], [2.0], [3.0]]), 'scorer': {}}
+        >>> gather(shared, jnp.array([2, 0]))['items'].tolist()
+        [[3.0], [1.0]]
+    """
+    return {**shared, 'items': tree.take(shared['items'], items)}
+
+
+def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Array]:
+    """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 without weight."""
+
+    def value(shared: PyTree, private: PyTree, batch: Batch) -> Array:
+        losses = loss(model.score(shared, private, batch.items), batch.labels)
+        total = jnp.sum(batch.weights)
+        return jnp.sum(batch.weights * losses) / jnp.where(total > 0, total, 1)
+
+    return value
+
+
+def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate:
+    """One full-batch gradient (FedSGD).
+
+    `upload = dL/dshared(shared, private)`, `private' = private - private_rate dL/dprivate`, both
+    at the same point.
+
+    Args:
+        model: the recommender.
+        loss: elementwise loss.
+        private_rate: local step size of the private parameters, >= 0.
+
+    Returns:
+        `client_update(shared, private, batch)`; the upload has the structure, shapes and dtypes
+        of `shared`. An all-zero weight vector gives zero gradients.
+
+    Raises:
+        ValueError: if `private_rate` is negative.
+
+    Example:
+        >>> from fedinv_jax import losses, models
+        >>> model = models.matrix_factorization(num_items=2, dim=1)
+        >>> update = gradient_step(model, losses.squared_error, private_rate=0.5)
+        >>> shared = {'items': {'embedding': jnp.array([[1.0], [2.0]])}, 'scorer': {}}
+        >>> batch = Batch(None, jnp.array([1.0, 0.0]), jnp.ones(2))
+        >>> upload, private = update(shared, jnp.array([1.0]), batch)
+        >>> upload['items']['embedding'].tolist(), private.tolist()
+        ([[0.0], [2.0]], [-1.0])
+
+    References:
+        McMahan et al., Communication-efficient learning of deep networks from decentralized
+        data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
+    """
+    if private_rate < 0:
+        raise ValueError(f'Expected private_rate={private_rate} >= 0.')
+    gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
+
+    def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        upload, private_gradient = gradient(shared, private, batch)
+        step = jax.tree.map(lambda p, g: p - private_rate * g, private, private_gradient)
+        return upload, step
+
+    return client_update
+
+
+def local_sgd(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    private_optimizer: optax.GradientTransformation,
+    num_epochs: int = 1,
+    batch_size: int | None = None,
+) -> ClientUpdate:
+    """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
+
+    Every local step takes one gradient in (shared, private) and applies both optimisers to it.
+    Minibatches are consecutive blocks of the stored order. Optimiser moments start afresh at
+    every call. A block without weight (padding) changes nothing, moments included.
+
+    Args:
+        model: the recommender.
+        loss: elementwise loss.
+        optimizer: for the shared parameters.
+        private_optimizer: for the private parameters.
+        num_epochs: passes over the batch, >= 1.
+        batch_size: entries per minibatch; None: the full batch.
+
+    Returns:
+        `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
+        upload is r times that of `gradient_step`.
+
+    Raises:
+        ValueError: if a count is below 1.
+
+    Example:
+        >>> from fedinv_jax import losses, models
+        >>> model = models.matrix_factorization(num_items=2, dim=1)
+        >>> update = local_sgd(model, losses.squared_error, optax.sgd(0.1), optax.sgd(0.5))
+        >>> shared = {'items': {'embedding': jnp.array([[1.0], [2.0]])}, 'scorer': {}}
+        >>> batch = Batch(None, jnp.array([1.0, 0.0]), jnp.ones(2))
+        >>> upload, private = update(shared, jnp.array([1.0]), batch)
+        >>> upload['items']['embedding'].round(3).tolist(), private.tolist()
+        ([[0.0], [0.20000000298023224]], [-1.0])
+
+    References:
+        McMahan et al., AISTATS 2017, arXiv:1602.05629, algorithm 1 (ClientUpdate).
+    """
+    for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f'Expected {name}={value} > 0.')
+    gradient = jax.grad(lambda both, batch: mean_loss(model, loss)(*both, batch))
+    optimizers = (optimizer, private_optimizer)
+
+    def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        start = (shared, private)
+        states = tuple(opt.init(part) for opt, part in zip(optimizers, start, strict=True))
+
+        def step(carry: PyTree, block: Batch) -> tuple[PyTree, None]:
+            both, states = carry
+            gradients = gradient(both, block)
+            stepped = [
+                opt.update(g, s, part)
+                for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)
+            ]
+            new = (
+                tuple(optax.apply_updates(p, u) for p, (u, _) in zip(both, stepped, strict=True)),
+                tuple(s for _, s in stepped),
+            )
+            return optax.tree.where(jnp.sum(block.weights) > 0, new, carry), None
+
+        blocks = _blocks(batch, batch_size)
+
+        def epoch(carry: PyTree, _: None) -> tuple[PyTree, None]:
+            return jax.lax.scan(step, carry, blocks)[0], None
+
+        (end, private), _ = jax.lax.scan(epoch, (start, states), None, length=num_epochs)[0]
+        return jax.tree.map(jnp.subtract, shared, end), private
+
+    return client_update
+
+
+def _blocks(batch: Batch, size: int | None) -> Batch:
+    """Consecutive blocks `[num_blocks, size]` of a batch, the last one padded with weight 0."""
+    length = batch.labels.shape[0]
+    if size is None or size >= length:
+        return jax.tree.map(lambda leaf: leaf[None], batch)
+    items = jnp.arange(length) if batch.items is None else batch.items
+    padding = -length % size
+
+    def split(leaf: Array) -> Array:
+        return jnp.pad(leaf, (0, padding)).reshape(-1, size)
+
+    return jax.tree.map(split, Batch(items, batch.labels, batch.weights))

@@ -1,0 +1,10 @@
+"""Interaction data, in NumPy: files or a generator -> interactions -> padded clients.
+
+```
+loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_out -> clients.build
+```
+"""
+
+from fedinv_jax.data import clients, interactions, loaders, synthetic
+
+__all__ = ['clients', 'interactions', 'loaders', 'synthetic']

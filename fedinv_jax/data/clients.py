@@ -1,0 +1,301 @@
+"""Interactions -> clients with fixed negatives, padded and grouped by size; public popularity."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from fedinv_jax.data import interactions as interactions_lib
+
+_LABELS = ('implicit', 'ratings')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clients:
+    """A group of C clients of similar size, padded to B interactions.
+
+    The items of a client are distinct where `weights > 0`; padding comes last, with item 0,
+    label 0, weight 0. Positives and negatives are shuffled, so consecutive blocks are mixed.
+
+    Attributes:
+        users: int32 `[C]`, user indices of the data set.
+        items: int32 `[C, B]`.
+        labels: float32 `[C, B]` in [0, 1], above 0 exactly where the user interacted.
+        weights: float32 `[C, B]`, 1 for items of the batch, 0 for padding.
+        num_positives: int32 `[C]`.
+        num_negatives: int32 `[C]`, `min(per_positive * n, N - n)` for n positives.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    num_positives: np.ndarray
+    num_negatives: np.ndarray
+
+
+def sample_negatives(
+    interactions: interactions_lib.Interactions, per_positive: int = 4, seed: int = 0
+) -> dict[int, np.ndarray]:
+    """Draws fixed negatives of every user who has positives.
+
+    A user with n positives gets `min(per_positive * n, N - n)` distinct items among the N - n
+    others, uniformly, from a stream of the user's own: they depend on `(seed, user index)`, N and
+    the user's positives only, not on other users nor on how those were filtered.
+
+    Args:
+        interactions: of the users, with distinct pairs.
+        per_positive: negatives for each positive, at least 1.
+        seed: at least 0.
+
+    Returns:
+        User index -> int32 negatives, in order of the indices.
+
+    Raises:
+        ValueError: if `per_positive < 1`, or a user interacted with every item.
+
+    Example:
+        >>> data = interactions_lib.make([1, 2, 2], [7, 8, 9])
+        >>> [negatives.tolist() for negatives in sample_negatives(data).values()]
+        [[1, 2], [0]]
+    """
+    if per_positive < 1:
+        raise ValueError(f'Expected {per_positive=} >= 1.')
+    num_items = interactions.num_items
+    negatives = {}
+    for user, span in _spans(interactions):
+        positives = np.sort(interactions.items[span])
+        others = num_items - len(positives)
+        if not others:
+            raise ValueError(
+                f'Expected an item that user {interactions.user_ids[user]!r} has not interacted '
+                f'with, to draw negatives from, found that all {num_items} are positives.'
+            )
+        rng = np.random.default_rng([seed, user])
+        size = min(per_positive * len(positives), others)
+        rank = rng.choice(others, size, replace=False)
+        # The rank-th item that is not a positive: skip the positives before it.
+        before = np.searchsorted(positives - np.arange(len(positives)), rank, side='right')
+        negatives[user] = (rank + before).astype(np.int32)
+    return negatives
+
+
+def negatives_hash(negatives: Mapping[int, np.ndarray]) -> str:
+    """SHA-256 of which negatives each user has, whatever their order.
+
+    Args:
+        negatives: user index -> items, from `sample_negatives` or `negatives_of`.
+
+    Returns:
+        64 hexadecimal digits: of user, count and sorted items as little-endian int32.
+
+    Example:
+        >>> negatives_hash({0: np.array([2, 1])}) == negatives_hash({0: np.array([1, 2])})
+        True
+    """
+    digest = hashlib.sha256()
+    for user in sorted(negatives):
+        items = np.sort(negatives[user])
+        digest.update(np.concatenate([[user, len(items)], items]).astype('<i4').tobytes())
+    return digest.hexdigest()
+
+
+def negatives_of(clients: Iterable[Clients]) -> dict[int, np.ndarray]:
+    """User index -> int32 negatives of clients that were built; see `negatives_hash`.
+
+    Example:
+        >>> data = interactions_lib.make([1, 2, 2], [7, 8, 9])
+        >>> sorted(negatives_of(build(data))[0].tolist())
+        [1, 2]
+    """
+    return {
+        int(user): items[(weights > 0) & (labels == 0)]
+        for group in clients
+        for user, items, labels, weights in zip(
+            group.users, group.items, group.labels, group.weights, strict=True
+        )
+    }
+
+
+def build(
+    interactions: interactions_lib.Interactions,
+    per_positive: int = 4,
+    seed: int = 0,
+    labels: str = 'implicit',
+    min_positives: int = 1,
+    max_positives: int | None = None,
+    max_waste: float = 0.25,
+) -> tuple[Clients, ...]:
+    """Builds the clients: positives, fixed negatives, padded in groups of similar size.
+
+    Groups are filled from the largest client down (equal sizes by user index), each as far as its
+    padded share `1 - sum_c size_c / (C B)` stays within `max_waste`.
+
+    Args:
+        interactions: training interactions of all users.
+        per_positive: negatives for each positive, at least 1.
+        seed: of the negatives and of the order within a client.
+        labels: 'implicit': 1 for a positive; 'ratings': its rating over the highest of all.
+        min_positives: users with fewer are left out; users without any always are.
+        max_positives: users with more are left out; None: no limit.
+        max_waste: largest padded share of a group's `[C, B]`, in [0, 1).
+
+    Returns:
+        Groups of falling B.
+
+    Raises:
+        ValueError: if no user is left, a user has no possible negative, `labels='ratings'` with
+            ratings that are not positive, or an argument is out of range.
+
+    Example:
+        >>> data = interactions_lib.make([1, 2, 2, 3], [7, 7, 8, 9])
+        >>> [group.users.tolist() for group in build(data, per_positive=1)]
+        [[1, 0, 2]]
+        >>> [group.num_negatives.tolist() for group in build(data, per_positive=1)]
+        [[1, 1, 1]]
+    """
+    if labels not in _LABELS:
+        close = difflib.get_close_matches(labels, _LABELS, n=1)
+        hint = f' Did you mean {close[0]!r}?' if close else ''
+        raise ValueError(f'Unknown {labels=}.{hint} Known: {", ".join(_LABELS)}.')
+    if not 0 <= max_waste < 1:
+        raise ValueError(f'Expected 0 <= {max_waste=} < 1.')
+    interactions = _filter(interactions, min_positives, max_positives)
+    values = np.ones_like(interactions.ratings)
+    if labels == 'ratings':
+        if not interactions.ratings.min() > 0:
+            raise ValueError(
+                "Expected ratings > 0 for labels='ratings', found "
+                f'{interactions.ratings.min()}: label 0 means no interaction.'
+            )
+        values = interactions.ratings / interactions.ratings.max()
+
+    negatives = sample_negatives(interactions, per_positive, seed)
+    spans = dict(_spans(interactions))
+    users = np.array(list(spans), np.int32)
+    num_positives = np.array([span.stop - span.start for span in spans.values()], np.int32)
+    num_negatives = np.array([len(negatives[user]) for user in spans], np.int32)
+    sizes = num_positives + num_negatives
+    groups = []
+    for members in _groups(sizes, max_waste):
+        shape = (len(members), int(sizes[members[0]]))
+        group = Clients(
+            users=users[members],
+            items=np.zeros(shape, np.int32),
+            labels=np.zeros(shape, np.float32),
+            weights=np.zeros(shape, np.float32),
+            num_positives=num_positives[members],
+            num_negatives=num_negatives[members],
+        )
+        for row, user in enumerate(group.users.tolist()):
+            span, others = spans[user], negatives[user]
+            batch_items = np.concatenate([interactions.items[span], others])
+            batch_labels = np.concatenate([values[span], np.zeros(len(others), np.float32)])
+            size = len(batch_items)
+            order = np.random.default_rng([seed, user, 1]).permutation(size)
+            group.items[row, :size] = batch_items[order]
+            group.labels[row, :size] = batch_labels[order]
+            group.weights[row, :size] = 1
+        groups.append(group)
+    return tuple(groups)
+
+
+def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
+    """Users of each item, int64 `[N]`.
+
+    Example:
+        >>> item_counts(interactions_lib.make([1, 2, 2], [7, 7, 8])).tolist()
+        [2, 1]
+    """
+    return np.bincount(interactions.items, minlength=interactions.num_items)
+
+
+def log_odds(counts_of_others: np.ndarray, num_others: int) -> np.ndarray:
+    """Public popularity of items: smoothed log odds that a user interacted with each.
+
+    `log((c + 1/2) / (U - c + 1/2))` for c of U other users. For one victim, take the victim's own
+    interactions off `item_counts`, and the victim off the number of users, first:
+
+        counts = item_counts(train)
+        counts[positives_of_victim] -= 1
+        prior = log_odds(counts, num_users_with_interactions - 1)
+
+    Args:
+        counts_of_others: integers `[N]`, c of each item.
+        num_others: U.
+
+    Returns:
+        float32 `[N]`.
+
+    Raises:
+        ValueError: if a count is not in [0, U].
+
+    Example:
+        >>> log_odds(np.array([0, 1, 2]), 2).round(2).tolist()
+        [-1.6100000143051147, 0.0, 1.6100000143051147]
+    """
+    counts = np.asarray(counts_of_others, np.float64)
+    if counts.size and not (counts.min() >= 0 and counts.max() <= num_others):
+        raise ValueError(
+            f'Expected counts_of_others in [0, {num_others=}], found {counts.min():g} to '
+            f'{counts.max():g}.'
+        )
+    return np.log((counts + 0.5) / (num_others - counts + 0.5)).astype(np.float32)
+
+
+def public_share(clients: Iterable[Clients]) -> float:
+    """Share of positives among the batches of all clients together.
+
+    Example:
+        >>> public_share(build(interactions_lib.make([1, 2], [7, 8])))
+        0.5
+    """
+    clients = tuple(clients)
+    positives = sum(int(group.num_positives.sum()) for group in clients)
+    return positives / (positives + sum(int(group.num_negatives.sum()) for group in clients))
+
+
+def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice]]:
+    """Each user who has interactions, and where they are."""
+    users, starts = np.unique(interactions.users, return_index=True)
+    stops = [*starts[1:].tolist(), len(interactions.users)]
+    spans = map(slice, starts.tolist(), stops)
+    return list(zip(users.tolist(), spans, strict=True))
+
+
+def _filter(
+    interactions: interactions_lib.Interactions, min_positives: int, max_positives: int | None
+) -> interactions_lib.Interactions:
+    """Drops users by their number of positives; an error says which limit left none."""
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    keep = counts > 0
+    reason = f'data set {interactions.name!r} has no interactions (after its filters)'
+    for limit, passed in {
+        f'{min_positives=}': counts >= min_positives,
+        f'{max_positives=}': counts <= (np.inf if max_positives is None else max_positives),
+    }.items():
+        if keep.any() and not (keep & passed).any():
+            reason = (
+                f'{limit} leaves none of {keep.sum()} users, who have {counts[keep].min()} to '
+                f'{counts[keep].max()} positives'
+            )
+        keep &= passed
+    if not keep.any():
+        raise ValueError(f'Expected at least one client: {reason}.')
+    return interactions_lib.take(interactions, keep[interactions.users])
+
+
+def _groups(sizes: np.ndarray, max_waste: float) -> Sequence[np.ndarray]:
+    """Positions of the clients of each group, largest first."""
+    order = np.argsort(-sizes, kind='stable')
+    groups = []
+    while len(order):
+        used = np.cumsum(sizes[order])
+        block = sizes[order[0]] * np.arange(1, len(order) + 1)
+        # Sizes fall, so the padded share grows: the group ends where it passes the bound.
+        count = int(np.searchsorted(1 - used / block > max_waste, True))
+        groups.append(order[:count])
+        order = order[count:]
+    return groups

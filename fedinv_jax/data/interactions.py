@@ -1,0 +1,206 @@
+"""Who interacted with what, when: the one data structure that every data set becomes."""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+_INTEGER = re.compile(r'0|-?[1-9][0-9]*', re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interactions:
+    """Distinct (user, item) pairs sorted by (user, time, item); M of them.
+
+    Indices are contiguous and belong to the data set, not to a selection of it: filters and
+    splits keep `user_ids` and `item_ids`, so a user may be left without interactions but
+    never gets another index.
+
+    Attributes:
+        users: int32 `[M]`, user indices, non-decreasing.
+        items: int32 `[M]`, item indices.
+        ratings: float32 `[M]`, 1 where the data has none.
+        timestamps: int64 `[M]`, seconds or any other order; position in the file where the
+            data has none.
+        user_ids: original id of each user index.
+        item_ids: original id of each item index.
+        name: of the data set.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    ratings: np.ndarray
+    timestamps: np.ndarray
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    name: str
+
+    @property
+    def num_users(self) -> int:
+        """Number of user indices, with or without interactions."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """Number of item indices N, with or without interactions."""
+        return len(self.item_ids)
+
+
+def make(
+    users: Any, items: Any, ratings: Any = None, timestamps: Any = None, name: str = 'unnamed'
+) -> Interactions:
+    """Maps raw ids to contiguous indices, sorts, and keeps the latest of repeated pairs.
+
+    Indices follow the ids (by number if all of them are plain integers, else by text), so
+    they do not depend on the order of the rows. Two ids are the same if their text is: `'1'`
+    and `'01'` differ. Among equal times of a repeated pair the highest rating is kept.
+
+    Args:
+        users: `[M]` raw user ids, integers or text.
+        items: `[M]` raw item ids, integers or text.
+        ratings: `[M]` finite numbers, or None for ones.
+        timestamps: `[M]` integers, or None for the order of appearance.
+        name: of the data set.
+
+    Returns:
+        The interactions, at most M of them.
+
+    Raises:
+        ValueError: if lengths differ or a rating is not finite.
+
+    Example:
+        >>> data = make(['bo', 'al', 'al'], [10, 9, 10], timestamps=[3, 2, 1])
+        >>> data.user_ids, data.item_ids
+        (('al', 'bo'), ('9', '10'))
+        >>> data.users.tolist(), data.items.tolist()
+        ([0, 0, 1], [1, 0, 1])
+    """
+    user_indices, user_ids = _index(users)
+    item_indices, item_ids = _index(items)
+    size = len(user_indices)
+    ratings = np.ones(size) if ratings is None else np.asarray(ratings)
+    timestamps = np.arange(size) if timestamps is None else np.asarray(timestamps)
+    lengths = [len(user_indices), len(item_indices), len(ratings), len(timestamps)]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f'Expected users, items, ratings, timestamps of one length, got {lengths}.'
+        )
+    ratings, timestamps = ratings.astype(np.float32), timestamps.astype(np.int64)
+    if not np.isfinite(ratings).all():
+        bad = int(np.flatnonzero(~np.isfinite(ratings))[0])
+        raise ValueError(f'Expected finite ratings, got {ratings[bad]} at position {bad}.')
+
+    order = np.lexsort((ratings, item_indices, timestamps, user_indices))
+    pairs = user_indices.astype(np.int64)[order] * len(item_ids) + item_indices[order]
+    _, from_end = np.unique(pairs[::-1], return_index=True)
+    order = order[np.sort(size - 1 - from_end)]
+    return Interactions(
+        users=user_indices[order],
+        items=item_indices[order],
+        ratings=ratings[order],
+        timestamps=timestamps[order],
+        user_ids=user_ids,
+        item_ids=item_ids,
+        name=name,
+    )
+
+
+def take(interactions: Interactions, index: np.ndarray) -> Interactions:
+    """Keeps the interactions at increasing positions or a mask `[M]`; ids and indices stay.
+
+    Example:
+        >>> take(make([1, 2], [3, 4]), np.array([False, True])).users.tolist()
+        [1]
+    """
+    return dataclasses.replace(
+        interactions,
+        users=interactions.users[index],
+        items=interactions.items[index],
+        ratings=interactions.ratings[index],
+        timestamps=interactions.timestamps[index],
+    )
+
+
+def binarize(interactions: Interactions, threshold: float | None = None) -> Interactions:
+    """Keeps what counts as an interaction: `rating >= threshold`.
+
+    The ratings themselves stay, for explicit labels.
+
+    Args:
+        interactions: M of them.
+        threshold: lowest rating that counts, or None: any rating does.
+
+    Returns:
+        The interactions that count, with the same ids and indices.
+
+    Example:
+        >>> binarize(make([1, 2], [3, 3], ratings=[2, 4]), threshold=4).users.tolist()
+        [1]
+    """
+    if threshold is None:
+        return interactions
+    return take(interactions, interactions.ratings >= threshold)
+
+
+def k_core(interactions: Interactions, k: int) -> Interactions:
+    """Keeps the largest set in which every user and every item has at least k interactions.
+
+    Args:
+        interactions: M of them.
+        k: at least 0; 0 and 1 keep everything.
+
+    Returns:
+        The k-core, perhaps empty, with the same ids and indices.
+
+    Raises:
+        ValueError: if k is negative.
+
+    Example:
+        >>> k_core(make([1, 1, 2, 2, 3], [1, 2, 1, 2, 3]), k=2).users.tolist()
+        [0, 0, 1, 1]
+    """
+    if k < 0:
+        raise ValueError(f'Expected {k=} >= 0.')
+    while True:
+        users, items = interactions.users, interactions.items
+        keep = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
+        if keep.all():
+            return interactions
+        interactions = take(interactions, keep)
+
+
+def leave_one_out(interactions: Interactions) -> tuple[Interactions, Interactions]:
+    """Splits off the last interaction of each user by (time, item).
+
+    Args:
+        interactions: M of them.
+
+    Returns:
+        `(train, test)`, with the same ids and indices. A user's only interaction stays in
+        train.
+
+    Example:
+        >>> train, test = leave_one_out(make([1, 1, 2], [7, 8, 7], timestamps=[5, 5, 5]))
+        >>> train.items.tolist(), test.items.tolist()
+        ([0, 0], [1])
+    """
+    users = interactions.users
+    same_as_next = np.append(users[1:] == users[:-1], False)
+    same_as_previous = np.append(False, users[1:] == users[:-1])
+    last = same_as_previous & ~same_as_next
+    return take(interactions, ~last), take(interactions, last[: len(users)])
+
+
+def _index(ids: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Contiguous indices int32 `[M]` of raw ids, and the id of each index."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in 'iu':
+        ids = ids.astype(str)
+    values, indices = np.unique(ids, return_inverse=True)
+    names = [str(value) for value in values.tolist()]
+    if ids.dtype.kind == 'U' and all(map(_INTEGER.fullmatch, names)):
+        order = sorted(range(len(names)), key=lambda index: int(names[index]))
+        names = [names[index] for index in order]
+        indices = np.argsort(order)[indices]
+    return indices.astype(np.int32), tuple(names)

@@ -1,0 +1,98 @@
+"""A generator of interactions with the statistics of real ones."""
+
+import numpy as np
+
+from fedinv_jax.data import interactions as interactions_lib
+
+
+def generate(
+    seed: int = 0,
+    num_users: int = 200,
+    num_items: int = 400,
+    *,
+    popularity_exponent: float = 1.0,
+    popularity_offset: float = 0.02,
+    median_activity: float = 20.0,
+    activity_sigma: float = 0.9,
+    min_activity: int = 8,
+    max_activity: int | None = None,
+    taste_dim: int = 8,
+    taste_strength: float = 1.0,
+) -> interactions_lib.Interactions:
+    """Draws users of skewed activity who choose long-tailed items by popularity and taste.
+
+    User u, with latent taste p_u, chooses n_u distinct items one after the other from the
+    softmax (a Plackett-Luce draw, as the n_u largest of logit + Gumbel noise) of
+
+        logit_ui = -exponent log(rank_i / N + offset) + strength <p_u, q_i> / sqrt(taste_dim)
+        n_u = clip(round(exp(log(median) + sigma z_u)), min, max),  p_u, q_i ~ N(0, I).
+
+    Every user has draws of their own, so that more users leave the others as they are. With
+    the defaults a popularity guesser has AUC about .84 at 4 negatives per positive, and the
+    Gini coefficients of item popularity and user activity are near MovieLens-100K's.
+
+    Args:
+        seed: of all draws, at least 0.
+        num_users: number of users.
+        num_items: number of items N; ranks of popularity are spread over the indices at random.
+        popularity_exponent: of the power law of popularity by rank; 0: no item is popular.
+        popularity_offset: share of N over which the head of the law is flat.
+        median_activity: median number of interactions of a user, before clipping.
+        activity_sigma: standard deviation of its logarithm; 0: all users are equally active.
+        min_activity: fewest interactions of a user, at least 1.
+        max_activity: most interactions; None: N // 5, which leaves room for 4 negatives each.
+        taste_dim: dimension of the latent taste.
+        taste_strength: standard deviation of the taste's logits; 0: popularity alone decides.
+
+    Returns:
+        The interactions, with ratings 1 and the order of choice as timestamps. Items that
+        nobody chose keep their index.
+
+    Raises:
+        ValueError: if a parameter is out of range.
+
+    Example:
+        >>> data = generate(seed=0, num_users=3, num_items=50, min_activity=4)
+        >>> data.num_users, data.num_items, data.users[:4].tolist()
+        (3, 50, [0, 0, 0, 0])
+    """
+    if max_activity is None:
+        max_activity = num_items // 5
+    if num_users < 1:
+        raise ValueError(f'Expected {num_users=} >= 1.')
+    if taste_dim < 1:
+        raise ValueError(f'Expected {taste_dim=} >= 1.')
+    if not 1 <= min_activity <= max_activity <= num_items:
+        raise ValueError(
+            f'Expected 1 <= {min_activity=} <= {max_activity=} <= {num_items=}; by default '
+            'max_activity is num_items // 5.'
+        )
+    if not median_activity > 0:
+        raise ValueError(f'Expected {median_activity=} > 0.')
+    if not popularity_offset > 0:
+        raise ValueError(f'Expected {popularity_offset=} > 0.')
+
+    # The last number keeps these streams apart from those of the clients, which are [seed, user].
+    rng = np.random.default_rng([seed, 0, 2])
+    rank = rng.permutation(num_items)
+    popularity = -popularity_exponent * np.log(rank / num_items + popularity_offset)
+    item_taste = rng.standard_normal((num_items, taste_dim))
+
+    chosen = []
+    for user in range(num_users):
+        rng = np.random.default_rng([seed, user, 3])
+        activity = median_activity * np.exp(activity_sigma * rng.standard_normal())
+        size = int(np.clip(np.rint(activity), min_activity, max_activity))
+        taste = item_taste @ rng.standard_normal(taste_dim) / np.sqrt(taste_dim)
+        logits = popularity + taste_strength * taste
+        chosen.append(np.argsort(-(logits + rng.gumbel(size=num_items)), kind='stable')[:size])
+    sizes = [len(items) for items in chosen]
+    return interactions_lib.Interactions(
+        users=np.repeat(np.arange(num_users, dtype=np.int32), sizes),
+        items=np.concatenate(chosen).astype(np.int32),
+        ratings=np.ones(sum(sizes), np.float32),
+        timestamps=np.concatenate([np.arange(size, dtype=np.int64) for size in sizes]),
+        user_ids=tuple(map(str, range(num_users))),
+        item_ids=tuple(map(str, range(num_items))),
+        name='synthetic',
+    )

@@ -1,0 +1,136 @@
+"""Neural collaborative filtering: a flax scorer on a user and an item embedding."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.types import Array, Key, Model, PyTree
+
+
+class MLP(nn.Module):
+    """The multilayer perceptron of NCF on `[p; q_i]`, one ReLU after every hidden layer.
+
+    The first layer's kernel is held as two blocks, `private` (for p) and `items` (for q, with
+    the layer's bias): together they are one dense layer on the concatenation, and what depends
+    on the items alone is computed once where only p changes.
+
+    Attributes:
+        hidden: widths of the hidden layers.
+        use_bias: whether the layers, the output among them, have biases.
+        kernel_init: initialiser `(key, shape, dtype) -> kernel`; None: He-normal on the full
+            fan-in of each layer.
+        bias_init: initialiser of the biases.
+    """
+
+    hidden: Sequence[int]
+    use_bias: bool = True
+    kernel_init: Callable | None = None
+    bias_init: Callable = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, private: Array, rows: Array) -> Array:
+        """Logits `[B]` of a private embedding `[D]` and item rows `[B, D]`."""
+
+        def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
+            he_normal = nn.initializers.normal((2 / fan_in) ** 0.5)
+            kernel_init = self.kernel_init or he_normal
+            return nn.Dense(width, use_bias, None, None, None, kernel_init, self.bias_init, name=name)
+
+        widths = (*self.hidden, 1)
+        fan_in = private.shape[-1] + rows.shape[-1]
+        x = dense('private', widths[0], fan_in, False)(private) + dense(
+            'items', widths[0], fan_in, self.use_bias
+        )(rows)
+        for layer, (before, width) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+            x = dense(f'layer_{layer}', width, before, self.use_bias)(nn.relu(x))
+        return x[..., 0]
+
+
+def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -> Model:
+    """A recommender from any flax module `module(private [D], rows [B, D]) -> logits [B]`.
+
+    Shared parameters: `{'items': {'embedding': [N, D]}, 'scorer': the module's parameters}`;
+    private: the user embedding `[D]`. Embeddings start from `N(0, scale^2)`.
+
+    Args:
+        module: a linen module without mutable state or randomness.
+        num_items: N.
+        dim: D.
+        scale: standard deviation of the initial embeddings.
+
+    Returns:
+        The model; parameters are float32.
+
+    Raises:
+        ValueError: if a size is not positive.
+
+    Example:
+        >>> class Dot(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, private, rows):
+        ...         return rows @ (private * self.param('scale', nn.initializers.ones, ()))
+        >>> model = from_flax(Dot(), num_items=3, dim=2)
+        >>> tree.names(model.init_shared(jax.random.key(0)))
+        ('items/embedding', 'scorer/scale')
+    """
+    for name, value in (('num_items', num_items), ('dim', dim)):
+        if value < 1:
+            raise ValueError(f'Expected {name}={value} > 0.')
+
+    def init_shared(key: Key) -> PyTree:
+        items_key, scorer_key = jax.random.split(key)
+        variables = module.init(scorer_key, jnp.zeros(dim), jnp.zeros((1, dim)))
+        embedding = scale * jax.random.normal(items_key, (num_items, dim))
+        return {'items': {'embedding': embedding}, 'scorer': variables.get('params', {})}
+
+    def init_private(key: Key) -> Array:
+        return scale * jax.random.normal(key, (dim,))
+
+    def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
+        rows = tree.take(shared['items'], items)
+        logits = module.apply({'params': shared['scorer']}, private, rows['embedding'])
+        return jnp.asarray(logits)
+
+    return Model(init_shared, init_private, score)
+
+
+def ncf(
+    num_items: int,
+    dim: int,
+    hidden: Sequence[int] = (64, 32, 16),
+    use_bias: bool = True,
+    scale: float = 0.1,
+) -> Model:
+    """Neural collaborative filtering, `z_i = MLP([p; q_i])`.
+
+    Args:
+        num_items: N.
+        dim: D.
+        hidden: widths of the hidden layers, at least one.
+        use_bias: whether the layers have biases.
+        scale: standard deviation of the initial embeddings; kernels are He-normal, biases 0.
+
+    Returns:
+        The model, see `from_flax`; scorer leaves `private/kernel [D, H]`,
+        `items/{kernel [D, H], bias [H]}`, `layer_1/{kernel, bias}`, ...
+
+    Raises:
+        ValueError: if a size is not positive or there is no hidden layer.
+
+    Example:
+        >>> model = ncf(num_items=5, dim=2, hidden=(3,))
+        >>> shared = model.init_shared(jax.random.key(0))
+        >>> model.score(shared, jnp.ones(2), jnp.array([4])).shape
+        (1,)
+
+    References:
+        He, Liao, Zhang, Nie, Hu, Chua, Neural collaborative filtering, WWW 2017,
+        arXiv:1708.05031, section 3.3 (the MLP; no GMF branch).
+    """
+    hidden = tuple(hidden)
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f'Expected hidden={hidden} to be one or more positive widths.')
+    return from_flax(MLP(hidden, use_bias), num_items, dim, scale)

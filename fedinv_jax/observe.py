@@ -1,0 +1,117 @@
+"""The channel between a client's upload and what is seen of it; both sides use the same stages."""
+
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.types import Batch, Key, Observation, PyTree
+
+
+def identity(upload: PyTree, seen: PyTree, state: Any) -> tuple[PyTree, Any]:
+    """The `predict` of an attacker blind to a stage: `stage._replace(predict=identity)`."""
+    del seen
+    return upload, state
+
+
+def chain(*stages: Observation) -> Observation:
+    """Stages one after the other; `chain()` is the identity, and chaining is associative.
+
+    The variances of the stages add, each taken at the end of the chain.
+
+    Example:
+        >>> stage, key = chain(share('scorer')), jax.random.key(0)
+        >>> upload = {'items': 1.0, 'scorer': 2.0}
+        >>> stage.observe(upload, stage.init(upload), key)[0]
+        {'scorer': 2.0}
+    """
+
+    def init(upload: PyTree) -> tuple:
+        states = []
+        for stage in stages:
+            states.append(stage.init(upload))
+            upload = jax.eval_shape(
+                lambda u, s, stage=stage: stage.observe(u, s, jax.random.key(0))[0],
+                upload,
+                states[-1],
+            )
+        return tuple(states)
+
+    def perturb(batch: Batch, key: Key) -> Batch:
+        for index, stage in enumerate(stages):
+            batch = stage.perturb(batch, jax.random.fold_in(key, index))
+        return batch
+
+    def observe(upload: PyTree, state: tuple, key: Key) -> tuple[PyTree, tuple]:
+        new = []
+        for index, (stage, part) in enumerate(zip(stages, state, strict=True)):
+            upload, part = stage.observe(upload, part, jax.random.fold_in(key, index))
+            new.append(part)
+        return upload, tuple(new)
+
+    def predict(upload: PyTree, seen: PyTree, state: tuple) -> tuple[PyTree, tuple]:
+        new = []
+        for stage, part in zip(stages, state, strict=True):
+            upload, part = stage.predict(upload, seen, part)
+            new.append(part)
+        return upload, tuple(new)
+
+    def variance(predicted: PyTree) -> PyTree:
+        total = jax.tree.map(jnp.zeros_like, predicted)
+        for stage in stages:
+            total = jax.tree.map(jnp.add, total, stage.variance(predicted))
+        return total
+
+    return Observation(init, perturb, observe, predict, variance)
+
+
+def share(*prefixes: str) -> Observation:
+    """Only the leaves below these names are seen; the others are dropped from the tree.
+
+    Item rows say which items are in the batch; the scorer's leaves alone do not.
+
+    Args:
+        *prefixes: slash-separated names of leaves or of subtrees, as `tree.names` gives them:
+            'items', 'scorer', 'items/bias', 'scorer/layer_1/kernel'.
+
+    Returns:
+        The stage, the same for the victim and the attacker.
+
+    Raises:
+        ValueError: if there is no name, or one that matches no leaf (at trace time).
+
+    | edge case | seen |
+    |---|---|
+    | a name of a subtree without leaves (the scorer of matrix factorisation) | ValueError |
+    | every leaf named | the upload as it is |
+    | overlapping names | each leaf once |
+
+    Example:
+        >>> stage = share('items/bias', 'scorer')
+        >>> upload = {'items': {'bias': 1, 'embedding': 2}, 'scorer': {'kernel': 3}}
+        >>> stage.observe(upload, (), jax.random.key(0))[0]
+        {'items': {'bias': 1}, 'scorer': {'kernel': 3}}
+    """
+    if not prefixes:
+        raise ValueError('Expected at least one name of what is shared, e.g. share("scorer").')
+
+    def select(upload: PyTree) -> PyTree:
+        leaves = flax.traverse_util.flatten_dict(upload, sep='/')
+        matched: dict[str, Any] = {}
+        for prefix in prefixes:
+            found = [n for n in leaves if n == prefix or n.startswith(prefix + '/')]
+            if not found:
+                raise ValueError(
+                    f'Expected {prefix!r} to name a part of the upload; it has '
+                    f'{", ".join(tree.names(upload))}.'
+                )
+            matched.update(dict.fromkeys(found))
+        kept = {name: leaf for name, leaf in leaves.items() if name in matched}
+        return flax.traverse_util.unflatten_dict(kept, sep='/')
+
+    return chain()._replace(
+        observe=lambda upload, state, key: (select(upload), state),
+        predict=lambda upload, seen, state: (select(upload), state),
+    )

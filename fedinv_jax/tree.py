@@ -1,0 +1,41 @@
+"""What `optax.tree` lacks: rows and named leaves of a pytree."""
+
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from fedinv_jax.types import Array, PyTree
+
+
+def take(tree: PyTree, index: Any) -> PyTree:
+    """Indexes the leading axis of every leaf; None takes all rows, as they are.
+
+    Example:
+        >>> take({'a': jnp.arange(3)}, jnp.array([2, 0]))['a'].tolist()
+        [2, 0]
+        >>> take({'a': jnp.arange(3)}, None)['a'].tolist()
+        [0, 1, 2]
+    """
+    if index is None:
+        return tree
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def names(tree: PyTree) -> tuple[str, ...]:
+    """Slash-separated names of the leaves of nested dicts, in leaf order.
+
+    Example:
+        >>> names({'items': {'bias': 0, 'embedding': 0}, 'scorer': {}})
+        ('items/bias', 'items/embedding')
+    """
+    return tuple(
+        jax.tree_util.keystr(path, simple=True, separator='/')
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    )
+
+
+def ravel(tree: PyTree) -> Array:
+    """All leaves of a tree as one vector `[size]`; empty trees give an empty vector."""
+    return jax.flatten_util.ravel_pytree(tree)[0]
