@@ -185,11 +185,10 @@ def leave_one_out(interactions: Interactions) -> tuple[Interactions, Interaction
         >>> train.items.tolist(), test.items.tolist()
         ([0, 0], [1])
     """
-    users = interactions.users
-    same_as_next = np.append(users[1:] == users[:-1], False)
-    same_as_previous = np.append(False, users[1:] == users[:-1])
-    last = same_as_previous & ~same_as_next
-    return take(interactions, ~last), take(interactions, last[: len(users)])
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    last = np.zeros(len(interactions.users), bool)
+    last[np.cumsum(counts)[counts > 1] - 1] = True
+    return take(interactions, ~last), take(interactions, last)
 
 
 def _index(ids: Any) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -12,6 +12,7 @@ import tempfile
 import urllib.request
 import warnings
 import zipfile
+import zlib
 from http import client as http_client
 from typing import NamedTuple
 
@@ -31,7 +32,6 @@ _DTYPES = {'user': 'i8', 'item': 'i8', 'rating': 'f8', 'timestamp': 'i8'}
 # Integers whose text is not that of their value: the id has to stay text.
 _NOT_CANONICAL = re.compile(rb'[\s,;:](?:[+]|-?0[0-9]|-0)')
 _TIMEOUT = 60.0  # Seconds without an answer.
-_GROUPLENS = 'https://files.grouplens.org/datasets/movielens'
 
 
 class Dataset(NamedTuple):
@@ -50,47 +50,21 @@ class Dataset(NamedTuple):
     md5: str | None = None
 
 
+def _grouplens(name: str, file: str, md5: str | None = None, folder: str = '') -> Dataset:
+    url = f'https://files.grouplens.org/datasets/movielens/{name}.zip'
+    return Dataset(f'{name}/{file}', url, f'{folder or name}/{file}', md5)
+
+
 DATASETS = {
     'amazon-instant-video': Dataset('amazon-instant-video/ratings.csv'),
     'amazon-video-games': Dataset('amazon-video-games/interactions.txt'),
-    'ml-100k': Dataset(
-        'ml-100k/u.data',
-        f'{_GROUPLENS}/ml-100k.zip',
-        'ml-100k/u.data',
-        '0e33842e24a9c977be4e0107933c0723',
-    ),
-    'ml-10m': Dataset(
-        'ml-10m/ratings.dat',
-        f'{_GROUPLENS}/ml-10m.zip',
-        'ml-10M100K/ratings.dat',
-        'ce571fd55effeba0271552578f2648bd',
-    ),
-    'ml-1m': Dataset(
-        'ml-1m/ratings.dat',
-        f'{_GROUPLENS}/ml-1m.zip',
-        'ml-1m/ratings.dat',
-        'c4d9eecfca2ab87c1945afe126590906',
-    ),
-    'ml-20m': Dataset(
-        'ml-20m/ratings.csv',
-        f'{_GROUPLENS}/ml-20m.zip',
-        'ml-20m/ratings.csv',
-        'cd245b17a1ae2cc31bb14903e1204af3',
-    ),
-    'ml-25m': Dataset(
-        'ml-25m/ratings.csv',
-        f'{_GROUPLENS}/ml-25m.zip',
-        'ml-25m/ratings.csv',
-        '6b51fb2759a8657d3bfcbfc42b592ada',
-    ),
-    'ml-latest': Dataset(
-        'ml-latest/ratings.csv', f'{_GROUPLENS}/ml-latest.zip', 'ml-latest/ratings.csv'
-    ),
-    'ml-latest-small': Dataset(
-        'ml-latest-small/ratings.csv',
-        f'{_GROUPLENS}/ml-latest-small.zip',
-        'ml-latest-small/ratings.csv',
-    ),
+    'ml-100k': _grouplens('ml-100k', 'u.data', '0e33842e24a9c977be4e0107933c0723'),
+    'ml-10m': _grouplens('ml-10m', 'ratings.dat', 'ce571fd55effeba0271552578f2648bd', 'ml-10M100K'),
+    'ml-1m': _grouplens('ml-1m', 'ratings.dat', 'c4d9eecfca2ab87c1945afe126590906'),
+    'ml-20m': _grouplens('ml-20m', 'ratings.csv', 'cd245b17a1ae2cc31bb14903e1204af3'),
+    'ml-25m': _grouplens('ml-25m', 'ratings.csv', '6b51fb2759a8657d3bfcbfc42b592ada'),
+    'ml-latest': _grouplens('ml-latest', 'ratings.csv'),
+    'ml-latest-small': _grouplens('ml-latest-small', 'ratings.csv'),
 }
 
 
@@ -169,20 +143,22 @@ def load(
         ValueError: for an unknown name, a malformed file, a download with another checksum.
 
     Example:
-        >>> load('ml-100', data_dir='nowhere')
+        >>> load('ml-100', data_dir='nowhere')  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
-        ...
-        ValueError: Unknown data set 'ml-100'. Did you mean 'ml-100k', ...
+        ValueError: Unknown data set 'ml-100'. Did you mean 'ml-100k', 'ml-10m', 'ml-1m'?
     """
     root = pathlib.Path(
         data_dir or os.environ.get('FEDINV_DATA_DIR') or '~/.cache/fedinv_jax'
     ).expanduser()
     known = DATASETS.get(name)
-    candidates = [root / name / f'{name}.inter']
-    candidates.insert(0, pathlib.Path(name).expanduser() if known is None else root / known.path)
-    for path in candidates:
+    if known is None:
+        candidates: dict[pathlib.Path, str | None] = {pathlib.Path(name).expanduser(): None}
+    else:
+        candidates = {root / known.path: name}
+    candidates[root / name / f'{name}.inter'] = name
+    for path, title in candidates.items():
         if path.is_file():
-            return read(path, path.stem if path.name == name or known is None else name)
+            return read(path, title)
     if known is None:
         close = difflib.get_close_matches(name, DATASETS, n=3)
         hint = f' Did you mean {", ".join(map(repr, close))}?' if close else ''
@@ -247,7 +223,7 @@ def _parse_integers(body: bytes, layout: _Layout) -> dict[str, np.ndarray] | Non
     dtype = np.dtype([(str(index), kinds.get(index, 'U1')) for index in range(layout.width)])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('error')  # An integer written as a float only warns.
+            warnings.simplefilter('error')  # Older NumPy only warns of an id like 1.5.
             rows = np.loadtxt(
                 io.TextIOWrapper(io.BytesIO(body), 'latin-1'),
                 dtype=dtype,
@@ -352,7 +328,7 @@ def _extract(dataset: Dataset, archive: pathlib.Path, to: pathlib.Path) -> None:
             to.open('wb') as out,
         ):
             shutil.copyfileobj(member, out, 1 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise ValueError(
             f'Expected a zip archive with {dataset.member} at {dataset.url}: {error}.'
         ) from error

@@ -10,10 +10,10 @@ def generate(
     num_users: int = 200,
     num_items: int = 400,
     *,
-    popularity_exponent: float = 1.0,
-    popularity_offset: float = 0.02,
+    popularity_exponent: float = 2.0,
+    popularity_offset: float = 0.07,
     median_activity: float = 20.0,
-    activity_sigma: float = 0.9,
+    activity_sigma: float = 1.0,
     min_activity: int = 8,
     max_activity: int | None = None,
     taste_dim: int = 8,
@@ -27,9 +27,9 @@ def generate(
         logit_ui = -exponent log(rank_i / N + offset) + strength <p_u, q_i> / sqrt(taste_dim)
         n_u = clip(round(exp(log(median) + sigma z_u)), min, max),  p_u, q_i ~ N(0, I).
 
-    Every user has draws of their own, so that more users leave the others as they are. With
-    the defaults a popularity guesser has AUC about .84 at 4 negatives per positive, and the
-    Gini coefficients of item popularity and user activity are near MovieLens-100K's.
+    More users leave the first ones as they are. With the defaults a popularity guesser has
+    AUC about .85 at 4 negatives per positive, and the Gini coefficients of item popularity
+    (.62) and user activity (.42) are near MovieLens-100K's (AUC .86; .63, .47).
 
     Args:
         seed: of all draws, at least 0.
@@ -72,15 +72,14 @@ def generate(
     if not popularity_offset > 0:
         raise ValueError(f'Expected {popularity_offset=} > 0.')
 
-    # The last number keeps these streams apart from those of the clients, which are [seed, user].
+    # Another stream than those of the clients, [seed, user] and [seed, user, 1].
     rng = np.random.default_rng([seed, 0, 2])
     rank = rng.permutation(num_items)
     popularity = -popularity_exponent * np.log(rank / num_items + popularity_offset)
     item_taste = rng.standard_normal((num_items, taste_dim))
 
     chosen = []
-    for user in range(num_users):
-        rng = np.random.default_rng([seed, user, 3])
+    for _ in range(num_users):
         activity = median_activity * np.exp(activity_sigma * rng.standard_normal())
         size = int(np.clip(np.rint(activity), min_activity, max_activity))
         taste = item_taste @ rng.standard_normal(taste_dim) / np.sqrt(taste_dim)
