@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from fedinv_jax import client, observe, server, tree
 from fedinv_jax.data.clients import Clients
@@ -106,7 +105,7 @@ def federation(
     def init(key: Key) -> State:
         shared_key, private_key = jax.random.split(key)
         # Modules may draw float32 where x64 is on: a run has one precision.
-        cast = partial(optax.tree.cast, dtype=jnp.result_type(float))
+        cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
         shared = cast(model.init_shared(shared_key))
 
         def one(user: Array, items: Array, labels: Array, weights: Array) -> tuple[PyTree, PyTree]:

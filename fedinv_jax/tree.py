@@ -39,3 +39,15 @@ def names(tree: PyTree) -> tuple[str, ...]:
 def ravel(tree: PyTree) -> Array:
     """All leaves of a tree as one vector `[size]`; empty trees give an empty vector."""
     return jax.flatten_util.ravel_pytree(tree)[0]
+
+
+def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
+    """Floating leaves in another dtype; integers, booleans and keys as they are.
+
+    Example:
+        >>> cast_floats((jnp.ones(1, jnp.float16), jnp.ones(1, int)), jnp.float32)[1].dtype
+        dtype('int32')
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )

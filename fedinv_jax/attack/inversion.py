@@ -96,7 +96,7 @@ def invert(
     problem: Problem,
     inversion: Inversion,
     key: Key,
-    num_iterations: int,
+    num_iterations: int | Array,
     num_restarts: int = 1,
 ) -> Answer:
     """Runs a solver from `num_restarts` starting points and keeps the one of least objective.
@@ -105,7 +105,8 @@ def invert(
         problem: what to solve, for one client.
         inversion: the solver.
         key: PRNG key.
-        num_iterations: iterations of each restart, >= 1.
+        num_iterations: iterations of each restart, >= 1; an array makes one compiled function
+            serve any number.
         num_restarts: R >= 1.
 
     Returns:
@@ -115,15 +116,16 @@ def invert(
         ValueError: if a count is below 1.
     """
     for name, value in (('num_iterations', num_iterations), ('num_restarts', num_restarts)):
-        if value < 1:
+        if isinstance(value, int) and value < 1:
             raise ValueError(f'Expected {name}={value} > 0.')
 
     def restart(key: Key) -> tuple[PyTree, Array]:
-        def step(state: State, _: None) -> tuple[State, None]:
-            return inversion.update(problem, state), None
-
-        state = inversion.init(problem, key)
-        state = jax.lax.scan(step, state, None, length=num_iterations)[0]
+        state = jax.lax.fori_loop(
+            0,
+            num_iterations,
+            lambda _, state: inversion.update(problem, state),
+            inversion.init(problem, key),
+        )
         return state.guess, state.objective
 
     guesses, objectives = jax.vmap(restart)(jax.random.split(key, num_restarts))

@@ -1,0 +1,447 @@
+"""ConfigDict -> functions: one dict per seam resolves the names of a config."""
+
+import difflib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from ml_collections import config_dict
+
+from fedinv_jax import client, losses, models, observe, server, simulate
+from fedinv_jax.attack import distances, dynamics, guessers, inversion, objective, priors
+from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import interactions as interactions_lib
+from fedinv_jax.data import loaders, synthetic
+from fedinv_jax.types import Answer, Array, ClientUpdate, Key, Model, Observation, Transcript
+
+Config = ml_collections.ConfigDict
+Attack = Callable[[Transcript, Key, Array], Answer]
+
+MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
+LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
+CLIENTS = ('gradient_step', 'local_sgd')
+DYNAMICS = ('free', 'static', 'unrolled')
+DISTANCES = {
+    'cosine': distances.cosine_distance,
+    'cosine_per_leaf': distances.per_leaf(distances.cosine_distance),
+    'squared': distances.squared_distance,
+    'squared_per_leaf': distances.per_leaf(distances.squared_distance),
+}
+PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
+ATTACKS = ('mgradinv', 'popularity', 'random')
+PRECISIONS = ('float32', 'float64')
+DECAYS = ('constant', 'cosine')
+
+
+def default_config() -> Config:
+    """The config that every file in `configs/` starts from; a comment documents each field.
+
+    Tuples are axes of the run: every combination is a setting, all served by one training run.
+    """
+    optional = config_dict.placeholder
+    return Config(
+        {
+            'seed': 0,  # of everything that is drawn: data, negatives, training, victims, attacks
+            'data': {
+                'name': 'synthetic',  # or a known data set, or the path of a file
+                'threshold': optional(float),  # ratings from here on are interactions; None: all
+                'core': 0,  # k of the k-core filter; 0: none
+                'per_positive': 4,  # negatives for each positive
+                'labels': 'implicit',  # or 'ratings'
+                'min_positives': 1,  # users with fewer are left out
+                'max_positives': optional(int),  # users with more are left out; None: nobody
+                'synthetic': {'num_users': 200, 'num_items': 400},  # see data.synthetic.generate
+            },
+            'model': {
+                'name': 'ncf',
+                'dim': 16,  # D
+                'hidden': (64, 32, 16),  # widths of the scorer's hidden layers (ncf)
+                'use_bias': True,  # biases in the scorer (ncf)
+                'item_bias': False,  # a bias for each item (matrix_factorization)
+                'scale': 0.1,  # standard deviation of the initial embeddings
+            },
+            'client': {
+                'name': 'gradient_step',  # or 'local_sgd'
+                'loss': 'bce',  # or 'squared_error'
+                'private_rate': 0.1,  # step size of the private embedding
+                'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
+                'num_epochs': 1,  # of local_sgd
+                'batch_size': optional(int),  # of local_sgd; None: full batch
+                'precision': 'float32',  # of the uploads; 'float64' is a control
+            },
+            'server': {
+                'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
+                'aggregate_items': 'sum',  # or mean, mean_over_touched
+                'aggregate_scorer': 'mean',
+                'clients_per_round': optional(int),  # drawn afresh each round; None: all
+                'num_rounds': 1000,  # the length of the training; observed rounds lie within
+            },
+            'observation': {
+                'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
+                'batch_known': True,  # whether it knows the items of the batch
+            },
+            'dynamics': {'name': ('free',)},  # free, static, unrolled
+            'attack': {
+                'name': ('mgradinv', 'popularity', 'random'),
+                'num_victims': 64,  # drawn among the clients; 0: all of them
+                'num_gradients': (1, 2),  # T
+                'first_round': (0,),
+                'interval': (1,),  # server rounds between two observed ones
+                'distance': 'squared_per_leaf',
+                'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
+                'optimizer': {'name': 'adam', 'learning_rate': 0.1, 'decay': 'cosine'},
+                'num_iterations': 1000,
+                'num_restarts': 1,
+                'private_rate': optional(float),  # what the attacker believes; None: known
+                'precision': 'float32',  # of the solver
+                'block': 16,  # victims in one compiled call
+            },
+            # What may not change a result.
+            'run': {'progress': True},
+        }
+    )
+
+
+def smoke(config: Config) -> Config:
+    """The same experiment, shrunk to seconds: fewer victims, iterations and rounds."""
+    config.data.synthetic.update({'num_users': 40, 'num_items': 120})
+    config.data.min_positives, config.data.max_positives = 1, 30
+    config.attack.update({'num_victims': 4, 'num_iterations': 20, 'block': 4})
+    config.attack.num_gradients = config.attack.num_gradients[:2]
+    config.attack.first_round = (0,)
+    config.attack.interval = (1,)
+    return config
+
+
+def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) -> Any:
+    """The choice of that name (the name itself where the choices are just names).
+
+    Raises:
+        ValueError: for an unknown name; the message has the nearest ones and all of them.
+    """
+    if name not in choices:
+        near = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.5)
+        hint = f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+        raise ValueError(
+            f'Unknown {field}={name!r}.{hint} Choices: {", ".join(map(repr, sorted(choices)))}.'
+        )
+    return choices[name] if isinstance(choices, Mapping) else name
+
+
+def _positive(config: Config, *fields: str) -> None:
+    for field in fields:
+        section, name = field.rsplit('.', 1)
+        value = config[section][name]
+        for number in value if isinstance(value, tuple) else (value,):
+            if number < 1:
+                raise ValueError(f'Expected {field}={number} >= 1.')
+
+
+def check(config: Config) -> None:
+    """Refuses what no run can do, before anything is computed.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), a count below 1, or observed
+            rounds past the end of the training.
+    """
+    _positive(
+        config,
+        'attack.num_gradients',
+        'attack.interval',
+        'attack.num_iterations',
+        'attack.num_restarts',
+        'attack.block',
+        'server.num_rounds',
+        'data.per_positive',
+    )
+    lookup('model.name', config.model.name, MODELS)
+    lookup('client.name', config.client.name, CLIENTS)
+    lookup('client.loss', config.client.loss, LOSSES)
+    lookup('client.precision', config.client.precision, PRECISIONS)
+    lookup('attack.precision', config.attack.precision, PRECISIONS)
+    lookup('attack.distance', config.attack.distance, DISTANCES)
+    for name in config.dynamics.name:
+        lookup('dynamics.name', name, DYNAMICS)
+    for name in config.attack.name:
+        lookup('attack.name', name, ATTACKS)
+    for setting in settings(config):
+        if setting.rounds[0] < 0 or setting.rounds[-1] >= config.server.num_rounds:
+            raise ValueError(
+                f'Expected rounds 0 to {config.server.num_rounds - 1} (server.num_rounds='
+                f'{config.server.num_rounds}); first_round={setting.first_round}, '
+                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe '
+                f'round {setting.rounds[-1] if setting.rounds[0] >= 0 else setting.rounds[0]}.'
+            )
+        if not config.observation.batch_known and 'items' in '+'.join(setting.seen):
+            raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+
+
+class Setting(NamedTuple):
+    """One point of a run's axes.
+
+    Attributes:
+        attack: name of the attack.
+        dynamics: name of the hypothesis; None for an attack that reads no upload.
+        num_gradients: T.
+        first_round: the first observed round.
+        interval: rounds between two observed ones; None at T = 1.
+        seen: parts of the upload that are seen.
+    """
+
+    attack: str
+    dynamics: str | None
+    num_gradients: int
+    first_round: int
+    interval: int | None
+    seen: tuple[str, ...]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The observed rounds, `[T]`."""
+        return [self.first_round + t * (self.interval or 1) for t in range(self.num_gradients)]
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every combination of the config's axes, each once."""
+    axes = itertools.product(
+        config.observation.seen,
+        config.attack.first_round,
+        config.attack.num_gradients,
+        config.attack.interval,
+        config.attack.name,
+        config.dynamics.name,
+    )
+    return list(
+        dict.fromkeys(
+            Setting(
+                attack,
+                None if attack in ('popularity', 'random') else hypothesis,
+                num_gradients,
+                first_round,
+                interval if num_gradients > 1 else None,
+                tuple(seen.split('+')),
+            )
+            for seen, first_round, num_gradients, interval, attack, hypothesis in axes
+        )
+    )
+
+
+def make_interactions(config: Config) -> interactions_lib.Interactions:
+    """The interactions of the config's data set, filtered."""
+    data = config.data
+    if data.name == 'synthetic':
+        interactions = synthetic.generate(seed=config.seed, **data.synthetic)
+    else:
+        interactions = loaders.load(data.name)
+    interactions = interactions_lib.binarize(interactions, data.threshold)
+    return interactions_lib.k_core(interactions, data.core) if data.core else interactions
+
+
+def make_clients(
+    config: Config, interactions: interactions_lib.Interactions
+) -> tuple[clients_lib.Clients, ...]:
+    """The population that is trained on."""
+    return clients_lib.build(
+        interactions,
+        per_positive=config.data.per_positive,
+        seed=config.seed,
+        labels=config.data.labels,
+        min_positives=config.data.min_positives,
+        max_positives=config.data.max_positives,
+    )
+
+
+def make_model(section: Config, num_items: int) -> Model:
+    """The model of a config's section 'model'."""
+    make = lookup('model.name', section.name, MODELS)
+    own = ('hidden', 'use_bias') if section.name == 'ncf' else ('item_bias',)
+    return make(num_items, section.dim, scale=section.scale, **{name: section[name] for name in own})
+
+
+def make_optimizer(
+    field: str, section: Config, num_steps: int = 1
+) -> optax.GradientTransformation:
+    """Any optimiser of optax by name; its other fields are its arguments.
+
+    `decay='cosine'` takes the learning rate to 0 over `num_steps`.
+    """
+    public = {name: getattr(optax, name) for name in dir(optax) if name[0].islower()}
+    arguments = section.to_dict()
+    make = lookup(f'{field}.name', arguments.pop('name'), public)
+    rate = arguments.pop('learning_rate', None)
+    if lookup(f'{field}.decay', arguments.pop('decay', 'constant'), DECAYS) == 'cosine':
+        rate = optax.cosine_decay_schedule(rate, num_steps)
+    if rate is not None:
+        arguments['learning_rate'] = rate
+    return make(**arguments)
+
+
+def make_client_update(
+    section: Config, model: Model, private_rate: float | None = None
+) -> ClientUpdate:
+    """The local training of a config's section 'client'.
+
+    Args:
+        section: the section.
+        model: the recommender.
+        private_rate: what an attacker believes it to be; None: the true one.
+    """
+    loss = lookup('client.loss', section.loss, LOSSES)
+    rate = section.private_rate if private_rate is None else private_rate
+    if lookup('client.name', section.name, CLIENTS) == 'gradient_step':
+        return client.gradient_step(model, loss, rate)
+    optimizer = make_optimizer('client.optimizer', section.optimizer)
+    return client.local_sgd(
+        model, loss, optimizer, optax.sgd(rate), section.num_epochs, section.batch_size
+    )
+
+
+def make_federation(
+    config: Config, model: Model, clients: Sequence[clients_lib.Clients]
+) -> simulate.Federation:
+    """The federated training of a config."""
+    section = config.server
+    return simulate.federation(
+        model,
+        make_client_update(config.client, model),
+        observe.chain(),
+        server.server(
+            make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
+            section.aggregate_items,
+            section.aggregate_scorer,
+        ),
+        clients,
+        section.clients_per_round,
+    )
+
+
+def make_dynamics(name: str, rounds: Sequence[int], model: Model) -> dynamics.Dynamics:
+    """A hypothesis by name, for the observed rounds `[T]`."""
+    if lookup('dynamics.name', name, DYNAMICS) == 'static':
+        return dynamics.static(model.init_private)
+    if name == 'free':
+        return dynamics.free(model.init_private, len(rounds))
+    return dynamics.unrolled(model.init_private, [round_ - rounds[0] for round_ in rounds])
+
+
+def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
+    """The priors of positive weight."""
+    table = {
+        'binary': priors.binary_prior(),
+        'norm': priors.norm_prior(config.model.scale),
+        'popularity': priors.popularity_prior(),
+        'sparsity': priors.sparsity_prior(),
+    }
+    weights = config.attack.priors.to_dict()
+    return [(w, lookup('attack.priors', name, table)) for name, w in weights.items() if w]
+
+
+def make_attack(config: Config, setting: Setting, model: Model, share: float) -> Attack:
+    """`attack(transcript, key, num_iterations) -> Answer` of one client.
+
+    Args:
+        config: the config.
+        setting: a setting of it.
+        model: the recommender.
+        share: public share of interactions among candidates.
+    """
+    if setting.attack == 'random':
+        return lambda transcript, key, _: guessers.random(transcript, key, share)
+    if setting.attack == 'popularity':
+        return lambda transcript, key, _: guessers.popularity(transcript, share)
+    hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
+    return make_mgradinv(config, model, hypothesis, observe.share(*setting.seen))
+
+
+def make_mgradinv(
+    config: Config, model: Model, hypothesis: dynamics.Dynamics, observation: Observation
+) -> Attack:
+    """MGradInv as a config describes it, for any hypothesis and channel."""
+    section = config.attack
+    client_update = make_client_update(config.client, model, section.private_rate)
+    optimizer = make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
+    solver = inversion.descent(optimizer)
+    distance = lookup('attack.distance', section.distance, DISTANCES)
+    weighted_priors = make_priors(config)
+
+    def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
+        problem = objective.problem(
+            transcript, client_update, observation, hypothesis, distance, weighted_priors
+        )
+        return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
+
+    return mgradinv
+
+
+def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> list[int]:
+    """User indices of the victims, drawn among the clients without replacement.
+
+    Raises:
+        ValueError: if there are fewer clients than victims.
+    """
+    users = np.sort(np.concatenate([group.users for group in clients]))
+    count = config.attack.num_victims or len(users)
+    if not 0 < count <= len(users):
+        raise ValueError(f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients.')
+    drawn = np.random.default_rng([config.seed, 3]).permutation(users)[:count]
+    return [int(user) for user in drawn]
+
+
+def threat_model(
+    config: Config, model: Model, clients: Sequence[clients_lib.Clients], victims: Sequence[int]
+) -> str:
+    """What the attacker sees, knows and assumes, for people, with knowns against unknowns."""
+    sizes = np.concatenate([(g.weights > 0).sum(1)[np.isin(g.users, victims)] for g in clients])
+    batch = int(np.median(sizes))
+    shared = jax.eval_shape(model.init_shared, jax.random.key(0))
+    num_items = jax.tree.leaves(shared['items'])[0].shape[0]
+    private = optax.tree.size(jax.eval_shape(model.init_private, jax.random.key(0)))
+    per_part = {
+        'items': batch * optax.tree.size(shared['items']) // num_items,
+        'scorer': optax.tree.size(shared['scorer']),
+    }
+    client_, attack = config.client, config.attack
+    local = client_.name if client_.name == 'gradient_step' else (
+        f'{client_.name}, {client_.num_epochs} epochs of {client_.optimizer.name}'
+    )  # fmt: skip
+    used = [f'{name} (weight {weight:g})' for name, weight in attack.priors.items() if weight]
+    known = (
+        'known' if attack.private_rate is None else f'unknown, taken for {attack.private_rate:g}'
+    )
+    lines = [
+        ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
+        ('data', f'{config.data.name}, {sum(len(g.users) for g in clients)} clients, '
+                 f'{num_items} items, {len(victims)} victims, batches of {sizes.min()} to '
+                 f'{sizes.max()} (median {batch})'),
+        ('client', f'{config.model.name} (D={config.model.dim}), {local}, {client_.loss}, '
+                   f'uploads in {client_.precision}'),
+        ('private', f'user embedding, {private} numbers; step size {client_.private_rate:g} '
+                    f'({known})'),
+        ('batch', 'items known, labels unknown' if config.observation.batch_known
+                  else 'unknown: every item of the catalogue is a candidate'),
+        ('not seen', 'parts of an upload that a setting does not list reach the server only '
+                     'inside the aggregate'),
+        ('defence', 'none'),
+        ('priors', ', '.join(used) or 'none'),
+    ]  # fmt: skip
+    text = ['Threat model', *(f'  {name:<9} {value}' for name, value in lines)]
+    text.append('  T  seen          hypothesis  numbers seen : unknown (labels + private)')
+    labels = batch if config.observation.batch_known else 2 * num_items
+    for setting in settings(config):
+        if setting.dynamics is None:
+            continue
+        known_numbers = setting.num_gradients * sum(
+            per_part.get(part.split('/')[0], 0) for part in setting.seen
+        )
+        latent = private * (setting.num_gradients if setting.dynamics == 'free' else 1)
+        line = (
+            f'  {setting.num_gradients:<2} {"+".join(setting.seen):<13} {setting.dynamics:<11} '
+            f'{known_numbers} : {labels} + {latent} = {known_numbers / (labels + latent):.2f}'
+        )
+        if line not in text:
+            text.append(line)
+    return '\n'.join(text)
