@@ -10,8 +10,10 @@ from fedinv_jax import experiment
 def get_config(arg: str | None = None) -> experiment.Config:
     """`arg`: None or 'smoke'."""
     config = experiment.default_config()
-    config.data.synthetic.update({'num_users': 300, 'num_items': 1000})
-    config.data.update({'min_positives': 40, 'max_positives': 80})
+    config.data.synthetic.update(
+        {'num_users': 300, 'num_items': 1000, 'median_activity': 56.0, 'activity_sigma': 0.4}
+    )
+    config.data.update({'min_positives': 48, 'max_positives': 80})
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.observation.seen = ('scorer',)
     config.attack.update(

@@ -1,5 +1,6 @@
 """Transcript files from a config's simulation, and attacks on anyone's transcript file."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedinv_jax import experiment, observe, runner, transcripts, tree, workdir
+from fedinv_jax import build, experiment, observe, plan, runner, transcripts, tree, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -19,10 +20,10 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         path: of the .npz file, in the format of `transcripts`.
         log: prints a line.
     """
-    case = runner.make_case(config)
+    case = plan.make_case(config)
     setting = next(s for s in experiment.settings(config) if s.dynamics is not None)
     user = case.victims[0]
-    recording = runner.train(case, [runner.Block(setting, (user,))])
+    recording = runner.train(case, [plan.Block(setting, (user,))])
     seen, _ = runner.transcript(case, recording, setting, user)
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
@@ -64,21 +65,22 @@ def attack_transcript(
     num_items = description.pop('num_items', int(np.max(seen.items)) + 1)
     config.model.update(description)
     config.client.update(meta.get('client', {}))
-    model = experiment.make_model(config.model, num_items)
+    model = build.make_model(config.model, num_items)
     name, rounds = config.dynamics.name[0], [int(round_) for round_ in seen.rounds]
     if name == 'unrolled' and len(seen.participated) <= rounds[-1] - rounds[0]:
         raise ValueError(f'{path}: unrolled needs the parameters of every round in between.')
     if name != 'unrolled' and len(seen.participated) > len(rounds):
         at = seen.rounds - rounds[0]
-        seen = seen.replace(
+        seen = dataclasses.replace(
+            seen,
             **{
                 field: tree.take(getattr(seen, field), at)
                 for field in ('shared', 'participated', 'weights', 'slot')
-            }
+            },
         )
-    hypothesis = experiment.make_dynamics(name, rounds, model)
+    hypothesis = build.make_dynamics(name, rounds, model)
     view = observe.share(*tree.names(seen.seen))
-    attack = experiment.make_mgradinv(config, model, hypothesis, view)
+    attack = build.make_mgradinv(config, model, hypothesis, view)
     log(
         f'{path}: {len(rounds)} uploads, rounds {", ".join(map(str, rounds))}, '
         f'{len(seen.items)} candidates, {"+".join(seen.seen)} seen, '

@@ -124,7 +124,7 @@ def local_sgd(
     for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
         if value is not None and value < 1:
             raise ValueError(f'Expected {name}={value} > 0.')
-    gradient = jax.grad(lambda both, batch: mean_loss(model, loss)(*both, batch))
+    gradient = jax.grad(lambda both, batch: mean_loss(model, loss)(both[0], both[1], batch))
     optimizers = (optimizer, private_optimizer)
 
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:

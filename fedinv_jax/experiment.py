@@ -2,8 +2,8 @@
 
 import difflib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import ml_collections
@@ -11,15 +11,12 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import client, losses, models, observe, server, simulate
-from fedinv_jax.attack import distances, dynamics, guessers, inversion, objective, priors
+from fedinv_jax import losses, models
+from fedinv_jax.attack import distances
 from fedinv_jax.data import clients as clients_lib
-from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.data import loaders, synthetic
-from fedinv_jax.types import Answer, Array, ClientUpdate, Key, Model, Observation, Transcript
+from fedinv_jax.types import Model
 
-Config = ml_collections.ConfigDict
-Attack = Callable[[Transcript, Key, Array], Answer]
+Config: TypeAlias = ml_collections.ConfigDict
 
 MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
 LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
@@ -54,7 +51,12 @@ def default_config() -> Config:
                 'labels': 'implicit',  # or 'ratings'
                 'min_positives': 1,  # users with fewer are left out
                 'max_positives': optional(int),  # users with more are left out; None: nobody
-                'synthetic': {'num_users': 200, 'num_items': 400},  # see data.synthetic.generate
+                'synthetic': {  # see data.synthetic.generate
+                    'num_users': 200,
+                    'num_items': 400,
+                    'median_activity': 20.0,
+                    'activity_sigma': 1.0,
+                },
             },
             'model': {
                 'name': 'ncf',
@@ -108,7 +110,7 @@ def default_config() -> Config:
 
 def smoke(config: Config) -> Config:
     """The same experiment, shrunk to seconds: fewer victims, iterations and rounds."""
-    config.data.synthetic.update({'num_users': 40, 'num_items': 120})
+    config.data.synthetic.update({'num_users': 40, 'num_items': 120, 'median_activity': 12.0})
     config.data.min_positives, config.data.max_positives = 1, 30
     config.attack.update({'num_victims': 4, 'num_iterations': 20, 'block': 4})
     config.attack.num_gradients = config.attack.num_gradients[:2]
@@ -228,167 +230,6 @@ def settings(config: Config) -> list[Setting]:
             for seen, first_round, num_gradients, interval, attack, hypothesis in axes
         )
     )
-
-
-def make_interactions(config: Config) -> interactions_lib.Interactions:
-    """The interactions of the config's data set, filtered."""
-    data = config.data
-    if data.name == 'synthetic':
-        interactions = synthetic.generate(seed=config.seed, **data.synthetic)
-    else:
-        interactions = loaders.load(data.name)
-    interactions = interactions_lib.binarize(interactions, data.threshold)
-    return interactions_lib.k_core(interactions, data.core) if data.core else interactions
-
-
-def make_clients(
-    config: Config, interactions: interactions_lib.Interactions
-) -> tuple[clients_lib.Clients, ...]:
-    """The population that is trained on."""
-    return clients_lib.build(
-        interactions,
-        per_positive=config.data.per_positive,
-        seed=config.seed,
-        labels=config.data.labels,
-        min_positives=config.data.min_positives,
-        max_positives=config.data.max_positives,
-    )
-
-
-def make_model(section: Config, num_items: int) -> Model:
-    """The model of a config's section 'model'."""
-    make = lookup('model.name', section.name, MODELS)
-    own = ('hidden', 'use_bias') if section.name == 'ncf' else ('item_bias',)
-    return make(num_items, section.dim, scale=section.scale, **{name: section[name] for name in own})
-
-
-def make_optimizer(
-    field: str, section: Config, num_steps: int = 1
-) -> optax.GradientTransformation:
-    """Any optimiser of optax by name; its other fields are its arguments.
-
-    `decay='cosine'` takes the learning rate to 0 over `num_steps`.
-    """
-    public = {name: getattr(optax, name) for name in dir(optax) if name[0].islower()}
-    arguments = section.to_dict()
-    make = lookup(f'{field}.name', arguments.pop('name'), public)
-    rate = arguments.pop('learning_rate', None)
-    if lookup(f'{field}.decay', arguments.pop('decay', 'constant'), DECAYS) == 'cosine':
-        rate = optax.cosine_decay_schedule(rate, num_steps)
-    if rate is not None:
-        arguments['learning_rate'] = rate
-    return make(**arguments)
-
-
-def make_client_update(
-    section: Config, model: Model, private_rate: float | None = None
-) -> ClientUpdate:
-    """The local training of a config's section 'client'.
-
-    Args:
-        section: the section.
-        model: the recommender.
-        private_rate: what an attacker believes it to be; None: the true one.
-    """
-    loss = lookup('client.loss', section.loss, LOSSES)
-    rate = section.private_rate if private_rate is None else private_rate
-    if lookup('client.name', section.name, CLIENTS) == 'gradient_step':
-        return client.gradient_step(model, loss, rate)
-    optimizer = make_optimizer('client.optimizer', section.optimizer)
-    return client.local_sgd(
-        model, loss, optimizer, optax.sgd(rate), section.num_epochs, section.batch_size
-    )
-
-
-def make_federation(
-    config: Config, model: Model, clients: Sequence[clients_lib.Clients]
-) -> simulate.Federation:
-    """The federated training of a config."""
-    section = config.server
-    return simulate.federation(
-        model,
-        make_client_update(config.client, model),
-        observe.chain(),
-        server.server(
-            make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
-            section.aggregate_items,
-            section.aggregate_scorer,
-        ),
-        clients,
-        section.clients_per_round,
-    )
-
-
-def make_dynamics(name: str, rounds: Sequence[int], model: Model) -> dynamics.Dynamics:
-    """A hypothesis by name, for the observed rounds `[T]`."""
-    if lookup('dynamics.name', name, DYNAMICS) == 'static':
-        return dynamics.static(model.init_private)
-    if name == 'free':
-        return dynamics.free(model.init_private, len(rounds))
-    return dynamics.unrolled(model.init_private, [round_ - rounds[0] for round_ in rounds])
-
-
-def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
-    """The priors of positive weight."""
-    table = {
-        'binary': priors.binary_prior(),
-        'norm': priors.norm_prior(config.model.scale),
-        'popularity': priors.popularity_prior(),
-        'sparsity': priors.sparsity_prior(),
-    }
-    weights = config.attack.priors.to_dict()
-    return [(w, lookup('attack.priors', name, table)) for name, w in weights.items() if w]
-
-
-def make_attack(config: Config, setting: Setting, model: Model, share: float) -> Attack:
-    """`attack(transcript, key, num_iterations) -> Answer` of one client.
-
-    Args:
-        config: the config.
-        setting: a setting of it.
-        model: the recommender.
-        share: public share of interactions among candidates.
-    """
-    if setting.attack == 'random':
-        return lambda transcript, key, _: guessers.random(transcript, key, share)
-    if setting.attack == 'popularity':
-        return lambda transcript, key, _: guessers.popularity(transcript, share)
-    hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
-    return make_mgradinv(config, model, hypothesis, observe.share(*setting.seen))
-
-
-def make_mgradinv(
-    config: Config, model: Model, hypothesis: dynamics.Dynamics, observation: Observation
-) -> Attack:
-    """MGradInv as a config describes it, for any hypothesis and channel."""
-    section = config.attack
-    client_update = make_client_update(config.client, model, section.private_rate)
-    optimizer = make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
-    solver = inversion.descent(optimizer)
-    distance = lookup('attack.distance', section.distance, DISTANCES)
-    weighted_priors = make_priors(config)
-
-    def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
-        problem = objective.problem(
-            transcript, client_update, observation, hypothesis, distance, weighted_priors
-        )
-        return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
-
-    return mgradinv
-
-
-def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> list[int]:
-    """User indices of the victims, drawn among the clients without replacement.
-
-    Raises:
-        ValueError: if there are fewer clients than victims.
-    """
-    users = np.sort(np.concatenate([group.users for group in clients]))
-    count = config.attack.num_victims or len(users)
-    if not 0 < count <= len(users):
-        raise ValueError(f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients.')
-    drawn = np.random.default_rng([config.seed, 3]).permutation(users)[:count]
-    return [int(user) for user in drawn]
 
 
 def threat_model(

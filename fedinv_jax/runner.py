@@ -1,11 +1,8 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
-import contextlib
 import json
-import operator
 import pathlib
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,22 +10,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.progress
 
 from fedinv_jax import (
+    build,
     experiment,
     figures,
     metrics,
+    plan,
+    progress,
     report,
     simulate,
     tree,
     workdir,
 )
 from fedinv_jax.data import clients as clients_lib
-from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.experiment import Config, Setting
-from fedinv_jax.types import Answer, Array, GroundTruth, Model, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, GroundTruth, PyTree, Transcript
 
 Log = Callable[[str], None]
 
@@ -36,48 +33,6 @@ Log = Callable[[str], None]
 _EXAMPLES = 4
 # Randomness by purpose: one stream each, folded into the run's root key.
 _TRAINING, _ATTACK = 0, 1
-
-
-class Case(NamedTuple):
-    """What the settings of a run share.
-
-    Attributes:
-        config: the config.
-        interactions: all interactions of the data set.
-        clients: groups of clients, the population.
-        victims: user indices.
-        model: the recommender.
-        share: public share of interactions among candidates.
-    """
-
-    config: Config
-    interactions: interactions_lib.Interactions
-    clients: tuple[clients_lib.Clients, ...]
-    victims: list[int]
-    model: Model
-    share: float
-
-
-class Block(NamedTuple):
-    """Victims that go through one compiled call: of one setting and one group of clients."""
-
-    setting: Setting
-    users: tuple[int, ...]
-
-
-def make_case(config: Config) -> Case:
-    """Data, population, victims and model of a config."""
-    experiment.check(config)
-    interactions = experiment.make_interactions(config)
-    clients = experiment.make_clients(config, interactions)
-    return Case(
-        config,
-        interactions,
-        clients,
-        experiment.choose_victims(config, clients),
-        experiment.make_model(config.model, interactions.num_items),
-        clients_lib.public_share(clients),
-    )
 
 
 def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str, Any]:
@@ -95,36 +50,24 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
     Raises:
         ValueError: for a config that cannot run, or a folder of another run.
     """
-    case = make_case(config)
+    case = plan.make_case(config)
     negatives = clients_lib.negatives_of(case.clients)
     data = {'negatives_sha256': clients_lib.negatives_hash(negatives)}
     path = workdir.open_(folder, config.to_dict(), data)
     threat_model = experiment.threat_model(config, case.model, case.clients, case.victims)
     log(threat_model)
-    done = {_key(row) for row in workdir.read_rows(path)}
-    blocks = plan(case)
-    pending = [b for b in blocks if any((_label(case, b.setting), u) not in done for u in b.users)]
+    done = {plan.key(row) for row in workdir.read_rows(path)}
+    blocks = plan.blocks(case)
+    pending = [
+        b for b in blocks if any((plan.label(case, b.setting), u) not in done for u in b.users)
+    ]
     if done:
         log(f'{path}: {len(done)} rows are there; {len(blocks) - len(pending)} of {len(blocks)} '
             'blocks of victims are complete and skipped')  # fmt: skip
     if pending:
         for rows in attack(case, pending, log):
-            workdir.append_rows(path, [row for row in rows if _key(row) not in done])
+            workdir.append_rows(path, [row for row in rows if plan.key(row) not in done])
     return finish(case, path, threat_model, command, log)
-
-
-def plan(case: Case) -> list[Block]:
-    """Blocks of at most `attack.block` victims, setting by setting; independent of what is done."""
-    size = case.config.attack.block
-    blocks = []
-    for setting in experiment.settings(case.config):
-        for group in case.clients:
-            users = [user for user in case.victims if user in set(group.users.tolist())]
-            blocks += [
-                Block(setting, tuple(users[start : start + size]))
-                for start in range(0, len(users), size)
-            ]
-    return blocks
 
 
 class Compiled(NamedTuple):
@@ -141,7 +84,7 @@ class Compiled(NamedTuple):
     memory: int
 
 
-def attack(case: Case, blocks: Sequence[Block], log: Log) -> Iterator[list[workdir.Row]]:
+def attack(case: plan.Case, blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
     """Trains once, compiles once per shape, and yields the rows of each block."""
     config = case.config
     recording = train(case, blocks)
@@ -149,7 +92,7 @@ def attack(case: Case, blocks: Sequence[Block], log: Log) -> Iterator[list[workd
     with jax.enable_x64(config.attack.precision == 'float64'):
         compiled = compile_all(case, recording, blocks, log)
         weights = [compiled[_shape(case, block)].seconds for block in blocks]
-        with bar(config, 'attacking') as update:
+        with progress.bar('attacking', config.run.progress) as update:
             for index, block in enumerate(blocks):
                 seen, truths, keys = _arguments(case, recording, block)
                 start = time.perf_counter()
@@ -157,26 +100,22 @@ def attack(case: Case, blocks: Sequence[Block], log: Log) -> Iterator[list[workd
                 answers = jax.block_until_ready(function(seen, keys, config.attack.num_iterations))
                 seconds = (time.perf_counter() - start) / config.attack.block
                 values = jax.device_get(judge(answers, seen.seen, truths))
-                lanes = [
-                    jax.tree.map(operator.itemgetter(lane), (values, truths))
-                    for lane in range(len(block.users))
-                ]
                 yield [
-                    _row(case, block, user, *lane, seconds)
-                    for user, lane in zip(block.users, lanes, strict=True)
+                    _row(case, block.setting, user, tree.take((values, truths), lane), seconds)
+                    for lane, user in enumerate(block.users)
                 ]
                 update(sum(weights[: index + 1]), sum(weights))
 
 
 def compile_all(
-    case: Case, recording: simulate.Recording, blocks: Sequence[Block], log: Log
+    case: plan.Case, recording: simulate.Recording, blocks: Sequence[plan.Block], log: Log
 ) -> dict[tuple, Compiled]:
     """One compiled attack per shape of block; a few iterations of each predict the run."""
     config, start = case.config, time.perf_counter()
     iterations = config.attack.num_iterations
     few = max(iterations // 50, 1)
     compiled: dict[tuple, Compiled] = {}
-    with bar(config, 'compiling') as update:
+    with progress.bar('compiling', config.run.progress) as update:
         for index, block in enumerate(blocks):
             shape = _shape(case, block)
             if shape not in compiled:
@@ -196,7 +135,7 @@ def compile_all(
     memory = (resident + max(entry.memory for entry in compiled.values())) / 2**30
     log(
         f'compiled {len(compiled)} functions in {time.perf_counter() - start:.1f} s; predicted: '
-        f'{duration(predicted)} for {len(blocks)} blocks of up to {config.attack.block} victims, '
+        f'{progress.duration(predicted)} for {len(blocks)} blocks of up to {config.attack.block} victims, '
         f'{memory:.1f} GiB'
     )
     if predicted > 3600:
@@ -207,7 +146,7 @@ def compile_all(
     return compiled
 
 
-def train(case: Case, blocks: Sequence[Block]) -> simulate.Recording:
+def train(case: plan.Case, blocks: Sequence[plan.Block]) -> simulate.Recording:
     """The one training run that serves all blocks, with progress."""
     config = case.config
     settings = {block.setting for block in blocks}
@@ -219,15 +158,18 @@ def train(case: Case, blocks: Sequence[Block]) -> simulate.Recording:
         for round_ in range(setting.rounds[0], setting.rounds[-1])
     }
     key = jax.random.fold_in(jax.random.key(config.seed), _TRAINING)
-    with bar(config, 'training') as update, jax.enable_x64(config.client.precision == 'float64'):
-        federation = experiment.make_federation(config, case.model, case.clients)
+    with (
+        progress.bar('training', config.run.progress) as update,
+        jax.enable_x64(config.client.precision == 'float64'),
+    ):
+        federation = build.make_federation(config, case.model, case.clients)
         return simulate.record(
             federation, key, case.victims, sorted(observed), sorted(between), update
         )
 
 
 def transcript(
-    case: Case, recording: simulate.Recording, setting: Setting, user: int
+    case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
 ) -> tuple[Transcript, GroundTruth]:
     """What the server holds of a victim in a setting, and the truth."""
     own = case.interactions.items[case.interactions.users == user]
@@ -266,16 +208,16 @@ def evaluate(answer: Answer, seen: PyTree, truth: GroundTruth) -> dict[str, Any]
 
 
 def finish(
-    case: Case, folder: pathlib.Path, threat_model: str, command: str, log: Log
+    case: plan.Case, folder: pathlib.Path, threat_model: str, command: str, log: Log
 ) -> dict[str, Any]:
     """Summary, figures and report from the rows in the folder."""
     order = {
-        (_label(case, block.setting), user): index
+        (plan.label(case, block.setting), user): index
         for index, (block, user) in enumerate(
-            (block, user) for block in plan(case) for user in block.users
+            (block, user) for block in plan.blocks(case) for user in block.users
         )
     }
-    rows = sorted(workdir.read_rows(folder), key=lambda row: order[_key(row)])
+    rows = sorted(workdir.read_rows(folder), key=lambda row: order[plan.key(row)])
     summary = report.summarize(rows)
     workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     (folder / 'figures').mkdir(exist_ok=True)
@@ -289,15 +231,15 @@ def finish(
     return summary
 
 
-def _compile(case: Case, setting: Setting, seen: Transcript, keys: Array) -> Any:
+def _compile(case: plan.Case, setting: Setting, seen: Transcript, keys: Array) -> Any:
     """The compiled attack on one block: `(transcripts, keys, num_iterations) -> answers`."""
-    attack = experiment.make_attack(case.config, setting, case.model, case.share)
+    attack = build.make_attack(case.config, setting, case.model, case.share)
     axes = _axes(case.config.observation.batch_known)
     block = jax.jit(jax.vmap(attack, in_axes=(axes, 0, None)))
     return block.lower(seen, keys, case.config.attack.num_iterations).compile()
 
 
-def _shape(case: Case, block: Block) -> tuple:
+def _shape(case: plan.Case, block: plan.Block) -> tuple:
     """What decides which compiled function a block needs."""
     setting, user = block.setting, block.users[0]
     group = next(g for g, group in enumerate(case.clients) if user in group.users)
@@ -321,7 +263,7 @@ def _axes(batch_known: bool) -> Transcript:
 
 
 def _arguments(
-    case: Case, recording: simulate.Recording, block: Block
+    case: plan.Case, recording: simulate.Recording, block: plan.Block
 ) -> tuple[Transcript, GroundTruth, Array]:
     """A block's transcripts, truths and keys, padded to the block's size with its first victim."""
     config = case.config
@@ -329,9 +271,9 @@ def _arguments(
     pairs = [transcript(case, recording, block.setting, user) for user in users]
     axes = _axes(config.observation.batch_known)
     transcripts_ = jax.tree.map(
-        lambda axis, *leaves: leaves[0]
-        if axis is None
-        else jax.tree.map(lambda *x: np.stack(x), *leaves),
+        lambda axis, *leaves: (
+            leaves[0] if axis is None else jax.tree.map(lambda *x: np.stack(x), *leaves)
+        ),
         axes,
         *[pair[0] for pair in pairs],
         is_leaf=lambda leaf: leaf is None,
@@ -344,42 +286,11 @@ def _arguments(
     return tree.cast_floats(transcripts_, dtype), tree.cast_floats(truths, dtype), keys
 
 
-def _label(case: Case, setting: Setting) -> str:
-    """A hashable form of a setting, as `report.setting` makes it from a row."""
-    return report.setting(_columns(case, setting))
-
-
-def _key(row: workdir.Row) -> tuple[str, int]:
-    return report.setting(row), row['user']
-
-
-def _columns(case: Case, setting: Setting) -> workdir.Row:
-    """The columns of a row that say which setting it belongs to."""
-    config = case.config
-    guesser = setting.dynamics is None
-    return {
-        'attack': setting.attack,
-        'dynamics': setting.dynamics,
-        'num_gradients': setting.num_gradients,
-        'first_round': setting.first_round,
-        'interval': setting.interval,
-        'seen': list(setting.seen),
-        'batch_known': config.observation.batch_known,
-        'defence': 'none',
-        'data': config.data.name,
-        'model': config.model.name,
-        'client': config.client.name,
-        'seed': config.seed,
-        'solver': None if guesser else config.attack.optimizer.name,
-        'iterations': 0 if guesser else config.attack.num_iterations,
-        'precision': config.attack.precision,
-    }
-
-
 def _row(
-    case: Case, block: Block, user: int, values: dict, truth: GroundTruth, seconds: float
+    case: plan.Case, setting: Setting, user: int, judged: tuple[dict, GroundTruth], seconds: float
 ) -> workdir.Row:
     """One victim's row; undefined numbers are null."""
+    values, truth = judged
     group = next(group for group in case.clients if user in group.users)
     place = int(np.flatnonzero(group.users == user)[0])
     reason = None if values['ok'] else (
@@ -387,14 +298,14 @@ def _row(
     )  # fmt: skip
     row = {
         'schema': 1,
-        **_columns(case, block.setting),
+        **plan.columns(case, setting),
         'user': user,
         'user_id': case.interactions.user_ids[user],
         'num_positives': int(group.num_positives[place]),
         'num_negatives': int(group.num_negatives[place]),
         'status': 'ok' if reason is None else 'failed',
         'reason': reason,
-        'drift': _number(values['drift']) if block.setting.num_gradients > 1 else None,
+        'drift': _number(values['drift']) if setting.num_gradients > 1 else None,
         'seconds': seconds,
         'objective': _number(values['objective']),
         'metrics': {name: _number(value) for name, value in values['metrics'].items()},
@@ -408,30 +319,3 @@ def _row(
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-@contextlib.contextmanager
-def bar(config: Config, what: str) -> Iterator[Callable[[float, float], None]]:
-    """A live line with time left; silent where standard error is no terminal."""
-    console = rich.console.Console(stderr=True)
-    columns = (
-        rich.progress.TextColumn('{task.description}'),
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn('left'),
-        rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    off = not (config.run.progress and sys.stderr.isatty())
-    with rich.progress.Progress(*columns, console=console, disable=off, transient=True) as live:
-        task = live.add_task(what, total=None)
-        yield lambda done, total: live.update(task, completed=done, total=total)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `duration(3700) == '1 h 2 min'`."""
-    if seconds < 60:
-        return f'{seconds:.0f} s'
-    if seconds < 3600:
-        return f'{seconds // 60:.0f} min {seconds % 60:.0f} s'
-    return f'{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min'

@@ -5,6 +5,7 @@ client out of them.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,12 +22,12 @@ from fedinv_jax.types import (
     ClientUpdate,
     GroundTruth,
     Key,
+    Leaf,
     Model,
     Observation,
     PyTree,
     Transcript,
 )
-
 
 # Rounds between two progress reports.
 _ROUNDS_PER_CALL = 50
@@ -108,7 +109,7 @@ def federation(
         cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
         shared = cast(model.init_shared(shared_key))
 
-        def one(user: Array, items: Array, labels: Array, weights: Array) -> tuple[PyTree, PyTree]:
+        def one(user: Leaf, items: Leaf, labels: Leaf, weights: Leaf) -> tuple[PyTree, PyTree]:
             private = cast(model.init_private(jax.random.fold_in(private_key, user)))
             upload = jax.eval_shape(
                 lambda: client_update(
@@ -120,7 +121,11 @@ def federation(
         parts = [jax.vmap(one)(g.users, g.items, g.labels, g.weights) for g in clients]
         private, channel = zip(*parts, strict=True)
         return State(
-            jnp.zeros((), jnp.int32), shared, server.init(federated_server, shared), private, channel
+            jnp.zeros((), jnp.int32),
+            shared,
+            server.init(federated_server, shared),
+            private,
+            channel,
         )
 
     def step(
@@ -131,7 +136,7 @@ def federation(
         lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
         last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
 
-        def one(user, items, labels, weights, private, channel, active):  # noqa: ANN001
+        def one(user, items, labels, weights, private, channel, active):
             data_key, channel_key = jax.random.split(jax.random.fold_in(client_key, user))
             batch = observation.perturb(Batch(None, labels, weights), data_key)
             local = client.gather(state.shared, items)
@@ -297,7 +302,7 @@ def transcript(
             item rows are seen of a batch that is said to be unknown.
     """
     rounds = [int(round_) for round_ in rounds]
-    if not rounds or any(b <= a for a, b in zip(rounds, rounds[1:], strict=False)):
+    if not rounds or any(b <= a for a, b in itertools.pairwise(rounds)):
         raise ValueError(f'Expected rounds={rounds} to be one or more, increasing.')
     kept = list(range(rounds[0], rounds[-1] + 1)) if every_round else rounds
     if missing := [round_ for round_ in kept if round_ not in recording.snapshots]:
@@ -319,7 +324,7 @@ def transcript(
     snapshots = [recording.snapshots[round_] for round_ in kept]
     observed = [recording.snapshots[round_] for round_ in rounds]
     share = observe.share(*seen)
-    view = [share.observe(tree.take(s.seen[g], v), (), None)[0] for s in observed]
+    view = [share.observe(tree.take(s.seen[g], v), (), jax.random.key(0))[0] for s in observed]
     num_items = jax.tree.leaves(snapshots[0].shared['items'])[0].shape[0]
     if batch_known:
         items, labels = group.items[v], group.labels[v]

@@ -2,7 +2,7 @@
 
 | key | shape | what it is |
 |---|---|---|
-| `shared/items/...` | `[S, K, ...]` | rows of the candidates in the item table that the server sent |
+| `shared/items/...` | `[S, K, ...]` | the candidates' rows of the item table that the server sent |
 | `shared/<part>/...` | `[S, ...]` | the other parameters that it sent, at the kept rounds |
 | `seen/items/...` | `[T, B, ...]` | uploaded rows (what the server subtracts), where seen |
 | `seen/<part>/...` | `[T, ...]` | the other uploads, where seen |
@@ -57,7 +57,7 @@ def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + '.part')
     with open(temporary, 'wb') as file:
-        np.savez(file, meta=np.asarray(text), **{k: np.asarray(v) for k, v in arrays.items()})
+        np.savez(file, allow_pickle=False, meta=np.asarray(text), **arrays)
     os.replace(temporary, path)
 
 
@@ -96,9 +96,7 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
     trees = {k: flax.traverse_util.unflatten_dict(v, sep='/') for k, v in parts.items()}
     # Empty parts (the scorer of matrix factorisation) leave no array behind.
     trees['shared'] = {'items': {}, 'scorer': {}, **trees['shared']}
-    transcript = Transcript(
-        **trees, **{'weights': None, 'slot': None, **arrays}
-    )
+    transcript = Transcript(**trees, **{'weights': None, 'slot': None, **arrays})
     _check(path, transcript)
     return transcript, meta
 
@@ -111,7 +109,9 @@ def _check(path: str | os.PathLike, transcript: Transcript) -> None:
     if steps < 1 or np.any(np.diff(transcript.rounds) < 1):
         raise ValueError(f'{path}: expected rounds to be one or more, increasing.')
     if kept not in (steps, span):
-        raise ValueError(f'{path}: expected participated [S] with S = {steps} or {span}, not {kept}.')
+        raise ValueError(
+            f'{path}: expected participated [S] with S = {steps} or {span}, not {kept}.'
+        )
     batch = candidates if transcript.slot is None else transcript.slot.shape[-1]
     expected = {'log_odds': (candidates,), 'weights': (kept, batch), 'slot': (kept, batch)}
     for name, shape in expected.items():

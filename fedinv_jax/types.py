@@ -19,11 +19,13 @@ A function is written for ONE client; the other axes come from `jax.vmap` in its
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import chex
+import flax.struct
 import jax
 
 Array = jax.Array
 PyTree = Any
+# A leaf of a pytree: an array (jax or NumPy), or an axis where the tree is a `vmap` spec.
+Leaf = Any
 Key = Array
 
 
@@ -114,7 +116,7 @@ class Observation(NamedTuple):
     variance: Callable[[PyTree], PyTree]
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@flax.struct.dataclass
 class Transcript:
     """What an honest but curious server holds of ONE client: all that an attack may read.
 
@@ -137,15 +139,15 @@ class Transcript:
 
     shared: PyTree
     seen: PyTree
-    rounds: Array
-    participated: Array
-    items: Array
-    slot: Array | None
-    weights: Array | None
-    log_odds: Array
+    rounds: Leaf
+    participated: Leaf
+    items: Leaf
+    slot: Leaf
+    weights: Leaf
+    log_odds: Leaf
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@flax.struct.dataclass
 class GroundTruth:
     """What the server does not see of the same client; only `simulate` emits it.
 
@@ -156,9 +158,9 @@ class GroundTruth:
         private: leaves `[T, ...]`, private parameters before each observed round.
     """
 
-    user: Array
-    labels: Array
-    weights: Array
+    user: Leaf
+    labels: Leaf
+    weights: Leaf
     private: PyTree
 
 

@@ -19,7 +19,9 @@ Row = dict[str, Any]
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 
 
-def open_(folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]) -> pathlib.Path:
+def open_(
+    folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> pathlib.Path:
     """Makes the folder, or checks that it belongs to the same config and data.
 
     Args:

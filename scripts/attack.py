@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from fedinv_jax import capture, runner  # noqa: E402
+from fedinv_jax import capture, runner
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file; `:smoke` behind its name shrinks it to seconds. Override a field '

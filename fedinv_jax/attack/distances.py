@@ -55,7 +55,8 @@ def per_leaf(distance: Distance) -> Distance:
 
     Example:
         >>> seen = {'a': jnp.array([100.0]), 'b': jnp.array([1.0])}
-        >>> per_leaf(squared_distance)({'a': jnp.array([100.0]), 'b': jnp.array([0.0])}, seen).item()
+        >>> predicted = {'a': jnp.array([100.0]), 'b': jnp.array([0.0])}
+        >>> per_leaf(squared_distance)(predicted, seen).item()
         0.5
     """
 

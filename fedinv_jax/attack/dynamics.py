@@ -119,8 +119,8 @@ def unrolled(init_private: InitPrivate, observed: Sequence[int]) -> Dynamics:
             return jax.tree.map(lambda a, b: jnp.where(took_part, a, b), after, private), None
 
         def segment(private: PyTree, rounds: tuple) -> tuple[PyTree, PyTree]:
-            now, later = rounds
-            upload, private = client_update(*now[:1], private, now[1])
+            (parameters, batch), later = rounds
+            upload, private = client_update(parameters, private, batch)
             return jax.lax.scan(jax.checkpoint(moved), private, later)[0], upload
 
         kept = (shared, batches)

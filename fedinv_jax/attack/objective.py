@@ -1,11 +1,11 @@
 """The attacker's problem: simulate the client on a guess, and compare with what was seen.
 
-    min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen_t)
-                      + sum_k weight_k prior_k(guess)
+min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen_t)
++ sum_k weight_k prior_k(guess)
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,13 +54,10 @@ class Problem(NamedTuple):
 def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Batch:
     """The batches `[S, ...]` for labels `[K]` and, where the batch is unknown, weights `[K]`."""
     steps = transcript.participated.shape[0]
-    if weights is None:
-        weights = transcript.weights
-    else:
-        weights = jnp.tile(weights, (steps, 1))
+    known = transcript.weights if weights is None else jnp.tile(weights, (steps, 1))
     if transcript.slot is None:
-        return Batch(None, jnp.tile(labels, (steps, 1)), cast(Array, weights))
-    return Batch(transcript.slot, labels[transcript.slot], cast(Array, weights))
+        return Batch(None, jnp.tile(labels, (steps, 1)), known)
+    return Batch(transcript.slot, labels[transcript.slot], known)
 
 
 def problem(

@@ -14,7 +14,7 @@ Prior = Callable[[Array, PyTree, Transcript], Array]
 
 
 def candidates(transcript: Transcript) -> Array:
-    """bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
+    """Bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
     if transcript.weights is None:
         return jnp.ones(transcript.items.shape, bool)
     weighted = transcript.weights > 0

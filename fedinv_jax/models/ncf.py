@@ -1,5 +1,6 @@
 """Neural collaborative filtering: a flax scorer on a user and an item embedding."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -37,14 +38,16 @@ class MLP(nn.Module):
         def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
             he_normal = nn.initializers.normal((2 / fan_in) ** 0.5)
             kernel_init = self.kernel_init or he_normal
-            return nn.Dense(width, use_bias, None, None, None, kernel_init, self.bias_init, name=name)
+            return nn.Dense(
+                width, use_bias, None, None, None, kernel_init, self.bias_init, name=name
+            )
 
         widths = (*self.hidden, 1)
         fan_in = private.shape[-1] + rows.shape[-1]
         x = dense('private', widths[0], fan_in, False)(private) + dense(
             'items', widths[0], fan_in, self.use_bias
         )(rows)
-        for layer, (before, width) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+        for layer, (before, width) in enumerate(itertools.pairwise(widths), start=1):
             x = dense(f'layer_{layer}', width, before, self.use_bias)(nn.relu(x))
         return x[..., 0]
 

@@ -1,0 +1,35 @@
+"""Progress for people: a live line with time left, and durations in words."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+
+@contextlib.contextmanager
+def bar(what: str, on: bool) -> Iterator[Callable[[float, float], None]]:
+    """A live line with time left; silent where standard error is no terminal."""
+    console = rich.console.Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn('left'),
+        rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    off = not (on and sys.stderr.isatty())
+    with rich.progress.Progress(*columns, console=console, disable=off, transient=True) as live:
+        task = live.add_task(what, total=None)
+        yield lambda done, total: live.update(task, completed=done, total=total)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `duration(3700) == '1 h 2 min'`."""
+    if seconds < 60:
+        return f'{seconds:.0f} s'
+    if seconds < 3600:
+        return f'{seconds // 60:.0f} min {seconds % 60:.0f} s'
+    return f'{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min'

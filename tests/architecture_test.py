@@ -1,0 +1,227 @@
+"""The package's structure, by parsing its sources: who imports whom, and what never occurs."""
+
+import ast
+import os
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / 'fedinv_jax'
+LONGEST = 350
+# Modules above LONGEST lines, each with the reason why it is not split.
+LONGER: dict[str, str] = {}
+# Folders that are no part of the repository.
+SKIPPED = {'.git', '.venv', '.pytest_cache', '.mypy_cache', '.ruff_cache', '.hypothesis'}
+SKIPPED |= {'__pycache__', 'runs', 'build', 'dist'}
+ABSL_AND_CONFIGS = {'absl', 'ml_collections'}
+JAX = {'jax', 'jaxlib', 'optax', 'flax', 'chex'}
+
+
+def module_name(path: pathlib.Path) -> str:
+    """`fedinv_jax/attack/relax.py` -> `attack.relax`; a package's `__init__` -> `attack`."""
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+TREES = {
+    module_name(path): ast.parse(path.read_text(), str(path)) for path in PACKAGE.rglob('*.py')
+}
+PATHS = {module_name(path): path for path in PACKAGE.rglob('*.py')}
+
+
+def imports(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """What a source imports: modules of the package, and top-level names of other packages.
+
+    `from fedinv_jax.types import Array` imports `types`, `from fedinv_jax import tree` imports
+    `tree`; names inside functions and `if TYPE_CHECKING` count too.
+    """
+    own, foreign = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, 'relative imports are not used here'
+            base = str(node.module)
+            names = [f'{base}.{alias.name}' for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition('.')
+            if top != 'fedinv_jax':
+                foreign.add(top)
+            elif rest in TREES:
+                own.add(rest)
+            else:  # A name of a module, or of the package itself.
+                own.add(rest.rpartition('.')[0])
+    return own, foreign
+
+
+OWN = {module: imports(tree)[0] for module, tree in TREES.items()}
+FOREIGN = {module: imports(tree)[1] for module, tree in TREES.items()}
+
+
+def in_folder(module: str, folder: str) -> bool:
+    return module == folder or module.startswith(f'{folder}.')
+
+
+def test_the_sources_are_found():
+    assert {'types', 'tree', 'attack.objective', 'data.clients', 'models', ''} <= set(TREES)
+    assert OWN['attack.objective'] and 'jax' in FOREIGN['attack.objective']
+
+
+# The tests of imports failed on these mutants: `from fedinv_jax import client` in
+# attack/objective.py and in metrics.py, `import jax` inside a function of data/clients.py,
+# `import ml_collections` in report.py, `from fedinv_jax import tree` in types.py.
+@pytest.mark.parametrize('module', sorted(m for m in TREES if in_folder(m, 'attack')))
+def test_attack_imports_only_types_tree_and_attack(module):
+    others = {m for m in OWN[module] if m not in ('types', 'tree') and not in_folder(m, 'attack')}
+    assert not others, f'{module} imports {others}: what an attack knows is an argument'
+
+
+def test_metrics_imports_only_types_and_tree():
+    assert OWN['metrics'] <= {'types', 'tree'}
+
+
+@pytest.mark.parametrize('module', sorted(m for m in TREES if in_folder(m, 'data')))
+def test_data_is_numpy_only(module):
+    assert not FOREIGN[module] & JAX
+    # Nor by way of another module of the package.
+    assert all(in_folder(other, 'data') for other in OWN[module])
+
+
+def test_absl_and_ml_collections_stay_outside_the_package():
+    users = {module for module, foreign in FOREIGN.items() if foreign & ABSL_AND_CONFIGS}
+    assert users <= {'experiment'}
+
+
+def test_types_and_tree_are_the_roots():
+    assert OWN['types'] == set()
+    assert OWN['tree'] <= {'types'}
+
+
+def test_server_does_not_know_the_simulation():
+    assert 'simulate' not in OWN['server']
+
+
+def test_imports_have_no_cycle():
+    # A package's own `__init__` re-exports its modules: that is not a cycle.
+    rank: dict[str, int] = {}
+
+    def visit(module: str, above: tuple[str, ...]) -> int:
+        assert module not in above, f'import cycle: {" -> ".join((*above, module))}'
+        if module not in rank:
+            below = [
+                visit(other, (*above, module))
+                for other in OWN[module]
+                if not in_folder(module, other)
+            ]
+            rank[module] = 1 + max(below, default=0)
+        return rank[module]
+
+    for module in TREES:
+        visit(module, ())
+
+
+def mentions(tree: ast.AST, name: str) -> bool:
+    """Whether a name occurs in code, as a name, an attribute, an import or an annotation text."""
+    for node in ast.walk(tree):
+        found = (
+            (isinstance(node, ast.Name) and node.id)
+            or (isinstance(node, ast.Attribute) and node.attr)
+            or (isinstance(node, ast.alias) and node.name)
+        )
+        if found == name:
+            return True
+    return False
+
+
+def constructs(tree: ast.AST, name: str) -> bool:
+    """Whether a class is called: `name(...)`, `types.name(...)`."""
+    return any(
+        isinstance(node, ast.Call)
+        and name in (getattr(node.func, 'id', None), getattr(node.func, 'attr', None))
+        for node in ast.walk(tree)
+    )
+
+
+# Failed on the mutants `truth: GroundTruth` in attack/objective.py's import, and
+# `GroundTruth(...)` in runner.py.
+def test_the_truth_has_one_source_and_two_readers():
+    assert [m for m, tree in TREES.items() if constructs(tree, 'GroundTruth')] == ['simulate']
+    readers = {m for m, tree in TREES.items() if mentions(tree, 'GroundTruth')}
+    assert readers <= {'simulate', 'metrics', 'runner'}
+
+
+# Failed on `_ = truth.labels` in a function of attack/guessers.py.
+def test_no_attack_reads_anything_called_truth():
+    for module, tree in TREES.items():
+        if in_folder(module, 'attack'):
+            assert not mentions(tree, 'truth'), module
+            arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+            assert not arguments & {'truth', 'truths', 'ground_truth'}, module
+
+
+# Failed on `assert steps > 0` in attack/dynamics.py.
+@pytest.mark.parametrize('module', sorted(TREES))
+def test_no_assert_statements(module):
+    lines = [node.lineno for node in ast.walk(TREES[module]) if isinstance(node, ast.Assert)]
+    assert not lines, f'{module}: bad input gets a ValueError, also under `python -O`'
+
+
+def test_no_module_is_too_long():
+    lengths = {module: len(path.read_text().splitlines()) for module, path in PATHS.items()}
+    long = {module: length for module, length in lengths.items() if length > LONGEST}
+    unexplained = {module: length for module, length in long.items() if module not in LONGER}
+    assert not unexplained, f'Above {LONGEST} lines, split or give a reason: {unexplained}'
+    assert set(LONGER) <= set(long), 'LONGER lists modules that are short enough'
+
+
+# Failed on a public function without docstring in tree.py and on a method without one.
+@pytest.mark.parametrize('module', sorted(TREES))
+def test_everything_public_has_a_docstring(module):
+    tree = TREES[module]
+    missing = [] if ast.get_docstring(tree) else ['the module']
+
+    def visit(body: list[ast.stmt], inside: str) -> None:
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            if node.name.startswith('_') and node.name != '__call__':
+                continue
+            if not ast.get_docstring(node):
+                missing.append(inside + node.name)
+            if isinstance(node, ast.ClassDef):
+                visit(node.body, f'{inside}{node.name}.')
+
+    visit(tree.body, '')
+    assert not missing
+
+
+def text_files():
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = sorted(
+            f for f in folders if f not in SKIPPED and not f.endswith('.egg-info')
+        )
+        for name in sorted(names):
+            path = pathlib.Path(folder, name)
+            if path.stat().st_size < 2**20 and not path.is_symlink():
+                try:
+                    yield path, path.read_text()
+                except UnicodeDecodeError:
+                    continue
+
+
+# Failed on a README.md that names the path of the checkout.
+def test_nothing_depends_on_the_place_of_the_checkout():
+    # Joined, so that this file does not hold them itself.
+    places = '|'.join(re.escape('/'.join(parts)) for parts in (['', 'work', ''], ['..', 'shared']))
+    allowed = {ROOT / '.ci' / 'run'}
+    found = [
+        f'{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}'
+        for path, text in text_files()
+        if path not in allowed
+        for match in re.finditer(places, text)
+    ]
+    assert not found

@@ -1,0 +1,244 @@
+"""client_update against the float64 reference, and its laws (gather, padding, no weight)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import reference
+from absl.testing import absltest, parameterized
+
+from fedinv_jax import client, losses, models, types
+
+N, D = 7, 3
+# Item 2 is there three times, with both labels; fractions are legal labels.
+ITEMS = np.array([2, 5, 0, 2, 6, 2], np.int32)
+LABELS = np.array([1, 0, 0.25, 0, 1, 1], np.float32)
+WEIGHTS = np.array([1, 1, 0.5, 2, 1, 1], np.float32)
+
+MODELS = {
+    'mf': models.matrix_factorization(N, D),
+    'mf_bias': models.matrix_factorization(N, D, item_bias=True),
+    'ncf': models.ncf(N, D, hidden=(4,)),
+    'ncf_deep_no_bias': models.ncf(N, D, hidden=(5, 4, 2), use_bias=False),
+    'ncf_deep': models.ncf(N, D, hidden=(4, 3)),
+}
+LOSSES = {
+    'bce': (losses.bce, reference.bce),
+    'squared_error': (losses.squared_error, reference.squared_error),
+}
+
+
+def parameters(model, seed=0, dtype=np.float64):
+    """Random parameters of a model, biases included; as large as trained ones."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init_shared, jax.random.key(0))
+    shared = jax.tree.map(lambda s: (0.6 * rng.normal(size=s.shape)).astype(dtype), shapes)
+    return shared, (0.6 * rng.normal(size=D)).astype(dtype)
+
+
+def clients(loss):
+    """name -> (package's client, reference's client) as functions of a model."""
+    ours, theirs = LOSSES[loss]
+
+    def local(optimizer, reference_optimizer, **kwargs):
+        def of(model):
+            return client.local_sgd(model, ours, optimizer(0.2), optimizer(0.3), **kwargs)
+
+        return of, reference.local_sgd(
+            theirs, reference_optimizer(0.2), reference_optimizer(0.3), **kwargs
+        )
+
+    return {
+        'gradient_step': (
+            lambda model: client.gradient_step(model, ours, 0.3),
+            reference.gradient_step(theirs, 0.3),
+        ),
+        'sgd': local(optax.sgd, reference.Sgd, num_epochs=2),
+        'sgd_minibatches': local(optax.sgd, reference.Sgd, num_epochs=2, batch_size=4),
+        'adam': local(optax.adam, reference.Adam, num_epochs=3, batch_size=2),
+    }
+
+
+def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-12):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+class ReferenceTest(parameterized.TestCase):
+    """The reference's hand-derived gradients are the slopes of its own loss."""
+
+    # Failed on: `(below > 0)` left out of reference._ncf_backward; `2 * (z - y)` -> `(z - y)`.
+    @parameterized.product(name=list(MODELS), loss=list(LOSSES))
+    def test_finite_differences(self, name, loss):
+        loss = LOSSES[loss][1]
+        shared, private = parameters(MODELS[name])
+        labels, weights = LABELS.astype(np.float64), WEIGHTS.astype(np.float64)
+        gradient, private_gradient = reference.gradients(
+            shared, private, ITEMS, labels, weights, loss
+        )
+        rng = np.random.default_rng(1)
+        for _ in range(3):
+            direction = reference.tree_map(lambda x: rng.normal(size=x.shape), shared)
+            along = rng.normal(size=D)
+            slope = private_gradient @ along + sum(
+                np.sum(a * b)
+                for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+            )
+            h = 1e-6
+            ahead, behind = (
+                reference.mean_loss(
+                    reference.tree_map(lambda x, d, h=h: x + h * d, shared, direction),
+                    private + h * along,
+                    ITEMS,
+                    labels,
+                    weights,
+                    loss,
+                )
+                for h in (h, -h)
+            )
+            np.testing.assert_allclose((ahead - behind) / (2 * h), slope, rtol=1e-6, atol=1e-9)
+
+
+class ClientUpdateTest(parameterized.TestCase):
+    # Failed on: mean over the batch's length instead of the weights' sum; the private step at the
+    # updated shared parameters (second optimiser fed a fresh gradient); `end - shared` as upload;
+    # optimiser states that are started afresh every epoch; labels reversed in `_blocks`.
+    @parameterized.parameters(
+        ('mf', 'bce', 'gradient_step'),
+        ('mf_bias', 'squared_error', 'gradient_step'),
+        ('ncf', 'bce', 'gradient_step'),
+        ('ncf_deep', 'bce', 'gradient_step'),
+        ('ncf_deep_no_bias', 'squared_error', 'gradient_step'),
+        ('mf_bias', 'bce', 'sgd'),
+        ('ncf', 'squared_error', 'sgd'),
+        ('mf', 'squared_error', 'sgd_minibatches'),
+        ('ncf_deep', 'bce', 'sgd_minibatches'),
+        ('mf_bias', 'bce', 'adam'),
+        ('ncf', 'bce', 'adam'),
+    )
+    def test_matches_reference(self, name, loss, kind):
+        self.check(name, loss, kind, ITEMS)
+
+    @parameterized.parameters(('mf_bias', 'adam'), ('ncf', 'gradient_step'))
+    def test_all_rows_in_order(self, name, kind):
+        self.check(name, 'bce', kind, None)
+
+    def check(self, name, loss, kind, items):
+        shared, private = parameters(MODELS[name])
+        size = N if items is None else len(items)
+        labels, weights = np.resize(LABELS, size), np.resize(WEIGHTS, size)
+        ours, theirs = clients(loss)[kind]
+        expected = theirs(
+            shared, private, items, labels.astype(np.float64), weights.astype(np.float64)
+        )
+        with jax.enable_x64(True):
+            batch = types.Batch(items, jnp.asarray(labels), jnp.asarray(weights))
+            actual = jax.jit(ours(MODELS[name]))(shared, private, batch)
+        assert_trees_close(actual, expected)
+
+    # Failed on: score() that reads `items % 5`; gather() that returns sorted rows.
+    @parameterized.product(name=['mf_bias', 'ncf'])
+    def test_gather_then_scatter_is_the_dense_gradient(self, name):
+        shared, private = parameters(MODELS[name])
+        update = jax.jit(client.gradient_step(MODELS[name], losses.bce, 0.3))
+        with jax.enable_x64(True):
+            dense, dense_private = update(shared, private, types.Batch(ITEMS, LABELS, WEIGHTS))
+            local, local_private = update(
+                client.gather(shared, ITEMS), private, types.Batch(None, LABELS, WEIGHTS)
+            )
+            table = jax.tree.map(
+                lambda zero, rows: jnp.zeros_like(zero).at[ITEMS].add(rows),
+                shared['items'],
+                local['items'],
+            )
+        assert_trees_close(table, dense['items'], rtol=1e-10)
+        assert_trees_close(local['scorer'], dense['scorer'], rtol=1e-10)
+        assert_trees_close(local_private, dense_private, rtol=1e-10)
+
+    # Failed on: division by the sum of the weights without a guard (NaN); in local_sgd, blocks
+    # without weight not skipped (a momentum keeps moving: see the padding test for Adam).
+    @parameterized.parameters(('ncf', 'gradient_step'), ('mf_bias', 'sgd'), ('mf_bias', 'adam'))
+    def test_no_weight_changes_nothing(self, name, kind):
+        shared, private = parameters(MODELS[name], dtype=np.float32)
+        update = jax.jit(clients('bce')[kind][0](MODELS[name]))
+        upload, new = update(shared, private, types.Batch(ITEMS, LABELS, np.zeros(6, np.float32)))
+        for leaf in jax.tree.leaves(upload):
+            np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+        np.testing.assert_array_equal(new, private)
+
+    # Failed on: mean over the batch's length; blocks of padding that are not skipped (Adam).
+    @parameterized.parameters(
+        ('ncf', 'gradient_step'), ('mf_bias', 'sgd'), ('ncf', 'sgd_minibatches'), ('mf_bias', 'adam')
+    )
+    def test_padding_equals_truncation(self, name, kind):
+        shared, private = parameters(MODELS[name])
+        update = jax.jit(clients('bce')[kind][0](MODELS[name]))
+        pad = 5
+
+        def padded(leaf, value):
+            return np.concatenate([leaf, np.full(pad, value, leaf.dtype)])
+
+        with jax.enable_x64(True):
+            short = update(shared, private, types.Batch(ITEMS, LABELS, WEIGHTS))
+            long = update(
+                shared,
+                private,
+                # A label on padding must not matter.
+                types.Batch(padded(ITEMS, 0), padded(LABELS, 1), padded(WEIGHTS, 0)),
+            )
+        assert_trees_close(long, short, rtol=1e-10)
+
+    @parameterized.product(name=['mf', 'ncf'])
+    def test_zero_private_rate(self, name):
+        shared, private = parameters(MODELS[name], dtype=np.float32)
+        batch = types.Batch(ITEMS, LABELS, WEIGHTS)
+        for update in (
+            client.gradient_step(MODELS[name], losses.bce, 0.0),
+            client.local_sgd(MODELS[name], losses.bce, optax.sgd(0.1), optax.sgd(0.0), 2, 4),
+        ):
+            upload, new = jax.jit(update)(shared, private, batch)
+            np.testing.assert_array_equal(new, private)
+            self.assertGreater(float(optax.tree.norm(upload)), 1e-3)
+
+    # Failed on: upload = shared' - shared.
+    def test_one_sgd_epoch_is_rate_times_gradient(self):
+        model = MODELS['mf_bias']
+        shared, private = parameters(model)
+        batch = types.Batch(ITEMS, LABELS, WEIGHTS)
+        with jax.enable_x64(True):
+            gradient, private_step = jax.jit(client.gradient_step(model, losses.bce, 0.3))(
+                shared, private, batch
+            )
+            sgd = client.local_sgd(model, losses.bce, optax.sgd(0.2), optax.sgd(0.3))
+            upload, private_sgd = jax.jit(sgd)(shared, private, batch)
+            scaled = jax.tree.map(lambda leaf: 0.2 * leaf, gradient)
+        assert_trees_close(upload, scaled, rtol=1e-10)
+        assert_trees_close(private_sgd, private_step, rtol=1e-10)
+
+    @parameterized.product(kind=['gradient_step', 'adam'], x64=[False, True])
+    def test_structure_and_dtypes(self, kind, x64):
+        dtype = np.float64 if x64 else np.float32
+        shared, private = parameters(MODELS['mf_bias'], dtype=dtype)
+        with jax.enable_x64(x64):
+            upload, new = jax.jit(clients('bce')[kind][0](MODELS['mf_bias']))(
+                shared, private, types.Batch(ITEMS, LABELS, WEIGHTS)
+            )
+        for leaf, like in zip(
+            jax.tree.leaves((upload, new)), jax.tree.leaves((shared, private)), strict=True
+        ):
+            self.assertEqual((leaf.shape, leaf.dtype), (like.shape, like.dtype))
+
+    def test_errors(self):
+        model = MODELS['mf']
+        with self.assertRaisesRegex(ValueError, r'Expected private_rate=-1 >= 0\.'):
+            client.gradient_step(model, losses.bce, -1)
+        sgd = optax.sgd(0.1)
+        with self.assertRaisesRegex(ValueError, r'Expected num_epochs=0 > 0\.'):
+            client.local_sgd(model, losses.bce, sgd, sgd, num_epochs=0)
+        with self.assertRaisesRegex(ValueError, r'Expected batch_size=0 > 0\.'):
+            client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
+
+
+if __name__ == '__main__':
+    absltest.main()

@@ -1,0 +1,279 @@
+"""Chain laws of the observation channel, and share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from fedinv_jax import observe, types
+
+KEY = jax.random.key(3)
+UPLOAD = {
+    'items': {'bias': jnp.array([1.0, -2.0]), 'embedding': jnp.array([[1.0, 2.0], [3.0, 4.0]])},
+    'scorer': {'layer_1': {'bias': jnp.array([0.5]), 'kernel': jnp.array([[1.5], [2.5]])}},
+}
+BATCH = types.Batch(
+    jnp.arange(3, dtype=jnp.int32), jnp.array([0.0, 1.0, 0.0]), jnp.array([1.0, 1.0, 0.0])
+)
+
+
+def scale(factor):
+    """Multiplies the upload."""
+
+    def times(upload):
+        return jax.tree.map(lambda leaf: factor * leaf, upload)
+
+    return observe.chain()._replace(
+        observe=lambda upload, state, key: (times(upload), state),
+        predict=lambda upload, seen, state: (times(upload), state),
+        variance=lambda predicted: jax.tree.map(lambda leaf: jnp.full_like(leaf, factor), predicted),
+    )
+
+
+def offset(amount):
+    """Adds a constant: does not commute with `scale`."""
+
+    def plus(upload):
+        return jax.tree.map(lambda leaf: leaf + amount, upload)
+
+    return observe.chain()._replace(
+        observe=lambda upload, state, key: (plus(upload), state),
+        predict=lambda upload, seen, state: (plus(upload), state),
+    )
+
+
+def accumulate():
+    """Error feedback in miniature: sees the sum of all uploads so far; the state is that sum."""
+
+    def init(upload):
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), upload)
+
+    def total(upload, state):
+        new = jax.tree.map(jnp.add, upload, state)
+        return new, new
+
+    return observe.chain()._replace(
+        init=init,
+        observe=lambda upload, state, key: total(upload, state),
+        predict=lambda upload, seen, state: total(upload, state),
+    )
+
+
+def noise(sigma=1.0):
+    """Random on the data and on the upload; the attacker predicts its mean, which is 0."""
+
+    def add(upload, key):
+        leaves, structure = jax.tree.flatten(upload)
+        keys = jax.random.split(key, len(leaves))
+        return structure.unflatten(
+            [
+                leaf + sigma * jax.random.normal(k, leaf.shape)
+                for leaf, k in zip(leaves, keys, strict=True)
+            ]
+        )
+
+    return types.Observation(
+        init=lambda upload: (),
+        perturb=lambda batch, key: batch._replace(
+            labels=batch.labels + sigma * jax.random.normal(key, batch.labels.shape)
+        ),
+        observe=lambda upload, state, key: (add(upload, key), state),
+        predict=observe.identity,
+        variance=lambda predicted: jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, sigma**2), predicted
+        ),
+    )
+
+
+STAGES = {
+    'scale': scale(3.0),
+    'offset': offset(1.0),
+    'accumulate': accumulate(),
+    'share': observe.share('scorer'),
+}
+
+
+def run(stage, uploads=(UPLOAD, UPLOAD), key=KEY):
+    """Observed and predicted uploads of several rounds, with the states threaded through."""
+    state, predict_state = stage.init(UPLOAD), stage.init(UPLOAD)
+    seen, predicted = [], []
+    for t, upload in enumerate(uploads):
+        out, state = stage.observe(upload, state, jax.random.fold_in(key, t))
+        guess, predict_state = stage.predict(upload, out, predict_state)
+        seen.append(out)
+        predicted.append(guess)
+    return seen, predicted
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class ChainTest(parameterized.TestCase):
+    def test_empty_chain_is_the_identity(self):
+        stage = observe.chain()
+        seen, predicted = run(stage)
+        assert_equal(seen, [UPLOAD, UPLOAD])
+        assert_equal(predicted, [UPLOAD, UPLOAD])
+        assert_equal(stage.perturb(BATCH, KEY), BATCH)
+        assert_equal(stage.variance(UPLOAD), jax.tree.map(jnp.zeros_like, UPLOAD))
+
+    # Failed on: stages applied in reverse order in `observe`; in `predict`; states not returned.
+    @parameterized.product(a=list(STAGES), b=list(STAGES), c=['scale', 'offset', 'accumulate'])
+    def test_associative(self, a, b, c):
+        a, b, c = STAGES[a], STAGES[b], STAGES[c]
+        flat = run(observe.chain(a, b, c))
+        assert_equal(run(observe.chain(a, observe.chain(b, c))), flat)
+        assert_equal(run(observe.chain(observe.chain(a, b), c)), flat)
+
+    @parameterized.parameters(*STAGES)
+    def test_chain_of_one_is_the_stage(self, name):
+        assert_equal(run(observe.chain(STAGES[name])), run(STAGES[name]))
+        assert_equal(run(observe.chain(observe.chain(), STAGES[name])), run(STAGES[name]))
+
+    # Failed on: reverse order.
+    def test_stages_apply_from_left_to_right(self):
+        seen, predicted = run(observe.chain(scale(3.0), offset(1.0)), (UPLOAD,))
+        expected = jax.tree.map(lambda leaf: 3 * leaf + 1, UPLOAD)
+        assert_equal((seen[0], predicted[0]), (expected, expected))
+
+    # Failed on: `new.append(state)` of the old part in `observe` and in `predict`.
+    def test_state_threads_through(self):
+        first = jax.tree.map(lambda leaf: 2 * leaf, UPLOAD)
+        seen, predicted = run(observe.chain(accumulate(), scale(2.0), accumulate()))
+        # Sums 1, 2 are doubled to 2, 4 and summed again: 2, 6.
+        expected = [first, jax.tree.map(lambda leaf: 6 * leaf, UPLOAD)]
+        assert_equal(seen, expected)
+        assert_equal(predicted, expected)
+
+    # Failed on: init that gives every stage the first stage's upload.
+    def test_init_sees_what_the_stage_sees(self):
+        state = observe.chain(observe.share('scorer'), accumulate()).init(UPLOAD)
+        assert_equal(state[1], {'scorer': jax.tree.map(jnp.zeros_like, UPLOAD['scorer'])})
+
+    def test_init_reads_shapes_only(self):
+        shapes = jax.eval_shape(lambda: UPLOAD)
+        stage = observe.chain(noise(), observe.share('items'), accumulate())
+        assert_equal(stage.init(shapes), stage.init(UPLOAD))
+
+    # Failed on: the same key for every stage (`key` instead of fold_in(key, index)).
+    def test_every_stage_has_its_own_randomness(self):
+        twice = observe.chain(noise(), noise())
+        state = twice.init(UPLOAD)
+        once = noise()
+
+        def labels_noise(stage):
+            return stage.perturb(BATCH, KEY).labels - BATCH.labels
+
+        def bias_noise(stage, state):
+            return (stage.observe(UPLOAD, state, KEY)[0]['items']['bias'] - UPLOAD['items']['bias'])
+
+        alone = observe.chain(once)
+        # With one key the second stage would add the very same noise.
+        with self.assertRaises(AssertionError):
+            np.testing.assert_allclose(labels_noise(twice), 2 * labels_noise(alone), atol=1e-4)
+        with self.assertRaises(AssertionError):
+            np.testing.assert_allclose(
+                bias_noise(twice, state), 2 * bias_noise(alone, alone.init(UPLOAD)), atol=1e-4
+            )
+        # And another key, another draw; the same key, the same one.
+        assert_equal(labels_noise(twice), labels_noise(twice))
+        other = twice.perturb(BATCH, jax.random.key(4)).labels
+        self.assertGreater(float(jnp.max(jnp.abs(other - twice.perturb(BATCH, KEY).labels))), 1e-3)
+
+    # Failed on: only the last stage's variance.
+    def test_variances_add(self):
+        total = observe.chain(noise(2.0), scale(1.0), noise(3.0)).variance(UPLOAD)
+        assert_equal(total, jax.tree.map(lambda leaf: jnp.full_like(leaf, 4.0 + 1.0 + 9.0), UPLOAD))
+
+    # Failed on: chain whose predict calls observe.
+    def test_blind_attacker(self):
+        stage = observe.chain(scale(3.0)._replace(predict=observe.identity), offset(1.0))
+        seen, predicted = run(stage, (UPLOAD,))
+        assert_equal(seen[0], jax.tree.map(lambda leaf: 3 * leaf + 1, UPLOAD))
+        assert_equal(predicted[0], jax.tree.map(lambda leaf: leaf + 1, UPLOAD))
+        whole = observe.chain(scale(3.0), noise())._replace(predict=observe.identity)
+        assert_equal(run(whole, (UPLOAD,))[1][0], UPLOAD)
+
+    def test_predict_is_deterministic(self):
+        a, b = (run(noise(), (UPLOAD,), jax.random.key(seed)) for seed in (0, 1))
+        assert_equal(a[1], b[1])
+        self.assertGreater(
+            float(jnp.max(jnp.abs(a[0][0]['items']['bias'] - b[0][0]['items']['bias']))), 1e-3
+        )
+
+
+class ShareTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (('items',),),
+        (('scorer',),),
+        (('items/bias', 'scorer/layer_1'),),
+        (('scorer/layer_1/kernel', 'items'),),
+    )
+    def test_predict_equals_observe(self, names):
+        seen, predicted = run(observe.share(*names))
+        assert_equal(seen, predicted)
+
+    # Failed on: `n.startswith(prefix)` for an exact path; keeping only the first prefix.
+    def test_values(self):
+        def seen(*names):
+            return run(observe.share(*names), (UPLOAD,))[0][0]
+
+        assert_equal(seen('items'), {'items': UPLOAD['items']})
+        assert_equal(
+            seen('items/bias', 'scorer'),
+            {'items': {'bias': UPLOAD['items']['bias']}, 'scorer': UPLOAD['scorer']},
+        )
+        assert_equal(seen('items', 'scorer'), UPLOAD)
+        assert_equal(seen('items', 'items/bias'), seen('items'))
+
+    # Failed on: keeping only the last prefix's leaves.
+    def test_order_of_names_is_irrelevant(self):
+        a = run(observe.share('items/bias', 'scorer'))
+        b = run(observe.share('scorer', 'items/bias'))
+        assert_equal(a, b)
+        self.assertEqual(jax.tree.leaves(a)[0].shape, jax.tree.leaves(b)[0].shape)
+
+    # Failed on: a share that returns the upload as it is.
+    @parameterized.parameters(
+        (('items', 'scorer/layer_1/bias'), ('scorer', 'items/bias')),
+        (('items',), ('items/embedding',)),
+        (('scorer/layer_1/kernel', 'scorer/layer_1/bias'), ('scorer/layer_1/bias',)),
+    )
+    def test_twice_is_the_intersection(self, first, second):
+        chained = run(observe.chain(observe.share(*first), observe.share(*second)), (UPLOAD,))
+
+        def leaves(names):
+            flat = jax.tree_util.tree_leaves_with_path(run(observe.share(*names), (UPLOAD,))[0][0])
+            return {
+                jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat
+            }
+
+        both = leaves(first) & leaves(second)
+        assert_equal(chained, run(observe.share(*both), (UPLOAD,)))
+
+    def test_idempotent(self):
+        stage = observe.share('items/bias', 'scorer')
+        assert_equal(run(observe.chain(stage, stage)), run(stage))
+
+    def test_a_name_is_a_whole_path_component(self):
+        upload = {'items': jnp.ones(2), 'items_too': jnp.zeros(2), 'scorer': jnp.ones(1)}
+        seen = observe.share('items').observe(upload, (), KEY)[0]
+        assert_equal(seen, {'items': jnp.ones(2)})
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ValueError, r'at least one name of what is shared'):
+            observe.share()
+        with self.assertRaisesRegex(
+            ValueError,
+            r"Expected 'scorers' to name a part of the upload; it has items/bias, items/embedding, "
+            r'scorer/layer_1/bias',
+        ):
+            observe.share('scorers').observe(UPLOAD, (), KEY)
+        with self.assertRaisesRegex(ValueError, r"Expected 'scorer' to name a part"):
+            observe.share('items', 'scorer').predict({'items': jnp.ones(2), 'scorer': {}}, {}, ())
+
+
+if __name__ == '__main__':
+    absltest.main()
