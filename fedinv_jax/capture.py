@@ -23,8 +23,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     case = plan.make_case(config)
     setting = next(s for s in experiment.settings(config) if s.dynamics is not None)
     user = case.victims[0]
-    recording = runner.train(case, [plan.Block(setting, (user,))])
-    seen, _ = runner.transcript(case, recording, setting, user)
+    seen, _ = runner.transcript(case, runner.train(case), setting, user)
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
         'client': config.client.to_dict(),

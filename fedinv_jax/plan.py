@@ -92,6 +92,11 @@ def key(row: workdir.Row) -> tuple[str, int]:
     return report.setting(row), row['user']
 
 
+def keys(case: Case, block: Block) -> set[tuple[str, int]]:
+    """The keys of a block's rows."""
+    return {(label(case, block.setting), user) for user in block.users}
+
+
 def columns(case: Case, setting: Setting) -> workdir.Row:
     """The columns of a row that say which setting it belongs to."""
     config = case.config

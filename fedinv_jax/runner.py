@@ -58,9 +58,7 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
     log(threat_model)
     done = {plan.key(row) for row in workdir.read_rows(path)}
     blocks = plan.blocks(case)
-    pending = [
-        b for b in blocks if any((plan.label(case, b.setting), u) not in done for u in b.users)
-    ]
+    pending = [block for block in blocks if not plan.keys(case, block) <= done]
     if done:
         log(f'{path}: {len(done)} rows are there; {len(blocks) - len(pending)} of {len(blocks)} '
             'blocks of victims are complete and skipped')  # fmt: skip
@@ -87,7 +85,7 @@ class Compiled(NamedTuple):
 def attack(case: plan.Case, blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
     """Trains once, compiles once per shape, and yields the rows of each block."""
     config = case.config
-    recording = train(case, blocks)
+    recording = train(case)
     judge = jax.jit(jax.vmap(evaluate))
     with jax.enable_x64(config.attack.precision == 'float64'):
         compiled = compile_all(case, recording, blocks, log)
@@ -135,8 +133,8 @@ def compile_all(
     memory = (resident + max(entry.memory for entry in compiled.values())) / 2**30
     log(
         f'compiled {len(compiled)} functions in {time.perf_counter() - start:.1f} s; predicted: '
-        f'{progress.duration(predicted)} for {len(blocks)} blocks of up to {config.attack.block} victims, '
-        f'{memory:.1f} GiB'
+        f'{progress.duration(predicted)} for {len(blocks)} blocks of up to '
+        f'{config.attack.block} victims, {memory:.1f} GiB'
     )
     if predicted > 3600:
         log(
@@ -146,10 +144,14 @@ def compile_all(
     return compiled
 
 
-def train(case: plan.Case, blocks: Sequence[plan.Block]) -> simulate.Recording:
-    """The one training run that serves all blocks, with progress."""
+def train(case: plan.Case) -> simulate.Recording:
+    """The one training run that serves every setting, with progress.
+
+    It keeps the rounds of all settings, done or not: victims take part in every observed round,
+    so a run that went on after a stop would otherwise train differently.
+    """
     config = case.config
-    settings = {block.setting for block in blocks}
+    settings = experiment.settings(config)
     observed = {round_ for setting in settings for round_ in setting.rounds}
     between = {
         round_
