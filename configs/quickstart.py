@@ -19,11 +19,12 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.attack.update(
         {
             'num_gradients': (1, 2, 4),
-            'interval': (50,),
+            'interval': (20,),
             'num_victims': 64,
             'num_iterations': 8000,
             'distance': 'squared',
         }
     )
+    config.attack.priors.norm = 3e-4
     config.attack.optimizer.learning_rate = 0.3
     return experiment.smoke(config) if arg == 'smoke' else config

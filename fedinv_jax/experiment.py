@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import losses, models
+from fedinv_jax import losses, models, observe
 from fedinv_jax.attack import distances
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.types import Model
@@ -24,9 +24,9 @@ CLIENTS = ('gradient_step', 'local_sgd')
 DYNAMICS = ('free', 'static', 'unrolled')
 DISTANCES = {
     'cosine': distances.cosine_distance,
-    'cosine_per_leaf': distances.per_leaf(distances.cosine_distance),
+    'cosine_per_leaf': distances.cosine_distance_per_leaf,
     'squared': distances.squared_distance,
-    'squared_per_leaf': distances.per_leaf(distances.squared_distance),
+    'squared_per_leaf': distances.squared_distance_per_leaf,
 }
 PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
 ATTACKS = ('mgradinv', 'popularity', 'random')
@@ -241,10 +241,6 @@ def threat_model(
     shared = jax.eval_shape(model.init_shared, jax.random.key(0))
     num_items = jax.tree.leaves(shared['items'])[0].shape[0]
     private = optax.tree.size(jax.eval_shape(model.init_private, jax.random.key(0)))
-    per_part = {
-        'items': batch * optax.tree.size(shared['items']) // num_items,
-        'scorer': optax.tree.size(shared['scorer']),
-    }
     client_, attack = config.client, config.attack
     local = client_.name if client_.name == 'gradient_step' else (
         f'{client_.name}, {client_.num_epochs} epochs of {client_.optimizer.name}'
@@ -275,8 +271,10 @@ def threat_model(
     for setting in settings(config):
         if setting.dynamics is None:
             continue
-        known_numbers = setting.num_gradients * sum(
-            per_part.get(part.split('/')[0], 0) for part in setting.seen
+        seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
+        rows = optax.tree.size(seen.get('items', {})) // num_items
+        known_numbers = setting.num_gradients * (
+            batch * rows + optax.tree.size(seen.get('scorer', {}))
         )
         latent = private * (setting.num_gradients if setting.dynamics == 'free' else 1)
         line = (

@@ -53,8 +53,8 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
     case = plan.make_case(config)
     negatives = clients_lib.negatives_of(case.clients)
     data = {'negatives_sha256': clients_lib.negatives_hash(negatives)}
-    path = workdir.open_(folder, config.to_dict(), data)
     threat_model = experiment.threat_model(config, case.model, case.clients, case.victims)
+    path = workdir.open_(folder, config.to_dict(), data)
     log(threat_model)
     done = {plan.key(row) for row in workdir.read_rows(path)}
     blocks = plan.blocks(case)

@@ -37,11 +37,12 @@ def open_(
     folder.mkdir(parents=True, exist_ok=True)
     record = json.loads(json.dumps({'config': config, 'data': data}))
     path = folder / 'config.json'
-    if path.exists():
-        before = json.loads(path.read_text())
+    if (folder / 'victims.jsonl').exists():
+        if not path.exists():
+            raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
         different = [
-            f'{name} is {a} there, {b} here'
-            for name, a, b in _differences(before, record)
+            f'{name} is {before} there, {after} here'
+            for name, before, after in _differences(json.loads(path.read_text()), record)
             if not name.startswith('config.run.')
         ]
         if different:
@@ -49,10 +50,7 @@ def open_(
                 f'{folder} holds another run: {"; ".join(different)}. Choose another --workdir, '
                 'or remove the folder.'
             )
-    elif (folder / 'victims.jsonl').exists():
-        raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
-    else:
-        write(path, json.dumps(record, indent=2) + '\n')
+    write(path, json.dumps(record, indent=2) + '\n')
     write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
     return folder
 

@@ -48,11 +48,6 @@ def test_all_of_a_namespace_covers_its_modules(name):
     assert modules - set(package.__all__) <= optional
 
 
-@pytest.mark.parametrize('name', PACKAGES)
-def test_packages_have_an_all_where_they_have_modules(name):
-    assert hasattr(importlib.import_module(name), '__all__')
-
-
 def doctests(name):
     return [t for t in doctest.DocTestFinder().find(importlib.import_module(name)) if t.examples]
 

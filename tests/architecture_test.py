@@ -201,9 +201,7 @@ def test_everything_public_has_a_docstring(module):
 
 def text_files():
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = sorted(
-            f for f in folders if f not in SKIPPED and not f.endswith('.egg-info')
-        )
+        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.endswith('.egg-info'))
         for name in sorted(names):
             path = pathlib.Path(folder, name)
             if path.stat().st_size < 2**20 and not path.is_symlink():

@@ -169,7 +169,10 @@ class ClientUpdateTest(parameterized.TestCase):
 
     # Failed on: mean over the batch's length; blocks of padding that are not skipped (Adam).
     @parameterized.parameters(
-        ('ncf', 'gradient_step'), ('mf_bias', 'sgd'), ('ncf', 'sgd_minibatches'), ('mf_bias', 'adam')
+        ('ncf', 'gradient_step'),
+        ('mf_bias', 'sgd'),
+        ('ncf', 'sgd_minibatches'),
+        ('mf_bias', 'adam'),
     )
     def test_padding_equals_truncation(self, name, kind):
         shared, private = parameters(MODELS[name])

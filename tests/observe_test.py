@@ -26,7 +26,9 @@ def scale(factor):
     return observe.chain()._replace(
         observe=lambda upload, state, key: (times(upload), state),
         predict=lambda upload, seen, state: (times(upload), state),
-        variance=lambda predicted: jax.tree.map(lambda leaf: jnp.full_like(leaf, factor), predicted),
+        variance=lambda predicted: jax.tree.map(
+            lambda leaf: jnp.full_like(leaf, factor), predicted
+        ),
     )
 
 
@@ -167,7 +169,7 @@ class ChainTest(parameterized.TestCase):
             return stage.perturb(BATCH, KEY).labels - BATCH.labels
 
         def bias_noise(stage, state):
-            return (stage.observe(UPLOAD, state, KEY)[0]['items']['bias'] - UPLOAD['items']['bias'])
+            return stage.observe(UPLOAD, state, KEY)[0]['items']['bias'] - UPLOAD['items']['bias']
 
         alone = observe.chain(once)
         # With one key the second stage would add the very same noise.
@@ -246,9 +248,7 @@ class ShareTest(parameterized.TestCase):
 
         def leaves(names):
             flat = jax.tree_util.tree_leaves_with_path(run(observe.share(*names), (UPLOAD,))[0][0])
-            return {
-                jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat
-            }
+            return {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat}
 
         both = leaves(first) & leaves(second)
         assert_equal(chained, run(observe.share(*both), (UPLOAD,)))

@@ -77,9 +77,7 @@ class AggregateTest(parameterized.TestCase):
         np.testing.assert_allclose(result['scorer']['kernel'], SCORER_SUM / by, rtol=1e-6)
 
     # Failed on: all of the above (the test with the random mask).
-    @parameterized.product(
-        items=server.AGGREGATIONS, scorer=server.AGGREGATIONS, seed=[0]
-    )
+    @parameterized.product(items=server.AGGREGATIONS, scorer=server.AGGREGATIONS, seed=[0])
     def test_reference(self, items, scorer, seed):
         rng = np.random.default_rng(seed)
         num_clients, size = 4, 3
@@ -109,7 +107,9 @@ class AggregateTest(parameterized.TestCase):
         )
         with jax.enable_x64(True):
             shared = reference.to_float64(SHARED)
-            seen = server.Seen(jax.tree.map(jnp.asarray, uploads), *map(jnp.asarray, (ids, touched, active)))
+            seen = server.Seen(
+                jax.tree.map(jnp.asarray, uploads), *map(jnp.asarray, (ids, touched, active))
+            )
             actual = server.aggregate(shared, [seen], {'items': items, 'scorer': scorer})
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
 
@@ -120,7 +120,9 @@ class AggregateTest(parameterized.TestCase):
             jnp.ones((1, 2), bool),
             jnp.array([True]),
         )
-        result = server.aggregate({'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'})
+        result = server.aggregate(
+            {'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'}
+        )
         np.testing.assert_array_equal(result['items'], [[0.0], [3.0]])
 
     # Failed on: `value / num_active` without a guard.

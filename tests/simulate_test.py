@@ -294,9 +294,7 @@ class RecordTest(parameterized.TestCase):
 class GroupingTest(parameterized.TestCase):
     # Failed on: a client's key folded with its position in the group instead of its user index;
     # lots drawn by position.
-    @parameterized.parameters(
-        ((((4, 3, 2, 1, 0),), 2),), ((((2, 0), (3,), (4, 1)), 0),)
-    )
+    @parameterized.parameters(((((4, 3, 2, 1, 0),), 2),), ((((2, 0), (3,), (4, 1)), 0),))
     def test_a_transcript_does_not_depend_on_it(self, grouping):
         groups, extra = grouping
 
@@ -337,9 +335,7 @@ class TranscriptTest(parameterized.TestCase):
     # Failed on: rows `sorted(items)`; labels of the group's first client; weights not masked.
     def test_known_batch(self):
         rounds = [0, 2, 5]
-        transcript, truth = simulate.transcript(
-            self.recording, 2, rounds, log_odds=self.log_odds
-        )
+        transcript, truth = simulate.transcript(self.recording, 2, rounds, log_odds=self.log_odds)
         items = np.array([5, 1, 0, 0])
         np.testing.assert_array_equal(transcript.items, items)
         np.testing.assert_array_equal(transcript.rounds, rounds)
@@ -421,7 +417,9 @@ class TranscriptTest(parameterized.TestCase):
         def cut(user=3, rounds=(0, 2), seen=('items',), **kwargs):
             return simulate.transcript(self.recording, user, rounds, seen, **kwargs)
 
-        with self.assertRaisesRegex(ValueError, r'Expected rounds=\[2, 0\] to be one or more, incr'):
+        with self.assertRaisesRegex(
+            ValueError, r'Expected rounds=\[2, 0\] to be one or more, incr'
+        ):
             cut(rounds=(2, 0))
         with self.assertRaisesRegex(ValueError, r'Expected rounds=\[\]'):
             cut(rounds=())

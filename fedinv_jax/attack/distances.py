@@ -65,3 +65,7 @@ def per_leaf(distance: Distance) -> Distance:
         return jnp.mean(jnp.stack(jax.tree.leaves(leaves)))
 
     return mean_distance
+
+
+squared_distance_per_leaf = per_leaf(squared_distance)
+cosine_distance_per_leaf = per_leaf(cosine_distance)

@@ -65,7 +65,7 @@ def problem(
     client_update: ClientUpdate,
     observation: Observation,
     hypothesis: Dynamics,
-    distance: Distance = distances.squared_distance,
+    distance: Distance = distances.squared_distance_per_leaf,
     weighted_priors: Sequence[tuple[float, Prior]] = (),
     relaxation: Relaxation | None = None,
     label_scale: float = 0.1,
@@ -79,7 +79,7 @@ def problem(
         client_update: the client's own update, as the attacker knows it.
         observation: the channel, of which `init` and `predict` are used.
         hypothesis: what is assumed of the private parameters between the steps.
-        distance: between the predicted and the seen upload of one step.
+        distance: between the predicted and the seen upload of one step; per leaf by default.
         weighted_priors: pairs of weight and prior.
         relaxation: of the labels (and of an unknown batch's weights); None: `relax.sigmoid()`.
         label_scale: standard deviation of the unconstrained labels at the start, around the

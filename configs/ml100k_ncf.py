@@ -1,0 +1,13 @@
+"""MGradInv on MovieLens-100K: what federated NCF uploads, the scorer alone, the items alone."""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.data.update({'name': 'ml-100k', 'max_positives': 40})
+    config.observation.seen = ('items+scorer', 'scorer', 'items')
+    config.attack.update({'num_victims': 128, 'num_gradients': (1, 2), 'num_iterations': 2000})
+    config.attack.priors.norm = 3e-3
+    return experiment.smoke(config) if arg == 'smoke' else config

@@ -1,0 +1,353 @@
+"""Configs: what is refused before anything is computed, the settings, and who the victims are."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from fedinv_jax import build, experiment, plan
+from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import interactions as interactions_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+
+
+def config_with(path, value):
+    config = experiment.default_config()
+    *sections, field = path.split('.')
+    section = config
+    for name in sections:
+        section = section[name]
+    section[field] = value
+    return config
+
+
+def small(**data):
+    """A config whose data takes no time."""
+    config = experiment.default_config()
+    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
+    config.data.update(data)
+    config.attack.num_victims = 4
+    return config
+
+
+def parse(path, *overrides):
+    """The config as the scripts get it from their flags."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    values(['attack.py', f'--config={path}', *overrides])
+    return values.config
+
+
+def test_the_default_passes():
+    experiment.check(experiment.default_config())
+
+
+# Failed on the mutant of `check` without the field's line.
+@pytest.mark.parametrize(
+    ('field', 'value', 'nearest'),
+    [
+        ('model.name', 'nfc', 'ncf'),
+        ('client.name', 'gradient_stp', 'gradient_step'),
+        ('client.loss', 'bse', 'bce'),
+        ('client.precision', 'float16', 'float64'),
+        ('dynamics.name', ('free', 'unroled'), 'unrolled'),
+        ('attack.name', ('mgradinw',), 'mgradinv'),
+        ('attack.distance', 'cosin', 'cosine'),
+        ('attack.precision', 'float46', 'float64'),
+        ('attack.optimizer.name', 'adm', 'adam'),
+        ('attack.optimizer.decay', 'cosin', 'cosine'),
+        ('server.optimizer.name', 'sdg', 'sgd'),
+        ('server.aggregate_items', 'men', 'mean'),
+        ('server.aggregate_scorer', 'mean_over_touch', 'mean_over_touched'),
+        ('observation.seen', ('item+scorer',), 'items'),
+        ('data.labels', 'rating', 'ratings'),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_computed(field, value, nearest):
+    with pytest.raises(ValueError, match=repr(nearest)) as caught:
+        plan.make_case(config_with(field, value))
+    unknown = value[-1] if isinstance(value, tuple) else value
+    assert unknown.split('+')[0] in str(caught.value)
+
+
+# The same names of a client that is not the default one.
+def test_unknown_optimizer_of_local_sgd():
+    config = config_with('client.optimizer.name', 'sdg')
+    config.client.name = 'local_sgd'
+    with pytest.raises(ValueError, match=r"client\.optimizer\.name='sdg'.*'sgd'"):
+        plan.make_case(config)
+
+
+def test_unknown_data_names_the_nearest():
+    with pytest.raises(ValueError, match=r"Unknown data set 'ml-100'.*'ml-100k'"):
+        plan.make_case(config_with('data.name', 'ml-100'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('adm', r"Unknown x\.name='adm'\. Did you mean 'adam' or .* Choices: 'adabelief', "),
+        ('zzzzzz', r"Unknown x\.name='zzzzzz'\. Choices: "),
+    ],
+)
+def test_lookup(name, message):
+    choices = {'adam': 1, 'adabelief': 2, 'adan': 3}
+    with pytest.raises(ValueError, match=message):
+        experiment.lookup('x.name', name, choices)
+    assert experiment.lookup('x.name', 'adam', choices) == 1
+    assert experiment.lookup('x.name', 'adam', tuple(choices)) == 'adam'
+
+
+def test_every_name_of_the_choices_can_be_made():
+    config = small(min_positives=8, max_positives=10)
+    for name in experiment.MODELS:
+        config.model.name = name
+        model = build.make_model(config.model, 5)
+        for client in experiment.CLIENTS:
+            config.client.name = client
+            for loss in experiment.LOSSES:
+                config.client.loss = loss
+                build.make_client_update(config.client, model)
+        for dynamics in experiment.DYNAMICS:
+            build.make_dynamics(dynamics, [0, 2], model)
+        for setting in experiment.settings(config):
+            assert callable(build.make_attack(config, setting, model, 0.2))
+    for prior in experiment.PRIORS:
+        config.attack.priors[prior] = 0.5
+    assert [weight for weight, _ in build.make_priors(config)] == [0.5] * 4
+
+
+# Failed on the mutants `number < 0` and without 'attack.num_gradients' in `check`.
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('attack.num_gradients', (0,)),
+        ('attack.num_gradients', (1, -2)),
+        ('attack.interval', (0,)),
+        ('attack.num_iterations', 0),
+        ('attack.num_restarts', 0),
+        ('attack.block', 0),
+        ('server.num_rounds', 0),
+        ('data.per_positive', 0),
+    ],
+)
+def test_counts_below_one(field, value):
+    number = value[-1] if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=rf'Expected {field}={number} >= 1\.'):
+        experiment.check(config_with(field, value))
+
+
+@pytest.mark.parametrize('value', [(2.5,), ('two',), (None,)])
+def test_counts_that_are_no_integers(value):
+    with pytest.raises(ValueError, match=r'Expected attack\.num_gradients='):
+        experiment.check(config_with('attack.num_gradients', value))
+
+
+@pytest.mark.parametrize(
+    'field', ['attack.num_gradients', 'attack.name', 'dynamics.name', 'observation.seen']
+)
+def test_an_empty_axis_is_refused(field):
+    with pytest.raises(ValueError, match=field):
+        experiment.check(config_with(field, ()))
+
+
+# Failed on the mutants `> config.server.num_rounds` and `setting.rounds[0] >=`.
+def test_an_interval_past_the_training():
+    config = experiment.default_config()
+    config.server.num_rounds = 100
+    config.attack.update({'num_gradients': (1, 4), 'first_round': (9,), 'interval': (30,)})
+    experiment.check(config)  # 9, 39, 69, 99
+    config.attack.first_round = (10,)
+    with pytest.raises(
+        ValueError,
+        match=r'Expected rounds 0 to 99 \(server\.num_rounds=100\); first_round=10, '
+        r'num_gradients=4, interval=30 observe round 100\.',
+    ):
+        experiment.check(config)
+    config.attack.update({'first_round': (-1,), 'interval': (1,)})
+    with pytest.raises(ValueError, match=r'first_round=-1, num_gradients=1.* observe round -1\.'):
+        experiment.check(config)
+
+
+@pytest.mark.parametrize('seen', ['items', 'items+scorer', 'scorer+items/bias'])
+def test_items_seen_with_the_batch_unknown(seen):
+    config = config_with('observation.batch_known', False)
+    config.observation.seen = ('scorer', seen)
+    with pytest.raises(ValueError, match='Item rows reveal the batch'):
+        experiment.check(config)
+
+
+# 'scorer/items/kernel' is the block of NCF's first kernel that meets the item, not an item row.
+@pytest.mark.parametrize('seen', ['scorer', 'scorer/items/kernel'])
+def test_the_scorer_seen_with_the_batch_unknown(seen):
+    config = config_with('observation.batch_known', False)
+    config.observation.seen = (seen,)
+    experiment.check(config)
+
+
+# Failed on the mutants that keep the interval at T = 1 and the hypothesis of a guesser.
+def test_settings_are_the_product_without_duplicates():
+    config = experiment.default_config()
+    config.observation.seen = ('scorer', 'items+scorer')
+    config.dynamics.name = ('free', 'unrolled')
+    config.attack.update({'num_gradients': (1, 2, 4), 'first_round': (0, 7), 'interval': (1, 10)})
+    found = experiment.settings(config)
+    assert len(set(found)) == len(found)
+    # T = 1 has no interval, T = 2 and 4 have two; guessers have no hypothesis.
+    lengths = 1 + 2 * 2
+    assert len(found) == 2 * 2 * lengths * (2 + 1 + 1)
+    assert {s.interval for s in found if s.num_gradients == 1} == {None}
+    assert {s.interval for s in found if s.num_gradients > 1} == {1, 10}
+    assert {s.dynamics for s in found if s.attack == 'mgradinv'} == {'free', 'unrolled'}
+    assert {s.dynamics for s in found if s.attack != 'mgradinv'} == {None}
+    assert {s.seen for s in found} == {('scorer',), ('items', 'scorer')}
+
+
+def test_rounds_of_a_setting():
+    setting = experiment.Setting('mgradinv', 'free', 3, 5, 10, ('scorer',))
+    assert setting.rounds == [5, 15, 25]
+    assert setting._replace(num_gradients=1, interval=None).rounds == [5]
+
+
+# Failed on the mutants without the seed, and `users[:count]` without the permutation.
+def test_victims_are_drawn_by_seed():
+    config = small()
+    interactions = build.make_interactions(config)
+    clients = build.make_clients(config, interactions)
+    users = {int(user) for group in clients for user in group.users}
+    victims = plan.choose_victims(config, clients)
+    assert len(set(victims)) == 4 and set(victims) <= users
+    assert victims == plan.choose_victims(config, clients)
+    assert victims == plan.choose_victims(config, clients[::-1])
+    draws = set()
+    for seed in range(5):
+        config.seed = seed
+        draws.add(tuple(plan.choose_victims(config, clients)))
+    assert len(draws) == 5
+    # More victims leave the first ones as they are.
+    config.seed = 0
+    config.attack.num_victims = 6
+    assert plan.choose_victims(config, clients)[:4] == victims
+    config.attack.num_victims = 0
+    assert set(plan.choose_victims(config, clients)) == users
+
+
+@pytest.mark.parametrize('count', [-1, 13])
+def test_too_many_victims(count):
+    config = small()
+    clients = build.make_clients(config, build.make_interactions(config))
+    assert sum(len(group.users) for group in clients) == 12
+    config.attack.num_victims = count
+    with pytest.raises(ValueError, match=rf'attack\.num_victims={count} <= 12 clients'):
+        plan.choose_victims(config, clients)
+
+
+def test_data_sections_reach_the_data(tmp_path):
+    path = tmp_path / 'ratings.csv'
+    path.write_text(''.join(f'{u},{i},{(u + i) % 5 + 1}\n' for u in range(8) for i in range(8)))
+    config = small(name=str(path), threshold=4.0, core=2)
+    interactions = build.make_interactions(config)
+    assert interactions.ratings.min() >= 4
+    counts = np.bincount(interactions.users)
+    assert counts.min() >= 2 and np.bincount(interactions.items).min() >= 2
+    clients = build.make_clients(config, interactions)
+    assert {float(x) for group in clients for x in np.unique(group.labels)} == {0.0, 1.0}
+    config.data.labels = 'ratings'
+    groups = build.make_clients(config, interactions)
+    assert {round(float(x), 6) for group in groups for x in np.unique(group.labels)} == {0, 0.8, 1}
+
+
+def test_optimizers_of_optax_by_name():
+    config = experiment.default_config()
+    section = config.attack.optimizer
+    for name in ('adam', 'sgd', 'rmsprop', 'adamw'):
+        section.name = name
+        made = build.make_optimizer('attack.optimizer', section, 10)
+        assert callable(made.init) and callable(made.update)
+
+
+def test_the_cosine_decay_ends_at_zero():
+    config = experiment.default_config()
+    section = config.attack.optimizer
+    section.update({'name': 'sgd', 'learning_rate': 0.5, 'decay': 'cosine'})
+    optimizer = build.make_optimizer('attack.optimizer', section, 4)
+    state, steps = optimizer.init(np.zeros(1)), []
+    for _ in range(5):
+        update, state = optimizer.update(np.ones(1), state)
+        steps.append(-float(update[0]))
+    # .5 (1 + cos(pi t / 4)) / 2
+    expected = [0.5 * (1 + np.cos(np.pi * t / 4)) / 2 for t in range(5)]
+    np.testing.assert_allclose(steps, expected, atol=1e-6)
+
+
+def test_threat_model_counts_knowns_and_unknowns():
+    config = small(min_positives=8, max_positives=8)
+    config.model.update({'name': 'matrix_factorization', 'dim': 4})
+    config.observation.seen = ('items',)
+    config.attack.num_gradients = (1, 3)
+    case_interactions = build.make_interactions(config)
+    clients = build.make_clients(config, case_interactions)
+    victims = clients[0].users[:1].tolist()
+    model = build.make_model(config.model, case_interactions.num_items)
+    text = experiment.threat_model(config, model, clients, victims)
+    # 8 positives and 32 negatives, 4 numbers a row.
+    assert '160 : 40 + 4 = 3.64' in text
+    assert '480 : 40 + 12 = 9.23' in text
+    assert 'items known, labels unknown' in text
+
+
+def test_threat_model_counts_only_the_leaves_that_are_seen():
+    config = small(min_positives=8, max_positives=8)
+    config.model.update({'name': 'matrix_factorization', 'dim': 4, 'item_bias': True})
+    config.observation.seen = ('items/bias',)
+    config.attack.num_gradients = (1,)
+    interactions = build.make_interactions(config)
+    clients = build.make_clients(config, interactions)
+    model = build.make_model(config.model, interactions.num_items)
+    text = experiment.threat_model(config, model, clients, clients[0].users[:1].tolist())
+    assert ' 40 : 40 + 4 ' in text
+
+
+def test_a_typo_in_a_config_file_is_refused():
+    config = experiment.default_config()
+    with pytest.raises((AttributeError, KeyError), match='num_gradients'):
+        config.attack.num_gradiens = 4
+    with pytest.raises((AttributeError, KeyError), match='num_gradients'):
+        config.attack.update({'num_gradiens': 4})
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_flags(path):
+    config = parse(path)
+    experiment.check(config)
+    with pytest.raises((AttributeError, flags.Error), match='num_gradiens'):
+        parse(path, '--config.attack.num_gradiens=4')
+    assert parse(path, '--config.attack.num_gradients=4').attack.num_gradients == (4,)
+    assert parse(path, '--config.attack.num_gradients=(1,4)').attack.num_gradients == (1, 4)
+    assert parse(path, '--config.data.max_positives=9').data.max_positives == 9
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_smoke_shrinks_and_nothing_else_is_accepted(path):
+    full, smoke = parse(path), parse(f'{path}:smoke')
+    experiment.check(smoke)
+    assert smoke.attack.num_victims <= 4 and smoke.attack.num_iterations <= 50
+    assert smoke.data.name == full.data.name and smoke.model.name == full.model.name
+    with pytest.raises(ValueError, match='smok'):
+        parse(f'{path}:smok')
+
+
+def test_smoke_is_the_same_experiment_but_smaller():
+    config = experiment.default_config()
+    config.attack.update({'num_gradients': (1, 2, 4), 'interval': (5, 50), 'first_round': (0, 9)})
+    smoke = experiment.smoke(config)
+    assert smoke.attack.num_gradients == (1, 2)
+    assert smoke.attack.first_round == (0,) and smoke.attack.interval == (1,)
+    experiment.check(smoke)
+    assert isinstance(build.make_interactions(smoke), interactions_lib.Interactions)
+    clients = build.make_clients(smoke, build.make_interactions(smoke))
+    assert 0 < clients_lib.public_share(clients) < 1
