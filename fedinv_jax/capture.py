@@ -24,10 +24,13 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     setting = next(s for s in experiment.settings(config) if s.dynamics is not None)
     user = case.victims[0]
     seen, _ = runner.transcript(case, runner.train(case), setting, user)
+    client, known = config.client.to_dict(), config.attack.private_rate is None
+    if not known:
+        del client['private_rate']
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
-        'client': config.client.to_dict(),
-        'known': {'batch': config.observation.batch_known, 'step_sizes': True},
+        'client': client,
+        'known': {'batch': config.observation.batch_known, 'step_sizes': known},
     }
     transcripts.save(path, seen, meta)
     log(

@@ -249,6 +249,11 @@ def threat_model(
     known = (
         'known' if attack.private_rate is None else f'unknown, taken for {attack.private_rate:g}'
     )
+    symmetric = (
+        config.model.name == 'matrix_factorization'
+        and client_.loss == 'bce'
+        and not config.model.item_bias
+    )
     lines = [
         ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
         ('data', f'{config.data.name}, {sum(len(g.users) for g in clients)} clients, '
@@ -264,6 +269,8 @@ def threat_model(
                      'inside the aggregate'),
         ('defence', 'none'),
         ('priors', ', '.join(used) or 'none'),
+        *([('symmetry', 'labels y with embedding p and 1 - y with -p give the same uploads; only '
+                        'a prior (sparsity, popularity) tells them apart')] if symmetric else []),
     ]  # fmt: skip
     text = ['Threat model', *(f'  {name:<9} {value}' for name, value in lines)]
     text.append('  T  seen          hypothesis  numbers seen : unknown (labels + private)')

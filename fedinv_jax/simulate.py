@@ -105,7 +105,7 @@ def federation(
 
     def init(key: Key) -> State:
         shared_key, private_key = jax.random.split(key)
-        # Modules may draw float32 where x64 is on: a run has one precision.
+        # Models draw float32, so that a float64 run is a control of the same start.
         cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
         shared = cast(model.init_shared(shared_key))
 

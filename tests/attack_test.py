@@ -268,10 +268,11 @@ class ContractTest(parameterized.TestCase):
         self.assertGreater(float(jnp.max(jnp.abs(guess.weights - guess.labels))), 1e-3)
 
 
-class DistancesTest(parameterized.TestCase):
-    A = {'u': jnp.array([1.0, -2.0]), 'v': jnp.array([[3.0]])}
-    B = {'u': jnp.array([2.0, 1.0]), 'v': jnp.array([[-1.0]])}
+PREDICTED = {'u': jnp.array([1.0, -2.0]), 'v': jnp.array([[3.0]])}
+SEEN = {'u': jnp.array([2.0, 1.0]), 'v': jnp.array([[-1.0]])}
 
+
+class DistancesTest(parameterized.TestCase):
     # Failed on: the predicted upload's norm as divisor; cosine without the 1.
     def test_values(self):
         expected = {
@@ -281,15 +282,15 @@ class DistancesTest(parameterized.TestCase):
             distances.per_leaf(distances.cosine_distance): ((1 - 0) + (1 + 1)) / 2,
         }
         for distance, value in expected.items():
-            np.testing.assert_allclose(distance(self.A, self.B), value, rtol=1e-6)
+            np.testing.assert_allclose(distance(PREDICTED, SEEN), value, rtol=1e-6)
 
     # Failed on: `squared_norm(sub)` without a divisor.
     @parameterized.product(factor=[1e-5, 1.0, 1e5], cosine=[False, True], leaf=[False, True])
     def test_scale_free_and_zero_at_equality(self, factor, cosine, leaf):
         distance = distances.cosine_distance if cosine else distances.squared_distance
         distance = distances.per_leaf(distance) if leaf else distance
-        a, b = (optax.tree.scale(factor, x) for x in (self.A, self.B))
-        np.testing.assert_allclose(distance(a, b), distance(self.A, self.B), rtol=1e-5)
+        a, b = (optax.tree.scale(factor, x) for x in (PREDICTED, SEEN))
+        np.testing.assert_allclose(distance(a, b), distance(PREDICTED, SEEN), rtol=1e-5)
         np.testing.assert_allclose(distance(a, a), 0, atol=1e-6)
         if cosine:
             np.testing.assert_allclose(distance(optax.tree.scale(3.0, a), a), 0, atol=1e-6)
@@ -301,8 +302,8 @@ class DistancesTest(parameterized.TestCase):
     def test_squared_gradient_is_finite_at_zero(self, leaf):
         distance = distances.squared_distance
         distance = distances.per_leaf(distance) if leaf else distance
-        zero = optax.tree.zeros_like(self.A)
-        for a, b in ((zero, self.B), (zero, zero), (optax.tree.scale(0.1, self.A), zero)):
+        zero = optax.tree.zeros_like(PREDICTED)
+        for a, b in ((zero, SEEN), (zero, zero), (optax.tree.scale(0.1, PREDICTED), zero)):
             self.assertTrue(all_finite((distance(a, b), jax.grad(distance)(a, b))))
         np.testing.assert_array_equal(distance(zero, zero), 0)
 

@@ -68,7 +68,6 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-12):
 class ReferenceTest(parameterized.TestCase):
     """The reference's hand-derived gradients are the slopes of its own loss."""
 
-    # Failed on: `(below > 0)` left out of reference._ncf_backward; `2 * (z - y)` -> `(z - y)`.
     @parameterized.product(name=list(MODELS), loss=list(LOSSES))
     def test_finite_differences(self, name, loss):
         loss = LOSSES[loss][1]
@@ -101,9 +100,9 @@ class ReferenceTest(parameterized.TestCase):
 
 
 class ClientUpdateTest(parameterized.TestCase):
-    # Failed on: mean over the batch's length instead of the weights' sum; the private step at the
-    # updated shared parameters (second optimiser fed a fresh gradient); `end - shared` as upload;
-    # optimiser states that are started afresh every epoch; labels reversed in `_blocks`.
+    # Failed on: mean over the batch's length instead of the weights' sum; `1 - labels` in bce; the
+    # private step with the wrong sign; `shared' - shared` as upload; Adam's moments started afresh
+    # every epoch.
     @parameterized.parameters(
         ('mf', 'bce', 'gradient_step'),
         ('mf_bias', 'squared_error', 'gradient_step'),
@@ -137,7 +136,7 @@ class ClientUpdateTest(parameterized.TestCase):
             actual = jax.jit(ours(MODELS[name]))(shared, private, batch)
         assert_trees_close(actual, expected)
 
-    # Failed on: score() that reads `items % 5`; gather() that returns sorted rows.
+    # Failed on: gather() of the sorted rows.
     @parameterized.product(name=['mf_bias', 'ncf'])
     def test_gather_then_scatter_is_the_dense_gradient(self, name):
         shared, private = parameters(MODELS[name])
@@ -156,8 +155,7 @@ class ClientUpdateTest(parameterized.TestCase):
         assert_trees_close(local['scorer'], dense['scorer'], rtol=1e-10)
         assert_trees_close(local_private, dense_private, rtol=1e-10)
 
-    # Failed on: division by the sum of the weights without a guard (NaN); in local_sgd, blocks
-    # without weight not skipped (a momentum keeps moving: see the padding test for Adam).
+    # Failed on: division by the sum of the weights without a guard (NaN).
     @parameterized.parameters(('ncf', 'gradient_step'), ('mf_bias', 'sgd'), ('mf_bias', 'adam'))
     def test_no_weight_changes_nothing(self, name, kind):
         shared, private = parameters(MODELS[name], dtype=np.float32)
@@ -204,7 +202,7 @@ class ClientUpdateTest(parameterized.TestCase):
             np.testing.assert_array_equal(new, private)
             self.assertGreater(float(optax.tree.norm(upload)), 1e-3)
 
-    # Failed on: upload = shared' - shared.
+    # Failed on: `shared' - shared` as upload.
     def test_one_sgd_epoch_is_rate_times_gradient(self):
         model = MODELS['mf_bias']
         shared, private = parameters(model)

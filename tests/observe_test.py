@@ -121,7 +121,7 @@ class ChainTest(parameterized.TestCase):
         assert_equal(stage.perturb(BATCH, KEY), BATCH)
         assert_equal(stage.variance(UPLOAD), jax.tree.map(jnp.zeros_like, UPLOAD))
 
-    # Failed on: stages applied in reverse order in `observe`; in `predict`; states not returned.
+    # Failed on: stages applied in reverse order in `observe`.
     @parameterized.product(a=list(STAGES), b=list(STAGES), c=['scale', 'offset', 'accumulate'])
     def test_associative(self, a, b, c):
         a, b, c = STAGES[a], STAGES[b], STAGES[c]
@@ -134,13 +134,13 @@ class ChainTest(parameterized.TestCase):
         assert_equal(run(observe.chain(STAGES[name])), run(STAGES[name]))
         assert_equal(run(observe.chain(observe.chain(), STAGES[name])), run(STAGES[name]))
 
-    # Failed on: reverse order.
+    # Failed on: stages applied in reverse order in `observe`; in `predict`.
     def test_stages_apply_from_left_to_right(self):
         seen, predicted = run(observe.chain(scale(3.0), offset(1.0)), (UPLOAD,))
         expected = jax.tree.map(lambda leaf: 3 * leaf + 1, UPLOAD)
         assert_equal((seen[0], predicted[0]), (expected, expected))
 
-    # Failed on: `new.append(state)` of the old part in `observe` and in `predict`.
+    # Failed on: `predict` that returns the old state of a stage.
     def test_state_threads_through(self):
         first = jax.tree.map(lambda leaf: 2 * leaf, UPLOAD)
         seen, predicted = run(observe.chain(accumulate(), scale(2.0), accumulate()))
@@ -159,7 +159,7 @@ class ChainTest(parameterized.TestCase):
         stage = observe.chain(noise(), observe.share('items'), accumulate())
         assert_equal(stage.init(shapes), stage.init(UPLOAD))
 
-    # Failed on: the same key for every stage (`key` instead of fold_in(key, index)).
+    # Failed on: the same key for every stage in `perturb`; in `observe`.
     def test_every_stage_has_its_own_randomness(self):
         twice = observe.chain(noise(), noise())
         state = twice.init(UPLOAD)
@@ -189,7 +189,6 @@ class ChainTest(parameterized.TestCase):
         total = observe.chain(noise(2.0), scale(1.0), noise(3.0)).variance(UPLOAD)
         assert_equal(total, jax.tree.map(lambda leaf: jnp.full_like(leaf, 4.0 + 1.0 + 9.0), UPLOAD))
 
-    # Failed on: chain whose predict calls observe.
     def test_blind_attacker(self):
         stage = observe.chain(scale(3.0)._replace(predict=observe.identity), offset(1.0))
         seen, predicted = run(stage, (UPLOAD,))
@@ -217,7 +216,7 @@ class ShareTest(parameterized.TestCase):
         seen, predicted = run(observe.share(*names))
         assert_equal(seen, predicted)
 
-    # Failed on: `n.startswith(prefix)` for an exact path; keeping only the first prefix.
+    # Failed on: only the last name kept.
     def test_values(self):
         def seen(*names):
             return run(observe.share(*names), (UPLOAD,))[0][0]
@@ -230,20 +229,28 @@ class ShareTest(parameterized.TestCase):
         assert_equal(seen('items', 'scorer'), UPLOAD)
         assert_equal(seen('items', 'items/bias'), seen('items'))
 
-    # Failed on: keeping only the last prefix's leaves.
+    # Failed on: only the last name kept.
     def test_order_of_names_is_irrelevant(self):
         a = run(observe.share('items/bias', 'scorer'))
         b = run(observe.share('scorer', 'items/bias'))
         assert_equal(a, b)
         self.assertEqual(jax.tree.leaves(a)[0].shape, jax.tree.leaves(b)[0].shape)
 
-    # Failed on: a share that returns the upload as it is.
+    # Failed on: a share that keeps every leaf.
     @parameterized.parameters(
-        (('items', 'scorer/layer_1/bias'), ('scorer', 'items/bias')),
-        (('items',), ('items/embedding',)),
-        (('scorer/layer_1/kernel', 'scorer/layer_1/bias'), ('scorer/layer_1/bias',)),
+        (
+            ('items', 'scorer/layer_1/bias'),
+            ('scorer', 'items/bias'),
+            {'items/bias', 'scorer/layer_1/bias'},
+        ),
+        (('items',), ('items/embedding',), {'items/embedding'}),
+        (
+            ('scorer/layer_1/kernel', 'scorer/layer_1/bias'),
+            ('scorer/layer_1/bias',),
+            {'scorer/layer_1/bias'},
+        ),
     )
-    def test_twice_is_the_intersection(self, first, second):
+    def test_twice_is_the_intersection(self, first, second, expected):
         chained = run(observe.chain(observe.share(*first), observe.share(*second)), (UPLOAD,))
 
         def leaves(names):
@@ -251,12 +258,14 @@ class ShareTest(parameterized.TestCase):
             return {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in flat}
 
         both = leaves(first) & leaves(second)
+        self.assertEqual(both, expected)
         assert_equal(chained, run(observe.share(*both), (UPLOAD,)))
 
     def test_idempotent(self):
         stage = observe.share('items/bias', 'scorer')
         assert_equal(run(observe.chain(stage, stage)), run(stage))
 
+    # Failed on: `startswith(prefix)` without the slash.
     def test_a_name_is_a_whole_path_component(self):
         upload = {'items': jnp.ones(2), 'items_too': jnp.zeros(2), 'scorer': jnp.ones(1)}
         seen = observe.share('items').observe(upload, (), KEY)[0]

@@ -40,18 +40,13 @@ COMMANDS = {
     'no config': [],
     'typo': [SMOKE, '--config.attack.num_gradiens=4'],
     'unknown data': [SMOKE, '--config.data.name=ml-100'],
-    'too few': [SMOKE, '--config.attack.num_gradients=0'],
     'no integer': [SMOKE, '--config.attack.num_gradients=two'],
-    'past the end': [SMOKE, '--config.server.num_rounds=1'],
     'no transcript': [SMOKE, '--transcript=nowhere.npz'],
     'no file': ['--config=configs/nowhere.py'],
-    'surplus': [SMOKE, 'surplus'],
-    'variant': [f'{SMOKE[:-1]}'],
     'offline': [SMOKE, '--config.data.name=ml-100k'],
-    'no archive': [SMOKE, '--config.data.name=amazon-video-games'],
     'interrupted': [SMOKE],
 }
-CHANGES = {'offline': OFFLINE, 'no archive': OFFLINE, 'interrupted': INTERRUPTED}
+CHANGES = {'offline': OFFLINE, 'interrupted': INTERRUPTED}
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +109,8 @@ def test_help_names_configs_that_exist(outcomes):
 
 def test_missing_config(outcomes):
     code, output, _ = outcomes['no config']
-    assert code != 0 and '--config must have a value' in output
+    assert code != 0
+    assert '--config must have a value' in output
 
 
 def test_a_typo_is_refused_with_a_suggestion(outcomes):
@@ -129,13 +125,9 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
     ('name', 'message'),
     [
         ('unknown data', r"Unknown data set 'ml-100'\. Did you mean 'ml-100k'"),
-        ('too few', r'Expected attack\.num_gradients=0 >= 1\.'),
         ('no integer', r'attack\.num_gradients'),
-        ('past the end', r'server\.num_rounds=1'),
         ('no transcript', r'nowhere\.npz'),
         ('offline', r'data/ml-100k/u\.data, and https://files\.grouplens\.org/\S+/ml-100k\.zip'),
-        ('no archive', r'Expected \S*data/amazon-video-games/interactions\.txt'),
-        ('variant', r"'smok'"),
     ],
 )
 def test_bad_input_is_one_line(outcomes, name, message):
@@ -143,15 +135,15 @@ def test_bad_input_is_one_line(outcomes, name, message):
     assert code == 1, output
     assert 'Traceback' not in output, output
     lines = [line for line in output.splitlines() if line.startswith('error: ')]
-    assert len(lines) == 1 and re.search(message, lines[0]), output
+    assert len(lines) == 1, output
+    assert re.search(message, lines[0]), output
     assert not (folder / 'config.json').exists()
 
 
-@pytest.mark.parametrize('name', ['no file', 'surplus'])
-def test_other_misuse_exits_with_a_code(outcomes, name):
-    code, output, _ = outcomes[name]
+def test_a_config_that_is_not_there(outcomes):
+    code, output, _ = outcomes['no file']
     assert code != 0
-    assert re.search('nowhere.py' if name == 'no file' else 'surplus', output)
+    assert 'nowhere.py' in output
 
 
 def test_ctrl_c(outcomes):

@@ -57,8 +57,8 @@ TOUCHED = np.array([2.0, 2.0, 3.0, 1.0])
 
 
 class AggregateTest(parameterized.TestCase):
-    # Failed on: `active` ignored; `touched` ignored; mean over the last group's clients only;
-    # mean over clients in place of mean over touched; `.set` for `.add`.
+    # Failed on: `active` ignored; `touched` ignored; the mean over the last group's clients only;
+    # `.set` for `.add`.
     @parameterized.parameters(
         ('sum', SUM, BIAS_SUM),
         ('mean', SUM / 3, BIAS_SUM / 3),
@@ -76,7 +76,7 @@ class AggregateTest(parameterized.TestCase):
         result = server.aggregate(SHARED, GROUPS, {'items': 'sum', 'scorer': how})
         np.testing.assert_allclose(result['scorer']['kernel'], SCORER_SUM / by, rtol=1e-6)
 
-    # Failed on: all of the above (the test with the random mask).
+    # Failed on: `touched` ignored.
     @parameterized.product(items=server.AGGREGATIONS, scorer=server.AGGREGATIONS, seed=[0])
     def test_reference(self, items, scorer, seed):
         rng = np.random.default_rng(seed)
@@ -113,6 +113,7 @@ class AggregateTest(parameterized.TestCase):
             actual = server.aggregate(shared, [seen], {'items': items, 'scorer': scorer})
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
 
+    # Failed on: `.set` for `.add`.
     def test_a_repeated_row_adds(self):
         seen = server.Seen(
             {'items': jnp.array([[[1.0], [2.0]]]), 'scorer': {}},
@@ -147,7 +148,7 @@ class AggregateTest(parameterized.TestCase):
 
 
 class ServerTest(parameterized.TestCase):
-    # Failed on: apply that adds the aggregate.
+    # Failed on: the aggregate added.
     def test_subtracts(self):
         sgd = server.server(optax.sgd(0.5))
         shared = jax.tree.map(lambda leaf: leaf + 1, SHARED)

@@ -107,9 +107,8 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-12):
 
 
 class ReferenceTest(parameterized.TestCase):
-    # Failed on: private parameters not carried over; uploads of the round computed at the updated
-    # parameters (snapshot of `new.shared`); server rate of the wrong sign; `touched` all True is
-    # caught by 'mean_over_touched'; the snapshot's private taken after the round.
+    # Failed on: private parameters not carried over; a snapshot of the shared parameters after the
+    # round; of the private ones after the round.
     @parameterized.parameters(
         ('mf_bias', 'gradient_step', 'sum', 'mean', 0.5),
         ('ncf', 'gradient_step', 'mean', 'sum', 0.5),
@@ -159,7 +158,7 @@ class ReferenceTest(parameterized.TestCase):
                     np.testing.assert_array_equal(rows[size:], np.zeros_like(rows[size:]))
                 assert_trees_close(seen['scorer'], uploads[user]['scorer'])
 
-    # Failed on: inactive clients' uploads aggregated; inactive clients' privates moved on.
+    # Failed on: private parameters of inactive clients moved on.
     def test_sampled_run(self):
         with jax.enable_x64(True):
             run = federation(how={'items': 'mean'}, per_round=2)
@@ -195,11 +194,14 @@ class ReferenceTest(parameterized.TestCase):
 
 
 class ParticipationTest(parameterized.TestCase):
-    # Failed on: `lot < last`; `jnp.where(active, ...)` left out for the private parameters.
+    # Failed on: `lot < last`; private parameters of inactive clients moved on; one private draw for
+    # all.
     @parameterized.parameters(1, 3)
     def test_number_and_frozen_privates(self, per_round):
         run = federation(per_round=per_round)
         states, seen = steps(run, KEY, 5)
+        # Every client starts from a draw of its own.
+        self.assertLen({tuple(p) for p in by_user(run, states[0].private).values()}, len(DATA))
         drawn = set()
         for before, after, groups in zip(states, states[1:], seen, strict=False):
             active = by_user(run, [group.active for group in groups])
@@ -211,7 +213,7 @@ class ParticipationTest(parameterized.TestCase):
         # Drawn afresh: after five rounds more clients than one round's took part.
         self.assertGreater(len(drawn), per_round)
 
-    # Failed on: `forced` replaced by `nobody` in `record`.
+    # Failed on: victims not forced in observed rounds; forced in those between as well.
     def test_victims_take_part_in_every_observed_round(self):
         run = federation(per_round=1)
         observed, between = [1, 4, 6], [0, 2, 3, 5]
@@ -241,7 +243,7 @@ class ParticipationTest(parameterized.TestCase):
 
 
 class RecordTest(parameterized.TestCase):
-    # Failed on: off-by-one in `done`; a snapshot for every round.
+    # Failed on: kept rounds not counted as done.
     def test_keeps_only_what_was_asked(self):
         run = federation('mf_bias', rate=0.05)
         calls = []
@@ -292,8 +294,7 @@ class RecordTest(parameterized.TestCase):
 
 
 class GroupingTest(parameterized.TestCase):
-    # Failed on: a client's key folded with its position in the group instead of its user index;
-    # lots drawn by position.
+    # Failed on: lots drawn by the position in the group instead of the user index.
     @parameterized.parameters(((((4, 3, 2, 1, 0),), 2),), ((((2, 0), (3,), (4, 1)), 0),))
     def test_a_transcript_does_not_depend_on_it(self, grouping):
         groups, extra = grouping
@@ -332,7 +333,7 @@ class TranscriptTest(parameterized.TestCase):
         cls.recording = simulate.record(cls.run_, KEY, [3, 2, 1], [0, 2, 5], between=[1, 3, 4])
         cls.log_odds = np.linspace(-2, 1, N).astype(np.float32)
 
-    # Failed on: rows `sorted(items)`; labels of the group's first client; weights not masked.
+    # Failed on: sorted items.
     def test_known_batch(self):
         rounds = [0, 2, 5]
         transcript, truth = simulate.transcript(self.recording, 2, rounds, log_odds=self.log_odds)
@@ -362,7 +363,7 @@ class TranscriptTest(parameterized.TestCase):
             )
             np.testing.assert_array_equal(truth.private[t], snapshot.private[1][1])
 
-    # Failed on: `every_round` that drops the last round.
+    # Failed on: the last round dropped.
     def test_every_round(self):
         transcript, truth = simulate.transcript(self.recording, 3, [2, 5], every_round=True)
         np.testing.assert_array_equal(transcript.rounds, [2, 5])
@@ -376,7 +377,6 @@ class TranscriptTest(parameterized.TestCase):
                 self.recording.snapshots[round_].shared['scorer']['items']['bias'],
             )
 
-    # Failed on: labels taken in batch order; padding's item 0 written over item 0's label.
     def test_unknown_batch(self):
         transcript, truth = simulate.transcript(
             self.recording, 3, [0, 5], ['scorer'], batch_known=False
@@ -392,10 +392,12 @@ class TranscriptTest(parameterized.TestCase):
         np.testing.assert_array_equal(truth.labels, labels)
         np.testing.assert_array_equal(truth.weights, np.ones(N))
 
+    # Failed on: labels of padding written too.
     def test_padding_does_not_overwrite_item_zero(self):
-        recording = dataclasses.replace  # Keeps the name short below.
         groups = tuple(
-            recording(group, labels=np.where(group.items == 0, group.weights, group.labels))
+            dataclasses.replace(
+                group, labels=np.where(group.items == 0, group.weights, group.labels)
+            )
             for group in self.recording.clients
         )
         _, truth = simulate.transcript(
@@ -405,13 +407,10 @@ class TranscriptTest(parameterized.TestCase):
 
     def test_truth_is_not_in_the_transcript(self):
         transcript, truth = simulate.transcript(self.recording, 3, [0, 2])
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(transcript)]
-        for secret in (truth.labels, truth.private, truth.private[0]):
-            for leaf in leaves:
-                self.assertFalse(
-                    leaf.shape[-secret.ndim :] == secret.shape
-                    and np.any(np.all(leaf.reshape(-1, *secret.shape) == secret, axis=-1))
-                )
+        for secret in (truth.labels, truth.private[0], truth.private[1]):
+            for leaf in jax.tree.leaves(transcript):
+                if leaf.shape[-1:] == secret.shape:
+                    self.assertFalse(np.any(np.all(leaf == secret, axis=-1)))
 
     def test_errors(self):
         def cut(user=3, rounds=(0, 2), seen=('items',), **kwargs):

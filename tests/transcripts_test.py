@@ -274,7 +274,8 @@ def test_a_capture_made_by_hand_is_inverted(tmp_path, loss, bias, dynamics):
     assert sorted(result['interactions']) == liked
     np.testing.assert_allclose(np.asarray(result['private']), private, atol=0.05)
     assert json.loads((tmp_path / 'out' / 'answer.json').read_text()) == result
-    assert 'rounds 3' in lines[0] and '20 candidates' in lines[0]
+    assert 'rounds 3' in lines[0]
+    assert '20 candidates' in lines[0]
     # The config is the caller's.
     assert config.model.name == 'ncf'
 

@@ -27,7 +27,8 @@ def test_versions_name_packages_and_device(tmp_path):
     folder = workdir.open_(tmp_path, CONFIG, DATA)
     versions = json.loads((folder / 'versions.json').read_text())
     assert {'fedinv_jax', 'jax', 'jaxlib', 'optax', 'flax', 'numpy', 'python'} <= set(versions)
-    assert versions['devices'] and re.match(r'\d{4}-\d\d-\d\dT', versions['date'])
+    assert versions['devices']
+    assert re.match(r'\d{4}-\d\d-\d\dT', versions['date'])
 
 
 # Failed on a mutant of `_differences` that returns [] for leaves inside dicts.
@@ -47,7 +48,7 @@ def test_versions_name_packages_and_device(tmp_path):
     ids=['number', 'axis', 'top', 'data', 'new-field'],
 )
 def test_another_run_is_refused_with_field_and_both_values(tmp_path, config, data, message):
-    workdir.open_(tmp_path, CONFIG, DATA)
+    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [{'user': 0}])
     before = (tmp_path / 'config.json').read_text()
     with pytest.raises(ValueError, match=message) as caught:
         workdir.open_(tmp_path, config, data)
@@ -56,17 +57,23 @@ def test_another_run_is_refused_with_field_and_both_values(tmp_path, config, dat
 
 
 def test_every_difference_is_listed(tmp_path):
-    workdir.open_(tmp_path, CONFIG, DATA)
+    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [{'user': 0}])
     with pytest.raises(ValueError, match=r'attack\.steps is 3.*; config\.seed is 0'):
         workdir.open_(tmp_path, {**changed('attack', steps=4), 'seed': 5}, DATA)
 
 
 # Failed on a mutant that skips 'config.r' instead of 'config.run.', by way of 'rate'.
 def test_only_the_section_run_may_differ(tmp_path):
-    workdir.open_(tmp_path, {**CONFIG, 'rate': 1}, DATA)
+    workdir.append_rows(workdir.open_(tmp_path, {**CONFIG, 'rate': 1}, DATA), [{'user': 0}])
     workdir.open_(tmp_path, {**changed('run', progress=False), 'rate': 1}, DATA)
     with pytest.raises(ValueError, match=r'config\.rate is 1 there, 2 here'):
         workdir.open_(tmp_path, {**CONFIG, 'rate': 2}, DATA)
+
+
+def test_a_folder_without_rows_is_taken_over(tmp_path):
+    workdir.open_(tmp_path, CONFIG, DATA)
+    workdir.open_(tmp_path, {**CONFIG, 'seed': 5}, DATA)
+    assert json.loads((tmp_path / 'config.json').read_text())['config']['seed'] == 5
 
 
 def test_rows_without_a_config_are_refused(tmp_path):
@@ -80,7 +87,8 @@ def test_append_and_read(tmp_path):
     workdir.append_rows(tmp_path, rows[:1])
     workdir.append_rows(tmp_path, rows[1:])
     text = (tmp_path / 'victims.jsonl').read_text()
-    assert text.endswith('\n') and text.count('\n') == 3
+    assert text.endswith('\n')
+    assert text.count('\n') == 3
     assert text.isascii()  # So that no cut falls inside a character.
     assert [json.loads(line) for line in text.splitlines()] == rows
     assert workdir.read_rows(tmp_path) == rows

@@ -103,10 +103,13 @@ def problem(
 
         def draw(key: Key) -> Array:
             half = relaxation.encode(jnp.full(transcript.items.shape, 0.5))
-            return half + label_scale * jax.random.normal(key, transcript.items.shape)
+            noise = jax.random.normal(key, transcript.items.shape, jnp.float32)
+            return half + label_scale * noise
 
         weights = draw(weights_key) if transcript.weights is None else None
-        return Guess(draw(labels_key), weights, hypothesis.init(latent_key))
+        guess = Guess(draw(labels_key), weights, hypothesis.init(latent_key))
+        # Draws are float32, so that float64 solves the same problem from the same start.
+        return tree.cast_floats(guess, jnp.result_type(float))
 
     def decode(guess: Guess) -> tuple[Array, Array | None]:
         weights = None if guess.weights is None else relaxation.decode(guess.weights)

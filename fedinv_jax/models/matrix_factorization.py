@@ -45,13 +45,13 @@ def matrix_factorization(
             raise ValueError(f'Expected {name}={value} > 0.')
 
     def init_shared(key: Key) -> PyTree:
-        items = {'embedding': scale * jax.random.normal(key, (num_items, dim))}
+        items = {'embedding': scale * jax.random.normal(key, (num_items, dim), jnp.float32)}
         if item_bias:
-            items['bias'] = jnp.zeros(num_items)
+            items['bias'] = jnp.zeros(num_items, jnp.float32)
         return {'items': items, 'scorer': {}}
 
     def init_private(key: Key) -> Array:
-        return scale * jax.random.normal(key, (dim,))
+        return scale * jax.random.normal(key, (dim,), jnp.float32)
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = tree.take(shared['items'], items)

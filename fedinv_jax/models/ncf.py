@@ -86,11 +86,11 @@ def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -
     def init_shared(key: Key) -> PyTree:
         items_key, scorer_key = jax.random.split(key)
         variables = module.init(scorer_key, jnp.zeros(dim), jnp.zeros((1, dim)))
-        embedding = scale * jax.random.normal(items_key, (num_items, dim))
+        embedding = scale * jax.random.normal(items_key, (num_items, dim), jnp.float32)
         return {'items': {'embedding': embedding}, 'scorer': variables.get('params', {})}
 
     def init_private(key: Key) -> Array:
-        return scale * jax.random.normal(key, (dim,))
+        return scale * jax.random.normal(key, (dim,), jnp.float32)
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = tree.take(shared['items'], items)
