@@ -6,7 +6,7 @@ from typing import TypeAlias
 import optax
 
 from fedinv_jax import client, observe, server, simulate
-from fedinv_jax.attack import dynamics, guessers, inversion, objective, priors
+from fedinv_jax.attack import dynamics, guessers, inversion, objective, priors, relax
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, synthetic
@@ -163,10 +163,17 @@ def make_mgradinv(
     solver = inversion.descent(optimizer)
     distance = lookup('attack.distance', section.distance, DISTANCES)
     weighted_priors = make_priors(config)
+    relaxation = relax.sigmoid(section.label_gain)
 
     def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
         problem = objective.problem(
-            transcript, client_update, observation, hypothesis, distance, weighted_priors
+            transcript,
+            client_update,
+            observation,
+            hypothesis,
+            distance,
+            weighted_priors,
+            relaxation,
         )
         return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
 

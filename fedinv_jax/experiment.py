@@ -98,6 +98,7 @@ def default_config() -> Config:
                 'optimizer': {'name': 'adam', 'learning_rate': 0.1, 'decay': 'cosine'},
                 'num_iterations': 1000,
                 'num_restarts': 1,
+                'label_gain': 1.0,  # how much faster labels move than the private embedding
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'precision': 'float32',  # of the solver
                 'block': 16,  # victims in one compiled call

@@ -24,8 +24,8 @@ PACKAGES = ['fedinv_jax', 'fedinv_jax.attack', 'fedinv_jax.data', 'fedinv_jax.mo
 FEWEST_EXAMPLES = 60
 
 
-# Failed on these mutants of attack/__init__.py: 'relax' before 'priors', 'relax' twice, 'relux',
-# and of fedinv_jax/__init__.py: no `__all__`.
+# Failed on these mutants of attack/__init__.py: 'relax' before 'priors', 'relux'; and on a
+# fedinv_jax/__init__.py without `__all__`.
 @pytest.mark.parametrize('name', PACKAGES)
 def test_all_is_sorted_unique_importable_and_documented(name):
     package = importlib.import_module(name)

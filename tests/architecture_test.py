@@ -179,7 +179,7 @@ def test_no_module_is_too_long():
     assert set(LONGER) <= set(long), 'LONGER lists modules that are short enough'
 
 
-# Failed on a public function without docstring in tree.py and on a method without one.
+# Failed on a public function without docstring in tree.py.
 @pytest.mark.parametrize('module', sorted(TREES))
 def test_everything_public_has_a_docstring(module):
     tree = TREES[module]

@@ -35,6 +35,12 @@ def small(**data):
     return config
 
 
+def prepare(config):
+    """All that a run does before it computes; what is seen has names once there is a model."""
+    case = plan.make_case(config)
+    experiment.threat_model(config, case.model, case.clients, case.victims)
+
+
 def parse(path, *overrides):
     """The config as the scripts get it from their flags."""
     values = flags.FlagValues()
@@ -50,7 +56,6 @@ def test_the_default_passes():
     experiment.check(experiment.default_config())
 
 
-# Failed on the mutant of `check` without the field's line.
 @pytest.mark.parametrize(
     ('field', 'value', 'nearest'),
     [
@@ -73,9 +78,7 @@ def test_the_default_passes():
 )
 def test_unknown_names_are_refused_before_anything_is_computed(field, value, nearest):
     with pytest.raises(ValueError, match=nearest) as caught:
-        case = plan.make_case(config_with(field, value))
-        # What is seen has names once there is a model.
-        experiment.threat_model(case.config, case.model, case.clients, case.victims)
+        prepare(config_with(field, value))
     unknown = value[-1] if isinstance(value, tuple) else value
     assert unknown.split('+')[0] in str(caught.value)
 
@@ -127,7 +130,7 @@ def test_every_name_of_the_choices_can_be_made():
     assert [weight for weight, _ in build.make_priors(config)] == [0.5] * 4
 
 
-# Failed on the mutants `number < 0` and without 'attack.num_gradients' in `check`.
+# Failed on the mutant `number < 0`.
 @pytest.mark.parametrize(
     ('field', 'value'),
     [
@@ -161,7 +164,7 @@ def test_an_empty_axis_is_refused(field):
         experiment.check(config_with(field, ()))
 
 
-# Failed on the mutants `> config.server.num_rounds` and `setting.rounds[0] >=`.
+# Failed on the mutant `setting.rounds[-1] > config.server.num_rounds`.
 def test_an_interval_past_the_training():
     config = experiment.default_config()
     config.server.num_rounds = 100

@@ -208,12 +208,11 @@ def check_folder(folder, config):
     assert record['config'] == json.loads(json.dumps(config.to_dict()))
     report = (folder / 'report.md').read_text()
     assert 'Threat model' in report
-    assert 'python scripts/attack.py' in report
+    assert 'scripts/attack.py' in report
     return rows, summary
 
 
-# Failed on mutants of `_row` (the drift also at T = 1; 'dynamics' of a guesser) and on a
-# `summarize` that drops the last setting.
+# Failed on a `summarize` that drops the last setting.
 def test_a_work_directory_is_complete(whole, tmp_path):
     folder, summary, _ = whole
     _, found = check_folder(folder, tiny())
@@ -290,15 +289,18 @@ def test_popularity_is_that_of_the_other_users(whole):
         # Hard labels: the share of the public among the candidates.
         told = round(share * len(items))
         hits = row['metrics']['precision'] * told
-        np.testing.assert_allclose(hits, round(hits), atol=1e-4)
+        most_popular = np.argsort(-counts[items], kind='stable')[:told]
+        np.testing.assert_allclose(hits, labels[most_popular].sum(), atol=1e-4)
         np.testing.assert_allclose(row['metrics']['recall'], hits / labels.sum(), atol=1e-5)
         checked += 1
     assert checked == 4
 
 
+# Failed on the mutant of `_row` with a drift at T = 1.
 def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
     config = tiny(name=('random',), num_gradients=(1, 2), num_victims=5)
     _, rows = run(config, tmp_path)
+    check_folder(tmp_path, config)
     aucs = {}
     for row in rows.values():
         assert (row['dynamics'], row['solver'], row['iterations']) == (None, None, 0)
@@ -327,8 +329,8 @@ class Interruption:
         self.append(folder, rows)
 
 
-# Failed on the mutants of `run` without `not in done` (two rows of a victim), with
-# `blocks[len(done):]` as the pending ones, and of `read_rows` that keeps the half line.
+# Failed on the mutants of `run` without `not in done` (two rows of a victim) and with
+# `blocks[len(done):]` as the pending ones.
 @pytest.mark.parametrize('after', [0, 1, 3])
 @pytest.mark.parametrize('half', [False, True], ids=['between', 'within'])
 def test_an_interrupted_run_goes_on(whole, tmp_path, monkeypatch, after, half):
@@ -510,7 +512,7 @@ def test_a_victim_that_is_not_finite_fails_alone(whole, tmp_path, monkeypatch, w
     run(tiny(), tmp_path)
 
 
-def test_a_diverging_solver_fails_every_victim_and_still_reports(tmp_path):
+def test_a_diverging_solver_keeps_its_best_point(tmp_path):
     config = tiny(name=('mgradinv',))
     config.attack.optimizer.update({'name': 'sgd', 'learning_rate': 1e38, 'decay': 'constant'})
     config.attack.priors.norm = 1.0

@@ -92,7 +92,7 @@ def meta(**changes):
     return np.asarray(json.dumps({'format': 'fedinv_jax.transcript', 'version': 1, **changes}))
 
 
-# Each failed on the mutant without the check that it is about.
+# Equal rounds failed on the mutant `np.diff(rounds) < 0`.
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -252,8 +252,8 @@ def foreign_capture(path, loss, bias, rounds=(3, 7), num_items=50, dim=3, positi
     return sorted(items[labels > 0].tolist()), first
 
 
-# Failed on the mutants `upload -> -upload` (client.gradient_step), on one that ignores the file's
-# model and client, and on `seen.items[~answer.labels]`.
+# Failed on the mutants `-upload` of client.gradient_step, `seen.items[~answer.labels]`, and on one
+# that ignores the file's client.
 @pytest.mark.parametrize(
     ('loss', 'bias', 'dynamics'),
     [('bce', True, 'free'), ('squared_error', False, 'free'), ('bce', True, 'static')],

@@ -21,22 +21,29 @@ class Relaxation(NamedTuple):
     decode: Callable[[Array], Array]
 
 
-def sigmoid(margin: float = 1e-4) -> Relaxation:
-    """`decode(a) = 1 / (1 + exp(-a))`; `encode` clips labels to `[margin, 1 - margin]`.
+def sigmoid(gain: float = 1.0, margin: float = 1e-4) -> Relaxation:
+    """`decode(a) = 1 / (1 + exp(-gain a))`; `encode` clips labels to `[margin, 1 - margin]`.
+
+    Args:
+        gain: labels move `gain` times as fast as the private parameters under an optimiser with
+            one step size for both, such as Adam.
+        margin: distance of the clipped labels from 0 and 1.
 
     Raises:
-        ValueError: if `margin` is not in (0, 1/2).
+        ValueError: if `gain` is not positive, or `margin` not in (0, 1/2).
 
     Example:
         >>> relaxation = sigmoid()
         >>> relaxation.decode(relaxation.encode(jnp.array([0.25, 0.5]))).round(4).tolist()
         [0.25, 0.5]
     """
+    if gain <= 0:
+        raise ValueError(f'Expected gain={gain} > 0.')
     if not 0 < margin < 0.5:
         raise ValueError(f'Expected 0 < margin={margin} < 0.5.')
 
     def encode(labels: Array) -> Array:
         clipped = jnp.clip(labels, margin, 1 - margin)
-        return jnp.log(clipped) - jnp.log1p(-clipped)
+        return (jnp.log(clipped) - jnp.log1p(-clipped)) / gain
 
-    return Relaxation(encode, jax.nn.sigmoid)
+    return Relaxation(encode, lambda unconstrained: jax.nn.sigmoid(gain * unconstrained))
