@@ -10,4 +10,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.observation.seen = ('items+scorer', 'scorer', 'items')
     config.attack.update({'num_victims': 128, 'num_gradients': (1, 2), 'num_iterations': 2000})
     config.attack.priors.norm = 3e-3
-    return experiment.smoke(config) if arg == 'smoke' else config
+    return experiment.variant(config, arg)

@@ -27,4 +27,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )
     config.attack.priors.norm = 3e-4
     config.attack.optimizer.learning_rate = 0.3
-    return experiment.smoke(config) if arg == 'smoke' else config
+    return experiment.variant(config, arg)

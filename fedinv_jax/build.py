@@ -17,6 +17,7 @@ from fedinv_jax.experiment import (
     DYNAMICS,
     LOSSES,
     MODELS,
+    OPTIMIZERS,
     Config,
     Setting,
     lookup,
@@ -65,9 +66,8 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
 
     `decay='cosine'` takes the learning rate to 0 over `num_steps`.
     """
-    public = {name: getattr(optax, name) for name in dir(optax) if name[0].islower()}
     arguments = section.to_dict()
-    make = lookup(f'{field}.name', arguments.pop('name'), public)
+    make = lookup(f'{field}.name', arguments.pop('name'), OPTIMIZERS)
     rate = arguments.pop('learning_rate', None)
     if lookup(f'{field}.decay', arguments.pop('decay', 'constant'), DECAYS) == 'cosine':
         rate = optax.cosine_decay_schedule(rate, num_steps)

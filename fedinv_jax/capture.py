@@ -21,7 +21,12 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         log: prints a line.
     """
     case = plan.make_case(config)
-    setting = next(s for s in experiment.settings(config) if s.dynamics is not None)
+    reading = [setting for setting in experiment.settings(config) if setting.dynamics is not None]
+    if not reading:
+        raise ValueError(
+            f'Expected attack.name={config.attack.name} to have one that reads uploads.'
+        )
+    setting = reading[0]
     user = case.victims[0]
     seen, _ = runner.transcript(case, runner.train(case), setting, user)
     client, known = config.client.to_dict(), config.attack.private_rate is None
@@ -65,8 +70,10 @@ def attack_transcript(
     config = config.copy_and_resolve_references()
     description = dict(meta.get('model', {}))
     num_items = description.pop('num_items', int(np.max(seen.items)) + 1)
-    config.model.update(description)
-    config.client.update(meta.get('client', {}))
+    for section, values in (('model', description), ('client', meta.get('client', {}))):
+        if unknown := sorted(set(values) - set(config[section])):
+            raise ValueError(f'{path}: unknown fields of {section} in meta: {", ".join(unknown)}.')
+        config[section].update(values)
     model = build.make_model(config.model, num_items)
     name, rounds = config.dynamics.name[0], [int(round_) for round_ in seen.rounds]
     if name == 'unrolled' and len(seen.participated) <= rounds[-1] - rounds[0]:

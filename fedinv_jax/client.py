@@ -67,7 +67,7 @@ def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate
         McMahan et al., Communication-efficient learning of deep networks from decentralized
         data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
     """
-    if private_rate < 0:
+    if not private_rate >= 0:
         raise ValueError(f'Expected private_rate={private_rate} >= 0.')
     gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
 

@@ -1,7 +1,9 @@
 """ConfigDict -> functions: one dict per seam resolves the names of a config."""
 
 import difflib
+import inspect
 import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import losses, models, observe
+from fedinv_jax import losses, models, observe, server
 from fedinv_jax.attack import distances
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.types import Model
@@ -30,6 +32,11 @@ DISTANCES = {
 }
 PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
 ATTACKS = ('mgradinv', 'popularity', 'random')
+OPTIMIZERS = {
+    name: make
+    for name, make in vars(optax).items()
+    if inspect.isfunction(make) and 'learning_rate' in inspect.signature(make).parameters
+}
 PRECISIONS = ('float32', 'float64')
 DECAYS = ('constant', 'cosine')
 
@@ -40,7 +47,7 @@ def default_config() -> Config:
     Tuples are axes of the run: every combination is a setting, all served by one training run.
     """
     optional = config_dict.placeholder
-    return Config(
+    config = Config(
         {
             'seed': 0,  # of everything that is drawn: data, negatives, training, victims, attacks
             'data': {
@@ -54,8 +61,14 @@ def default_config() -> Config:
                 'synthetic': {  # see data.synthetic.generate
                     'num_users': 200,
                     'num_items': 400,
+                    'popularity_exponent': 2.0,
+                    'popularity_offset': 0.07,
                     'median_activity': 20.0,
                     'activity_sigma': 1.0,
+                    'min_activity': 8,
+                    'max_activity': optional(int),
+                    'taste_dim': 8,
+                    'taste_strength': 1.0,
                 },
             },
             'model': {
@@ -107,10 +120,18 @@ def default_config() -> Config:
             'run': {'progress': True},
         }
     )
+    return config.lock()
 
 
-def smoke(config: Config) -> Config:
-    """The same experiment, shrunk to seconds: fewer victims, iterations and rounds."""
+def variant(config: Config, arg: str | None) -> Config:
+    """What `configs/x.py:arg` means: 'smoke' shrinks the experiment to seconds.
+
+    Raises:
+        ValueError: for another `arg`.
+    """
+    if not arg:
+        return config
+    lookup('variant', arg, ('smoke',))
     config.data.synthetic.update({'num_users': 40, 'num_items': 120, 'median_activity': 12.0})
     config.data.min_positives, config.data.max_positives = 1, 30
     config.attack.update({'num_victims': 4, 'num_iterations': 20, 'block': 4})
@@ -135,51 +156,72 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
     return choices[name] if isinstance(choices, Mapping) else name
 
 
-def _positive(config: Config, *fields: str) -> None:
-    for field in fields:
-        section, name = field.rsplit('.', 1)
-        value = config[section][name]
-        for number in value if isinstance(value, tuple) else (value,):
-            if number < 1:
-                raise ValueError(f'Expected {field}={number} >= 1.')
+# Counts of a config, 1 or more; those that are axes hold several.
+_COUNTS = (
+    'attack.num_gradients',
+    'attack.interval',
+    'attack.num_iterations',
+    'attack.num_restarts',
+    'attack.block',
+    'server.num_rounds',
+    'data.per_positive',
+)
+_AXES: dict[str, Sequence[str]] = {
+    'observation.seen': (),
+    'dynamics.name': DYNAMICS,
+    'attack.name': ATTACKS,
+    'attack.num_gradients': (),
+    'attack.first_round': (),
+    'attack.interval': (),
+}
+_NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'model.name': MODELS,
+    'client.name': CLIENTS,
+    'client.loss': LOSSES,
+    'client.precision': PRECISIONS,
+    'client.optimizer.name': OPTIMIZERS,
+    'server.optimizer.name': OPTIMIZERS,
+    'server.aggregate_items': server.AGGREGATIONS,
+    'server.aggregate_scorer': server.AGGREGATIONS,
+    'attack.distance': DISTANCES,
+    'attack.optimizer.name': OPTIMIZERS,
+    'attack.optimizer.decay': DECAYS,
+    'attack.precision': PRECISIONS,
+}
 
 
 def check(config: Config) -> None:
     """Refuses what no run can do, before anything is computed.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), a count below 1, or observed
-            rounds past the end of the training.
+        ValueError: for an unknown name (with the nearest ones), an axis without values, a count
+            that is not an integer >= 1, or observed rounds past the end of the training.
     """
-    _positive(
-        config,
-        'attack.num_gradients',
-        'attack.interval',
-        'attack.num_iterations',
-        'attack.num_restarts',
-        'attack.block',
-        'server.num_rounds',
-        'data.per_positive',
-    )
-    lookup('model.name', config.model.name, MODELS)
-    lookup('client.name', config.client.name, CLIENTS)
-    lookup('client.loss', config.client.loss, LOSSES)
-    lookup('client.precision', config.client.precision, PRECISIONS)
-    lookup('attack.precision', config.attack.precision, PRECISIONS)
-    lookup('attack.distance', config.attack.distance, DISTANCES)
-    for name in config.dynamics.name:
-        lookup('dynamics.name', name, DYNAMICS)
-    for name in config.attack.name:
-        lookup('attack.name', name, ATTACKS)
+    values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
+    for field, names in _AXES.items():
+        if not values[field]:
+            raise ValueError(f'Expected {field} to hold at least one value.')
+        for name in values[field] if names else ():
+            lookup(field, name, names)
+    for field in (*_COUNTS, 'attack.first_round'):
+        for number in values[field] if field in _AXES else (values[field],):
+            least = 0 if field == 'attack.first_round' else 1
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
+    for field, choices in _NAMES.items():
+        lookup(field, values[field], choices)
+    if config.seed < 0:
+        raise ValueError(f'Expected seed={config.seed} >= 0.')
     for setting in settings(config):
-        if setting.rounds[0] < 0 or setting.rounds[-1] >= config.server.num_rounds:
+        if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(
-                f'Expected rounds 0 to {config.server.num_rounds - 1} (server.num_rounds='
-                f'{config.server.num_rounds}); first_round={setting.first_round}, '
-                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe '
-                f'round {setting.rounds[-1] if setting.rounds[0] >= 0 else setting.rounds[0]}.'
+                f'The interval runs past the training: first_round={setting.first_round}, '
+                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe round '
+                f'{setting.rounds[-1]}; expected at most {config.server.num_rounds - 1} '
+                f'(server.num_rounds={config.server.num_rounds}).'
             )
-        if not config.observation.batch_known and 'items' in '+'.join(setting.seen):
+        rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
+        if rows_seen and not config.observation.batch_known:
             raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fedinv_jax import report
+from fedinv_jax import report, stats
 
-Row = report.Row
+Row = stats.Row
 
 # Okabe and Ito's colours, told apart by the colour-blind; each curve has a marker of its own too.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -38,7 +38,7 @@ def _curves(attacks: Sequence[Row]) -> dict[str, list[Row]]:
     told = [key for key, shown in values.items() if len(shown) > 1 and key != 'num_gradients']
     curves: dict[str, list[Row]] = {}
     for row in attacks:
-        same = [other for other in attacks if report.same_but_steps(row, other)]
+        same = [other for other in attacks if stats.same_but_steps(row, other)]
         spans = {other['interval'] for other in same} - {None} or {None}
         for span in sorted(spans) if row['interval'] is None else [row['interval']]:
             words = [
@@ -56,7 +56,7 @@ def metrics_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Path |
     horizontal lines.
 
     Args:
-        summary: what `report.summarize` returns.
+        summary: what `stats.summarize` returns.
         path: PNG to write.
 
     Returns:
@@ -71,8 +71,8 @@ def metrics_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Path |
     # Curves step aside from each other, so that their intervals do not cover each other.
     shifts = (np.arange(len(curves)) - (len(curves) - 1) / 2) * min(0.1, 0.6 / len(curves))
     legend_height = 0.24 * ((len(curves) + 2 + 1) // 2)
-    page, axes = _new(len(report.COMPARED), 1, 10, 3.4 + legend_height)
-    for axis, metric in zip(axes[0], report.COMPARED, strict=True):
+    page, axes = _new(len(stats.COMPARED), 1, 10, 3.4 + legend_height)
+    for axis, metric in zip(axes[0], stats.COMPARED, strict=True):
         for number, (label, rows) in enumerate(curves.items()):
             kept = sorted(
                 (row for row in rows if row['metrics'][metric]['mean'] is not None),
@@ -147,7 +147,7 @@ def recovered_vs_true(rows: Iterable[Row], summary: Row, path: pathlib.Path) -> 
 
     Args:
         rows: rows of victims, of which some carry `scores` and `truth` `[K]`.
-        summary: what `report.summarize` returns.
+        summary: what `stats.summarize` returns.
         path: PNG to write.
 
     Returns:
@@ -156,13 +156,13 @@ def recovered_vs_true(rows: Iterable[Row], summary: Row, path: pathlib.Path) -> 
     attacks = report.attacks_of(summary)
     if not attacks:
         return None
-    same = [row for row in attacks if report.same_but_steps(row, attacks[0])]
+    same = [row for row in attacks if stats.same_but_steps(row, attacks[0])]
     ends = [choose(same, key=lambda row: row['num_gradients']) for choose in (min, max)]
-    settings = list(dict.fromkeys(report.setting(row) for row in ends))
+    settings = list(dict.fromkeys(stats.setting(row) for row in ends))
     victims: dict[Any, dict[str, Row]] = {}
     for victim in rows:
-        if victim.get('scores') is not None and report.setting(victim) in settings:
-            victims.setdefault(victim['user'], {})[report.setting(victim)] = victim
+        if victim.get('scores') is not None and stats.setting(victim) in settings:
+            victims.setdefault(victim['user'], {})[stats.setting(victim)] = victim
     # Victims with every T first; among equals, by id.
     chosen = sorted(victims, key=lambda user: (-len(victims[user]), user))[:_VICTIMS]
     if not chosen:
@@ -197,7 +197,7 @@ def draw(rows: Iterable[Row], summary: Row, folder: str | pathlib.Path) -> list[
 
     Args:
         rows: rows of victims.
-        summary: what `report.summarize` returns.
+        summary: what `stats.summarize` returns.
         folder: where the PNGs go; made when missing.
 
     Returns:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedinv_jax import build, experiment, report, workdir
+from fedinv_jax import build, experiment, stats, workdir
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.experiment import Config, Setting
@@ -83,13 +83,13 @@ def blocks(case: Case) -> list[Block]:
 
 
 def label(case: Case, setting: Setting) -> str:
-    """A hashable form of a setting, as `report.setting` makes it from a row."""
-    return report.setting(columns(case, setting))
+    """A hashable form of a setting, as `stats.setting` makes it from a row."""
+    return stats.setting(columns(case, setting))
 
 
 def key(row: workdir.Row) -> tuple[str, int]:
     """A row's setting and victim: what may be in a work directory once."""
-    return report.setting(row), row['user']
+    return stats.setting(row), row['user']
 
 
 def keys(case: Case, block: Block) -> set[tuple[str, int]]:

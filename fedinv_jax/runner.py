@@ -20,6 +20,7 @@ from fedinv_jax import (
     progress,
     report,
     simulate,
+    stats,
     tree,
     workdir,
 )
@@ -220,7 +221,7 @@ def finish(
         )
     }
     rows = sorted(workdir.read_rows(folder), key=lambda row: order[plan.key(row)])
-    summary = report.summarize(rows)
+    summary = stats.summarize(rows)
     workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     (folder / 'figures').mkdir(exist_ok=True)
     drawn = figures.draw(rows, summary, folder / 'figures')

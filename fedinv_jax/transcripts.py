@@ -76,6 +76,8 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
         raise
     except Exception as error:
         raise ValueError(f'{path}: expected an .npz transcript with a JSON text "meta".') from error
+    if not isinstance(meta, dict):
+        raise ValueError(f'{path}: expected "meta" to be a JSON object.')
     if meta.get('format') != FORMAT or meta.get('version') != VERSION:
         raise ValueError(
             f'{path}: expected format {FORMAT!r} version {VERSION}, found '
@@ -103,6 +105,13 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
 
 def _check(path: str | os.PathLike, transcript: Transcript) -> None:
     """Shapes that must agree; a wrong one is named."""
+    for name, ndim in {**dict.fromkeys(_ARRAYS, 1), **dict.fromkeys(_OPTIONAL, 2)}.items():
+        value = getattr(transcript, name)
+        if value is not None and value.ndim != ndim:
+            raise ValueError(f'{path}: expected {name} of {ndim} axes, found {value.shape}.')
+    slot = transcript.slot
+    if slot is not None and np.any((slot < 0) | (slot >= len(transcript.items))):
+        raise ValueError(f'{path}: expected slot to index the {len(transcript.items)} items.')
     steps, candidates = len(transcript.rounds), len(transcript.items)
     kept = len(transcript.participated)
     span = int(transcript.rounds[-1] - transcript.rounds[0]) + 1 if steps else 0

@@ -33,10 +33,12 @@ VIEWS = (
 CLIENTS = ('gradient_step', 'local_sgd')
 DYNAMICS = ('static', 'free', 'unrolled')
 GRID = tuple(itertools.product(VIEWS, CLIENTS, DYNAMICS))
-# Every (view, client) and every (client, dynamics) once; the rest of the grid is marked slow.
+# Every (view, client) and every (client, dynamics), without plain matrix factorisation, a part of
+# that with a bias; the rest of the grid is marked slow.
 FAST = tuple(
     (view, kind, DYNAMICS[(i + j) % 3])
     for i, view in enumerate(VIEWS)
+    if view[0] != 'mf'
     for j, kind in enumerate(CLIENTS)
 )
 
@@ -557,8 +559,15 @@ class InversionTest(parameterized.TestCase):
 
 class EndToEndTest(parameterized.TestCase):
     # Failed on: predictions in the reverse order of the steps.
-    @parameterized.parameters('static', 'unrolled', 'free')
-    def test_labels_are_recovered(self, which):
+    def test_labels_are_recovered(self):
+        self.check_recovered('unrolled')
+
+    @parameterized.parameters('static', 'free')
+    @pytest.mark.slow
+    def test_labels_are_recovered_rest(self, which):
+        self.check_recovered(which)
+
+    def check_recovered(self, which):
         name, view, kind, size = 'ncf', ('items', 'scorer'), 'gradient_step', 8
         transcript, labels, _ = make_transcript(name, view, kind, size=size, seed=2)
 

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from fedinv_jax import figures, report
+from fedinv_jax import figures, report, stats
 
 
 def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
-    guesser = attack in report.GUESSERS
+    guesser = attack in stats.GUESSERS
     return {
         'schema': 1,
         'attack': attack,
@@ -57,7 +57,7 @@ def study(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, 
     rows = []
     for seen in map(list, seens):
         for step in steps:
-            for attack in ('mgradinv', *report.GUESSERS):
+            for attack in ('mgradinv', *stats.GUESSERS):
                 for user in range(victims):
                     base = {'mgradinv': 0.75 + 0.05 * step, 'random': 0.5, 'popularity': 0.85}
                     made = row(user, base[attack] + 0.01 * user, attack, step, seen=seen)
@@ -71,38 +71,36 @@ def study(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, 
 
 
 def by_setting(summary):
-    return {report.setting(row): row for row in summary['rows']}
+    return {stats.setting(row): row for row in summary['rows']}
 
 
 def test_interval_as_arithmetic():
     nothing = {'mean': None, 'low': None, 'high': None}
-    assert report.interval([]) == {**nothing, 'undefined': 0}
-    assert report.interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
+    assert stats.interval([]) == {**nothing, 'undefined': 0}
+    assert stats.interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
     # Mutant: without the guard for equal values scipy refuses one alone.
     third = {'mean': 1 / 3, 'low': 1 / 3, 'high': 1 / 3}
-    assert report.interval([1 / 3]) == {**third, 'undefined': 0}
-    assert report.interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
+    assert stats.interval([1 / 3]) == {**third, 'undefined': 0}
+    assert stats.interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
 
 
 def test_interval_is_that_of_the_mean():
     # Of n coin flips the mean is .5 with a standard deviation of .5 / sqrt(n).
-    value = report.interval([0.0, 1.0] * 200)
+    value = stats.interval([0.0, 1.0] * 200)
     assert value['mean'] == 0.5
     assert value['low'] == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(400), abs=0.005)
     assert value['high'] == pytest.approx(0.5 + 1.96 * 0.5 / math.sqrt(400), abs=0.005)
-    assert value == report.interval([0.0, 1.0] * 200)
+    assert value == stats.interval([0.0, 1.0] * 200)
 
 
 def test_summary_as_arithmetic():
     rows = [row(0, 0.6, steps=2), row(1, steps=2, drift=0.4, seconds=1.5)]
     rows[1]['metrics'] = {**rows[0]['metrics'], 'auc': None}
-    summary = report.summarize(rows)
+    summary = stats.summarize(rows)
     assert summary['schema'] == 1
     (only,) = summary['rows']
-    assert {key: only[key] for key in report.SETTING} == {
-        key: rows[0][key] for key in report.SETTING
-    }
-    assert list(only['metrics']) == list(report.METRICS)
+    assert {key: only[key] for key in stats.SETTING} == {key: rows[0][key] for key in stats.SETTING}
+    assert list(only['metrics']) == list(stats.METRICS)
     assert only['metrics']['auc'] == {'mean': 0.6, 'low': 0.6, 'high': 0.6, 'undefined': 1}
     assert only['metrics']['f1'] == {'mean': None, 'low': None, 'high': None, 'undefined': 2}
     assert only['drift'] == pytest.approx((0.2 + 0.4) / 2)
@@ -112,7 +110,7 @@ def test_summary_as_arithmetic():
 
 
 def test_no_drift_with_one_gradient():
-    (only,) = report.summarize([row(0), row(1)])['rows']
+    (only,) = stats.summarize([row(0), row(1)])['rows']
     assert only['drift'] is None
     assert only['interval'] is None
 
@@ -120,7 +118,7 @@ def test_no_drift_with_one_gradient():
 def test_failed_victims_are_counted_and_stay_in_the_averages():
     # Mutant: averaging rows of status 'ok' alone gives .9.
     failed = {'status': 'failed', 'reason': 'The objective is not finite.'}
-    (only,) = report.summarize([row(0, 0.9), row(1, 0.5, **failed), row(2, 0.5, **failed)])['rows']
+    (only,) = stats.summarize([row(0, 0.9), row(1, 0.5, **failed), row(2, 0.5, **failed)])['rows']
     assert (only['num_victims'], only['num_failed']) == (3, 2)
     assert only['metrics']['auc']['mean'] == pytest.approx((0.9 + 0.5 + 0.5) / 3)
     assert only['failures'] == {'The objective is not finite.': 2}
@@ -130,7 +128,7 @@ def test_differences_pair_by_user():
     # Mutant: pairing by position (the guesser's rows come in another order, and one is missing).
     attack = [row(0, 0.6, steps=2), row(1, 0.7, steps=2), row(2, 0.9, steps=2)]
     guess = [row(2, 0.5, 'popularity', 2), row(0, 0.1, 'popularity', 2)]
-    summary = report.summarize(attack + guess)['rows'][0]
+    summary = stats.summarize(attack + guess)['rows'][0]
     difference = summary['difference_to_popularity']
     assert list(difference) == ['auc', 'average_precision', 'f1']
     assert difference['auc']['mean'] == pytest.approx(((0.6 - 0.1) + (0.9 - 0.5)) / 2)
@@ -144,7 +142,7 @@ def test_pairing_takes_noise_out_that_victims_share():
     rows = [
         row(user, 0.1 * user + 0.125 * steps, steps=steps) for user in range(6) for steps in (1, 2)
     ]
-    one, two = report.summarize(rows)['rows']
+    one, two = stats.summarize(rows)['rows']
     assert one['difference_to_one_gradient'] is None
     difference = two['difference_to_one_gradient']['auc']
     for key in ('mean', 'low', 'high'):
@@ -158,36 +156,36 @@ def test_pairing_takes_noise_out_that_victims_share():
 def test_differences_stay_within_their_setting(change):
     # Mutant: joining on the user alone.
     others = [row(0, 0.1, 'popularity', 2, **change), row(0, 0.1, **change)]
-    first = report.summarize([row(0, 0.6, steps=2), *others])['rows'][0]
+    first = stats.summarize([row(0, 0.6, steps=2), *others])['rows'][0]
     assert first['difference_to_popularity'] is None
     assert first['difference_to_one_gradient'] is None
 
 
 def test_one_gradient_of_another_dynamics_is_no_counterpart():
     rows = [row(0, 0.6, steps=2), row(0, 0.1, dynamics='static')]
-    assert report.summarize(rows)['rows'][0]['difference_to_one_gradient'] is None
+    assert stats.summarize(rows)['rows'][0]['difference_to_one_gradient'] is None
 
 
 def test_order_of_rows_is_irrelevant():
     # Mutant: victims resampled in order of appearance.
     rows = study()
     shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
-    assert by_setting(report.summarize(rows)) == by_setting(report.summarize(shuffled))
+    assert by_setting(stats.summarize(rows)) == by_setting(stats.summarize(shuffled))
 
 
 def test_settings_keep_the_order_of_first_appearance():
     rows = [row(0, steps=4), row(0, steps=1), row(1, steps=4), row(0, steps=2)]
-    assert [each['num_gradients'] for each in report.summarize(rows)['rows']] == [4, 1, 2]
+    assert [each['num_gradients'] for each in stats.summarize(rows)['rows']] == [4, 1, 2]
 
 
 def test_a_victim_twice_is_an_error():
     with pytest.raises(ValueError, match=r'one row per victim and setting, got two of user=3'):
-        report.summarize([row(3), row(3)])
+        stats.summarize([row(3), row(3)])
 
 
 @pytest.mark.parametrize('rows', [[], study(), [row(0, math.nan)]])
 def test_summary_is_strict_json(rows):
-    summary = report.summarize(rows)
+    summary = stats.summarize(rows)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -197,7 +195,7 @@ def columns_of(text):
 
 
 def test_table_lists_settings_and_each_guesser_once():
-    text = report.table(report.summarize(study()))
+    text = report.table(stats.summarize(study()))
     head, _, *body = columns_of(text)
     assert head[:3] == ['attack', 'T', 'seen']
     assert [line[0] for line in body] == ['mgradinv'] * 6 + ['random', 'popularity']
@@ -211,16 +209,16 @@ def test_table_lists_settings_and_each_guesser_once():
 def test_table_keeps_guessers_apart_whose_numbers_differ():
     # Mutant: the first one's numbers listed for all.
     rows = [row(0), row(0, steps=2), row(0, 0.6, 'random'), row(0, 0.7, 'random', 2)]
-    _, _, *body = columns_of(report.table(report.summarize(rows)))
+    _, _, *body = columns_of(report.table(stats.summarize(rows)))
     assert [line[:2] for line in body[2:]] == [['random', '1'], ['random', '2']]
 
 
 def test_table_without_rows():
-    assert report.table(report.summarize([])) == 'No victims.\n'
+    assert report.table(stats.summarize([])) == 'No victims.\n'
 
 
 def test_verdict_follows_the_intervals():
-    text = report.verdict(report.summarize(study()))
+    text = report.verdict(stats.summarize(study()))
     assert text.startswith(
         'The attack beats one gradient in 4 of 4 settings. '
         'The attack beats the popularity guesser in 2 of 6 settings.'
@@ -230,7 +228,7 @@ def test_verdict_follows_the_intervals():
 
 
 def test_verdict_needs_victims():
-    text = report.verdict(report.summarize(study(victims=4)))
+    text = report.verdict(stats.summarize(study(victims=4)))
     assert 'beats one gradient in 0 of 4 settings' in text
     assert 'too few victims' in text
 
@@ -238,7 +236,7 @@ def test_verdict_needs_victims():
 def test_markdown_holds_everything():
     rows = study()
     rows[0] |= {'status': 'failed', 'reason': 'Non-finite upload.'}
-    summary = report.summarize(rows)
+    summary = stats.summarize(rows)
     text = report.markdown(
         'seed: 0',
         summary,
@@ -263,7 +261,7 @@ def test_markdown_holds_everything():
 @pytest.mark.parametrize('steps', [(1, 2, 4), (2,)])
 def test_figures_are_written(tmp_path, steps):
     rows = study(steps)
-    paths = figures.draw(rows, report.summarize(rows), tmp_path / 'figures')
+    paths = figures.draw(rows, stats.summarize(rows), tmp_path / 'figures')
     assert [path.name for path in paths] == [
         'metrics_vs_num_gradients.png',
         'recovered_vs_true.png',
@@ -282,4 +280,4 @@ def test_a_missing_ingredient_yields_fewer_figures(tmp_path):
         ([row(0, scores=[0.5, 0.1], truth=[1, 0])], 2),
         ([row(0), row(1, steps=2, scores=[], truth=[])], 2),
     ):
-        assert len(figures.draw(rows, report.summarize(rows), tmp_path)) == expected
+        assert len(figures.draw(rows, stats.summarize(rows), tmp_path)) == expected

@@ -68,7 +68,7 @@ def problem(
     distance: Distance = distances.squared_distance_per_leaf,
     weighted_priors: Sequence[tuple[float, Prior]] = (),
     relaxation: Relaxation | None = None,
-    label_scale: float = 0.1,
+    label_scale: float = 0.025,
 ) -> Problem:
     """MGradInv's problem: labels and private parameters are unknown, T uploads constrain them.
 
@@ -82,8 +82,7 @@ def problem(
         distance: between the predicted and the seen upload of one step; per leaf by default.
         weighted_priors: pairs of weight and prior.
         relaxation: of the labels (and of an unknown batch's weights); None: `relax.sigmoid()`.
-        label_scale: standard deviation of the unconstrained labels at the start, around the
-            encoding of 1/2.
+        label_scale: standard deviation of the labels at the start, around 1/2.
 
     Returns:
         The problem.
@@ -102,9 +101,8 @@ def problem(
         labels_key, weights_key, latent_key = jax.random.split(key, 3)
 
         def draw(key: Key) -> Array:
-            half = relaxation.encode(jnp.full(transcript.items.shape, 0.5))
             noise = jax.random.normal(key, transcript.items.shape, jnp.float32)
-            return half + label_scale * noise
+            return relaxation.encode(0.5 + label_scale * noise)
 
         weights = draw(weights_key) if transcript.weights is None else None
         guess = Guess(draw(labels_key), weights, hypothesis.init(latent_key))
