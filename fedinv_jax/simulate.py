@@ -253,9 +253,7 @@ def record(
         )
 
     init_key, run_key = jax.random.split(key)
-    state = jax.jit(run.init)(init_key)
-    snapshots = {}
-    done = 0
+    state, snapshots, done = jax.jit(run.init)(init_key), {}, 0
     for round_ in kept:
         while done < round_:
             rounds = min(round_ - done, _ROUNDS_PER_CALL)
@@ -309,14 +307,11 @@ def transcript(
         raise ValueError(f'Expected recorded rounds; {missing[:5]} are not among them.')
     if not batch_known and any(name.split('/')[0] == 'items' for name in seen):
         raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
-    places = [
-        (g, int(v))
-        for g, group in enumerate(recording.clients)
-        for v in np.flatnonzero(group.users == user)
-    ]
-    if not places:
+    found = [g for g, group in enumerate(recording.clients) if user in group.users]
+    if not found:
         raise ValueError(f'Expected user={user} to be one of the recorded victims.')
-    (g, v), group = places[0], recording.clients[places[0][0]]
+    g, group = found[0], recording.clients[found[0]]
+    v = int(np.flatnonzero(group.users == user)[0])
 
     def stacked(values: Sequence[PyTree]) -> PyTree:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
@@ -327,8 +322,7 @@ def transcript(
     view = [share.observe(tree.take(s.seen[g], v), (), jax.random.key(0))[0] for s in observed]
     num_items = jax.tree.leaves(snapshots[0].shared['items'])[0].shape[0]
     if batch_known:
-        items, labels = group.items[v], group.labels[v]
-        evaluated = group.weights[v]
+        items, labels, evaluated = group.items[v], group.labels[v], group.weights[v]
         weights = np.tile(evaluated, (len(kept), 1))
     else:
         items, weights = np.arange(num_items, dtype=np.int32), None
@@ -336,7 +330,6 @@ def transcript(
         labels = np.zeros(num_items, group.labels.dtype)
         labels[group.items[v][real]] = group.labels[v][real]
         evaluated = np.ones(num_items, group.weights.dtype)
-    public = np.zeros(num_items, np.float32) if log_odds is None else log_odds
     return (
         Transcript(
             shared=stacked([client.gather(s.shared, items) for s in snapshots]),
@@ -346,7 +339,7 @@ def transcript(
             items=items,
             slot=None,
             weights=weights,
-            log_odds=public[items],
+            log_odds=np.zeros(len(items), np.float32) if log_odds is None else log_odds[items],
         ),
         GroundTruth(
             user=np.asarray(user, np.int32),
