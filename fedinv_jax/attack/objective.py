@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import distances, relax
+from fedinv_jax.attack import distances, priors, relax
 from fedinv_jax.attack.distances import Distance
 from fedinv_jax.attack.dynamics import Dynamics
 from fedinv_jax.attack.priors import Prior
@@ -144,7 +144,8 @@ def problem(
 
     def answer(guess: Guess, value: Array) -> Answer:
         labels, weights = decode(guess)
-        scores = labels if weights is None else labels * weights
+        beliefs = labels if weights is None else labels * weights
+        scores = jnp.where(priors.candidates(transcript), beliefs, 0)  # padding is none
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     return Problem(init, predict, whiten, residual, objective, answer)
