@@ -29,8 +29,7 @@ from fedinv_jax.types import (
     Transcript,
 )
 
-# Rounds between two progress reports.
-_ROUNDS_PER_CALL = 50
+_ROUNDS_PER_CALL = 50  # between two progress reports
 
 
 class State(NamedTuple):
@@ -96,8 +95,7 @@ def federation(
     """
     clients = tuple(clients)
     num_clients = sum(len(group.users) for group in clients)
-    if clients_per_round is None:
-        clients_per_round = num_clients
+    clients_per_round = num_clients if clients_per_round is None else clients_per_round
     if not 1 <= clients_per_round <= num_clients:
         raise ValueError(
             f'Expected 1 <= clients_per_round={clients_per_round} <= {num_clients} clients.'
@@ -169,7 +167,9 @@ def federation(
 
 def _lots(key: Key, users: Array) -> Array:
     """A uniform draw `[C]` per client; the round's clients are those with the smallest ones."""
-    return jax.vmap(lambda user: jax.random.uniform(jax.random.fold_in(key, user)))(users)
+    return jax.vmap(lambda user: jax.random.uniform(jax.random.fold_in(key, user), (), 'float32'))(
+        users
+    )
 
 
 class Snapshot(NamedTuple):
@@ -215,7 +215,7 @@ def record(
     Args:
         run: the federation.
         key: PRNG key of the whole run.
-        victims: user indices; they take part in every observed round.
+        victims: user indices; they take part in every observed round, beside the clients drawn.
         observed: rounds (0 is the first) whose uploads are kept.
         between: further rounds of which only parameters and participation are kept, for
             `unrolled`.
@@ -275,7 +275,7 @@ def transcript(
     recording: Recording,
     user: int,
     rounds: Sequence[int],
-    seen: Sequence[str] = ('items', 'scorer'),
+    seen: Sequence[str],
     every_round: bool = False,
     batch_known: bool = True,
     log_odds: np.ndarray | None = None,

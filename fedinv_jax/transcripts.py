@@ -4,7 +4,7 @@
 |---|---|---|
 | `shared/items/...` | `[S, K, ...]` | the candidates' rows of the item table that the server sent |
 | `shared/<part>/...` | `[S, ...]` | the other parameters that it sent, at the kept rounds |
-| `seen/items/...` | `[T, B, ...]` | uploaded rows (what the server subtracts), where seen |
+| `seen/items/...` | `[T, K, ...]` | the candidates' uploaded rows (what the server subtracts) |
 | `seen/<part>/...` | `[T, ...]` | the other uploads, where seen |
 | `rounds` | int32 `[T]` | server rounds of the uploads, increasing |
 | `participated` | bool `[S]` | whether the client took part in each kept round |
@@ -110,6 +110,8 @@ def _check(path: str | os.PathLike, transcript: Transcript) -> None:
         if value is not None and value.ndim != ndim:
             raise ValueError(f'{path}: expected {name} of {ndim} axes, found {value.shape}.')
     slot = transcript.slot
+    if slot is not None and transcript.weights is None:
+        raise ValueError(f'{path}: expected weights beside slot.')
     if slot is not None and np.any((slot < 0) | (slot >= len(transcript.items))):
         raise ValueError(f'{path}: expected slot to index the {len(transcript.items)} items.')
     steps, candidates = len(transcript.rounds), len(transcript.items)
@@ -130,8 +132,7 @@ def _check(path: str | os.PathLike, transcript: Transcript) -> None:
     for part, length in (('shared', kept), ('seen', steps)):
         for where, leaf in jax.tree_util.tree_leaves_with_path(getattr(transcript, part)):
             name = jax.tree_util.keystr(where, simple=True, separator='/')
-            rows = (candidates,) if part == 'shared' else (batch,)
-            shape = (length, *rows) if name.split('/')[0] == 'items' else (length,)
+            shape = (length, candidates) if name.split('/')[0] == 'items' else (length,)
             if leaf.shape[: len(shape)] != shape:
                 raise ValueError(
                     f'{path}: expected {part}/{name} to begin with {shape}, found {leaf.shape}.'

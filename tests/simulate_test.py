@@ -13,6 +13,7 @@ from fedinv_jax import client, losses, models, observe, server, simulate
 from fedinv_jax.data import clients as clients_lib
 
 N, D = 9, 3
+PARTS = ('items', 'scorer')
 KEY = jax.random.key(5)
 # User -> items and labels; sizes differ, so both groups below hold padding.
 DATA = {
@@ -304,7 +305,7 @@ class GroupingTest(parameterized.TestCase):
             run = run._replace(init=jax.jit(run.init))
             recording = simulate.record(run, KEY, [3, 1], [0, 2, 4], between=[1, 3])
             return {
-                user: simulate.transcript(recording, user, [0, 2, 4], every_round=True)
+                user: simulate.transcript(recording, user, [0, 2, 4], PARTS, every_round=True)
                 for user in (3, 1)
             }
 
@@ -336,7 +337,9 @@ class TranscriptTest(parameterized.TestCase):
     # Failed on: sorted items.
     def test_known_batch(self):
         rounds = [0, 2, 5]
-        transcript, truth = simulate.transcript(self.recording, 2, rounds, log_odds=self.log_odds)
+        transcript, truth = simulate.transcript(
+            self.recording, 2, rounds, PARTS, log_odds=self.log_odds
+        )
         items = np.array([5, 1, 0, 0])
         np.testing.assert_array_equal(transcript.items, items)
         np.testing.assert_array_equal(transcript.rounds, rounds)
@@ -365,7 +368,7 @@ class TranscriptTest(parameterized.TestCase):
 
     # Failed on: the last round dropped.
     def test_every_round(self):
-        transcript, truth = simulate.transcript(self.recording, 3, [2, 5], every_round=True)
+        transcript, truth = simulate.transcript(self.recording, 3, [2, 5], PARTS, every_round=True)
         np.testing.assert_array_equal(transcript.rounds, [2, 5])
         self.assertEqual(transcript.participated.shape, (4,))
         self.assertEqual(transcript.weights.shape, (4, 6))
@@ -406,7 +409,7 @@ class TranscriptTest(parameterized.TestCase):
         self.assertEqual(truth.labels[0], 1)
 
     def test_truth_is_not_in_the_transcript(self):
-        transcript, truth = simulate.transcript(self.recording, 3, [0, 2])
+        transcript, truth = simulate.transcript(self.recording, 3, [0, 2], PARTS)
         for secret in (truth.labels, truth.private[0], truth.private[1]):
             for leaf in jax.tree.leaves(transcript):
                 if leaf.shape[-1:] == secret.shape:

@@ -21,7 +21,7 @@ def make(weights=True, slot=False, between=False, scorer=True):
         return rng.standard_normal(shape).astype(np.float32)
 
     shared = {'items': {'embedding': normal(kept, candidates, 2), 'bias': normal(kept, candidates)}}
-    seen = {'items': {'embedding': normal(steps, batch, 2)}}
+    seen = {'items': {'embedding': normal(steps, candidates, 2)}}
     if scorer:
         shared['scorer'] = {'layer_1': {'kernel': normal(kept, 2, 3), 'bias': normal(kept, 3)}}
         seen['scorer'] = {'layer_1': {'kernel': normal(steps, 2, 3)}}

@@ -34,20 +34,27 @@ def squared_distance(predicted: PyTree, seen: PyTree) -> Array:
     return squared_norm(optax.tree.sub(predicted, seen)) / floor(squared_norm(seen))
 
 
+def _unit(tree: PyTree) -> PyTree:
+    """A tree over its norm; zero, with zero gradients, where the norm is."""
+    squared = squared_norm(tree)
+    positive = squared > floor(jnp.zeros_like(squared))
+    # Both branches of a `where` are differentiated: the unused one must be finite too.
+    scale = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
+    return jax.tree.map(lambda leaf: scale * leaf, tree)
+
+
 def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
     """`1 - <g', g> / (|g'| |g|)` over the whole upload.
 
     Example:
-        >>> cosine_distance({'w': jnp.array([1.0, 1.0])}, {'w': jnp.array([2.0, 2.0])}).item()
-        0.0
+        >>> cosine_distance({'w': jnp.array([1.0, 0.0])}, {'w': jnp.array([0.0, 2.0])}).item()
+        1.0
 
     References:
         Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
         arXiv:2003.14053, equation 4.
     """
-    norms = floor(squared_norm(predicted)) * floor(squared_norm(seen))
-    # One square root of the floored product: its gradient is finite at a zero upload.
-    return 1 - optax.tree.vdot(predicted, seen) * jax.lax.rsqrt(floor(norms))
+    return 1 - optax.tree.vdot(_unit(predicted), _unit(seen))
 
 
 def per_leaf(distance: Distance) -> Distance:

@@ -39,7 +39,12 @@ class MLP(nn.Module):
             he_normal = nn.initializers.normal((2 / fan_in) ** 0.5)
             kernel_init = self.kernel_init or he_normal
             return nn.Dense(
-                width, use_bias, None, None, None, kernel_init, self.bias_init, name=name
+                width,
+                use_bias=use_bias,
+                param_dtype=jnp.float32,
+                kernel_init=kernel_init,
+                bias_init=self.bias_init,
+                name=name,
             )
 
         widths = (*self.hidden, 1)
