@@ -89,6 +89,7 @@ def default_config() -> Config:
                 'precision': 'float32',  # of the uploads; 'float64' is a control
             },
             'server': {
+                # On gradients this is FedSGD; on the differences of local_sgd, rate 1 is FedAvg.
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
                 'aggregate_items': 'sum',  # or mean, mean_over_touched
                 'aggregate_scorer': 'mean',

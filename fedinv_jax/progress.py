@@ -27,9 +27,14 @@ def bar(what: str, on: bool) -> Iterator[Callable[[float, float], None]]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `duration(3700) == '1 h 2 min'`."""
-    if seconds < 60:
-        return f'{seconds:.0f} s'
-    if seconds < 3600:
-        return f'{seconds // 60:.0f} min {seconds % 60:.0f} s'
-    return f'{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min'
+    """Seconds for people.
+
+    Example:
+        >>> duration(59.7), duration(3719)
+        ('1 min 0 s', '1 h 2 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f'{rest} s'
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes} min' if hours else f'{minutes} min {rest} s'
