@@ -14,7 +14,6 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_gradients': (1, 2),
             'num_victims': 128,
             'num_iterations': 2000,
-            'label_gain': 30.0,
         }
     )
     config.attack.optimizer.learning_rate = 0.003

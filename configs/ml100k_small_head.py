@@ -9,15 +9,13 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.data.update({'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80})
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.observation.seen = ('scorer',)
+    config.dynamics.name = ('unrolled',)
     config.attack.update(
         {
             'num_gradients': (1, 2, 4),
-            'interval': (1, 50),
             'num_victims': 128,
             'num_iterations': 10000,
-            'distance': 'squared',
         }
     )
-    config.attack.optimizer.learning_rate = 0.3
     config.attack.priors.norm = 3e-4
     return experiment.variant(config, arg)

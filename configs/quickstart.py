@@ -16,15 +16,13 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.data.update({'min_positives': 48, 'max_positives': 80})
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.observation.seen = ('scorer',)
+    config.dynamics.name = ('unrolled',)
     config.attack.update(
         {
             'num_gradients': (1, 2, 4),
-            'interval': (20,),
             'num_victims': 64,
             'num_iterations': 8000,
-            'distance': 'squared',
         }
     )
     config.attack.priors.norm = 3e-4
-    config.attack.optimizer.learning_rate = 0.3
     return experiment.variant(config, arg)

@@ -109,10 +109,10 @@ def default_config() -> Config:
                 'interval': (1,),  # server rounds between two observed ones
                 'distance': 'squared_per_leaf',
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
-                'optimizer': {'name': 'adam', 'learning_rate': 0.1, 'decay': 'cosine'},
+                'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
                 'num_iterations': 1000,
                 'num_restarts': 1,
-                'label_gain': 1.0,  # how much faster labels move than the private embedding
+                'label_gain': 30.0,  # how much faster labels move than the private embedding
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'precision': 'float32',  # of the solver
                 'block': 16,  # victims in one compiled call
