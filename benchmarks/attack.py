@@ -112,7 +112,7 @@ def make_attack(seen: tuple[str, ...], key: jax.Array):
             update,
             channel,
             dynamics.free(model.init_private, steps),
-            distances.per_leaf(distances.squared_distance),
+            distances.squared_distance_per_leaf,
         )
         solver = inversion.descent(optax.adam(0.1))
         return inversion.invert(problem, solver, key, _ITERATIONS.value).scores

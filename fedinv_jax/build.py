@@ -34,8 +34,11 @@ def make_interactions(config: Config) -> interactions_lib.Interactions:
         interactions = synthetic.generate(seed=config.seed, **data.synthetic)
     else:
         interactions = loaders.load(data.name)
-    interactions = interactions_lib.binarize(interactions, data.threshold)
-    return interactions_lib.k_core(interactions, data.core) if data.core else interactions
+    if data.threshold is not None or data.core:
+        interactions = interactions_lib.binarize(interactions, data.threshold)
+        interactions = interactions_lib.k_core(interactions, data.core)
+        interactions = interactions_lib.drop_unused_items(interactions)
+    return interactions_lib.leave_one_out(interactions)[0] if data.leave_one_out else interactions
 
 
 def make_clients(
@@ -69,15 +72,23 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
     arguments = section.to_dict()
     make = lookup(f'{field}.name', arguments.pop('name'), OPTIMIZERS)
     rate = arguments.pop('learning_rate', None)
+    if section.name == 'lbfgs':  # its line search sets the step
+        return make()
     if lookup(f'{field}.decay', arguments.pop('decay', 'constant'), DECAYS) == 'cosine':
         rate = optax.cosine_decay_schedule(rate, num_steps)
     if rate is not None:
         arguments['learning_rate'] = rate
-    return make(**arguments)
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        raise ValueError(f'{field}: {error}.') from error
 
 
 def make_client_update(
-    section: Config, model: Model, private_rate: float | None = None
+    section: Config,
+    model: Model,
+    private_rate: float | None = None,
+    learning_rate: float | None = None,
 ) -> ClientUpdate:
     """The local training of a config's section 'client'.
 
@@ -85,12 +96,16 @@ def make_client_update(
         section: the section.
         model: the recommender.
         private_rate: what an attacker believes it to be; None: the true one.
+        learning_rate: the same for the local optimiser.
     """
     loss = lookup('client.loss', section.loss, LOSSES)
     rate = section.private_rate if private_rate is None else private_rate
     if lookup('client.name', section.name, CLIENTS) == 'gradient_step':
         return client.gradient_step(model, loss, rate)
-    optimizer = make_optimizer('client.optimizer', section.optimizer)
+    own = section.optimizer.copy_and_resolve_references()
+    if learning_rate is not None:
+        own.learning_rate = learning_rate
+    optimizer = make_optimizer('client.optimizer', own)
     return client.local_sgd(
         model, loss, optimizer, optax.sgd(rate), section.num_epochs, section.batch_size
     )
@@ -158,7 +173,9 @@ def make_mgradinv(
 ) -> Attack:
     """MGradInv as a config describes it, for any hypothesis and channel."""
     section = config.attack
-    client_update = make_client_update(config.client, model, section.private_rate)
+    client_update = make_client_update(
+        config.client, model, section.private_rate, section.learning_rate
+    )
     optimizer = make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
     solver = inversion.descent(optimizer)
     distance = lookup('attack.distance', section.distance, DISTANCES)

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from fedinv_jax import build, experiment, observe, plan, runner, transcripts, tree, workdir
 from fedinv_jax.experiment import Config
 
 
 def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
-    """Writes what the server saw of the config's first victim in its first setting.
+    """Writes what the server saw of the config's first victim, with the most gradients (T).
 
     Args:
         config: see `experiment.default_config`.
@@ -26,12 +27,13 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         raise ValueError(
             f'Expected attack.name={config.attack.name} to have one that reads uploads.'
         )
-    setting = reading[0]
+    setting = max(reading, key=lambda each: each.num_gradients)
     user = case.victims[0]
     seen, _ = runner.transcript(case, runner.train(case), setting, user)
-    client, known = config.client.to_dict(), config.attack.private_rate is None
+    client = config.client.to_dict()
+    known = config.attack.private_rate is None and config.attack.learning_rate is None
     if not known:
-        del client['private_rate']
+        del client['private_rate'], client['optimizer']
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
         'client': client,
@@ -49,8 +51,9 @@ def attack_transcript(
 ) -> dict[str, Any]:
     """Attacks a transcript file, without the simulator and without the truth.
 
-    Model and client are those of the file's description, where it has them; the rest is the
-    config's. Writes `answer.json` in the folder.
+    Model and client are those of the file's description, where it has them. Of the config, `seed`,
+    the first hypothesis and the solver's fields of `attack` are used: what was seen, of which
+    rounds and which batch is the file's. Writes `answer.json` in the folder.
 
     Args:
         config: see `experiment.default_config`; its first hypothesis is used.
@@ -71,9 +74,11 @@ def attack_transcript(
     description = dict(meta.get('model', {}))
     num_items = description.pop('num_items', int(np.max(seen.items)) + 1)
     for section, values in (('model', description), ('client', meta.get('client', {}))):
-        if unknown := sorted(set(values) - set(config[section])):
-            raise ValueError(f'{path}: unknown fields of {section} in meta: {", ".join(unknown)}.')
-        config[section].update(values)
+        try:
+            config[section].update(values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{path}: meta, section {section}: {error}') from error
+    experiment.check(config)
     model = build.make_model(config.model, num_items)
     name, rounds = config.dynamics.name[0], [int(round_) for round_ in seen.rounds]
     if name == 'unrolled' and len(seen.participated) <= rounds[-1] - rounds[0]:
@@ -90,13 +95,20 @@ def attack_transcript(
     hypothesis = build.make_dynamics(name, rounds, model)
     view = observe.share(*tree.names(seen.seen))
     attack = build.make_mgradinv(config, model, hypothesis, view)
+    numbers = optax.tree.size(seen.seen)
+    labels = len(seen.items) * (2 if seen.weights is None else 1)
+    unknown = labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
     log(
         f'{path}: {len(rounds)} uploads, rounds {", ".join(map(str, rounds))}, '
         f'{len(seen.items)} candidates, {"+".join(seen.seen)} seen, '
-        f'batch {"unknown" if seen.weights is None else "known"}'
+        f'batch {"unknown" if seen.weights is None else "known"}, step size '
+        f'{config.client.private_rate:g}, hypothesis {name}, {config.attack.precision}; '
+        f'{numbers} numbers seen : {unknown} unknown'
     )
     key = jax.random.key(config.seed)
-    answer = jax.device_get(jax.jit(attack)(seen, key, config.attack.num_iterations))
+    with jax.enable_x64(config.attack.precision == 'float64'):
+        seen = tree.cast_floats(seen, np.dtype(config.attack.precision))
+        answer = jax.device_get(jax.jit(attack)(seen, key, config.attack.num_iterations))
     if not np.isfinite(answer.objective):
         raise ValueError(f'{path}: the objective is not finite; check shared/ and seen/ for NaN.')
     result = {

@@ -35,7 +35,9 @@ ATTACKS = ('mgradinv', 'popularity', 'random')
 OPTIMIZERS = {
     name: make
     for name, make in vars(optax).items()
-    if inspect.isfunction(make) and 'learning_rate' in inspect.signature(make).parameters
+    if inspect.isfunction(make)
+    and 'learning_rate' in inspect.signature(make).parameters
+    and not name.startswith(('_', 'scale_by_'))
 }
 PRECISIONS = ('float32', 'float64')
 DECAYS = ('constant', 'cosine')
@@ -54,6 +56,7 @@ def default_config() -> Config:
                 'name': 'synthetic',  # or a known data set, or the path of a file
                 'threshold': optional(float),  # ratings from here on are interactions; None: all
                 'core': 0,  # k of the k-core filter; 0: none
+                'leave_one_out': False,  # leave each user's last interaction out of the training
                 'per_positive': 4,  # negatives for each positive
                 'labels': 'implicit',  # or 'ratings'
                 'min_positives': 1,  # users with fewer are left out
@@ -114,6 +117,7 @@ def default_config() -> Config:
                 'num_restarts': 1,
                 'label_gain': 30.0,  # how much faster labels move than the private embedding
                 'private_rate': optional(float),  # what the attacker believes; None: known
+                'learning_rate': optional(float),  # the same for the optimiser of local_sgd
                 'precision': 'float32',  # of the solver
                 'block': 16,  # victims in one compiled call
             },
@@ -211,6 +215,8 @@ def check(config: Config) -> None:
                 raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
     for field, choices in _NAMES.items():
         lookup(field, values[field], choices)
+    if config.client.precision == 'float64' and config.attack.precision == 'float32':
+        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
     if config.seed < 0:
         raise ValueError(f'Expected seed={config.seed} >= 0.')
     for setting in settings(config):

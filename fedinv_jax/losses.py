@@ -25,7 +25,7 @@ def bce(logits: Array, labels: Array) -> Array:
 
 
 def squared_error(logits: Array, labels: Array) -> Array:
-    """Squared error `(z - y)^2`, for explicit ratings scaled to [0, 1].
+    """Squared error `(z - y)^2`, for explicit ratings (`labels='ratings'`).
 
     Args:
         logits: float `[B]`, the predicted rating itself.

@@ -22,6 +22,8 @@ class Case(NamedTuple):
         victims: user indices.
         model: the recommender.
         share: public share of interactions among candidates.
+        counts: int `[N]`, interactions of each item, over all users.
+        num_users: users with interactions.
     """
 
     config: Config
@@ -30,6 +32,8 @@ class Case(NamedTuple):
     victims: list[int]
     model: Model
     share: float
+    counts: np.ndarray
+    num_users: int
 
 
 class Block(NamedTuple):
@@ -44,13 +48,19 @@ def make_case(config: Config) -> Case:
     experiment.check(config)
     interactions = build.make_interactions(config)
     clients = build.make_clients(config, interactions)
+    share = clients_lib.public_share(clients)
+    if not config.observation.batch_known:  # the candidates are the whole catalogue
+        positives = sum(group.num_positives.sum() for group in clients)
+        share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
     return Case(
         config,
         interactions,
         clients,
         choose_victims(config, clients),
         build.make_model(config.model, interactions.num_items),
-        clients_lib.public_share(clients),
+        share,
+        clients_lib.item_counts(interactions),
+        len(np.unique(interactions.users)),
     )
 
 
@@ -64,7 +74,8 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
     count = config.attack.num_victims or len(users)
     if not 0 < count <= len(users):
         raise ValueError(f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients.')
-    drawn = np.random.default_rng([config.seed, 3]).permutation(users)[:count]
+    # Another stream than those of the clients, [seed, user], and of the generator, [seed, 0, 2].
+    drawn = np.random.default_rng([config.seed, 0, 3]).permutation(users)[:count]
     return [int(user) for user in drawn]
 
 
@@ -74,7 +85,8 @@ def blocks(case: Case) -> list[Block]:
     planned = []
     for setting in experiment.settings(case.config):
         for group in case.clients:
-            users = [user for user in case.victims if user in set(group.users.tolist())]
+            members = set(group.users.tolist())
+            users = [user for user in case.victims if user in members]
             planned += [
                 Block(setting, tuple(users[start : start + size]))
                 for start in range(0, len(users), size)
@@ -117,4 +129,5 @@ def columns(case: Case, setting: Setting) -> workdir.Row:
         'solver': None if guesser else config.attack.optimizer.name,
         'iterations': 0 if guesser else config.attack.num_iterations,
         'precision': config.attack.precision,
+        'upload_precision': config.client.precision,
     }

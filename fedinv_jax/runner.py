@@ -175,10 +175,10 @@ def transcript(
     case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
 ) -> tuple[Transcript, GroundTruth]:
     """What the server holds of a victim in a setting, and the truth."""
-    own = case.interactions.items[case.interactions.users == user]
-    counts = clients_lib.item_counts(case.interactions)
-    counts[own] -= 1
-    others = len(np.unique(case.interactions.users)) - 1
+    first, last = np.searchsorted(case.interactions.users, [user, user + 1])
+    counts = case.counts.copy()
+    counts[case.interactions.items[first:last]] -= 1
+    others = case.num_users - 1
     return simulate.transcript(
         recording,
         user,

@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 SETTING = (
     'attack', 'dynamics', 'num_gradients', 'first_round', 'interval', 'seen', 'batch_known',
     'defence', 'data', 'model', 'client', 'seed', 'solver', 'iterations', 'precision',
+    'upload_precision',
 )  # fmt: skip
 METRICS = (
     'auc', 'average_precision', 'f1', 'precision', 'recall', 'exact', 'recovered_at_known_count',

@@ -294,8 +294,8 @@ class DistancesTest(parameterized.TestCase):
         expected = {
             distances.squared_distance: (1 + 9 + 16) / (4 + 1 + 1),
             distances.cosine_distance: 1 - (2 - 2 - 3) / np.sqrt(14 * 6),
-            distances.per_leaf(distances.squared_distance): ((1 + 9) / 5 + 16 / 1) / 2,
-            distances.per_leaf(distances.cosine_distance): ((1 - 0) + (1 + 1)) / 2,
+            distances.squared_distance_per_leaf: ((1 + 9) / 5 + 16 / 1) / 2,
+            distances.cosine_distance_per_leaf: ((1 - 0) + (1 + 1)) / 2,
         }
         for distance, value in expected.items():
             np.testing.assert_allclose(distance(PREDICTED, SEEN), value, rtol=1e-6)
@@ -303,8 +303,12 @@ class DistancesTest(parameterized.TestCase):
     # Failed on: no divisor.
     @parameterized.product(factor=[1e-5, 1.0, 1e5], cosine=[False, True], leaf=[False, True])
     def test_scale_free_and_zero_at_equality(self, factor, cosine, leaf):
-        distance = distances.cosine_distance if cosine else distances.squared_distance
-        distance = distances.per_leaf(distance) if leaf else distance
+        distance = {
+            (False, False): distances.squared_distance,
+            (False, True): distances.squared_distance_per_leaf,
+            (True, False): distances.cosine_distance,
+            (True, True): distances.cosine_distance_per_leaf,
+        }[cosine, leaf]
         a, b = (optax.tree.scale(factor, x) for x in (PREDICTED, SEEN))
         np.testing.assert_allclose(distance(a, b), distance(PREDICTED, SEEN), rtol=1e-5)
         np.testing.assert_allclose(distance(a, a), 0, atol=1e-6)
@@ -313,11 +317,26 @@ class DistancesTest(parameterized.TestCase):
             negative = optax.tree.scale(-1.0, a)
             np.testing.assert_allclose(distance(negative, a), 2, rtol=1e-6)
 
+    # Failed on: one rsqrt of the product of both norms.
+    @parameterized.product(scale=[0.0, 1e-10, 1e-7, 1.0])
+    def test_cosine_gradient_is_finite(self, scale):
+        small = optax.tree.scale(scale, PREDICTED)
+        for a, b in ((small, SEEN), (SEEN, small), (small, small)):
+            for distance in (distances.cosine_distance, distances.cosine_distance_per_leaf):
+                self.assertTrue(all_finite((distance(a, b), jax.grad(distance)(a, b))))
+
+    # Failed on: each leaf divided by its own norm alone.
+    def test_a_leaf_of_zeros_does_not_overflow(self):
+        seen = {'a': jnp.ones(3), 'b': jnp.zeros(2)}
+        predicted = {'a': jnp.ones(3), 'b': jnp.full(2, 5.0)}
+        value, gradient = jax.value_and_grad(distances.squared_distance_per_leaf)(predicted, seen)
+        np.testing.assert_allclose(value, 50 / 3e-12 / 2, rtol=1e-5)
+        self.assertTrue(all_finite(gradient))
+
     # Failed on: the floor left out.
     @parameterized.product(leaf=[False, True])
     def test_squared_gradient_is_finite_at_zero(self, leaf):
-        distance = distances.squared_distance
-        distance = distances.per_leaf(distance) if leaf else distance
+        distance = distances.squared_distance_per_leaf if leaf else distances.squared_distance
         zero = optax.tree.zeros_like(PREDICTED)
         for a, b in ((zero, SEEN), (zero, zero), (optax.tree.scale(0.1, PREDICTED), zero)):
             self.assertTrue(all_finite((distance(a, b), jax.grad(distance)(a, b))))
@@ -578,7 +597,7 @@ class EndToEndTest(parameterized.TestCase):
                 make_client(name, kind),
                 observe.share(*view),
                 make_hypothesis(name, which),
-                distances.per_leaf(distances.squared_distance),
+                distances.squared_distance_per_leaf,
             )
             solver = inversion.descent(optax.adam(0.1))
             first = problem.objective(problem.init(jax.random.split(key, 1)[0]))

@@ -135,7 +135,7 @@ def test_rating_labels():
     data = interactions_lib.make([1, 1, 2], [1, 2, 3], ratings=[1, 3, 4])
     (group,) = clients.build(data, labels='ratings')
     rows = dict(zip(group.users.tolist(), group.labels, strict=True))
-    assert sorted(rows[0].tolist()) == [0, 0.25, 0.75]
+    assert sorted(rows[0].tolist()) == [0, (1 + 1 / 4) / 2, (1 + 3 / 4) / 2]
     assert sorted(rows[1].tolist()) == [0, 0, 1]
 
 

@@ -74,7 +74,7 @@ def make_problem(name, transcript, update, hypothesis):
         update,
         observe.share(*SHARED[name]),
         hypothesis,
-        distances.per_leaf(distances.squared_distance),
+        distances.squared_distance_per_leaf,
         relaxation=IDENTITY,
     )
 

@@ -269,7 +269,7 @@ def test_data_sections_reach_the_data(tmp_path):
     assert {float(x) for group in clients for x in np.unique(group.labels)} == {0.0, 1.0}
     config.data.labels = 'ratings'
     groups = build.make_clients(config, interactions)
-    assert {round(float(x), 6) for group in groups for x in np.unique(group.labels)} == {0, 0.8, 1}
+    assert {round(float(x), 6) for group in groups for x in np.unique(group.labels)} == {0, 0.9, 1}
 
 
 def test_optimizers_of_optax_by_name():

@@ -28,6 +28,7 @@ def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'solver': None if guesser else 'adam',
         'iterations': 0 if guesser else 2000,
         'precision': 'float32',
+        'upload_precision': 'float32',
         'user': user,
         'num_positives': 2,
         'num_negatives': 8,

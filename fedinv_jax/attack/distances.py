@@ -1,6 +1,6 @@
 """Distances between the predicted and the seen upload of one step: pytrees in, `[]` out.
 
-Scale-free, 0 at equality, and finite with finite gradients where the seen upload is zero.
+Scale-free, 0 at equality, with finite gradients everywhere.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def _unit(tree: PyTree) -> PyTree:
 
 
 def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
-    """`1 - <g', g> / (|g'| |g|)` over the whole upload.
+    """`1 - <g', g> / (|g'| |g|)` over the whole upload; 1 where either is zero.
 
     Example:
         >>> cosine_distance({'w': jnp.array([1.0, 0.0])}, {'w': jnp.array([0.0, 2.0])}).item()
@@ -57,22 +57,32 @@ def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
     return 1 - optax.tree.vdot(_unit(predicted), _unit(seen))
 
 
-def per_leaf(distance: Distance) -> Distance:
-    """The mean over leaves of a distance: no leaf is drowned by a larger one.
+def squared_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
+    """The mean over leaves of `|g' - g|^2 / |g|^2`: no leaf is drowned by a larger one.
+
+    A leaf's divisor is at least 1e-12 of the whole upload's: a leaf of zeros stays finite.
 
     Example:
         >>> seen = {'a': jnp.array([100.0]), 'b': jnp.array([1.0])}
         >>> predicted = {'a': jnp.array([100.0]), 'b': jnp.array([0.0])}
-        >>> per_leaf(squared_distance)(predicted, seen).item()
+        >>> squared_distance_per_leaf(predicted, seen).item()
         0.5
     """
+    least = floor(1e-12 * squared_norm(seen))
+    ratios = jax.tree.map(
+        lambda p, s: jnp.sum((p - s) ** 2) / jnp.maximum(jnp.sum(s**2), least), predicted, seen
+    )
+    return jnp.mean(jnp.stack(jax.tree.leaves(ratios)))
 
-    def mean_distance(predicted: PyTree, seen: PyTree) -> Array:
-        leaves = jax.tree.map(distance, predicted, seen)
-        return jnp.mean(jnp.stack(jax.tree.leaves(leaves)))
 
-    return mean_distance
+def cosine_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
+    """The mean over leaves of the cosine distance.
 
-
-squared_distance_per_leaf = per_leaf(squared_distance)
-cosine_distance_per_leaf = per_leaf(cosine_distance)
+    Example:
+        >>> seen = {'a': jnp.array([100.0]), 'b': jnp.array([1.0])}
+        >>> predicted = {'a': jnp.array([100.0]), 'b': jnp.array([0.0])}
+        >>> cosine_distance_per_leaf(predicted, seen).item()
+        0.5
+    """
+    leaves = jax.tree.map(cosine_distance, predicted, seen)
+    return jnp.mean(jnp.stack(jax.tree.leaves(leaves)))

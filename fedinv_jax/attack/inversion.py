@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
+from fedinv_jax.attack import distances
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree
 
@@ -50,8 +51,8 @@ class Descent(NamedTuple):
 def descent(optimizer: optax.GradientTransformation) -> Inversion:
     """Descends the objective with any optax optimiser, `optax.lbfgs()` included.
 
-    The best point visited is kept, so a line search that fails late costs nothing. An objective
-    that is not finite ends the run; if none ever was finite, the state's objective stays inf.
+    The best point visited is kept, so a line search that fails late costs nothing. An objective or
+    a gradient that is not finite ends the run; at the first point, the objective stays inf.
 
     Args:
         optimizer: a gradient transformation; one with a line search gets the objective.
@@ -80,11 +81,12 @@ def descent(optimizer: optax.GradientTransformation) -> Inversion:
         updates, memory = optimizer.update(
             gradient, memory, point, value=value, grad=gradient, value_fn=problem.objective
         )
-        better = value < state.objective
+        finite = jnp.isfinite(value) & jnp.isfinite(distances.squared_norm(gradient))
+        better = finite & (value < state.objective)
         new = State(
             optax.tree.where(better, point, state.guess),
             jnp.where(better, value, state.objective),
-            ~jnp.isfinite(value),
+            ~finite,
             Descent(optax.apply_updates(point, updates), memory),
         )
         return optax.tree.where(state.done, state, new)

@@ -137,7 +137,8 @@ def build(
         interactions: training interactions of all users.
         per_positive: negatives for each positive, at least 1.
         seed: of the negatives and of the order within a client.
-        labels: 'implicit': 1 for a positive; 'ratings': its rating over the highest of all.
+        labels: 'implicit': 1 for a positive; 'ratings': `(1 + r / max r) / 2`, in (1/2, 1],
+            so that 1/2 parts interactions from negatives at every rating.
         min_positives: users with fewer are left out; users without any always are.
         max_positives: users with more are left out; None: no limit.
         max_waste: largest padded share of a group's `[C, B]`, in [0, 1).
@@ -170,7 +171,7 @@ def build(
                 "Expected ratings > 0 for labels='ratings', found "
                 f'{interactions.ratings.min()}: label 0 means no interaction.'
             )
-        values = interactions.ratings / interactions.ratings.max()
+        values = (1 + interactions.ratings / interactions.ratings.max()) / 2
 
     negatives = sample_negatives(interactions, per_positive, seed)
     spans = dict(_spans(interactions))

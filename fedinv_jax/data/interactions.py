@@ -170,6 +170,25 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         interactions = take(interactions, keep)
 
 
+def drop_unused_items(interactions: Interactions) -> Interactions:
+    """The same interactions over a catalogue without the items that nobody has.
+
+    After a filter, such items would be drawn as negatives that no user ever chose. Users keep their
+    indices; items are renumbered in the same order.
+
+    Example:
+        >>> data = take(make([1, 1, 2], ['a', 'b', 'c']), np.array([0, 2]))
+        >>> drop_unused_items(data).item_ids, drop_unused_items(data).items.tolist()
+        (('a', 'c'), [0, 1])
+    """
+    used, items = np.unique(interactions.items, return_inverse=True)
+    return dataclasses.replace(
+        interactions,
+        items=items.astype(np.int32),
+        item_ids=tuple(interactions.item_ids[item] for item in used),
+    )
+
+
 def leave_one_out(interactions: Interactions) -> tuple[Interactions, Interactions]:
     """Splits off the last interaction of each user by (time, item).
 
