@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
     """Seconds for people.
 
     Example:
-        >>> duration(59.7), duration(3719)
+        >>> duration(59.7), duration(3725)
         ('1 min 0 s', '1 h 2 min')
     """
     minutes, rest = divmod(round(seconds), 60)

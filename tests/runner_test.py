@@ -111,6 +111,7 @@ SETTING_TYPES = {
     'solver': (str, type(None)),
     'iterations': int,
     'precision': str,
+    'upload_precision': str,
 }
 SUMMARY_TYPES = {
     **SETTING_TYPES,
