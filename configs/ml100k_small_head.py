@@ -1,4 +1,12 @@
-"""MGradInv on MovieLens-100K where one gradient is not enough: the scorer of a small head."""
+"""MGradInv on MovieLens-100K where one gradient is not enough: the scorer of a small head.
+
+Deng et al., ICDM 2025, on users with 48 to 80 positives.
+
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_small_head.py
+
+2 CPU cores: 4 minutes. Measured on 2026-11-23, AUC at T = 1, 2, 4: .790, .931, .987; popularity
+guesser .865.
+"""
 
 from fedinv_jax import experiment
 

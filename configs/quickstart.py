@@ -1,7 +1,12 @@
-"""The demo: one gradient is not enough, several are.
+"""The demo: one gradient is not enough, several are (MGradInv, Deng et al., ICDM 2025).
 
-Federated NCF with a small head (D = 8, one hidden layer of 8): 81 scorer gradients a step against
-about 300 unknown labels. Synthetic data, no download.
+Federated NCF with a small head (D = 8, one hidden layer of 8): 145 scorer gradients a step against
+about 290 unknown labels. Synthetic data, no download.
+
+    python scripts/attack.py --config=configs/quickstart.py
+
+2 CPU cores: under 2 minutes, 0.6 GiB. Measured on 2026-11-23: AUC .797, .933, .986 at T = 1, 2, 4;
+popularity guesser .844.
 """
 
 from fedinv_jax import experiment
