@@ -292,13 +292,15 @@ def threat_model(
     num_items = jax.tree.leaves(shared['items'])[0].shape[0]
     private = optax.tree.size(jax.eval_shape(model.init_private, jax.random.key(0)))
     client_, attack = config.client, config.attack
-    local = client_.name if client_.name == 'gradient_step' else (
-        f'{client_.name}, {client_.num_epochs} epochs of {client_.optimizer.name}'
-    )  # fmt: skip
+
+    def known(belief: float | None) -> str:
+        return 'known' if belief is None else f'unknown, taken for {belief:g}'
+
+    local = client_.name
+    if local == 'local_sgd':
+        local += f', {client_.num_epochs} epochs of {client_.optimizer.name} at rate '
+        local += f'{client_.optimizer.learning_rate:g} ({known(attack.learning_rate)})'
     used = [f'{name} (weight {weight:g})' for name, weight in attack.priors.items() if weight]
-    known = (
-        'known' if attack.private_rate is None else f'unknown, taken for {attack.private_rate:g}'
-    )
     symmetric = (
         config.model.name == 'matrix_factorization'
         and client_.loss == 'bce'
@@ -312,7 +314,7 @@ def threat_model(
         ('client', f'{config.model.name} (D={config.model.dim}), {local}, {client_.loss}, '
                    f'uploads in {client_.precision}'),
         ('private', f'user embedding, {private} numbers; step size {client_.private_rate:g} '
-                    f'({known})'),
+                    f'({known(attack.private_rate)})'),
         ('batch', 'items known, labels unknown' if config.observation.batch_known
                   else 'unknown: every item of the catalogue is a candidate'),
         ('not seen', 'parts of an upload that a setting does not list reach the server only '

@@ -43,7 +43,8 @@ def answer(seen, tmp_path, **changes):
     return capture.attack_transcript(config, str(seen), str(tmp_path), log=lambda line: None)
 
 
-# Failed on a mutant of `build` that ignored each of these fields.
+# Failed, field by field, on mutants of `build` that ignored it (attack.precision: no x64 scope in
+# `capture`).
 @pytest.mark.parametrize(
     'changes',
     [
@@ -149,3 +150,14 @@ def test_ratings_lie_above_the_threshold():
 def test_share_of_unknown_parts_names_the_known_ones():
     with pytest.raises(ValueError, match='items/embedding'):
         observe.share('scorers').observe({'items': {'embedding': 1}}, (), jax.random.key(0))
+
+
+# Failed on the threat model that named the private step size only.
+def test_the_threat_model_says_which_step_sizes_are_known():
+    config = small_config()
+    config.client.name = 'local_sgd'
+    config.attack.learning_rate = 0.5
+    case = plan.make_case(config)
+    text = experiment.threat_model(config, case.model, case.clients, case.victims)
+    assert '1 epochs of sgd at rate 0.1 (unknown, taken for 0.5)' in text
+    assert 'step size 0.1 (known)' in text
