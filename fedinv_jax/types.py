@@ -178,6 +178,27 @@ class Guess(NamedTuple):
     latent: PyTree
 
 
+class Certificate(NamedTuple):
+    """What the uploads determine around an answer, from the attacker's own estimate of it.
+
+    All are relative to the norm of what was seen at each step. The truth is not used.
+
+    Attributes:
+        certified: bool `[]`, `margin > noise`: no other labels explain the uploads.
+        margin: float `[]`, a lower bound on the change of the uploads that other labels cause,
+            whatever the private parameters.
+        noise: float `[]`, the change that noise, rounding and the answer's residual may cause.
+        rank: int `[]`, numerical rank of the Jacobian of the uploads in all unknowns.
+        determined: int `[]`, labels that the uploads determine one by one at this noise.
+    """
+
+    certified: Array
+    margin: Array
+    noise: Array
+    rank: Array
+    determined: Array
+
+
 class Answer(NamedTuple):
     """What every attack returns.
 
@@ -187,9 +208,11 @@ class Answer(NamedTuple):
         private: estimate of the private parameters at the first observed step; None when
             the attack makes none.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
+        certificate: what the uploads determine; None when the attack makes none.
     """
 
     scores: Array
     labels: Array
     private: PyTree | None
     objective: Array
+    certificate: Certificate | None = None

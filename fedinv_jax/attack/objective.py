@@ -4,7 +4,9 @@ min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen
 + sum_k weight_k prior_k(guess)
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,17 +32,34 @@ from fedinv_jax.types import (
 )
 
 
+class Columns(NamedTuple):
+    """The Jacobian of the whitened uploads in the labels, one column `k` a candidate.
+
+    Attributes:
+        own: leaves `[K, T, ...]` of entries that this label alone moves (its row of the item
+            table), a tree without leaves where none is known.
+        common: leaves `[K, T, ...]` of the entries that all labels may move.
+    """
+
+    own: PyTree
+    common: PyTree
+
+
 class Problem(NamedTuple):
     """An inversion problem as pure functions of a guess; solvers see nothing else.
 
     Attributes:
         init: `init(key) -> guess`, a starting point.
         predict: `predict(guess) -> predicted [T, ...]`, in the structure of what was seen.
-        whiten: `whiten(uploads [T, ...]) -> uploads`, each step over the norm of what was seen.
-        residual: `residual(guess) -> whiten(predicted - seen)`; its squared norm over T is the
-            normalised squared distance.
+        whiten: `whiten(uploads [T, ...]) -> uploads`, each leaf of each step over the standard
+            deviation of its noise where that is given, else each step over the norm of what was
+            seen.
+        residual: `residual(guess) -> whiten(predicted - seen)`: about 1 an entry at the truth, or
+            else of a squared norm that over T is the normalised squared distance.
         objective: `objective(guess) -> []`, what is minimised: distance plus priors.
         answer: `answer(guess, objective) -> Answer`.
+        columns: `columns(guess) -> Columns`, derivatives of the residual in each label; None where
+            no solver needs them.
     """
 
     init: Callable[[Key], Guess]
@@ -49,6 +68,7 @@ class Problem(NamedTuple):
     residual: Callable[[Guess], PyTree]
     objective: Callable[[Guess], Array]
     answer: Callable[[Guess, Array], Answer]
+    columns: Callable[[Guess], Columns] | None = None
 
 
 def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Batch:
@@ -60,6 +80,82 @@ def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Bat
     return Batch(transcript.slot, labels[transcript.slot], known)
 
 
+def _norms(seen: PyTree) -> PyTree:
+    """The norm of the whole upload, at every leaf."""
+    norm = jnp.sqrt(distances.floor(distances.squared_norm(seen)))
+    return jax.tree.map(lambda leaf: norm, seen)
+
+
+def _root_mean_squares(seen: PyTree) -> PyTree:
+    """By leaf, `[]`; a leaf of zeros counts as 1e-6 of the whole upload."""
+    least = distances.floor(1e-12 * distances.squared_norm(seen))
+    return jax.tree.map(
+        lambda leaf: jnp.sqrt(jnp.maximum(jnp.sum(leaf**2), least) / leaf.size), seen
+    )
+
+
+def deviations(
+    transcript: Transcript,
+    client_update: ClientUpdate,
+    observation: Observation,
+    hypothesis: Dynamics,
+    latent: PyTree,
+    rounding: float = 2.0**-24,
+) -> PyTree:
+    """Standard deviations `[T]` by leaf of what separates a seen upload from the exact one.
+
+    The channel's known variance, and rounding: the attacker replays the client's step in float32
+    and in float64 at eight made-up label vectors and takes the root mean square difference. Of
+    uploads in another precision it is scaled.
+
+    Args:
+        transcript: what the server holds of one client, in float64.
+        client_update: the client's own update.
+        observation: the channel.
+        hypothesis: on the private parameters.
+        latent: an estimate, for the size of the terms only.
+        rounding: unit roundoff of the uploads; `2**-24` is float32's.
+
+    Returns:
+        The tree, with the structure of what is seen.
+    """
+
+    def replay(phase: Array, dtype: str) -> PyTree:
+        ranks = jnp.arange(1, transcript.items.shape[0] + 1)
+        labels = (ranks * 0.6180339887498949 * phase) % 1.0
+        weights = jnp.ones(labels.shape) if transcript.weights is None else None
+        cast = partial(tree.cast_floats, dtype=dtype)
+        uploads = hypothesis.rollout(
+            client_update,
+            cast(latent),
+            cast(transcript.shared),
+            cast(batches(transcript, labels, weights)),
+            transcript.participated,
+        )
+        return jax.vmap(
+            lambda upload, seen: observation.predict(upload, seen, observation.init(upload))[0]
+        )(uploads, cast(transcript.seen))
+
+    def gap(phase: Array) -> PyTree:
+        return jax.tree.map(
+            lambda a, b: jax.vmap(lambda x: jnp.mean(x**2))(a.astype(b.dtype) - b),
+            replay(phase, 'float32'),
+            replay(phase, 'float64'),
+        )
+
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(gap)(jnp.arange(1.0, 9.0)))
+    known = jax.vmap(observation.variance)(transcript.seen)
+    floors = jax.vmap(_root_mean_squares)(transcript.seen)
+    return jax.tree.map(
+        lambda square, variance, size: jnp.sqrt(
+            jax.vmap(jnp.mean)(variance)
+            + (rounding * 2**24) ** 2 * square
+            + (rounding * size) ** 2
+        ),
+        mean, known, floors,
+    )  # fmt: skip
+
+
 def problem(
     transcript: Transcript,
     client_update: ClientUpdate,
@@ -69,6 +165,8 @@ def problem(
     weighted_priors: Sequence[tuple[float, Prior]] = (),
     relaxation: Relaxation | None = None,
     label_scale: float = 0.025,
+    deviation: PyTree | None = None,
+    separable: bool = False,
 ) -> Problem:
     """MGradInv's problem: labels and private parameters are unknown, T uploads constrain them.
 
@@ -83,6 +181,10 @@ def problem(
         weighted_priors: pairs of weight and prior.
         relaxation: of the labels (and of an unknown batch's weights); None: `relax.sigmoid()`.
         label_scale: standard deviation of the labels at the start, around 1/2.
+        deviation: standard deviations of the uploads' noise, leaves `[T]`, see `deviations`;
+            None: the norm of each step.
+        separable: whether a label moves the uploads as it would alone in the batch (one gradient
+            of a mean loss, see `labels.probe`); `columns` then costs one pass over the batch.
 
     Returns:
         The problem.
@@ -93,9 +195,8 @@ def problem(
         Zhu, Liu, Han, Deep leakage from gradients, NeurIPS 2019, arXiv:1906.08935 (T = 1).
     """
     relaxation = relaxation or relax.sigmoid()
-    scale = jax.vmap(lambda seen: jax.lax.rsqrt(distances.floor(distances.squared_norm(seen))))(
-        transcript.seen
-    )
+    if deviation is None:
+        deviation = jax.vmap(_norms)(transcript.seen)
 
     def init(key: Key) -> Guess:
         labels_key, weights_key, latent_key = jax.random.split(key, 3)
@@ -114,11 +215,17 @@ def problem(
         return relaxation.decode(guess.labels), weights
 
     def predict(guess: Guess) -> PyTree:
+        labels, weights = decode(guess)
+        return rolled_out(transcript, labels, guess.latent, weights)
+
+    def rolled_out(
+        transcript: Transcript, labels: Array, latent: PyTree, weights: Array | None = None
+    ) -> PyTree:
         uploads = hypothesis.rollout(
             client_update,
-            guess.latent,
+            latent,
             transcript.shared,
-            batches(transcript, *decode(guess)),
+            batches(transcript, labels, weights),
             transcript.participated,
         )
 
@@ -134,10 +241,37 @@ def problem(
         return jax.lax.scan(step, state, (uploads, transcript.seen))[1]
 
     def whiten(uploads: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(scale, leaf), uploads)
+        return jax.tree.map(lambda leaf, std: jax.vmap(jnp.divide)(leaf, std), uploads, deviation)
 
     def residual(guess: Guess) -> PyTree:
         return whiten(optax.tree.sub(predict(guess), transcript.seen))
+
+    def columns(guess: Guess) -> Columns:
+        if not separable or transcript.slot is not None:
+            by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
+            jacobian = by_label(guess.labels)
+            return Columns({}, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), jacobian))
+
+        def one(items: PyTree, label: Array, shares: Array) -> PyTree:
+            """The uploads' derivative in the label of a candidate, from a batch of it alone."""
+            alone = dataclasses.replace(
+                transcript,
+                shared={**transcript.shared, 'items': jax.tree.map(lambda x: x[:, None], items)},
+                items=jnp.zeros(1, int),
+                weights=jnp.ones((len(shares), 1), shares.dtype),
+            )
+
+            def uploads(label: Array) -> PyTree:
+                return rolled_out(alone, label[None], guess.latent)
+
+            tangent = jax.jvp(uploads, (label,), (jnp.ones_like(label),))[1]
+            return whiten(jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares, leaf), tangent))
+
+        total = jnp.sum(transcript.weights, axis=1, keepdims=True)
+        shares = transcript.weights / jnp.where(total > 0, total, 1)
+        labels, _ = decode(guess)
+        leaves = dict(jax.vmap(one, (1, 0, 1))(transcript.shared['items'], labels, shares))
+        return Columns(leaves.pop('items', {}), leaves)
 
     def objective(guess: Guess) -> Array:
         value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen))
@@ -152,4 +286,4 @@ def problem(
         scores = jnp.where(priors.candidates(transcript), beliefs, 0)  # padding is none
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
-    return Problem(init, predict, whiten, residual, objective, answer)
+    return Problem(init, predict, whiten, residual, objective, answer, columns)

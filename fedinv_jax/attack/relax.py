@@ -47,3 +47,13 @@ def sigmoid(gain: float = 1.0, margin: float = 1e-4) -> Relaxation:
         return (jnp.log(clipped) - jnp.log1p(-clipped)) / gain
 
     return Relaxation(encode, lambda unconstrained: jax.nn.sigmoid(gain * unconstrained))
+
+
+def identity() -> Relaxation:
+    """The labels themselves, for solvers that keep them in their box on their own.
+
+    Example:
+        >>> identity().decode(jnp.array([0.0, 1.0])).tolist()
+        [0.0, 1.0]
+    """
+    return Relaxation(lambda labels: labels, lambda unconstrained: unconstrained)

@@ -1,0 +1,295 @@
+"""The label solve: with the private states given, uploads are affine in the labels.
+
+`predicted(y) = predicted(0) + A y` for one gradient of a loss like BCE or the squared error, so the
+labels are a box-constrained linear least-squares problem with one optimum, and T steps stack T
+systems over the same labels. That a client is affine is not known from the model but probed.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import tree
+from fedinv_jax.attack import leak, quadratic
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.leak import Draw
+from fedinv_jax.attack.objective import Columns, Problem
+from fedinv_jax.types import Array, Batch, ClientUpdate, Guess, Key, Observation, PyTree
+
+DENSE = 4096
+"""Most candidates of the dense label solve; beyond, it is matrix-free."""
+
+EXPLAINED = 16.0
+"""Mean square of the whitened residual up to which noise may explain it: rounding replays are only
+good to a factor of about 3 in the standard deviation."""
+
+_TOLERANCE = 1e-5
+_PHASES = (0.6180339887498949, 0.41421356237309515, 0.7320508075688772, 0.23606797749978969)
+
+
+class Structure(NamedTuple):
+    """How the seen upload of a client depends on its labels, on every draw.
+
+    Attributes:
+        affine: the upload of a mix of labels is the mix of the uploads.
+        separable: a label moves the upload as it would alone in the batch.
+        outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
+    """
+
+    affine: bool
+    separable: bool
+    outer: tuple[str, ...]
+
+
+def probe(
+    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
+) -> Structure:
+    """Finds out, on random clients and labels, what the label solve may rely on.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draws: random clients whose batches hold all of their rows in order (`items` None), in
+            float64 as a rule: an affine client passes to 1e-5 of the upload.
+
+    Returns:
+        What holds on all draws.
+    """
+    found = [_probe(client_update, observation, draw) for draw in draws]
+    return Structure(
+        all(one.affine for one in found),
+        all(one.separable for one in found),
+        tuple(name for name in found[0].outer if all(name in one.outer for one in found)),
+    )
+
+
+def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) -> Structure:
+    def upload(draw: Draw, labels: Array) -> PyTree:
+        alike = draw._replace(batch=draw.batch._replace(labels=labels))
+        return leak.upload_of(client_update, observation, alike)
+
+    def alone(draw: Draw, items: PyTree, label: Array) -> PyTree:
+        items = jax.tree.map(lambda leaf: leaf[None], items)
+        batch = Batch(None, label[None], jnp.ones(1))
+        return upload(Draw({**draw.shared, 'items': items}, draw.private, batch), label[None])
+
+    @jax.jit
+    def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
+        """Uploads of labels, of others, and of their mix; the Jacobian; the one-item columns."""
+        labels = draw.batch.labels
+        mixed = jnp.stack([labels, 1 - labels**2, 0.3 * labels + 0.7 * (1 - labels**2)])
+        uploads = jax.vmap(partial(upload, draw))(mixed)
+        jacobian = jax.vmap(
+            lambda tangent: jax.jvp(partial(upload, draw), (labels,), (tangent,))[1]
+        )(jnp.eye(len(labels)))
+        singles = jax.vmap(
+            lambda items, label: jax.jvp(
+                partial(alone, draw, items), (label,), (jnp.ones_like(label),)
+            )[1]
+        )(draw.shared['items'], labels)
+        shares = draw.batch.weights / jnp.sum(draw.batch.weights)
+        return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
+
+    uploads, jacobian, singles = (
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, part), sep='/')
+        for part in evaluate(draw)
+    )
+
+    def close(this: np.ndarray, that: np.ndarray) -> bool:
+        return bool(np.linalg.norm(this - that) <= _TOLERANCE * np.linalg.norm(that))
+
+    def expanded(name: str) -> np.ndarray:
+        """A leaf's derivatives `[K, ...]` had every label been alone."""
+        if name.split('/')[0] != 'items':
+            return singles[name]
+        own = np.zeros_like(jacobian[name])
+        index = np.arange(len(own))
+        own[index, index] = singles[name][:, 0]
+        return own
+
+    return Structure(
+        all(close(0.3 * leaf[0] + 0.7 * leaf[1], leaf[2]) for leaf in uploads.values()),
+        all(close(expanded(name), leaf) for name, leaf in jacobian.items()),
+        tuple(
+            name
+            for name, leaf in jacobian.items()
+            if name.split('/')[0] != 'items' and leaf.ndim == 3 and min(leaf.shape[1:]) > 1
+            and _rank_one(leaf)
+        ),
+    )  # fmt: skip
+
+
+def _rank_one(matrices: np.ndarray) -> bool:
+    values = np.linalg.svd(matrices, compute_uv=False)
+    return bool(np.all(values[:, 1] <= _TOLERANCE * values[:, 0]))
+
+
+def require_affine(structure: Structure) -> None:
+    """Refuses a client whose upload is not affine in the labels.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not structure.affine:
+        raise ValueError(
+            'The label solve needs an upload that is affine in the labels: one gradient step of a '
+            "loss like 'bce' or 'squared_error', and a linear channel. This client is not (several "
+            "local steps, or a nonlinear optimiser or channel); use 'gauss_newton' or 'auto'."
+        )
+
+
+def gram(columns: Columns, outer: Sequence[str] = ()) -> Array:
+    """`A'A [K, K]` of the columns A.
+
+    A leaf whose columns are outer products `x_k ⊗ d_k` costs `K^2 (a + b)` instead of `K^2 a b`:
+    `A'A = (X X') ∘ (D D')`, with the factors read off the columns by one step of power iteration.
+
+    Args:
+        columns: see `Problem.columns`.
+        outer: names of such leaves, without the axes K and T.
+
+    Returns:
+        float `[K, K]`.
+
+    Example:
+        >>> columns = Columns({}, {'w': jnp.array([[[1.0, 2.0]], [[0.0, 1.0]]])})
+        >>> gram(columns).tolist()
+        [[5.0, 2.0], [2.0, 1.0]]
+    """
+    leaves = flax.traverse_util.flatten_dict(columns.common, sep='/')
+    own = jax.tree.leaves(columns.own)
+    size = (own or jax.tree.leaves(columns.common))[0].shape[0]
+    dtype = (own or jax.tree.leaves(columns.common))[0].dtype
+    total = jnp.zeros((size, size), dtype)
+    for name, leaf in leaves.items():
+        if name in outer:
+            for step in range(leaf.shape[1]):
+                left, right = _factors(leaf[:, step])
+                total += (left @ left.T) * (right @ right.T)
+        else:
+            flat = leaf.reshape(size, -1)
+            total += flat @ flat.T
+    diagonal = sum((jnp.sum(leaf.reshape(size, -1) ** 2, axis=1) for leaf in own), jnp.zeros(size))
+    return total + jnp.diag(diagonal)
+
+
+def _factors(matrices: Array) -> tuple[Array, Array]:
+    """`x [K, a]` of norm 1 (or 0) and `d [K, b]` with `matrices [K, a, b] = x ⊗ d`."""
+    probe_ = jnp.cos(jnp.arange(matrices.shape[2], dtype=matrices.dtype) ** 2)
+    left = jnp.einsum('kab,b->ka', matrices, probe_)
+    norm = jnp.linalg.norm(left, axis=1, keepdims=True)
+    left = left / jnp.where(norm > 0, norm, 1)
+    return left, jnp.einsum('kab,ka->kb', matrices, left)
+
+
+class Normal(NamedTuple):
+    """Normal equations of the label solve: `|residual|^2 = y'Gy - 2 r'y + c` at fixed states."""
+
+    gram: Array
+    rhs: Array
+
+
+def normal_equations(problem: Problem, guess: Guess, outer: Sequence[str] = ()) -> Normal:
+    """`G = A'A [K, K]` and `r = -A' residual(y = 0) [K]` at the guess's private states."""
+    if problem.columns is None:
+        raise ValueError('The label solve needs a problem with columns.')
+    return Normal(gram(problem.columns(guess), outer), _right(problem, guess)[1])
+
+
+def _right(problem: Problem, guess: Guess) -> tuple[Callable, Array]:
+    """`A' v` as a function of a whitened tree v, and `r = -A' residual(y = 0)`."""
+    zero = jnp.zeros_like(guess.labels)
+    origin, pullback = jax.vjp(lambda labels: problem.residual(guess._replace(labels=labels)), zero)
+    return pullback, -pullback(origin)[0]
+
+
+def fit(problem: Problem, guess: Guess) -> Array:
+    """Mean square of the whitened residual, `[]`: about 1 or below where only noise is left."""
+    return jnp.mean(tree.ravel(problem.residual(guess)) ** 2)
+
+
+def solve(normal: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
+    """Labels in the box, and binary ones.
+
+    Where plain least squares is within 1/4 of a binary vector everywhere, that is the answer. If
+    not, the box-constrained optimum is rounded, and single and pair flips lower the residual.
+
+    Args:
+        normal: of the whitened residual, which has unit variance.
+        ridge: precision of a normal prior around the middle of the box, in the same unit.
+
+    Returns:
+        float `[K]` in the box; bool `[K]`; float `[K]`, how much less the whitened residual
+        explains if that label is flipped (alone or with another).
+    """
+    size = len(normal.rhs)
+    gram_ = normal.gram + ridge * jnp.eye(size, dtype=normal.rhs.dtype)
+    rhs = normal.rhs + ridge / 2
+    known = jnp.diag(gram_) > 0
+    plain = quadratic.least_squares(gram_, rhs, 4 * float(jnp.finfo(rhs.dtype).eps))
+    settled = jnp.all(jnp.abs(plain - jnp.clip(jnp.round(plain), 0, 1)) < 0.25, where=known)
+    boxed = quadratic.box_least_squares(gram_, rhs, skip=settled)
+    soft = jnp.where(settled, jnp.clip(plain, 0, 1), boxed)
+    hard, raised = quadratic.polish(gram_, rhs, soft > 0.5, skip=settled)
+    return soft, hard, 2 * raised
+
+
+def label_solve(outer: Sequence[str] = (), ridge: float = 0.0) -> Inversion:
+    """The label solve as a solver: one update finds the labels of the guess's private states.
+
+    The relaxation must be `relax.identity()`. Binary labels replace the rounded ones only where
+    they explain what was seen and no other flip does nearly as well (25: five standard deviations);
+    where labels are not determined, rounding the box's centre of all answers is the better guess.
+    Past `DENSE` candidates no matrix is formed, and there is no discrete step.
+
+    Args:
+        outer: see `gram`.
+        ridge: see `solve`.
+
+    References:
+        Deng et al., ICDM 2025 (the setting); the solve is this project's own.
+    """
+
+    def update(problem: Problem, state: State) -> State:
+        guess = state.guess
+        if len(guess.labels) > DENSE:
+            labels = _matrix_free(problem, guess)
+        else:
+            soft, hard, raised = solve(normal_equations(problem, guess, outer), ridge)
+            binary = guess._replace(labels=hard.astype(soft.dtype))
+            explained = fit(problem, binary) < EXPLAINED
+            change = explained & (raised > 25) & (hard != (soft > 0.5))
+            labels = jnp.where(change, hard, soft)
+        guess = guess._replace(labels=labels)
+        rounded = guess._replace(labels=jnp.round(labels))
+        return State(guess, fit(problem, rounded), jnp.asarray(True), state.memory)
+
+    def init(problem: Problem, key: Key) -> State:
+        guess = problem.init(key)
+        infinite = jnp.asarray(jnp.inf, guess.labels.dtype)
+        return State(guess, infinite, jnp.asarray(False), ())
+
+    return Inversion(init, update)
+
+
+def _matrix_free(problem: Problem, guess: Guess) -> Array:
+    """Soft labels `[K]` by products with the Jacobian only; its diagonal is estimated by probes."""
+    pullback, rhs = _right(problem, guess)
+    zero = jnp.zeros_like(guess.labels)
+
+    def normal(labels: Array) -> Array:
+        tangent = jax.jvp(
+            lambda labels: problem.residual(guess._replace(labels=labels)), (zero,), (labels,)
+        )[1]
+        return pullback(tangent)[0]
+
+    ranks = jnp.arange(1, len(zero) + 1)
+    signs = [jnp.where((ranks * phase) % 1.0 < 0.5, -1.0, 1.0) for phase in _PHASES]
+    estimate = jnp.mean(jnp.stack([sign * normal(sign) for sign in signs]), 0)
+    floor_ = 1e-3 * jnp.mean(jnp.abs(estimate))
+    return quadratic.box_least_squares_matrix_free(normal, rhs, jnp.maximum(estimate, floor_))

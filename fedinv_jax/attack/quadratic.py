@@ -1,0 +1,263 @@
+"""Quadratic programs of the attacks: least squares over a box, and over binary vectors.
+
+Everything is in terms of the normal equations `min_x x'Gx / 2 - r'x` of `min_x |A x - b|^2 / 2`,
+`G = A'A`, `r = A'b`. Work in float64: a Gram matrix squares the condition number.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as linalg
+
+from fedinv_jax.types import Array
+
+_ITERATIONS = 60
+_MATRIX_FREE_ITERATIONS = 3000
+
+
+class _Point(NamedTuple):
+    """A primal-dual interior point: `lower < x < upper`, positive multipliers of both bounds."""
+
+    x: Array
+    below: Array
+    above: Array
+    iteration: Array
+    done: Array
+
+
+def least_squares(gram: Array, rhs: Array, ridge: float | Array = 0.0) -> Array:
+    """The minimiser `[K]` of `x'(G + ridge diag(G))x / 2 - r'x`; NaN where G is singular.
+
+    Args:
+        gram: float `[K, K]`, positive semi-definite; a zero column gives a zero.
+        rhs: float `[K]`.
+        ridge: relative to the diagonal, >= 0.
+
+    Example:
+        >>> least_squares(jnp.diag(jnp.array([4.0, 16.0])), jnp.array([2.0, 4.0])).tolist()
+        [0.5, 0.25]
+    """
+    scale, scaled = _equilibrated(gram)
+    factor = linalg.cho_factor(scaled + ridge * jnp.eye(len(rhs), dtype=gram.dtype))
+    return scale * linalg.cho_solve(factor, scale * rhs)
+
+
+def box_least_squares(
+    gram: Array,
+    rhs: Array,
+    lower: float | Array = 0.0,
+    upper: float | Array = 1.0,
+    skip: bool | Array = False,
+) -> Array:
+    """The minimiser of `x'Gx / 2 - r'x` over `lower <= x <= upper`, by an interior point method.
+
+    Mehrotra's predictor and corrector, one Cholesky factorisation an iteration. Where the minimiser
+    is not unique it is near the analytic centre of the minimisers.
+
+    Args:
+        gram: float `[K, K]`, positive semi-definite.
+        rhs: float `[K]`.
+        lower: lower bounds, `[K]` or one number.
+        upper: upper bounds, above the lower ones.
+        skip: bool `[]`; when true nothing is computed and the centre of the box comes back (lanes
+            of a `vmap` that need no solution then cost none).
+
+    Returns:
+        float `[K]`, inside the box; relative accuracy about 1e-9 in float64.
+
+    Example:
+        >>> gram, rhs = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([1.0, 3.0])
+        >>> [round(x, 3) for x in box_least_squares(gram, rhs).tolist()]
+        [0.5, 1.0]
+
+    References:
+        Nocedal, Wright, Numerical optimization, 2nd edition, Springer 2006, algorithm 16.4.
+    """
+    dtype = gram.dtype
+    epsilon = jnp.finfo(dtype).eps
+    scale, scaled = _equilibrated(gram)
+    # In the units of the scaled columns; a zero column stays in its box, at the centre.
+    low, high = (jnp.broadcast_to(bound, rhs.shape) / scale for bound in (lower, upper))
+    target = scale * rhs
+    width = high - low
+    size = jnp.maximum(jnp.max(jnp.abs(target)), 1e-30)
+    identity = jnp.eye(len(rhs), dtype=dtype)
+
+    def step(x: Array, direction: Array) -> Array:
+        """The longest step, at most 1, that keeps `x + step direction` positive."""
+        ratio = jnp.where(direction < 0, -x / jnp.where(direction < 0, direction, -1), jnp.inf)
+        return jnp.minimum(1.0, jnp.min(ratio))
+
+    def update(point: _Point) -> _Point:
+        x, below, above, iteration, _ = point
+        under, over = x - low, high - x
+        dual = scaled @ x - target - below + above
+        gap = (under @ below + over @ above) / (2 * len(rhs))
+        diagonal = below / under + above / over + 4 * epsilon
+        factor = linalg.cho_factor(scaled + diagonal[:, None] * identity)
+
+        def solve(below_target: Array, above_target: Array) -> tuple[Array, Array, Array]:
+            right = -dual + below_target / under - above_target / over
+            move = linalg.cho_solve(factor, right)
+            return (
+                move,
+                (below_target - below * move) / under,
+                (above_target + above * move) / over,
+            )
+
+        def length(move: Array, d_below: Array, d_above: Array) -> Array:
+            primal = jnp.minimum(step(under, move), step(over, -move))
+            return jnp.minimum(primal, jnp.minimum(step(below, d_below), step(above, d_above)))
+
+        move, d_below, d_above = solve(-under * below, -over * above)
+        reach = length(move, d_below, d_above)
+        predicted = (
+            (under + reach * move) @ (below + reach * d_below)
+            + (over - reach * move) @ (above + reach * d_above)
+        ) / (2 * len(rhs))
+        centre = gap * jnp.clip(predicted / gap, 0, 1) ** 3
+        move, d_below, d_above = solve(
+            centre - under * below - move * d_below, centre - over * above + move * d_above
+        )
+        reach = 0.995 * length(move, d_below, d_above)
+        new = x + reach * move
+        ok = jnp.all(jnp.isfinite(new)) & jnp.all((new > low) & (new < high))
+        small = (gap < 1e3 * epsilon * size) & (jnp.max(jnp.abs(dual)) < 1e3 * epsilon * size)
+        moved = (new, below + reach * d_below, above + reach * d_above)
+        kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), moved, (x, below, above))
+        x, below, above = kept
+        return _Point(x, below, above, iteration + 1, ~ok | small | (reach < 1e-6))
+
+    multiplier = jnp.full(rhs.shape, size, dtype)
+    start = _Point(low + width / 2, multiplier, multiplier, jnp.asarray(0), jnp.asarray(skip, bool))
+    end = jax.lax.while_loop(
+        lambda point: ~point.done & (point.iteration < _ITERATIONS), update, start
+    )
+    return jnp.clip(end.x * scale, lower, upper)
+
+
+def box_least_squares_matrix_free(
+    normal: Callable[[Array], Array],
+    rhs: Array,
+    diagonal: Array,
+    lower: float | Array = 0.0,
+    upper: float | Array = 1.0,
+    num_iterations: int = _MATRIX_FREE_ITERATIONS,
+) -> Array:
+    """The same minimiser without G: accelerated projected gradients, restarted when they overshoot.
+
+    Args:
+        normal: `normal(x) -> G x`, one product with the Jacobian and one with its transpose.
+        rhs: float `[K]`.
+        diagonal: float `[K]`, the diagonal of G, or an estimate: a scaling only.
+        lower: lower bounds.
+        upper: upper bounds.
+        num_iterations: at most; each is one `normal`.
+
+    Returns:
+        float `[K]`, inside the box.
+
+    References:
+        O'Donoghue, Candès, Adaptive restart for accelerated gradient schemes, Foundations of
+        Computational Mathematics 15, 2015, arXiv:1204.3982, section 3.2.
+        Beck, Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
+        problems, SIAM J. Imaging Sciences 2(1), 2009, doi:10.1137/080716542.
+    """
+    scale = _inverse_root(diagonal)
+
+    def product(x: Array) -> Array:
+        return scale * normal(scale * x)
+
+    target = scale * rhs
+    low, high = (jnp.broadcast_to(bound, rhs.shape) / scale for bound in (lower, upper))
+
+    def power(_: int, vector: Array) -> Array:
+        image = product(vector)
+        return image / jnp.maximum(jnp.linalg.norm(image), 1e-30)
+
+    start = jnp.sin(1.0 + jnp.arange(len(rhs), dtype=rhs.dtype))
+    top = jax.lax.fori_loop(0, 30, power, start)
+    rate = 1 / jnp.maximum(1.05 * jnp.linalg.norm(product(top)), 1e-30)
+
+    def update(carry: tuple) -> tuple:
+        x, ahead, momentum, iteration, _ = carry
+        gradient = product(ahead) - target
+        new = jnp.clip(ahead - rate * gradient, low, high)
+        restart = (ahead - new) @ (new - x) > 0
+        momentum = jnp.where(restart, 1.0, momentum)
+        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        leap = jnp.where(restart, 0.0, (momentum - 1) / following)
+        change = jnp.max(jnp.abs(scale * (new - x)))
+        return new, new + leap * (new - x), following, iteration + 1, change
+
+    first = jnp.broadcast_to((low + high) / 2, rhs.shape)
+    one = jnp.ones((), rhs.dtype)
+    end = jax.lax.while_loop(
+        lambda carry: (carry[3] < num_iterations) & (carry[4] > 1e-9),
+        update,
+        (first, first, one, jnp.asarray(0), one),
+    )
+    return jnp.clip(end[0] * scale, lower, upper)
+
+
+def polish(
+    gram: Array, rhs: Array, labels: Array, skip: bool | Array = False
+) -> tuple[Array, Array]:
+    """Descends `x'Gx / 2 - r'x` over binary x by the best flip of one or two labels at a time.
+
+    Args:
+        gram: float `[K, K]`.
+        rhs: float `[K]`.
+        labels: bool `[K]`, the start.
+        skip: bool `[]`; when true the start comes back.
+
+    Returns:
+        bool `[K]`, where no flip of one label, nor of two, lowers the objective, and float `[K]`,
+        how much the best such flip of each label would raise it (inf where skipped).
+
+    Example:
+        >>> polish(jnp.eye(2), jnp.array([0.9, 0.25]), jnp.array([False, True]))[0].tolist()
+        [True, False]
+    """
+
+    def changes(binary: Array, gradient: Array) -> Array:
+        """What flipping i and j (i alone on the diagonal) adds to the objective, `[K, K]`."""
+        sign = 1 - 2 * binary
+        single = sign * gradient + jnp.diag(gram) / 2
+        double = single[:, None] + single[None, :] + sign[:, None] * sign[None, :] * gram
+        return jnp.where(jnp.eye(len(rhs), dtype=bool), single, double)
+
+    def update(carry: tuple) -> tuple:
+        binary, gradient, _, iteration, _ = carry
+        pairs = changes(binary, gradient)
+        i, j = jnp.unravel_index(jnp.argmin(pairs), pairs.shape)
+        sign = 1 - 2 * binary
+        flip = jnp.zeros_like(binary).at[i].set(sign[i]).at[j].set(sign[j])
+        better = pairs[i, j] < -1e-12 * jnp.max(jnp.diag(gram))
+        flip = jnp.where(better, flip, 0)
+        raised = jnp.min(pairs, axis=0)
+        return binary + flip, gradient + gram @ flip, ~better, iteration + 1, raised
+
+    binary = labels.astype(gram.dtype)
+    start = (
+        binary, gram @ binary - rhs, jnp.asarray(skip, bool), jnp.asarray(0),
+        jnp.full(rhs.shape, jnp.inf, rhs.dtype),
+    )  # fmt: skip
+    end = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < 4 * len(rhs)), update, start)
+    return end[0] > 0.5, end[4]
+
+
+def _inverse_root(diagonal: Array) -> Array:
+    """`1 / sqrt(diagonal)`, 1 where it is 0."""
+    positive = diagonal > 0
+    return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, diagonal, 1)), 1)
+
+
+def _equilibrated(gram: Array) -> tuple[Array, Array]:
+    """Column scales `[K]`, and G with unit diagonal (zero columns stay zero, but for a 1)."""
+    diagonal = jnp.diag(gram)
+    scale = _inverse_root(diagonal)
+    scaled = scale[:, None] * gram * scale[None, :]
+    return scale, scaled
