@@ -1,9 +1,12 @@
 """The attacker's side; it imports only `types` and `tree`: all it knows is an argument."""
 
 from fedinv_jax.attack import (
+    certify,
     distances,
     dynamics,
+    exact,
     guessers,
+    identifiability,
     inversion,
     labels,
     leak,
@@ -14,9 +17,12 @@ from fedinv_jax.attack import (
 )
 
 __all__ = [
+    'certify',
     'distances',
     'dynamics',
+    'exact',
     'guessers',
+    'identifiability',
     'inversion',
     'labels',
     'leak',

@@ -24,9 +24,8 @@ from fedinv_jax.types import Array, Batch, ClientUpdate, Guess, Key, Observation
 DENSE = 4096
 """Most candidates of the dense label solve; beyond, it is matrix-free."""
 
-EXPLAINED = 16.0
-"""Mean square of the whitened residual up to which noise may explain it: rounding replays are only
-good to a factor of about 3 in the standard deviation."""
+EXPLAINED = 4.0
+"""Mean square of the whitened residual up to which noise may explain it."""
 
 _TOLERANCE = 1e-5
 _PHASES = (0.6180339887498949, 0.41421356237309515, 0.7320508075688772, 0.23606797749978969)
@@ -143,7 +142,14 @@ def require_affine(structure: Structure) -> None:
         )
 
 
-def gram(columns: Columns, outer: Sequence[str] = ()) -> Array:
+def replace_leaves(values: PyTree, names: Sequence[str], value: float) -> PyTree:
+    """A tree of nested dicts with `value` all over the leaves of these names."""
+    leaves = flax.traverse_util.flatten_dict(values, sep='/')
+    new = {k: jnp.full_like(v, value) if k in names else v for k, v in leaves.items()}
+    return flax.traverse_util.unflatten_dict(new, sep='/')
+
+
+def gram(columns: Columns, outer: Sequence[str] = (), spent: Sequence[str] = ()) -> Array:
     """`A'A [K, K]` of the columns A.
 
     A leaf whose columns are outer products `x_k ⊗ d_k` costs `K^2 (a + b)` instead of `K^2 a b`:
@@ -152,6 +158,7 @@ def gram(columns: Columns, outer: Sequence[str] = ()) -> Array:
     Args:
         columns: see `Problem.columns`.
         outer: names of such leaves, without the axes K and T.
+        spent: names of leaves that are left out.
 
     Returns:
         float `[K, K]`.
@@ -162,20 +169,20 @@ def gram(columns: Columns, outer: Sequence[str] = ()) -> Array:
         [[5.0, 2.0], [2.0, 1.0]]
     """
     leaves = flax.traverse_util.flatten_dict(columns.common, sep='/')
+    leaves = {name: leaf for name, leaf in leaves.items() if name not in spent}
     own = jax.tree.leaves(columns.own)
-    size = (own or jax.tree.leaves(columns.common))[0].shape[0]
-    dtype = (own or jax.tree.leaves(columns.common))[0].dtype
-    total = jnp.zeros((size, size), dtype)
-    for name, leaf in leaves.items():
-        if name in outer:
-            for step in range(leaf.shape[1]):
-                left, right = _factors(leaf[:, step])
-                total += (left @ left.T) * (right @ right.T)
-        else:
-            flat = leaf.reshape(size, -1)
-            total += flat @ flat.T
-    diagonal = sum((jnp.sum(leaf.reshape(size, -1) ** 2, axis=1) for leaf in own), jnp.zeros(size))
-    return total + jnp.diag(diagonal)
+    size = (own or list(leaves.values()))[0].shape[0]
+    rest = [leaf.reshape(size, -1) for name, leaf in leaves.items() if name not in outer]
+    squares = [jnp.sum(leaf.reshape(size, -1) ** 2, axis=1) for leaf in own]
+    total = jnp.diag(jnp.sum(jnp.stack([jnp.zeros(size), *squares]), axis=0))
+    if rest:
+        flat = jnp.concatenate(rest, axis=1)
+        total += flat @ flat.T
+    for name in outer:
+        for step in range(leaves[name].shape[1]) if name in leaves else ():
+            left, right = _factors(leaves[name][:, step])
+            total += (left @ left.T) * (right @ right.T)
+    return total
 
 
 def _factors(matrices: Array) -> tuple[Array, Array]:
@@ -194,11 +201,13 @@ class Normal(NamedTuple):
     rhs: Array
 
 
-def normal_equations(problem: Problem, guess: Guess, outer: Sequence[str] = ()) -> Normal:
+def normal_equations(
+    problem: Problem, guess: Guess, outer: Sequence[str] = (), spent: Sequence[str] = ()
+) -> Normal:
     """`G = A'A [K, K]` and `r = -A' residual(y = 0) [K]` at the guess's private states."""
     if problem.columns is None:
         raise ValueError('The label solve needs a problem with columns.')
-    return Normal(gram(problem.columns(guess), outer), _right(problem, guess)[1])
+    return Normal(gram(problem.columns(guess), outer, spent), _right(problem, guess)[1])
 
 
 def _right(problem: Problem, guess: Guess) -> tuple[Callable, Array]:
@@ -239,7 +248,9 @@ def solve(normal: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
     return soft, hard, 2 * raised
 
 
-def label_solve(outer: Sequence[str] = (), ridge: float = 0.0) -> Inversion:
+def label_solve(
+    outer: Sequence[str] = (), spent: Sequence[str] = (), ridge: float = 0.0
+) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
     The relaxation must be `relax.identity()`. Binary labels replace the rounded ones only where
@@ -249,6 +260,7 @@ def label_solve(outer: Sequence[str] = (), ridge: float = 0.0) -> Inversion:
 
     Args:
         outer: see `gram`.
+        spent: see `gram`; the problem must not weigh these leaves.
         ridge: see `solve`.
 
     References:
@@ -260,7 +272,7 @@ def label_solve(outer: Sequence[str] = (), ridge: float = 0.0) -> Inversion:
         if len(guess.labels) > DENSE:
             labels = _matrix_free(problem, guess)
         else:
-            soft, hard, raised = solve(normal_equations(problem, guess, outer), ridge)
+            soft, hard, raised = solve(normal_equations(problem, guess, outer, spent), ridge)
             binary = guess._replace(labels=hard.astype(soft.dtype))
             explained = fit(problem, binary) < EXPLAINED
             change = explained & (raised > 25) & (hard != (soft > 0.5))
