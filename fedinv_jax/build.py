@@ -1,12 +1,25 @@
 """Config -> functions: the dicts of names that `experiment` checks, put to work."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-from fedinv_jax import client, observe, server, simulate
-from fedinv_jax.attack import dynamics, guessers, inversion, objective, priors, relax
+from fedinv_jax import client, losses, observe, server, simulate, stats, tree
+from fedinv_jax.attack import (
+    dynamics,
+    exact,
+    guessers,
+    inversion,
+    leak,
+    objective,
+    priors,
+    relax,
+)
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, synthetic
@@ -15,6 +28,7 @@ from fedinv_jax.experiment import (
     DECAYS,
     DISTANCES,
     DYNAMICS,
+    EXACT,
     LOSSES,
     MODELS,
     OPTIMIZERS,
@@ -22,9 +36,33 @@ from fedinv_jax.experiment import (
     Setting,
     lookup,
 )
-from fedinv_jax.types import Answer, Array, ClientUpdate, Key, Model, Observation, Transcript
+from fedinv_jax.types import (
+    Answer,
+    Array,
+    Batch,
+    ClientUpdate,
+    Guess,
+    Key,
+    Model,
+    Observation,
+    Transcript,
+)
 
 Attack: TypeAlias = Callable[[Transcript, Key, Array], Answer]
+
+
+class Choice(NamedTuple):
+    """An attack and what is said of it.
+
+    Attributes:
+        solver: its solver, for the rows; None for an attack that reads no upload.
+        why: why this solver, for people; empty where the config names it.
+        attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
+    """
+
+    solver: str | None
+    why: str
+    attack: Attack
 
 
 def make_interactions(config: Config) -> interactions_lib.Interactions:
@@ -44,8 +82,8 @@ def make_interactions(config: Config) -> interactions_lib.Interactions:
 def make_clients(
     config: Config, interactions: interactions_lib.Interactions
 ) -> tuple[clients_lib.Clients, ...]:
-    """The population that is trained on."""
-    return clients_lib.build(
+    """The population that is trained on: the first `max_users` of those that the filters leave."""
+    groups = clients_lib.build(
         interactions,
         per_positive=config.data.per_positive,
         seed=config.seed,
@@ -53,12 +91,21 @@ def make_clients(
         min_positives=config.data.min_positives,
         max_positives=config.data.max_positives,
     )
+    if config.data.max_users is None:
+        return groups
+    first = np.sort(np.concatenate([group.users for group in groups]))[: config.data.max_users]
+    kept = [(group, np.isin(group.users, first)) for group in groups]
+    return tuple(
+        dataclasses.replace(group, **{name: leaf[mask] for name, leaf in vars(group).items()})
+        for group, mask in kept
+        if mask.any()
+    )
 
 
 def make_model(section: Config, num_items: int) -> Model:
     """The model of a config's section 'model'."""
     make = lookup('model.name', section.name, MODELS)
-    own = ('hidden', 'use_bias') if section.name == 'ncf' else ('item_bias',)
+    own = ('hidden', 'use_bias', 'kernel_init') if section.name == 'ncf' else ('item_bias',)
     return make(
         num_items, section.dim, scale=section.scale, **{name: section[name] for name in own}
     )
@@ -105,10 +152,27 @@ def make_client_update(
     own = section.optimizer.copy_and_resolve_references()
     if learning_rate is not None:
         own.learning_rate = learning_rate
-    optimizer = make_optimizer('client.optimizer', own)
+    private = section.private_optimizer.copy_and_resolve_references().unlock()
+    private.learning_rate = rate
     return client.local_sgd(
-        model, loss, optimizer, optax.sgd(rate), section.num_epochs, section.batch_size
+        model,
+        loss,
+        make_optimizer('client.optimizer', own),
+        make_optimizer('client.private_optimizer', private),
+        section.num_epochs,
+        section.batch_size,
+        losses.item_drift(section.item_drift) if section.item_drift else None,
     )
+
+
+def make_channel(config: Config) -> Observation:
+    """What happens to an upload before anyone sees it."""
+    return observe.add_gaussian_noise(config.observation.noise)
+
+
+def make_observation(config: Config, seen: Sequence[str]) -> Observation:
+    """The channel and what is seen behind it, as an attacker knows them."""
+    return observe.chain(make_channel(config), observe.share(*seen))
 
 
 def make_federation(
@@ -119,7 +183,7 @@ def make_federation(
     return simulate.federation(
         model,
         make_client_update(config.client, model),
-        observe.chain(),
+        make_channel(config),
         server.server(
             make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
             section.aggregate_items,
@@ -151,8 +215,8 @@ def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
     return [(w, lookup('attack.priors', name, table)) for name, w in weights.items() if w]
 
 
-def make_attack(config: Config, setting: Setting, model: Model, share: float) -> Attack:
-    """`attack(transcript, key, num_iterations) -> Answer` of one client.
+def make_attack(config: Config, setting: Setting, model: Model, share: float) -> Choice:
+    """The attack of a setting, and its solver.
 
     Args:
         config: the config.
@@ -161,16 +225,66 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
         share: public share of interactions among candidates.
     """
     if setting.attack == 'random':
-        return lambda transcript, key, _: guessers.random(transcript, key, share)
-    if setting.attack == 'popularity':
-        return lambda transcript, key, _: guessers.popularity(transcript, share)
+        return Choice(None, '', lambda transcript, key, _: guessers.random(transcript, key, share))
+    if setting.attack in stats.GUESSERS:
+        return Choice(None, '', lambda transcript, key, _: guessers.popularity(transcript, share))
+    observation = make_observation(config, setting.seen)
+    if setting.attack in EXACT:
+        return make_exact(config, setting, model, observation)
     hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
-    return make_mgradinv(config, model, hypothesis, observe.share(*setting.seen))
+    return make_mgradinv(config, setting, model, hypothesis, observation)
+
+
+def make_exact(config: Config, setting: Setting, model: Model, observation: Observation) -> Choice:
+    """The member of `setting.attack` (one of `EXACT`) that this client allows, and why it is taken.
+
+    Called on the host before anything is trained or compiled: it probes the client on random draws.
+    The choice serves every first round, interval and seed.
+
+    Args:
+        config: the config.
+        setting: of it, `attack`, `num_gradients` and `seen` may be used.
+        model: the recommender.
+        observation: the channel and what is seen behind it.
+    """
+    client_update = make_client_update(
+        config.client, model, config.attack.private_rate, config.attack.learning_rate
+    )
+    rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
+    with jax.enable_x64():
+        known = exact.probe(client_update, observation, model.init_private, _draws(model), rounding)
+        solver = 'auto' if setting.attack == 'exact' else setting.attack
+        choice = exact.choose(known, config.observation.batch_known, solver)
+    return Choice(
+        choice.solver, choice.why, lambda transcript, key, _: choice.attack(transcript, key)
+    )
+
+
+def _draws(model: Model, size: int = 3) -> list[leak.Draw]:
+    """Two random clients with a batch of a few items, in float64, biases away from zero."""
+    draws = []
+    for seed in range(2):
+        rng = np.random.default_rng([seed, size])
+        keys = jax.random.split(jax.random.key(seed))
+        shared, private = tree.cast_floats(
+            (model.init_shared(keys[0]), model.init_private(keys[1])), np.float64
+        )
+        shared = client.gather(shared, jnp.arange(size))
+        leaves, structure = jax.tree.flatten(shared)
+        leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in leaves]
+        shared = jax.tree.unflatten(structure, leaves)
+        batch = Batch(None, jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size)))
+        draws.append(leak.Draw(shared, private, batch))
+    return draws
 
 
 def make_mgradinv(
-    config: Config, model: Model, hypothesis: dynamics.Dynamics, observation: Observation
-) -> Attack:
+    config: Config,
+    setting: Setting,
+    model: Model,
+    hypothesis: dynamics.Dynamics,
+    observation: Observation,
+) -> Choice:
     """MGradInv as a config describes it, for any hypothesis and channel."""
     section = config.attack
     client_update = make_client_update(
@@ -181,6 +295,9 @@ def make_mgradinv(
     distance = lookup('attack.distance', section.distance, DISTANCES)
     weighted_priors = make_priors(config)
     relaxation = relax.sigmoid(section.label_gain)
+    start = None
+    if section.start is not None:
+        start = make_exact(config, setting._replace(attack=section.start), model, observation)
 
     def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
         problem = objective.problem(
@@ -192,6 +309,39 @@ def make_mgradinv(
             weighted_priors,
             relaxation,
         )
+        if start is not None:
+            answer = start.attack(transcript, key, num_iterations)
+            problem = starting_from(problem, answer, relaxation)
         return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
 
-    return mgradinv
+    name = section.optimizer.name
+    if start is None:
+        return Choice(name, '', mgradinv)
+    return Choice(f'{name} from {start.solver}', f'starts there: {start.why}', mgradinv)
+
+
+def starting_from(
+    problem: objective.Problem, answer: Answer, relaxation: relax.Relaxation
+) -> objective.Problem:
+    """The same problem, started from an answer's scores and private parameters, where finite.
+
+    What the answer does not hold (private parameters, an unknown batch) is drawn as before.
+    """
+
+    def init(key: Key) -> Guess:
+        drawn = problem.init(key)
+        labels = relaxation.encode(answer.scores).astype(drawn.labels.dtype)
+        latent = drawn.latent
+        if answer.private is not None:
+            latent = jax.tree.map(
+                lambda leaf, like: jnp.broadcast_to(leaf, like.shape).astype(like.dtype),
+                answer.private,
+                drawn.latent,
+            )
+        return jax.tree.map(
+            lambda new, old: jnp.where(jnp.all(jnp.isfinite(new)), new, old),
+            drawn._replace(labels=labels, latent=latent),
+            drawn,
+        )
+
+    return problem._replace(init=init)

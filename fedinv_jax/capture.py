@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import build, experiment, observe, plan, runner, transcripts, tree, workdir
+from fedinv_jax import build, experiment, plan, runner, transcripts, tree, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -21,13 +21,8 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         path: of the .npz file, in the format of `transcripts`.
         log: prints a line.
     """
-    case = plan.make_case(config)
-    reading = [setting for setting in experiment.settings(config) if setting.dynamics is not None]
-    if not reading:
-        raise ValueError(
-            f'Expected attack.name={config.attack.name} to have one that reads uploads.'
-        )
-    setting = max(reading, key=lambda each: each.num_gradients)
+    case = plan.make_case(experiment.single_seeds(config)[0])
+    setting = max(_reading(config), key=lambda each: each.num_gradients)
     user = case.victims[0]
     seen, _ = runner.transcript(case, runner.train(case), setting, user)
     client = config.client.to_dict()
@@ -37,6 +32,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
         'client': client,
+        'observation': {'noise': config.observation.noise},
         'known': {'batch': config.observation.batch_known, 'step_sizes': known},
     }
     transcripts.save(path, seen, meta)
@@ -46,24 +42,36 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     )
 
 
+def _reading(config: Config) -> list[experiment.Setting]:
+    """The settings of attacks that read uploads, at least one."""
+    reading = [setting for setting in experiment.settings(config) if setting.dynamics is not None]
+    if not reading:
+        raise ValueError(
+            f'Expected attack.name={config.attack.name} to have one that reads uploads.'
+        )
+    return reading
+
+
 def attack_transcript(
     config: Config, path: str, folder: str, log: runner.Log = print
 ) -> dict[str, Any]:
     """Attacks a transcript file, without the simulator and without the truth.
 
-    Model and client are those of the file's description, where it has them. Of the config, `seed`,
-    the first hypothesis and the solver's fields of `attack` are used: what was seen, of which
-    rounds and which batch is the file's. Writes `answer.json` in the folder.
+    Model, client and noise are those of the file's description, where it has them. Of the config,
+    `seed`, the first attack that reads uploads, the first hypothesis and the solver's fields of
+    `attack` are used: what was seen, of which rounds and which batch is the file's. Writes
+    `answer.json` in the folder.
 
     Args:
-        config: see `experiment.default_config`; its first hypothesis is used.
+        config: see `experiment.default_config`.
         path: of the .npz file.
         folder: the work directory.
         log: prints a line.
 
     Returns:
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
-        `private`: the embedding at the first observed round; `objective`.
+        `private`: the embedding at the first observed round; `objective`; where the attack makes
+        a certificate, `certified` and `margin` as well.
 
     Raises:
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
@@ -73,14 +81,18 @@ def attack_transcript(
     config = config.copy_and_resolve_references()
     description = dict(meta.get('model', {}))
     num_items = description.pop('num_items', int(np.max(seen.items)) + 1)
-    for section, values in (('model', description), ('client', meta.get('client', {}))):
+    described = {name: meta.get(name, {}) for name in ('client', 'observation')}
+    for section, values in {'model': description, **described}.items():
         try:
             config[section].update(values)
         except (KeyError, TypeError) as error:
             raise ValueError(f'{path}: meta, section {section}: {error}') from error
     experiment.check(config)
     model = build.make_model(config.model, num_items)
-    name, rounds = config.dynamics.name[0], [int(round_) for round_ in seen.rounds]
+    config.observation.seen = ('+'.join(tree.names(seen.seen)),)
+    config.observation.batch_known = seen.weights is not None
+    setting = _reading(config)[0]._replace(num_gradients=len(seen.rounds))
+    name, rounds = setting.dynamics, [int(round_) for round_ in seen.rounds]
     if name == 'unrolled' and len(seen.participated) <= rounds[-1] - rounds[0]:
         raise ValueError(f'{path}: unrolled needs the parameters of every round in between.')
     if name != 'unrolled' and len(seen.participated) > len(rounds):
@@ -92,9 +104,13 @@ def attack_transcript(
                 for field in ('shared', 'participated', 'weights', 'slot')
             },
         )
-    hypothesis = build.make_dynamics(name, rounds, model)
-    view = observe.share(*tree.names(seen.seen))
-    attack = build.make_mgradinv(config, model, hypothesis, view)
+    hypothesis = build.make_dynamics(str(name), rounds, model)
+    view = build.make_observation(config, setting.seen)
+    if setting.attack == 'mgradinv':  # of rounds at any distance from each other
+        choice = build.make_mgradinv(config, setting, model, hypothesis, view)
+    else:
+        choice = build.make_exact(config, setting, model, view)
+    precision = experiment.precision(config, setting.attack)
     numbers = optax.tree.size(seen.seen)
     labels = len(seen.items) * (2 if seen.weights is None else 1)
     unknown = labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
@@ -102,13 +118,15 @@ def attack_transcript(
         f'{path}: {len(rounds)} uploads, rounds {", ".join(map(str, rounds))}, '
         f'{len(seen.items)} candidates, {"+".join(seen.seen)} seen, '
         f'batch {"unknown" if seen.weights is None else "known"}, step size '
-        f'{config.client.private_rate:g}, hypothesis {name}, {config.attack.precision}; '
+        f'{config.client.private_rate:g}, hypothesis {name}, {choice.solver}, {precision}; '
         f'{numbers} numbers seen : {unknown} unknown'
     )
+    if choice.why:
+        log(f'{setting.attack}: {choice.why}')
     key = jax.random.key(config.seed)
-    with jax.enable_x64(config.attack.precision == 'float64'):
-        seen = tree.cast_floats(seen, np.dtype(config.attack.precision))
-        answer = jax.device_get(jax.jit(attack)(seen, key, config.attack.num_iterations))
+    with jax.enable_x64(precision == 'float64'):
+        seen = tree.cast_floats(seen, np.dtype(precision))
+        answer = jax.device_get(jax.jit(choice.attack)(seen, key, config.attack.num_iterations))
     if not np.isfinite(answer.objective):
         raise ValueError(f'{path}: the objective is not finite; check shared/ and seen/ for NaN.')
     result = {
@@ -118,6 +136,9 @@ def attack_transcript(
         'private': jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), answer.private),
         'objective': float(answer.objective),
     }
+    if answer.certificate is not None:
+        result['certified'] = bool(answer.certificate.certified)
+        result['margin'] = float(answer.certificate.margin)
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     workdir.write(out / 'answer.json', json.dumps(result) + '\n')

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
+from fedinv_jax.losses import Regularizer
 from fedinv_jax.types import Array, Batch, ClientUpdate, Loss, Model, PyTree
 
 
@@ -86,6 +87,7 @@ def local_sgd(
     private_optimizer: optax.GradientTransformation,
     num_epochs: int = 1,
     batch_size: int | None = None,
+    regularizer: Regularizer | None = None,
 ) -> ClientUpdate:
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
@@ -100,6 +102,7 @@ def local_sgd(
         private_optimizer: for the private parameters.
         num_epochs: passes over the batch, >= 1.
         batch_size: entries per minibatch; None: the full batch.
+        regularizer: of the shared parameters, added to the loss of every local step; None: none.
 
     Returns:
         `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
@@ -124,7 +127,12 @@ def local_sgd(
     for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
         if value is not None and value < 1:
             raise ValueError(f'Expected {name}={value} > 0.')
-    gradient = jax.grad(lambda both, batch: mean_loss(model, loss)(both[0], both[1], batch))
+
+    def total_loss(both: PyTree, start: PyTree, batch: Batch) -> Array:
+        fit = mean_loss(model, loss)(both[0], both[1], batch)
+        return fit if regularizer is None else fit + regularizer(both[0], start)
+
+    gradient = jax.grad(total_loss)
     optimizers = (optimizer, private_optimizer)
 
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -133,7 +141,7 @@ def local_sgd(
 
         def step(carry: PyTree, block: Batch) -> tuple[PyTree, None]:
             both, states = carry
-            gradients = gradient(both, block)
+            gradients = gradient(both, shared, block)
             stepped = [
                 opt.update(g, s, part)
                 for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)

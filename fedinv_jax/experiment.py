@@ -7,16 +7,12 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import ml_collections
-import numpy as np
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import losses, models, observe, server
+from fedinv_jax import losses, models, server, stats
 from fedinv_jax.attack import distances
-from fedinv_jax.data import clients as clients_lib
-from fedinv_jax.types import Model
 
 Config: TypeAlias = ml_collections.ConfigDict
 
@@ -31,7 +27,9 @@ DISTANCES = {
     'squared_per_leaf': distances.squared_distance_per_leaf,
 }
 PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
-ATTACKS = ('mgradinv', 'popularity', 'random')
+EXACT = ('exact', 'sign', 'spectral')
+"""Attacks that solve for the labels instead of descending an objective; always in float64."""
+ATTACKS = (*EXACT, 'mgradinv', *stats.GUESSERS)
 OPTIMIZERS = {
     name: make
     for name, make in vars(optax).items()
@@ -46,12 +44,13 @@ DECAYS = ('constant', 'cosine')
 def default_config() -> Config:
     """The config that every file in `configs/` starts from; a comment documents each field.
 
-    Tuples are axes of the run: every combination is a setting, all served by one training run.
+    Tuples are axes of the run: every combination is a setting, all served by the same training.
     """
     optional = config_dict.placeholder
     config = Config(
         {
             'seed': 0,  # of everything that is drawn: data, negatives, training, victims, attacks
+            'num_seeds': 1,  # training runs, of seeds seed, seed + 1, ...; they share the victims
             'data': {
                 'name': 'synthetic',  # or a known data set, or the path of a file
                 'threshold': optional(float),  # ratings from here on are interactions; None: all
@@ -61,6 +60,7 @@ def default_config() -> Config:
                 'labels': 'implicit',  # or 'ratings'
                 'min_positives': 1,  # users with fewer are left out
                 'max_positives': optional(int),  # users with more are left out; None: nobody
+                'max_users': optional(int),  # of those left, only the first are clients; None: all
                 'synthetic': {  # see data.synthetic.generate
                     'num_users': 200,
                     'num_items': 400,
@@ -81,14 +81,17 @@ def default_config() -> Config:
                 'use_bias': True,  # biases in the scorer (ncf)
                 'item_bias': False,  # a bias for each item (matrix_factorization)
                 'scale': 0.1,  # standard deviation of the initial embeddings
+                'kernel_init': 'he_normal',  # of the scorer, zero biases; or 'uniform' (ncf)
             },
             'client': {
                 'name': 'gradient_step',  # or 'local_sgd'
                 'loss': 'bce',  # or 'squared_error'
                 'private_rate': 0.1,  # step size of the private embedding
+                'private_optimizer': {'name': 'sgd'},  # of local_sgd, at the rate private_rate
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
                 'num_epochs': 1,  # of local_sgd
                 'batch_size': optional(int),  # of local_sgd; None: full batch
+                'item_drift': 0.0,  # of local_sgd: weight of the L1 penalty on moved item rows
                 'precision': 'float32',  # of the uploads; 'float64' is a control
             },
             'server': {
@@ -102,11 +105,12 @@ def default_config() -> Config:
             'observation': {
                 'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
                 'batch_known': True,  # whether it knows the items of the batch
+                'noise': 0.0,  # standard deviation of Gaussian noise on every entry of an upload
             },
-            'dynamics': {'name': ('free',)},  # free, static, unrolled
+            'dynamics': {'name': ('free',)},  # free, static, unrolled; of mgradinv
             'attack': {
-                'name': ('mgradinv', 'popularity', 'random'),
-                'num_victims': 64,  # drawn among the clients; 0: all of them
+                'name': ('mgradinv', 'popularity', 'random'),  # exact, sign, spectral
+                'num_victims': 64,  # of all seeds, drawn among the clients; 0: all of them
                 'num_gradients': (1, 2),  # T
                 'first_round': (0,),
                 'interval': (1,),  # server rounds between two observed ones
@@ -115,10 +119,11 @@ def default_config() -> Config:
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
                 'num_iterations': 1000,
                 'num_restarts': 1,
+                'start': optional(str),  # mgradinv starts from that attack's answer; None: random
                 'label_gain': 30.0,  # how much faster labels move than the private embedding
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
-                'precision': 'float32',  # of the solver
+                'precision': 'float32',  # of mgradinv and the guessers
                 'block': 16,  # victims in one compiled call
             },
             # What may not change a result.
@@ -143,7 +148,32 @@ def variant(config: Config, arg: str | None) -> Config:
     config.attack.num_gradients = config.attack.num_gradients[:2]
     config.attack.first_round = (0,)
     config.attack.interval = (1,)
+    config.num_seeds = min(config.num_seeds, 2)
     return config
+
+
+def single_seeds(config: Config) -> list[Config]:
+    """The config of each training run: its own seed, and its share of the victims."""
+    count, victims = config.num_seeds, config.attack.num_victims
+    configs = []
+    for index in range(count):
+        one = config.copy_and_resolve_references()
+        one.seed, one.num_seeds = config.seed + index, 1
+        one.attack.num_victims = victims // count + (index < victims % count)
+        configs.append(one)
+    return configs
+
+
+def precision(config: Config, attack: str) -> str:
+    """What an attack computes in."""
+    return 'float64' if attack in EXACT else config.attack.precision
+
+
+def defence(config: Config) -> str:
+    """What the clients do against attacks, for a row: 'noise 0.1', or 'none'."""
+    strengths = {'noise': config.observation.noise, 'item_drift': config.client.item_drift}
+    used = [f'{name} {strength:g}' for name, strength in strengths.items() if strength]
+    return ', '.join(used) or 'none'
 
 
 def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) -> Any:
@@ -163,6 +193,7 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
 
 # Counts of a config, 1 or more; those that are axes hold several.
 _COUNTS = (
+    'num_seeds',
     'attack.num_gradients',
     'attack.interval',
     'attack.num_iterations',
@@ -181,10 +212,12 @@ _AXES: dict[str, Sequence[str]] = {
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'model.name': MODELS,
+    'model.kernel_init': models.KERNELS,
     'client.name': CLIENTS,
     'client.loss': LOSSES,
     'client.precision': PRECISIONS,
     'client.optimizer.name': OPTIMIZERS,
+    'client.private_optimizer.name': OPTIMIZERS,
     'server.optimizer.name': OPTIMIZERS,
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
@@ -200,7 +233,8 @@ def check(config: Config) -> None:
 
     Raises:
         ValueError: for an unknown name (with the nearest ones), an axis without values, a count
-            that is not an integer >= 1, or observed rounds past the end of the training.
+            that is not an integer >= 1, a field that this client would not use, or observed
+            rounds past the end of the training.
     """
     values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
     for field, names in _AXES.items():
@@ -215,10 +249,7 @@ def check(config: Config) -> None:
                 raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
     for field, choices in _NAMES.items():
         lookup(field, values[field], choices)
-    if config.client.precision == 'float64' and config.attack.precision == 'float32':
-        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
-    if config.seed < 0:
-        raise ValueError(f'Expected seed={config.seed} >= 0.')
+    _check_combinations(config)
     for setting in settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(
@@ -230,6 +261,37 @@ def check(config: Config) -> None:
         rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
         if rows_seen and not config.observation.batch_known:
             raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses values out of range, and fields that contradict each other."""
+    client, attack, users = config.client, config.attack, config.data.max_users
+    rounds_uploads = 'mgradinv' in attack.name and attack.precision == 'float32'
+    if client.precision == 'float64' and rounds_uploads:
+        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
+    for name, value in (
+        ('seed', config.seed),
+        ('observation.noise', config.observation.noise),
+        ('client.item_drift', client.item_drift),
+    ):
+        if not value >= 0:
+            raise ValueError(f'Expected {name}={value} >= 0.')
+    if users is not None and users < 1:
+        raise ValueError(f'Expected data.max_users={users} > 0.')
+    if 0 < attack.num_victims < config.num_seeds:
+        raise ValueError(
+            f'Expected attack.num_victims={attack.num_victims} to be at least '
+            f'num_seeds={config.num_seeds}, or 0.'
+        )
+    local = client.private_optimizer.name != 'sgd' or client.item_drift
+    if client.name == 'gradient_step' and local:
+        raise ValueError(
+            "client.private_optimizer and client.item_drift need client.name='local_sgd'."
+        )
+    if attack.start is not None:
+        lookup('attack.start', attack.start, EXACT)
+        if attack.start == 'exact' and attack.precision == 'float32':
+            raise ValueError("attack.start='exact' needs attack.precision='float64'.")
 
 
 class Setting(NamedTuple):
@@ -271,7 +333,7 @@ def settings(config: Config) -> list[Setting]:
         dict.fromkeys(
             Setting(
                 attack,
-                None if attack in ('popularity', 'random') else hypothesis,
+                None if attack in stats.GUESSERS else 'free' if attack in EXACT else hypothesis,
                 num_gradients,
                 first_round,
                 interval if num_gradients > 1 else None,
@@ -280,66 +342,3 @@ def settings(config: Config) -> list[Setting]:
             for seen, first_round, num_gradients, interval, attack, hypothesis in axes
         )
     )
-
-
-def threat_model(
-    config: Config, model: Model, clients: Sequence[clients_lib.Clients], victims: Sequence[int]
-) -> str:
-    """What the attacker sees, knows and assumes, for people, with knowns against unknowns."""
-    sizes = np.concatenate([(g.weights > 0).sum(1)[np.isin(g.users, victims)] for g in clients])
-    batch = int(np.median(sizes))
-    shared = jax.eval_shape(model.init_shared, jax.random.key(0))
-    num_items = jax.tree.leaves(shared['items'])[0].shape[0]
-    private = optax.tree.size(jax.eval_shape(model.init_private, jax.random.key(0)))
-    client_, attack = config.client, config.attack
-
-    def known(belief: float | None) -> str:
-        return 'known' if belief is None else f'unknown, taken for {belief:g}'
-
-    local = client_.name
-    if local == 'local_sgd':
-        local += f', {client_.num_epochs} epochs of {client_.optimizer.name} at rate '
-        local += f'{client_.optimizer.learning_rate:g} ({known(attack.learning_rate)})'
-    used = [f'{name} (weight {weight:g})' for name, weight in attack.priors.items() if weight]
-    symmetric = (
-        config.model.name == 'matrix_factorization'
-        and client_.loss == 'bce'
-        and not config.model.item_bias
-    )
-    lines = [
-        ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
-        ('data', f'{config.data.name}, {sum(len(g.users) for g in clients)} clients, '
-                 f'{num_items} items, {len(victims)} victims, batches of {sizes.min()} to '
-                 f'{sizes.max()} (median {batch})'),
-        ('client', f'{config.model.name} (D={config.model.dim}), {local}, {client_.loss}, '
-                   f'uploads in {client_.precision}'),
-        ('private', f'user embedding, {private} numbers; step size {client_.private_rate:g} '
-                    f'({known(attack.private_rate)})'),
-        ('batch', 'items known, labels unknown' if config.observation.batch_known
-                  else 'unknown: every item of the catalogue is a candidate'),
-        ('not seen', 'parts of an upload that a setting does not list reach the server only '
-                     'inside the aggregate'),
-        ('defence', 'none'),
-        ('priors', ', '.join(used) or 'none'),
-        *([('symmetry', 'labels y with embedding p and 1 - y with -p give the same uploads; only '
-                        'a prior (sparsity, popularity) tells them apart')] if symmetric else []),
-    ]  # fmt: skip
-    text = ['Threat model', *(f'  {name:<9} {value}' for name, value in lines)]
-    text.append('  T  seen          hypothesis  numbers seen : unknown (labels + private)')
-    labels = batch if config.observation.batch_known else 2 * num_items
-    for setting in settings(config):
-        if setting.dynamics is None:
-            continue
-        seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
-        rows = optax.tree.size(seen.get('items', {})) // num_items
-        known_numbers = setting.num_gradients * (
-            batch * rows + optax.tree.size(seen.get('scorer', {}))
-        )
-        latent = private * (setting.num_gradients if setting.dynamics == 'free' else 1)
-        line = (
-            f'  {setting.num_gradients:<2} {"+".join(setting.seen):<13} {setting.dynamics:<11} '
-            f'{known_numbers} : {labels} + {latent} = {known_numbers / (labels + latent):.2f}'
-        )
-        if line not in text:
-            text.append(line)
-    return '\n'.join(text)

@@ -1,8 +1,19 @@
-"""Losses of one interaction; a batch's weighted mean is taken by the client."""
+"""Losses of one interaction, and regularisers of a client's whole loss.
+
+The weighted mean of a batch's losses is taken by the client.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
+import optax
 
-from fedinv_jax.types import Array
+from fedinv_jax.types import Array, PyTree
+
+Regularizer: TypeAlias = Callable[[PyTree, PyTree], Array]
+"""`regularizer(shared, start) -> []`, of the parameters now and at the start of the round."""
 
 
 def bce(logits: Array, labels: Array) -> Array:
@@ -39,3 +50,38 @@ def squared_error(logits: Array, labels: Array) -> Array:
         [0.25]
     """
     return (logits - labels) ** 2
+
+
+def item_drift(weight: float) -> Regularizer:
+    """L1 penalty on how far the item rows move within a round: `weight sum_i |q_i - q_i^start|_1`.
+
+    A defence: the rows of all items of the batch stay close to those that the server sent, so that
+    their upload says less. A row that has not moved has slope 0.
+
+    Args:
+        weight: >= 0.
+
+    Returns:
+        `regularizer(shared, start)`.
+
+    Raises:
+        ValueError: if the weight is negative.
+
+    Example:
+        >>> start, now = {'items': jnp.zeros((2, 2))}, {'items': jnp.array([[1.0, -2.0], [0, 0]])}
+        >>> float(item_drift(0.5)(now, start))
+        1.5
+
+    References:
+        Yuan, Yang, Nguyen, Cui, He, Yin, Interaction-level membership inference attack against
+        federated recommender systems, WWW 2023, arXiv:2301.10964 (IMIA, the defence).
+    """
+    if not weight >= 0:
+        raise ValueError(f'Expected weight={weight} >= 0.')
+
+    def regularizer(shared: PyTree, start: PyTree) -> Array:
+        moved = optax.tree.sub(shared['items'], start['items'])
+        # |x| as x sign(x): the slope of jnp.abs at 0 is 1.
+        return weight * optax.tree.sum(jax.tree.map(lambda leaf: leaf * jnp.sign(leaf), moved))
+
+    return regularizer

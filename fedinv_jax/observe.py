@@ -67,6 +67,51 @@ def chain(*stages: Observation) -> Observation:
     return Observation(init, perturb, observe, predict, variance)
 
 
+def add_gaussian_noise(scale: float) -> Observation:
+    """Adds `N(0, scale^2)` to every entry of an upload, independently.
+
+    The attacker predicts the mean, which is the upload itself, and knows the variance.
+
+    Args:
+        scale: standard deviation of the noise, in the unit of the upload, >= 0.
+
+    Returns:
+        The stage; structure and dtypes of the upload are kept.
+
+    Raises:
+        ValueError: if `scale` is negative or not a number.
+
+    | edge case | seen |
+    |---|---|
+    | `scale` 0 | the upload as it is, bit by bit |
+    | the same key | the same noise, in float32 and (rounded) in float64 |
+    | a leaf of zeros | noise alone: nothing tells that it was zero |
+    | a tree without leaves | itself |
+    | an infinite `scale`, or entries that are not finite | not finite; the victim's row fails |
+
+    Example:
+        >>> stage, upload = add_gaussian_noise(0.5), {'scorer': jnp.ones(2)}
+        >>> seen = stage.observe(upload, stage.init(upload), jax.random.key(0))[0]
+        >>> bool(jnp.all(seen['scorer'] != 1)), stage.variance(upload)['scorer'].tolist()
+        (True, [0.25, 0.25])
+    """
+    if not scale >= 0:
+        raise ValueError(f'Expected scale={scale} >= 0.')
+
+    def observe(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
+        leaves, structure = jax.tree.flatten(upload)
+        noisy = [
+            leaf + scale * jax.random.normal(k, leaf.shape, jnp.float32).astype(leaf.dtype)
+            for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True)
+        ]
+        return jax.tree.unflatten(structure, noisy), state
+
+    def variance(predicted: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, scale**2), predicted)
+
+    return chain()._replace(observe=observe, variance=variance) if scale else chain()
+
+
 def share(*prefixes: str) -> Observation:
     """Only the leaves below these names are seen; the others are dropped from the tree.
 

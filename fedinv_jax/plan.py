@@ -1,9 +1,11 @@
-"""What a run consists of: the case that its settings share, and its blocks of victims."""
+"""What a run consists of: a case per seed, shared by its settings, and blocks of victims."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+import optax
 
 from fedinv_jax import build, experiment, stats, workdir
 from fedinv_jax.data import clients as clients_lib
@@ -13,10 +15,10 @@ from fedinv_jax.types import Model
 
 
 class Case(NamedTuple):
-    """What the settings of a run share.
+    """What the settings of one training run share.
 
     Attributes:
-        config: the config.
+        config: the config of this training run: its seed, its share of the victims.
         interactions: all interactions of the data set.
         clients: groups of clients, the population.
         victims: user indices.
@@ -24,6 +26,7 @@ class Case(NamedTuple):
         share: public share of interactions among candidates.
         counts: int `[N]`, interactions of each item, over all users.
         num_users: users with interactions.
+        attacks: by setting, less what the attack itself does not depend on (`alike`).
     """
 
     config: Config
@@ -34,33 +37,60 @@ class Case(NamedTuple):
     share: float
     counts: np.ndarray
     num_users: int
+    attacks: dict[Setting, build.Choice]
 
 
 class Block(NamedTuple):
-    """Victims that go through one compiled call: of one setting and one group of clients."""
+    """Victims that go through one compiled call: of one seed, setting and group of clients."""
 
+    case: Case
     setting: Setting
     users: tuple[int, ...]
 
 
-def make_case(config: Config) -> Case:
-    """Data, population, victims and model of a config."""
+def make_cases(config: Config) -> list[Case]:
+    """The case of every seed; they share the data set, unless it is synthetic, and the solvers."""
     experiment.check(config)
-    interactions = build.make_interactions(config)
+    cases: list[Case] = []
+    for each in experiment.single_seeds(config):
+        cases.append(make_case(each, cases[0] if cases else None))
+    return cases
+
+
+def make_case(config: Config, like: Case | None = None) -> Case:
+    """Data, population, victims, model and attacks of the config of one training run.
+
+    Args:
+        config: with one seed.
+        like: the case of another seed, from which everything is taken that no seed changes.
+    """
+    experiment.check(config)
+    if like is None or config.data.name == 'synthetic':
+        interactions = build.make_interactions(config)
+    else:
+        interactions = like.interactions
     clients = build.make_clients(config, interactions)
     share = clients_lib.public_share(clients)
     if not config.observation.batch_known:  # the candidates are the whole catalogue
         positives = sum(group.num_positives.sum() for group in clients)
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
+    model = build.make_model(config.model, interactions.num_items)
+    attacks: dict[Setting, build.Choice] = {}
+    for setting in dict.fromkeys(map(alike, experiment.settings(config))):
+        if like is None or setting.attack in stats.GUESSERS:  # these know the share
+            attacks[setting] = build.make_attack(config, setting, model, share)
+        else:
+            attacks[setting] = like.attacks[setting]
     return Case(
         config,
         interactions,
         clients,
         choose_victims(config, clients),
-        build.make_model(config.model, interactions.num_items),
+        model,
         share,
         clients_lib.item_counts(interactions),
         len(np.unique(interactions.users)),
+        attacks,
     )
 
 
@@ -79,40 +109,56 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
     return [int(user) for user in drawn]
 
 
-def blocks(case: Case) -> list[Block]:
-    """Blocks of at most `attack.block` victims, setting by setting; independent of what is done."""
-    size = case.config.attack.block
+def blocks(cases: Iterable[Case]) -> list[Block]:
+    """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
+
+    They are independent of what is done.
+    """
     planned = []
-    for setting in experiment.settings(case.config):
-        for group in case.clients:
-            members = set(group.users.tolist())
-            users = [user for user in case.victims if user in members]
-            planned += [
-                Block(setting, tuple(users[start : start + size]))
-                for start in range(0, len(users), size)
-            ]
+    for case in cases:
+        size = case.config.attack.block
+        for setting in experiment.settings(case.config):
+            for group in case.clients:
+                members = set(group.users.tolist())
+                users = [user for user in case.victims if user in members]
+                planned += [
+                    Block(case, setting, tuple(users[start : start + size]))
+                    for start in range(0, len(users), size)
+                ]
     return planned
 
 
-def label(case: Case, setting: Setting) -> str:
-    """A hashable form of a setting, as `stats.setting` makes it from a row."""
-    return stats.setting(columns(case, setting))
+def alike(setting: Setting) -> Setting:
+    """A setting less what its attack does not depend on: first round and, as a rule, interval."""
+    interval = setting.interval if setting.dynamics == 'unrolled' else None
+    return setting._replace(first_round=0, interval=interval)
 
 
-def key(row: workdir.Row) -> tuple[str, int]:
-    """A row's setting and victim: what may be in a work directory once."""
-    return stats.setting(row), row['user']
+def key(row: workdir.Row) -> tuple[str, int, int]:
+    """A row's setting, seed and victim: what may be in a work directory once."""
+    return stats.setting(row), row['seed'], row['user']
 
 
-def keys(case: Case, block: Block) -> set[tuple[str, int]]:
+def keys(block: Block) -> list[tuple[str, int, int]]:
     """The keys of a block's rows."""
-    return {(label(case, block.setting), user) for user in block.users}
+    label = stats.setting(columns(block.case, block.setting))
+    return [(label, block.case.config.seed, user) for user in block.users]
+
+
+def group_of(case: Case, user: int) -> clients_lib.Clients:
+    """The group that a client is in."""
+    return next(group for group in case.clients if user in group.users)
+
+
+def num_private(case: Case, setting: Setting) -> int:
+    """Private numbers that an attack does not know: `D`, or `T D` where every step has its own."""
+    size = optax.tree.size(jax.eval_shape(case.model.init_private, jax.random.key(0)))
+    return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 
 
 def columns(case: Case, setting: Setting) -> workdir.Row:
-    """The columns of a row that say which setting it belongs to."""
+    """The columns of a row that say which setting and seed it belongs to."""
     config = case.config
-    guesser = setting.dynamics is None
     return {
         'attack': setting.attack,
         'dynamics': setting.dynamics,
@@ -121,13 +167,13 @@ def columns(case: Case, setting: Setting) -> workdir.Row:
         'interval': setting.interval,
         'seen': list(setting.seen),
         'batch_known': config.observation.batch_known,
-        'defence': 'none',
+        'defence': experiment.defence(config),
         'data': config.data.name,
         'model': config.model.name,
         'client': config.client.name,
         'seed': config.seed,
-        'solver': None if guesser else config.attack.optimizer.name,
-        'iterations': 0 if guesser else config.attack.num_iterations,
-        'precision': config.attack.precision,
+        'solver': case.attacks[alike(setting)].solver,
+        'iterations': config.attack.num_iterations if setting.attack == 'mgradinv' else 0,
+        'precision': experiment.precision(config, setting.attack),
         'upload_precision': config.client.precision,
     }

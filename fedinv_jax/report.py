@@ -14,6 +14,8 @@ _TITLES = {
     'recovered_at_known_count': 'recovered at n',
 }  # fmt: skip
 _FEW = 5  # Below that many victims there is no verdict.
+# What an attack's name stands for in a run.
+_OF_ATTACK = ('dynamics', 'iterations', 'precision', 'solver')
 
 
 def title(name: str) -> str:
@@ -38,6 +40,24 @@ def distinct(rows: Iterable[Row]) -> dict[str, list[str]]:
     return {key: list(shown) for key, shown in values.items()}
 
 
+def told(rows: Sequence[Row]) -> list[str]:
+    """Keys that tell settings apart: those with several values, within one attack where it has own.
+
+    T is not among them.
+    """
+    values = distinct(rows)
+    attacks = [[row for row in rows if row['attack'] == name] for name in values['attack']]
+    within = [distinct(own) for own in attacks]
+    return [
+        key
+        for key in SETTING
+        if key != 'num_gradients'
+        and (
+            any(len(own[key]) > 1 for own in within) if key in _OF_ATTACK else len(values[key]) > 1
+        )
+    ]
+
+
 def attacks_of(summary: Row) -> list[Row]:
     """The summary rows of attacks that read uploads: all but the guessers'."""
     return [row for row in summary['rows'] if row['attack'] not in stats.GUESSERS]
@@ -59,6 +79,8 @@ def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, st
         **{title(key): show(row[key]) for key in keys},
         'drift': '-' if row['drift'] is None else f'{row["drift"]:.3f}',
         'victims': f'{victims} ({failed} failed)' if failed else str(victims),
+        'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
+        'rank': '-' if row['rank'] is None else f'{row["rank"]:.0f}/{row["unknowns"]:.0f}',
         **{title(name): _number(row['metrics'].get(name), victims) for name in metrics},
         'ΔAUC to popularity': _number(popularity and popularity['auc'], victims, '+'),
         'ΔAUC to one gradient': _number(one and one['auc'], victims, '+'),
@@ -66,11 +88,13 @@ def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, st
 
 
 def _guesser_lines(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A guesser's lines, as one where its numbers are the same for every T and upload."""
-    blank = {'T': 'any', 'seen': 'any', 'interval': '-', 'drift': '-', 'ΔAUC to one gradient': '-'}
+    """A guesser's lines, as one where its numbers are the same for every T, round and upload."""
+    blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
+    blank |= {'ΔAUC to one gradient': '-'}
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
-        groups.setdefault(stats.setting(row, (*stats.STEPS, 'seen')), []).append(line)
+        rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))
+        groups.setdefault(rest, []).append(line)
     merged = []
     for group in groups.values():
         short = [{column: blank.get(column, line[column]) for column in line} for line in group]
@@ -86,6 +110,7 @@ def table(
 
     What every attack shares stands above it, in one line; numbers are
     `mean [95% interval]`. A guesser that does as well for every T and upload is listed once.
+    'certified' counts victims; 'rank' is that of the uploads' Jacobian over its columns, in mean.
 
     Args:
         summary: what `summarize` returns.
@@ -99,23 +124,34 @@ def table(
         return 'No victims.\n'
     attacks = attacks_of(summary)
     guesses = [row for row in rows if row['attack'] in stats.GUESSERS]
-    values = distinct(attacks or rows)
-    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or len(values[key]) > 1]
+    apart = told(attacks or rows)
+    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
     lines = [_line(row, keys, metrics) for row in attacks]
     lines += _guesser_lines(guesses, [_line(row, keys, metrics) for row in guesses])
     columns = list(lines[0])
-    if all(line['drift'] == '-' for line in lines):
-        columns.remove('drift')
+    for column in ('drift', 'certified', 'rank'):
+        if all(line[column] == '-' for line in lines):
+            columns.remove(column)
     widths = [max(len(column), *(len(line[column]) for line in lines)) for column in columns]
 
     def join(cells: Iterable[str]) -> str:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         return f'| {" | ".join(padded)} |'
 
-    shared = [f'{title(key)} {"".join(values[key]) or "-"}' for key in SETTING if key not in keys]
+    seeds = dict.fromkeys(seed for row in rows for seed in row['seed'])
+    shared = [f'{title(key)} {_each(attacks or rows, key)}' for key in SETTING if key not in keys]
+    shared.append(f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}')
     rule = f'|{"|".join("-" * (width + 2) for width in widths)}|'
     body = [join(columns), rule, *(join(line[column] for column in columns) for line in lines)]
     return '\n'.join([f'All attacks: {", ".join(shared)}.', '', *body, ''])
+
+
+def _each(rows: Sequence[Row], key: str) -> str:
+    """The value that the attacks share of a key, or each attack's own."""
+    if len(values := distinct(rows)[key]) < 2:
+        return ''.join(values) or '-'
+    own = {show(row['attack']): show(row[key]) for row in rows}
+    return '; '.join(f'{value} ({attack})' for attack, value in own.items())
 
 
 def _outcome(difference: Row | None, victims: int) -> tuple[str, str]:
@@ -143,13 +179,13 @@ def verdict(summary: Row) -> str:
         Markdown; empty without an attack.
     """
     attacks = attacks_of(summary)
-    values = distinct(attacks)
-    told = [key for key in SETTING if len(values[key]) > 1 and key not in ('num_gradients', 'seen')]
+    apart = [key for key in told(attacks) if key != 'seen']
+    several = 'attack' in apart
     rivals = {
         'one gradient': 'difference_to_one_gradient',
         'the popularity guesser': 'difference_to_popularity',
     }
-    verbs: dict[str, list[str]] = {rival: [] for rival in rivals}
+    verbs: dict[tuple[str, str], list[str]] = {}
     paragraphs: dict[str, list[str]] = {}
     for row in attacks:
         victims, steps = row['num_victims'], row['num_gradients']
@@ -158,19 +194,45 @@ def verdict(summary: Row) -> str:
             if rival == 'one gradient' and steps == 1:
                 continue
             verb, number = _outcome(row[key], victims)
-            verbs[rival].append(verb)
+            name = row['attack'] if several else 'The attack'
+            verbs.setdefault((name, rival), []).append(verb)
             said.append(f'it **{verb}** {rival}{number}')
-        where = [f'T = {steps}', *(f'{title(key)} {show(row[key])}' for key in told)]
+        where = [f'T = {steps}']
+        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
         auc = _number(row['metrics']['auc'], victims)
         lines = paragraphs.setdefault(show(row['seen']), [])
         lines.append(f'- {", ".join(where)}: AUC {auc}; {"; ".join(said)}.')
     head = ' '.join(
-        f'The attack beats {rival} in {said.count("beats")} of {len(said)} settings.'
-        for rival, said in verbs.items()
-        if said
+        f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
+        for (name, rival), said in sorted(verbs.items())
     )
     body = [f'Seen: {seen}\n\n' + '\n'.join(lines) for seen, lines in paragraphs.items()]
     return '\n\n'.join([head, *body]).strip()
+
+
+def certificates(summary: Row) -> list[str]:
+    """What the attacks certify of their own answers, a line a setting; a warning where wrong.
+
+    Args:
+        summary: what `summarize` returns.
+    """
+    attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
+    apart = [key for key in told(attacks) if key not in ('attack', 'solver')]
+    lines = []
+    for row in attacks:
+        certified, exact = row['num_certified'], row['num_exact_certified']
+        where = [row['attack'], f'T = {row["num_gradients"]}']
+        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
+        lines.append(
+            f'{", ".join(where)}: {certified} of {row["num_victims"]} histories recovered, '
+            'certified, without looking at the truth.'
+        )
+        if exact != certified:
+            lines.append(
+                f'WARNING: {certified - exact} of these {certified} certified histories are NOT '
+                'the truth: the certificates of this setting are wrong.'
+            )
+    return lines
 
 
 def markdown(
@@ -202,13 +264,24 @@ def markdown(
     ]
     paths = [pathlib.Path(figure) for figure in figures]
     images = [f'![{path.stem.replace("_", " ")}]({path.parent.name}/{path.name})' for path in paths]
+    clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
+    interval = (
+        't-interval from the standard error clustered by seed'
+        if clustered
+        else 'bootstrap interval'
+    )
     note = (
-        'Mean over victims [95% bootstrap interval]; failed victims count, with the answer of an '
+        f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
         'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
         'are paired by victim.'
     )
+    certified = [
+        f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
+        for line in certificates(summary)
+    ]
+    said = [verdict(summary) or 'No attack was run.', '\n'.join(certified)]
     sections = {
-        'Verdict': verdict(summary) or 'No attack was run.',
+        'Verdict': '\n\n'.join(said).strip(),
         'Threat model': f'```\n{threat_model.strip()}\n```',
         'Results': f'{table(summary)}\n{note}',
         'Figures': '\n\n'.join(images) or 'None.',

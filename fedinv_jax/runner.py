@@ -1,11 +1,11 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
+import dataclasses
 import json
 import pathlib
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 
 from fedinv_jax import (
     build,
+    compiled,
     experiment,
     figures,
     metrics,
@@ -21,12 +22,13 @@ from fedinv_jax import (
     report,
     simulate,
     stats,
+    threat,
     tree,
     workdir,
 )
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.experiment import Config, Setting
-from fedinv_jax.types import Answer, Array, GroundTruth, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, Certificate, GroundTruth, PyTree, Transcript
 
 Log = Callable[[str], None]
 
@@ -51,102 +53,106 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
     Raises:
         ValueError: for a config that cannot run, or a folder of another run.
     """
-    case = plan.make_case(config)
-    negatives = clients_lib.negatives_of(case.clients)
-    data = {'negatives_sha256': clients_lib.negatives_hash(negatives)}
-    threat_model = experiment.threat_model(config, case.model, case.clients, case.victims)
+    cases = plan.make_cases(config)
+    hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
+    data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
+    threat_model = threat.describe(config, cases)
     path = workdir.open_(folder, config.to_dict(), data)
     log(threat_model)
     done = {plan.key(row) for row in workdir.read_rows(path)}
-    blocks = plan.blocks(case)
-    pending = [block for block in blocks if not plan.keys(case, block) <= done]
+    blocks = plan.blocks(cases)
+    pending = [block for block in blocks if not done.issuperset(plan.keys(block))]
     if done:
         log(f'{path}: {len(done)} rows are there; {len(blocks) - len(pending)} of {len(blocks)} '
             'blocks of victims are complete and skipped')  # fmt: skip
-    if pending:
-        for rows in attack(case, pending, log):
-            workdir.append_rows(path, [row for row in rows if plan.key(row) not in done])
-    return finish(case, path, threat_model, command, log)
+    for rows in attack(pending, log):
+        workdir.append_rows(path, [row for row in rows if plan.key(row) not in done])
+    return finish(config, blocks, path, threat_model, command, log)
 
 
-class Compiled(NamedTuple):
-    """A compiled attack on one shape of block.
-
-    Attributes:
-        function: `(transcripts, keys, num_iterations) -> answers`.
-        seconds: predicted run time of a block.
-        memory: bytes of arguments and temporaries.
-    """
-
-    function: Callable[..., Answer]
-    seconds: float
-    memory: int
+def attack(blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
+    """Seed by seed: trains, compiles what is new, and yields the rows of each block."""
+    functions: dict[tuple, compiled.Compiled] = {}
+    while blocks:
+        case = blocks[0].case
+        now = [block for block in blocks if block.case is case]
+        blocks = blocks[len(now) :]
+        yield from _attack_seed(now, blocks, functions, log)
 
 
-def attack(case: plan.Case, blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
-    """Trains once, compiles once per shape, and yields the rows of each block."""
+def _attack_seed(
+    blocks: Sequence[plan.Block],
+    later: Sequence[plan.Block],
+    functions: dict[tuple, compiled.Compiled],
+    log: Log,
+) -> Iterator[list[workdir.Row]]:
+    """The rows of one seed's blocks; its training is in memory only meanwhile."""
+    case, start = blocks[0].case, time.perf_counter()
     config = case.config
     recording = train(case)
-    judge = jax.jit(jax.vmap(evaluate))
-    with jax.enable_x64(config.attack.precision == 'float64'):
-        compiled = compile_all(case, recording, blocks, log)
-        weights = [compiled[_shape(case, block)].seconds for block in blocks]
-        with progress.bar('attacking', config.run.progress) as update:
-            for index, block in enumerate(blocks):
-                seen, truths, keys = _arguments(case, recording, block)
-                start = time.perf_counter()
-                function = compiled[_shape(case, block)].function
-                answers = jax.block_until_ready(function(seen, keys, config.attack.num_iterations))
-                seconds = (time.perf_counter() - start) / config.attack.block
-                values = jax.device_get(judge(answers, seen.seen, truths))
-                yield [
-                    _row(case, block.setting, user, tree.take((values, truths), lane), seconds)
-                    for lane, user in enumerate(block.users)
-                ]
-                update(sum(weights[: index + 1]), sum(weights))
+    training = time.perf_counter() - start
+    compile_all(recording, blocks, later, functions, training, log)
+    weights = [compiled.seconds(functions, block) for block in blocks]
+    with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
+        for index, block in enumerate(blocks):
+            with compiled.precision(block):
+                seen, truths, keys = _arguments(recording, block)
+                function = functions[compiled.shape(block)]
+                answers, seconds = compiled.run(function, block, seen, keys)
+                values = jax.device_get(_judge(answers, seen.seen, truths))
+            yield [
+                _row(block, user, tree.take((values, truths), lane), seconds / config.attack.block)
+                for lane, user in enumerate(block.users)
+            ]
+            update(sum(weights[: index + 1]), sum(weights))
 
 
 def compile_all(
-    case: plan.Case, recording: simulate.Recording, blocks: Sequence[plan.Block], log: Log
-) -> dict[tuple, Compiled]:
-    """One compiled attack per shape of block; a few iterations of each predict the run."""
-    config, start = case.config, time.perf_counter()
-    iterations = config.attack.num_iterations
-    few = max(iterations // 50, 1)
-    compiled: dict[tuple, Compiled] = {}
+    recording: simulate.Recording,
+    blocks: Sequence[plan.Block],
+    later: Sequence[plan.Block],
+    functions: dict[tuple, compiled.Compiled],
+    training: float,
+    log: Log,
+) -> None:
+    """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
+
+    Args:
+        recording: of the blocks' seed.
+        blocks: of one seed.
+        later: those of later seeds, whose time counts too.
+        functions: by shape; grows.
+        training: seconds that the training of a seed took.
+        log: prints a line.
+    """
+    config, before, start = blocks[0].case.config, len(functions), time.perf_counter()
     with progress.bar('compiling', config.run.progress) as update:
         for index, block in enumerate(blocks):
-            shape = _shape(case, block)
-            if shape not in compiled:
-                seen, _, keys = _arguments(case, recording, block)
-                function = _compile(case, block.setting, seen, keys)
-                begin = time.perf_counter()
-                jax.block_until_ready(function(seen, keys, few))
-                analysis = function.memory_analysis()
-                compiled[shape] = Compiled(
-                    function,
-                    (time.perf_counter() - begin) * iterations / few,
-                    analysis.temp_size_in_bytes + analysis.argument_size_in_bytes,
-                )
+            shape = compiled.shape(block)
+            if shape not in functions:
+                with compiled.precision(block):
+                    seen, _, keys = _arguments(recording, block)
+                    functions[shape] = compiled.compile_(block, seen, keys)
             update(index + 1, len(blocks))
-    predicted = sum(compiled[_shape(case, block)].seconds for block in blocks)
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    memory = (resident + max(entry.memory for entry in compiled.values())) / 2**30
+    left = [*blocks, *later]
+    seeds = len({block.case.config.seed for block in left})
+    predicted = sum(compiled.seconds(functions, block) for block in left) + training * (seeds - 1)
     log(
-        f'compiled {len(compiled)} functions in {time.perf_counter() - start:.1f} s; predicted: '
-        f'{progress.duration(predicted)} for {len(blocks)} blocks of up to '
-        f'{config.attack.block} victims, {memory:.1f} GiB'
+        f'seed {config.seed}: compiled {len(functions) - before} functions in '
+        f'{time.perf_counter() - start:.1f} s; predicted: {progress.duration(predicted)} for '
+        f'{len(left)} blocks of up to {config.attack.block} victims'
+        f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
+        f'{compiled.gigabytes(functions.values()):.1f} GiB'
     )
     if predicted > 3600:
         log(
             'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
             '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
         )
-    return compiled
 
 
 def train(case: plan.Case) -> simulate.Recording:
-    """The one training run that serves every setting, with progress.
+    """The training run that serves every setting of a seed, with progress.
 
     It keeps the rounds of all settings, done or not: victims take part in every observed round,
     so a run that went on after a stop would otherwise train differently.
@@ -179,7 +185,7 @@ def transcript(
     counts = case.counts.copy()
     counts[case.interactions.items[first:last]] -= 1
     others = case.num_users - 1
-    return simulate.transcript(
+    seen, truth = simulate.transcript(
         recording,
         user,
         setting.rounds,
@@ -188,6 +194,15 @@ def transcript(
         batch_known=case.config.observation.batch_known,
         log_odds=clients_lib.log_odds(counts, others),
     )
+    if case.config.observation.batch_known and 'items' in seen.seen:
+        # The channel's noise falls on padding too, which no client has.
+        real = seen.weights[0] > 0
+        rows = jax.tree.map(
+            lambda leaf: np.where(real.reshape(-1, *(1,) * (leaf.ndim - 2)), leaf, 0),
+            seen.seen['items'],
+        )
+        seen = dataclasses.replace(seen, seen={**seen.seen, 'items': rows})
+    return seen, truth
 
 
 def evaluate(answer: Answer, seen: PyTree, truth: GroundTruth) -> dict[str, Any]:
@@ -205,74 +220,48 @@ def evaluate(answer: Answer, seen: PyTree, truth: GroundTruth) -> dict[str, Any]
         'drift': metrics.drift(tree.take(truth.private, 0), tree.take(truth.private, -1)),
         'objective': answer.objective,
         'scores': counted.scores,
+        'certificate': answer.certificate,
         'ok': ok,
         'seen_ok': jnp.all(jnp.stack(finite)),
     }
 
 
+_judge = jax.jit(jax.vmap(evaluate))
+
+
 def finish(
-    case: plan.Case, folder: pathlib.Path, threat_model: str, command: str, log: Log
+    config: Config,
+    blocks: Sequence[plan.Block],
+    folder: pathlib.Path,
+    threat_model: str,
+    command: str,
+    log: Log,
 ) -> dict[str, Any]:
     """Summary, figures and report from the rows in the folder."""
-    order = {
-        (plan.label(case, block.setting), user): index
-        for index, (block, user) in enumerate(
-            (block, user) for block in plan.blocks(case) for user in block.users
-        )
-    }
+    keys = (key for block in blocks for key in plan.keys(block))
+    order = {key: index for index, key in enumerate(keys)}
     rows = sorted(workdir.read_rows(folder), key=lambda row: order[plan.key(row)])
     summary = stats.summarize(rows)
     workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     (folder / 'figures').mkdir(exist_ok=True)
     drawn = figures.draw(rows, summary, folder / 'figures')
-    text = report.markdown(
-        str(case.config), summary, drawn, threat_model, command, workdir.versions()
-    )
+    text = report.markdown(str(config), summary, drawn, threat_model, command, workdir.versions())
     workdir.write(folder / 'report.md', text)
     log(report.table(summary, ('auc', 'f1', 'exact')))
+    for line in report.certificates(summary):
+        log(line)
     log(f'{folder}/report.md, summary.json, victims.jsonl, figures/')
     return summary
 
 
-def _compile(case: plan.Case, setting: Setting, seen: Transcript, keys: Array) -> Any:
-    """The compiled attack on one block: `(transcripts, keys, num_iterations) -> answers`."""
-    attack = build.make_attack(case.config, setting, case.model, case.share)
-    axes = _axes(case.config.observation.batch_known)
-    block = jax.jit(jax.vmap(attack, in_axes=(axes, 0, None)))
-    return block.lower(seen, keys, case.config.attack.num_iterations).compile()
-
-
-def _shape(case: plan.Case, block: plan.Block) -> tuple:
-    """What decides which compiled function a block needs."""
-    setting, user = block.setting, block.users[0]
-    group = next(g for g, group in enumerate(case.clients) if user in group.users)
-    interval = setting.interval if setting.dynamics == 'unrolled' else None
-    return (setting._replace(first_round=0, interval=interval), group)
-
-
-def _axes(batch_known: bool) -> Transcript:
-    """`vmap` axes of a block's transcripts: one training run's parameters are not copied."""
-    own = 0 if batch_known else None
-    return Transcript(
-        shared={'items': own, 'scorer': None},
-        seen=0,
-        rounds=None,
-        participated=0,
-        items=own,
-        slot=None,
-        weights=own,
-        log_odds=0,
-    )
-
-
 def _arguments(
-    case: plan.Case, recording: simulate.Recording, block: plan.Block
+    recording: simulate.Recording, block: plan.Block
 ) -> tuple[Transcript, GroundTruth, Array]:
     """A block's transcripts, truths and keys, padded to the block's size with its first victim."""
-    config = case.config
+    case, config = block.case, block.case.config
     users = block.users + block.users[:1] * (config.attack.block - len(block.users))
     pairs = [transcript(case, recording, block.setting, user) for user in users]
-    axes = _axes(config.observation.batch_known)
+    axes = compiled.axes(config.observation.batch_known)
     transcripts_ = jax.tree.map(
         lambda axis, *leaves: (
             leaves[0] if axis is None else jax.tree.map(lambda *x: np.stack(x), *leaves)
@@ -285,16 +274,17 @@ def _arguments(
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
     keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users))
     # The solver's precision; uploads keep the values that the client sent.
-    dtype = jnp.dtype(config.attack.precision)
+    dtype = jnp.dtype(experiment.precision(config, block.setting.attack))
     return tree.cast_floats(transcripts_, dtype), tree.cast_floats(truths, dtype), keys
 
 
 def _row(
-    case: plan.Case, setting: Setting, user: int, judged: tuple[dict, GroundTruth], seconds: float
+    block: plan.Block, user: int, judged: tuple[dict, GroundTruth], seconds: float
 ) -> workdir.Row:
     """One victim's row; undefined numbers are null."""
+    case, setting, _ = block
     values, truth = judged
-    group = next(group for group in case.clients if user in group.users)
+    group = plan.group_of(case, user)
     place = int(np.flatnonzero(group.users == user)[0])
     reason = None if values['ok'] else (
         'the objective is not finite' if values['seen_ok'] else 'the upload is not finite'
@@ -311,6 +301,7 @@ def _row(
         'drift': _number(values['drift']) if setting.num_gradients > 1 else None,
         'seconds': seconds,
         'objective': _number(values['objective']),
+        **_certificate(case, setting, values['certificate'], values['ok'], truth),
         'metrics': {name: _number(value) for name, value in values['metrics'].items()},
     }
     if user in case.victims[:_EXAMPLES]:
@@ -318,6 +309,22 @@ def _row(
         row['scores'] = [round(float(x), 4) for x in values['scores'][where]]
         row['truth'] = [int(x > 0) for x in truth.labels[where]]
     return row
+
+
+def _certificate(
+    case: plan.Case, setting: Setting, found: Certificate | None, ok: bool, truth: GroundTruth
+) -> workdir.Row:
+    """A row's columns of its certificate; null where the attack makes none."""
+    if found is None:
+        return dict.fromkeys(stats.CERTIFICATE)
+    return {
+        'certified': bool(found.certified and ok),
+        'margin': _number(found.margin),
+        'noise': _number(found.noise),
+        'rank': int(found.rank),
+        'determined': int(found.determined),
+        'unknowns': int(np.sum(truth.weights > 0)) + plan.num_private(case, setting),
+    }
 
 
 def _number(value: Any) -> float | None:

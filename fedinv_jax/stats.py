@@ -1,8 +1,9 @@
-"""Rows of victims -> the summary: means, bootstrap intervals, paired differences. NumPy only.
+"""Rows of victims -> the summary: means with intervals, paired differences. NumPy only.
 
-A row is one JSON object of `victims.jsonl`: the keys of `SETTING`, then `user`, `status`
-('ok' or 'failed'), `reason`, `drift`, `seconds` and `metrics` (null where undefined). Failed
-victims stay in every average with the metrics that were recorded for them.
+A row is one JSON object of `victims.jsonl`: the keys of `SETTING`, then `seed`, `user`, `status`
+('ok' or 'failed'), `reason`, `drift`, `seconds`, the keys of `CERTIFICATE` and `metrics` (null
+where undefined). A victim is a user of one seed, and the victims of all seeds count as one sample.
+Failed victims stay in every average with the metrics that were recorded for them.
 """
 
 import json
@@ -16,19 +17,24 @@ Row = Mapping[str, Any]
 
 SETTING = (
     'attack', 'dynamics', 'num_gradients', 'first_round', 'interval', 'seen', 'batch_known',
-    'defence', 'data', 'model', 'client', 'seed', 'solver', 'iterations', 'precision',
-    'upload_precision',
+    'defence', 'data', 'model', 'client', 'solver', 'iterations', 'precision', 'upload_precision',
 )  # fmt: skip
 METRICS = (
     'auc', 'average_precision', 'f1', 'precision', 'recall', 'exact', 'recovered_at_known_count',
     'label_mse', 'private_error', 'private_cosine',
 )  # fmt: skip
+CERTIFICATE = ('certified', 'margin', 'noise', 'rank', 'determined', 'unknowns')
+"""What an attack says of its own answer, see `types.Certificate`, and its number of unknowns."""
 COMPARED = ('auc', 'average_precision', 'f1')
 GUESSERS = ('random', 'popularity')
 """Attacks that read no upload."""
 
-_OWN = ('attack', 'dynamics', 'solver', 'iterations')  # What a guesser does not share.
-STEPS = ('num_gradients', 'interval')  # What one gradient does not share.
+# What a guesser does not share.
+_OWN = ('attack', 'dynamics', 'solver', 'iterations', 'precision')
+# What one gradient does not share; an attack may take another solver for it.
+STEPS = ('num_gradients', 'interval', 'solver')
+_LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
+_LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
 _RESAMPLES = 2000
 
 
@@ -38,21 +44,31 @@ def setting(row: Row, without: Sequence[str] = ()) -> str:
 
 
 def same_but_steps(row: Row, other: Row) -> bool:
-    """Whether two rows differ in nothing but T and the interval."""
+    """Whether two rows differ in nothing but T, the interval and the solver taken for them."""
     return setting(row, STEPS) == setting(other, STEPS)
 
 
-def _defined(values: Iterable[float | None]) -> np.ndarray:
-    """The finite ones among the values, float64."""
-    numbers = np.array([np.nan if value is None else value for value in values], float)
-    return numbers[np.isfinite(numbers)]
+def _numbers(values: Iterable[float | None]) -> np.ndarray:
+    """The values, float64; None becomes NaN."""
+    return np.array([np.nan if value is None else value for value in values], float)
 
 
-def interval(values: Iterable[float | None]) -> dict[str, Any]:
-    """Mean of the defined values with its 95% percentile bootstrap interval over victims.
+def interval(
+    values: Iterable[float | None],
+    seeds: Sequence[int] | None = None,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> dict[str, Any]:
+    """Mean of the defined values with its 95% interval.
+
+    With one seed, the percentile bootstrap over victims. With G seeds, victims of a seed are not
+    independent: `mean +- t_{G-1} s` with the standard error of the mean that is robust to clusters,
+    `s^2 = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`, which for seeds of equal size is
+    the t-interval of the seeds' means.
 
     Args:
         values: one number a victim; None, NaN or infinite where undefined.
+        seeds: of each victim; None: all of one.
+        limits: of what the numbers can be; the interval is clipped to them.
 
     Returns:
         `{'mean', 'low', 'high', 'undefined'}`: three floats, or three None when nothing is
@@ -62,57 +78,105 @@ def interval(values: Iterable[float | None]) -> dict[str, Any]:
     Example:
         >>> interval([0.5, None, 0.5])
         {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 1}
+
+    References:
+        Cameron and Miller, A practitioner's guide to cluster-robust inference, Journal of Human
+        Resources 50(2), 2015, pp. 317-372, doi:10.3368/jhr.50.2.317.
     """
-    values = list(values)
-    defined = _defined(values)
-    undefined = len(values) - defined.size
+    numbers = _numbers(values)
+    known = np.isfinite(numbers)
+    undefined = int(np.sum(~known))
+    defined = numbers[known]
+    clusters = np.zeros(defined.size) if seeds is None else np.asarray(seeds)[known]
     if not defined.size:
         return {'mean': None, 'low': None, 'high': None, 'undefined': undefined}
     mean, low, high = (float(defined[0]),) * 3
     if np.ptp(defined) > 0:
-        bounds = scipy.stats.bootstrap(
-            (defined,),
-            np.mean,
-            n_resamples=_RESAMPLES,
-            batch=200,
-            method='percentile',
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        mean, low, high = float(np.mean(defined)), float(bounds.low), float(bounds.high)
+        mean = float(np.mean(defined))
+        several = len(np.unique(clusters)) > 1
+        ends = _clustered(defined, clusters) if several else _bootstrap(defined)
+        low, high = (float(end) for end in np.clip(ends, *limits))
     return {'mean': mean, 'low': low, 'high': high, 'undefined': undefined}
+
+
+def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    bounds = scipy.stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        batch=200,
+        method='percentile',
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return bounds.low, bounds.high
+
+
+def _clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    mean = np.mean(values)
+    sums = [np.sum(values[clusters == one] - mean) for one in np.unique(clusters)]
+    count = len(sums)
+    error = np.sqrt(count / (count - 1) * np.sum(np.square(sums))) / values.size
+    half = scipy.stats.t.ppf(0.975, count - 1) * error
+    return mean - half, mean + half
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     """Mean of the defined values, or None."""
-    defined = _defined(values)
+    numbers = _numbers(values)
+    defined = numbers[np.isfinite(numbers)]
     return float(np.mean(defined)) if defined.size else None
 
 
 def _group(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows by setting, in order of first appearance; victims in order of their id."""
+    """Rows by setting, in order of first appearance; victims in order of seed and user."""
     groups: dict[str, dict[Any, Row]] = {}
     for row in rows:
         victims = groups.setdefault(setting(row), {})
-        if row['user'] in victims:
+        victim = (row['seed'], row['user'])
+        if victim in victims:
             raise ValueError(
-                f'Expected one row per victim and setting, got two of user={row["user"]} in '
-                f'{ {key: row[key] for key in SETTING} }.'
+                f'Expected one row per victim and setting, got two of user={row["user"]}, '
+                f'seed={row["seed"]} in { {key: row[key] for key in SETTING} }.'
             )
-        victims[row['user']] = row
-    return [[victims[user] for user in sorted(victims)] for victims in groups.values()]
+        victims[victim] = row
+    return [[victims[victim] for victim in sorted(victims)] for victims in groups.values()]
 
 
 def _difference(victims: Sequence[Row], others: Sequence[Row] | None) -> dict[str, Any] | None:
-    """Mean over users of `metric - metric of the same user in others`, with its interval."""
-    metrics = {row['user']: row['metrics'] for row in others or ()}
-    if not any(row['user'] in metrics for row in victims):
+    """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
+    metrics = {(row['seed'], row['user']): row['metrics'] for row in others or ()}
+    pairs = [(row, metrics.get((row['seed'], row['user']), {})) for row in victims]
+    if not any(other for _, other in pairs):
         return None
 
-    def paired(row: Row, name: str) -> float | None:
-        pair = row['metrics'].get(name), metrics.get(row['user'], {}).get(name)
-        return None if None in pair else pair[0] - pair[1]
+    def paired(mine: float | None, other: float | None) -> float | None:
+        return None if mine is None or other is None else mine - other
 
-    return {name: interval(paired(row, name) for row in victims) for name in COMPARED}
+    return {
+        name: interval(
+            [paired(row['metrics'].get(name), other.get(name)) for row, other in pairs],
+            [row['seed'] for row in victims],
+        )
+        for name in COMPARED
+    }
+
+
+def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
+    """A summary row's columns of what the attack certifies; null where it makes no certificates."""
+    made = [row for row in victims if row.get('certified') is not None]
+    certified = [row for row in made if row['certified']]
+    exact = [row for row in certified if row['metrics'].get('exact') == 1]
+    share = interval(
+        [row.get('certified') for row in victims],
+        [row['seed'] for row in victims],
+        _LIMITS['certified'],
+    )
+    return {
+        'certified': share if made else None,
+        'num_certified': len(certified) if made else None,
+        'num_exact_certified': len(exact) if made else None,
+        **{name: _mean(row.get(name) for row in made) for name in ('rank', 'unknowns')},
+    }
 
 
 def summarize(rows: Iterable[Row]) -> dict[str, Any]:
@@ -123,11 +187,13 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
 
     Returns:
         `{'schema': 1, 'rows': [...]}`, strict JSON (null where undefined), settings in order of
-        first appearance. `metrics` and both differences hold `interval`s over victims.
-        `difference_to_popularity` pairs each victim with the popularity guesser's answer in the
-        same setting (all but attack, dynamics, solver and iterations),
-        `difference_to_one_gradient` with T = 1 (all but num_gradients and interval); null
-        without a counterpart. `failures` counts the reasons of the failed victims.
+        first appearance. `metrics` and both differences hold `interval`s over the victims of all
+        seeds. `difference_to_popularity` pairs each victim with the popularity guesser's answer in
+        the same setting (all but attack, dynamics, solver, iterations and precision),
+        `difference_to_one_gradient` with T = 1 (all but num_gradients, interval and solver); null
+        without a counterpart. `failures` counts the reasons of the failed victims. `certified` is
+        the share of victims whose answer is certified, `num_exact_certified` how many of those are
+        the truth (all of them, if certificates are right), `rank` and `unknowns` are means.
 
     Raises:
         ValueError: a victim has two rows in one setting.
@@ -143,18 +209,26 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
         names = {name for row in victims for name in row['metrics']}.difference(METRICS)
         guess = guesses.get(setting(first, _OWN)) if first['attack'] != 'popularity' else None
         one = single.get(setting(first, STEPS)) if first['num_gradients'] > 1 else None
+        seeds = [row['seed'] for row in victims]
         return {
             **{key: first[key] for key in SETTING},
+            'seed': sorted(set(seeds)),
+            'num_seeds': len(set(seeds)),
             'num_victims': len(victims),
             'num_failed': len(failed),
             'drift': _mean(row['drift'] for row in victims),
             'seconds_per_victim': _mean(row['seconds'] for row in victims),
             'metrics': {
-                name: interval(row['metrics'].get(name) for row in victims)
+                name: interval(
+                    [row['metrics'].get(name) for row in victims],
+                    seeds,
+                    _LIMITS.get(name, (-np.inf, np.inf)),
+                )
                 for name in (*METRICS, *sorted(names))
             },
             'difference_to_popularity': _difference(victims, guess),
             'difference_to_one_gradient': _difference(victims, one),
+            **_certificates(victims),
             'failures': {reason: reasons.count(reason) for reason in sorted(set(reasons))},
         }
 

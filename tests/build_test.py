@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import build, capture, experiment, observe, plan, transcripts
+from fedinv_jax import build, capture, experiment, models, observe, plan, threat, transcripts
 from fedinv_jax.attack import inversion, objective
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.types import Answer, Guess
+from fedinv_jax.types import Answer, Batch, Guess
 
 
 def small_config():
@@ -64,6 +64,110 @@ def test_a_field_changes_the_answer(seen, tmp_path, changes):
     before, after = answer(seen, tmp_path, **base), answer(seen, tmp_path, **changes)
     assert after['objective'] != before['objective']
     assert before == answer(seen, tmp_path, **base)
+
+
+# Failed on the mutants that ignore the field, and on the fan-in of one block of the first layer.
+def test_kernels_of_a_uniform_start():
+    config = small_config()
+    config.model.update({'dim': 50, 'hidden': (40, 30), 'kernel_init': 'uniform'})
+    scorer = build.make_model(config.model, 3).init_shared(jax.random.key(0))['scorer']
+    bounds = {'private': 100**-0.5, 'items': 100**-0.5, 'layer_1': 40**-0.5, 'layer_2': 30**-0.5}
+    assert set(scorer) == set(bounds)
+    for name, bound in bounds.items():
+        for leaf in scorer[name].values():
+            assert np.abs(leaf).max() <= bound
+            if leaf.size > 20:
+                assert np.abs(leaf).max() > 0.85 * bound
+                assert abs(leaf.mean()) < 3 * bound / np.sqrt(3 * leaf.size)
+    assert np.unique(scorer['items']['bias']).size == 40
+    config.model.kernel_init = 'he_normal'
+    scorer = build.make_model(config.model, 3).init_shared(jax.random.key(0))['scorer']
+    assert not scorer['items']['bias'].any()
+    for name, bound in bounds.items():
+        deviation = 2**0.5 * bound
+        kernel = scorer[name]['kernel']
+        assert abs(kernel.std() / deviation - 1) < 4 / np.sqrt(2 * kernel.size)
+    with pytest.raises(ValueError, match=r"Unknown kernel_init='zeros'\. Choices: he_normal, unif"):
+        models.ncf(3, 2, kernel_init='zeros')
+
+
+# Failed, field by field, on mutants of `make_client_update` that ignored it.
+@pytest.mark.parametrize('change', [{'item_drift': 0.1}, {'private_optimizer': {'name': 'adam'}}])
+def test_a_field_of_local_sgd_changes_the_client(change):
+    config = small_config()
+    epochs = 3 if 'item_drift' in change else 1
+    config.client.update({'name': 'local_sgd', 'num_epochs': epochs, 'private_rate': 0.01})
+    model = build.make_model(config.model, 4)
+    shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
+    batch = Batch(None, jnp.array([1.0, 0, 0, 1]), jnp.ones(4))
+    before = build.make_client_update(config.client, model)(shared, private, batch)
+    config.client.update(change)
+    upload, after = build.make_client_update(config.client, model)(shared, private, batch)
+    if 'item_drift' in change:
+        moved = [np.abs(u['items']['embedding']).sum() for u in (upload, before[0])]
+        assert moved[0] < moved[1]
+    else:
+        # The first step of Adam is of its rate.
+        np.testing.assert_allclose(np.abs(after - private), 0.01, rtol=0.01)
+        assert np.abs(before[1] - private).max() < 0.005
+
+
+def starts(private):
+    """A stand-in of `make_exact`, which answers that the first item alone is one."""
+
+    def make(config, setting, model, observation):
+        def attack(transcript, key, num_iterations):
+            scores = jnp.zeros(transcript.items.shape).at[0].set(1.0)
+            return Answer(scores, scores > 0.5, private, jnp.zeros(()))
+
+        return build.Choice(setting.attack, 'for the test', attack)
+
+    return make
+
+
+# Failed on the mutant that ignores the start.
+@pytest.mark.parametrize('dynamics', ['free', 'unrolled'])
+@pytest.mark.parametrize(
+    'private', [None, jnp.array([3.0, -4.0]), jnp.full(2, jnp.nan)], ids=['none', 'some', 'nan']
+)
+def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private):
+    monkeypatch.setattr(build, 'make_exact', starts(private))
+    config = small_config()
+    config.attack.update({'start': 'spectral', 'num_iterations': 1})
+    config.dynamics.name = (dynamics,)
+    transcript, _ = transcripts.load(seen)
+    setting = next(s for s in experiment.settings(config) if s.num_gradients == 2 and s.dynamics)
+    model = build.make_model(config.model, 80)
+    choice = build.make_attack(config, setting, model, 0.2)
+    assert (choice.solver, choice.why) == ('adam from spectral', 'starts there: for the test')
+    key = jax.random.key(0)
+    # The best point of one iteration is the start.
+    answer = choice.attack(transcript, key, 1)
+    assert answer.scores[0] > 0.99
+    assert answer.scores[1:].max() < 0.01
+    config.attack.start = None
+    drawn = build.make_attack(config, setting, model, 0.2).attack(transcript, key, 1)
+    assert 0.1 < drawn.scores[0] < 0.9
+    expected = private if private is not None and jnp.isfinite(private).all() else drawn.private
+    np.testing.assert_allclose(answer.private, expected)
+
+
+# One choice serves every first round and interval, and is made before anything is trained.
+def test_the_solver_of_an_exact_attack_is_chosen_once(monkeypatch):
+    made, make = [], build.make_exact
+    monkeypatch.setattr(build, 'make_exact', lambda *a: made.append(a[1]) or make(*a))
+    config = small_config()
+    config.num_seeds = 2
+    config.attack.update({'name': ('exact',), 'first_round': (0, 5), 'interval': (1, 3)})
+    cases = plan.make_cases(config)
+    assert [setting.num_gradients for setting in made] == [1, 2]
+    for case in cases:
+        for setting in experiment.settings(config):
+            columns = plan.columns(case, setting)
+            choice = case.attacks[plan.alike(setting)]
+            assert columns['solver'] == choice.solver
+            assert choice.why
+    assert choice.solver in threat.describe(config, cases)
 
 
 # Failed on the mutant `priors.norm_prior()` without the model's scale.
@@ -132,6 +236,7 @@ def test_a_gradient_that_is_not_finite_is_a_failure():
         predict=None,
         whiten=None,
         residual=None,
+        columns=None,
         objective=lambda guess: jnp.sum(jnp.sqrt(guess.labels)),
         answer=lambda guess, value: Answer(guess.labels, guess.labels > 0.5, None, value),
     )
@@ -157,7 +262,6 @@ def test_the_threat_model_says_which_step_sizes_are_known():
     config = small_config()
     config.client.name = 'local_sgd'
     config.attack.learning_rate = 0.5
-    case = plan.make_case(config)
-    text = experiment.threat_model(config, case.model, case.clients, case.victims)
+    text = threat.describe(config, plan.make_cases(config))
     assert '1 epochs of sgd at rate 0.1 (unknown, taken for 0.5)' in text
     assert 'step size 0.1 (known)' in text

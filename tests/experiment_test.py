@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from fedinv_jax import build, experiment, plan
+from fedinv_jax import build, experiment, plan, threat
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 
@@ -37,8 +37,7 @@ def small(**data):
 
 def prepare(config):
     """All that a run does before it computes; what is seen has names once there is a model."""
-    case = plan.make_case(config)
-    experiment.threat_model(config, case.model, case.clients, case.victims)
+    threat.describe(config, plan.make_cases(config))
 
 
 def parse(path, *overrides):
@@ -63,6 +62,9 @@ def test_the_default_passes():
         ('client.name', 'gradient_stp', 'gradient_step'),
         ('client.loss', 'bse', 'bce'),
         ('client.precision', 'float16', 'float64'),
+        ('client.private_optimizer.name', 'adm', 'adam'),
+        ('model.kernel_init', 'unifrom', 'uniform'),
+        ('attack.start', 'spectrl', 'spectral'),
         ('dynamics.name', ('free', 'unroled'), 'unrolled'),
         ('attack.name', ('mgradinw',), 'mgradinv'),
         ('attack.distance', 'cosin', 'cosine'),
@@ -124,7 +126,7 @@ def test_every_name_of_the_choices_can_be_made():
         for dynamics in experiment.DYNAMICS:
             build.make_dynamics(dynamics, [0, 2], model)
         for setting in experiment.settings(config):
-            assert callable(build.make_attack(config, setting, model, 0.2))
+            assert callable(build.make_attack(config, setting, model, 0.2).attack)
     for prior in experiment.PRIORS:
         config.attack.priors[prior] = 0.5
     assert [weight for weight, _ in build.make_priors(config)] == [0.5] * 4
@@ -137,6 +139,7 @@ def test_every_name_of_the_choices_can_be_made():
         ('attack.num_gradients', (0,)),
         ('attack.num_gradients', (1, -2)),
         ('attack.interval', (0,)),
+        ('num_seeds', 0),
         ('attack.num_iterations', 0),
         ('attack.num_restarts', 0),
         ('attack.block', 0),
@@ -148,6 +151,42 @@ def test_counts_below_one(field, value):
     number = value[-1] if isinstance(value, tuple) else value
     with pytest.raises(ValueError, match=rf'Expected {field}={number} to be an integer >= 1\.'):
         experiment.check(config_with(field, value))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'seed': -1}, r'Expected seed=-1 >= 0\.'),
+        ({'observation.noise': -0.5}, r'Expected observation\.noise=-0\.5 >= 0\.'),
+        ({'client.item_drift': -1.0}, r'Expected client\.item_drift=-1\.0 >= 0\.'),
+        ({'data.max_users': 0}, r'Expected data\.max_users=0 > 0\.'),
+        ({'num_seeds': 5, 'attack.num_victims': 4}, r'num_victims=4 to be at least num_seeds=5'),
+        ({'client.item_drift': 0.1}, r"client\.item_drift need client\.name='local_sgd'"),
+        ({'client.private_optimizer.name': 'adam'}, r"need client\.name='local_sgd'"),
+        ({'attack.start': 'exact'}, r"attack\.start='exact' needs attack\.precision='float64'"),
+        ({'client.precision': 'float64'}, r'attack\.precision=float64'),
+    ],
+    ids=str,
+)
+def test_values_that_contradict(changes, message):
+    config = experiment.default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        experiment.check(config)
+
+
+def test_values_that_agree():
+    for changes in (
+        {'num_seeds': 5, 'attack.num_victims': 0},
+        {'client.name': 'local_sgd', 'client.item_drift': 0.1},
+        {'attack.start': 'exact', 'attack.precision': 'float64'},
+        {'attack.start': 'sign'},
+        # They compute in float64 whatever the rest does.
+        {'client.precision': 'float64', 'attack.name': ('exact', 'popularity')},
+    ):
+        config = experiment.default_config()
+        config.update_from_flattened_dict(changes)
+        experiment.check(config)
 
 
 @pytest.mark.parametrize('value', [(2.5,), ('two',), (None,)])
@@ -216,6 +255,61 @@ def test_settings_are_the_product_without_duplicates():
     assert {s.seen for s in found} == {('scorer',), ('items', 'scorer')}
 
 
+# Failed on the mutant that crosses them with the hypotheses.
+def test_exact_attacks_have_one_hypothesis():
+    config = experiment.default_config()
+    config.dynamics.name = ('unrolled', 'static')
+    config.attack.update({'name': ('exact', 'sign', 'mgradinv'), 'num_gradients': (1, 2)})
+    config.attack.precision = 'float32'
+    found = [(s.attack, s.dynamics) for s in experiment.settings(config) if s.num_gradients == 2]
+    assert found == [
+        ('exact', 'free'),
+        ('sign', 'free'),
+        ('mgradinv', 'unrolled'),
+        ('mgradinv', 'static'),
+    ]
+    kinds = {name: experiment.precision(config, name) for name in experiment.ATTACKS}
+    assert {name for name, kind in kinds.items() if kind == 'float64'} == set(experiment.EXACT)
+
+
+def test_single_seeds_share_the_victims():
+    config = small()
+    config.update({'seed': 7, 'num_seeds': 3})
+    for total, expected in ((8, [3, 3, 2]), (3, [1, 1, 1]), (0, [0, 0, 0])):
+        config.attack.num_victims = total
+        singles = experiment.single_seeds(config)
+        assert [one.seed for one in singles] == [7, 8, 9]
+        assert [one.attack.num_victims for one in singles] == expected
+        assert {one.num_seeds for one in singles} == {1}
+    # A config of one seed is its own, and the first victims are those of a run of that seed alone.
+    (single,) = experiment.single_seeds(singles[0])
+    assert single.to_dict() == singles[0].to_dict()
+
+
+def test_cases_of_several_seeds():
+    config = small()
+    config.num_seeds = 2
+    first, second = plan.make_cases(config)
+    assert (first.config.seed, second.config.seed) == (0, 1)
+    assert [len(case.victims) for case in (first, second)] == [2, 2]
+    one = small()
+    assert plan.make_case(one).victims[:2] == first.victims
+    # Data of their own, and the choice of a solver once.
+    assert len(first.interactions.items) != len(second.interactions.items)
+    for setting, choice in first.attacks.items():
+        assert (second.attacks[setting] is choice) == (setting.attack == 'mgradinv')
+
+
+def test_the_data_set_is_read_once(tmp_path, monkeypatch):
+    path = tmp_path / 'ratings.csv'
+    path.write_text(''.join(f'{u},{(u + i) % 9},5\n' for u in range(8) for i in range(6)))
+    config = small(name=str(path))
+    config.num_seeds = 2
+    first, second = plan.make_cases(config)
+    assert first.interactions is second.interactions
+    assert first.victims != second.victims
+
+
 def test_rounds_of_a_setting():
     setting = experiment.Setting('mgradinv', 'free', 3, 5, 10, ('scorer',))
     assert setting.rounds == [5, 15, 25]
@@ -244,6 +338,27 @@ def test_victims_are_drawn_by_seed():
     assert plan.choose_victims(config, clients)[:4] == victims
     config.attack.num_victims = 0
     assert set(plan.choose_victims(config, clients)) == users
+
+
+# Failed on the mutants without the filter, and of the first ones in the order of the groups.
+def test_only_the_first_users_are_clients():
+    config = small()
+    config.data.synthetic.update({'num_users': 40, 'num_items': 400})
+    interactions = build.make_interactions(config)
+    everyone = build.make_clients(config, interactions)
+    users = np.sort(np.concatenate([group.users for group in everyone]))
+    assert len(everyone) > 1
+    config.data.max_users = 4
+    first = build.make_clients(config, interactions)
+    assert np.sort(np.concatenate([group.users for group in first])).tolist() == users[:4].tolist()
+    for group in first:
+        assert len(group.users)
+        whole = next(other for other in everyone if group.users[0] in other.users)
+        place = np.flatnonzero(whole.users == group.users[0])[0]
+        for name, leaf in vars(group).items():
+            np.testing.assert_array_equal(leaf[0], getattr(whole, name)[place])
+    config.data.max_users = 10**6
+    assert len(build.make_clients(config, interactions)) == len(everyone)
 
 
 @pytest.mark.parametrize('count', [-1, 13])
@@ -301,11 +416,8 @@ def test_threat_model_counts_knowns_and_unknowns():
     config.model.update({'name': 'matrix_factorization', 'dim': 4})
     config.observation.seen = ('items',)
     config.attack.num_gradients = (1, 3)
-    case_interactions = build.make_interactions(config)
-    clients = build.make_clients(config, case_interactions)
-    victims = clients[0].users[:1].tolist()
-    model = build.make_model(config.model, case_interactions.num_items)
-    text = experiment.threat_model(config, model, clients, victims)
+    config.attack.num_victims = 1
+    text = threat.describe(config, plan.make_cases(config))
     # 8 positives and 32 negatives, 4 numbers a row.
     assert '160 : 40 + 4 = 3.64' in text
     assert '480 : 40 + 12 = 9.23' in text
@@ -317,11 +429,25 @@ def test_threat_model_counts_only_the_leaves_that_are_seen():
     config.model.update({'name': 'matrix_factorization', 'dim': 4, 'item_bias': True})
     config.observation.seen = ('items/bias',)
     config.attack.num_gradients = (1,)
-    interactions = build.make_interactions(config)
-    clients = build.make_clients(config, interactions)
-    model = build.make_model(config.model, interactions.num_items)
-    text = experiment.threat_model(config, model, clients, clients[0].users[:1].tolist())
+    config.attack.num_victims = 1
+    text = threat.describe(config, plan.make_cases(config))
     assert ' 40 : 40 + 4 ' in text
+
+
+def test_threat_model_says_what_defends_and_how_many_runs():
+    config = small()
+    config.num_seeds = 2
+    text = threat.describe(config, plan.make_cases(config))
+    assert '4 victims of 2 training runs (seeds 0 to 1), batches of' in text
+    assert 'defence   none' in text
+    config.client.update({'name': 'local_sgd', 'item_drift': 0.5})
+    config.client.private_optimizer.name = 'adam'
+    config.observation.noise = 0.01
+    text = threat.describe(config, plan.make_cases(config))
+    assert 'Gaussian noise of standard deviation 0.01 on every entry of an upload; L1' in text
+    assert 'L1 penalty of weight 0.5 on moved item rows, known to the attacker' in text
+    assert 'step size of adam 0.1 (known)' in text
+    assert experiment.defence(config) == 'noise 0.01, item_drift 0.5'
 
 
 def test_a_typo_in_a_config_file_is_refused():

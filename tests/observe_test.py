@@ -284,5 +284,60 @@ class ShareTest(parameterized.TestCase):
             observe.share('items', 'scorer').predict({'items': jnp.ones(2), 'scorer': {}}, {}, ())
 
 
+class GaussianNoiseTest(parameterized.TestCase):
+    # Failed on: one key for every leaf; `scale` as the variance; one draw for a whole row.
+    @parameterized.product(scale=[0.5, 3.0], x64=[False, True])
+    def test_statistics(self, scale, x64):
+        size = 200
+        with jax.enable_x64(x64):
+            upload = {'items': jnp.full((size, size), 2.0), 'scorer': jnp.zeros((size, size))}
+            stage = observe.add_gaussian_noise(scale)
+            seen = stage.observe(upload, stage.init(upload), KEY)[0]
+            noise = jax.tree.map(lambda a, b: np.asarray(a - b) / scale, seen, upload)
+            for leaf, like in zip(jax.tree.leaves(seen), jax.tree.leaves(upload), strict=True):
+                self.assertEqual((leaf.shape, leaf.dtype), (like.shape, like.dtype))
+        entries = size * size
+        for leaf in jax.tree.leaves(noise):
+            # Means of n normal entries, their squares, fourth powers and products with neighbours
+            # have standard deviations 1, sqrt 2, sqrt 96 and 1, over sqrt n. Five of them.
+            for value, expected, deviation in (
+                (leaf, 0, 1),
+                (leaf**2, 1, 2**0.5),
+                (leaf**4, 3, 96**0.5),
+                (leaf[1:] * leaf[:-1], 0, 1),
+                (leaf[:, 1:] * leaf[:, :-1], 0, 1),
+                (noise['items'] * noise['scorer'], 0, 1),
+            ):
+                self.assertLess(abs(value.mean() - expected), 5 * deviation / entries**0.5)
+
+    def test_the_attacker_predicts_the_mean_and_knows_the_variance(self):
+        stage = observe.chain(observe.add_gaussian_noise(0.5), observe.share('scorer'))
+        seen, predicted = run(stage)
+        expected = {'scorer': UPLOAD['scorer']}
+        assert_equal(predicted, [expected, expected])
+        self.assertGreater(abs(float(seen[0]['scorer']['layer_1']['bias'][0]) - 0.5), 1e-3)
+        assert_equal(
+            stage.variance(seen[0]), jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.25), expected)
+        )
+
+    def test_the_same_key_is_the_same_noise(self):
+        stage = observe.add_gaussian_noise(0.5)
+        first, again, other = (
+            stage.observe(UPLOAD, (), jax.random.key(seed))[0] for seed in (0, 0, 1)
+        )
+        assert_equal(first, again)
+        self.assertNotEqual(first['items']['bias'][0], other['items']['bias'][0])
+
+    def test_edge_cases(self):
+        none = observe.add_gaussian_noise(0.0)
+        assert_equal(run(none), run(observe.chain()))
+        assert_equal(none.variance(UPLOAD), jax.tree.map(jnp.zeros_like, UPLOAD))
+        stage = observe.add_gaussian_noise(1.0)
+        self.assertEqual(stage.observe({}, (), KEY)[0], {})
+        for scale in (-0.1, float('nan')):
+            with self.assertRaisesRegex(ValueError, rf'Expected scale={scale} >= 0\.'):
+                observe.add_gaussian_noise(scale)
+
+
 if __name__ == '__main__':
     absltest.main()

@@ -190,6 +190,132 @@ def test_summary_is_strict_json(rows):
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
+# The t quantile at .975 with 2 degrees of freedom.
+T2 = 4.302652729911275
+
+
+# Failed on the mutants without G / (G - 1) and with the normal quantile.
+def test_interval_of_several_seeds_as_arithmetic():
+    # Seeds of one size: the t-interval of the seeds' means .25, .5 and .75.
+    values, seeds = [0.25, 0.25, 0.5, 0.5, 0.5, 1.0], [0, 0, 1, 1, 2, 2]
+    found = stats.interval(values, seeds)
+    half = T2 * math.sqrt((0.25**2 + 0 + 0.25**2) / 2 / 3)
+    assert found['mean'] == pytest.approx(0.5)
+    assert found['low'] == pytest.approx(0.5 - half)
+    assert found['high'] == pytest.approx(0.5 + half)
+    # Seeds of other sizes; what is undefined is of no seed. Mean 2, sums of residuals -2, 0, 2.
+    found = stats.interval([1.0, 1.0, 2.0, 3.0, 3.0, None], [4, 4, 1, 2, 2, 2])
+    half = T2 * math.sqrt(3 / 2 * (4 + 0 + 4)) / 5
+    assert found['undefined'] == 1
+    assert found['high'] - found['mean'] == pytest.approx(half)
+    assert found['mean'] - found['low'] == pytest.approx(half)
+
+
+def test_interval_of_several_seeds_edge_cases():
+    equal = {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 0}
+    assert stats.interval([0.5] * 4, [0, 0, 1, 1]) == equal
+    # Clipped to what the numbers can be, the mean within.
+    found = stats.interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
+    assert (found['low'], found['mean'], found['high']) == (0.0, 0.75, 1.0)
+    assert stats.interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
+    # One seed alone is the bootstrap over victims, also where the others have nothing defined.
+    values = [0.1, 0.4, 0.9, None]
+    alone = stats.interval(values[:3])
+    assert stats.interval(values[:3], [7, 7, 7]) == alone
+    assert stats.interval(values, [7, 7, 7, 8]) == {**alone, 'undefined': 1}
+
+
+# Failed on the mutants with 'seed' in `SETTING`, and of `_group` by the user alone.
+def test_seeds_are_pooled_and_pair_by_seed_and_user():
+    rows = []
+    for seed, shift in ((0, 0.0), (1, 0.2), (2, 0.1)):
+        for user in (0, 1):
+            rows.append(row(user, 0.5 + shift + 0.1 * user, steps=2, seed=seed))
+            rows.append(row(user, 0.4 + shift, 'popularity', 2, seed=seed))
+    attack, guess = stats.summarize(rows)['rows']
+    assert (attack['seed'], attack['num_seeds'], attack['num_victims']) == ([0, 1, 2], 3, 6)
+    assert guess['num_victims'] == 6
+    assert attack['metrics']['auc']['mean'] == pytest.approx(0.65)
+    half = T2 * math.sqrt((0.1**2 + 0.1**2 + 0) / 2 / 3)
+    assert attack['metrics']['auc']['high'] == pytest.approx(0.65 + half)
+    # The seeds' shift is in both: differences .1 and .2 in every seed.
+    difference = attack['difference_to_popularity']['auc']
+    for end in ('low', 'mean', 'high'):
+        assert difference[end] == pytest.approx(0.15)
+    text = report.table(stats.summarize(rows))
+    assert 'seeds 0, 1, 2.' in text.splitlines()[0]
+    shown = report.markdown('', stats.summarize(rows), [], '', '', {})
+    assert '95% t-interval from the standard error clustered by seed' in shown
+    assert 'bootstrap' not in shown
+
+
+def test_differences_are_not_clipped():
+    rows = [row(0, 1.0, steps=2, seed=seed) for seed in (0, 1)]
+    rows += [row(0, 0.9 * seed, 'popularity', 2, seed=seed) for seed in (0, 1)]
+    attack, guess = stats.summarize(rows)['rows']
+    assert attack['difference_to_popularity']['auc']['high'] > 1
+    assert guess['metrics']['auc']['high'] == 1
+
+
+# The attack's precision and solver are its own, and one gradient may have taken another solver.
+def test_an_exact_attack_has_its_counterparts():
+    own = {'attack': 'exact', 'precision': 'float64', 'iterations': 0}
+    rows = [
+        row(0, 0.9, **own, solver='gram'),
+        row(0, 1.0, steps=2, **own, solver='sparse'),
+        row(0, 0.7, attack='popularity'),
+        row(0, 0.7, attack='popularity', steps=2),
+    ]
+    one, two, *_ = stats.summarize(rows)['rows']
+    assert one['difference_to_popularity']['auc']['mean'] == pytest.approx(0.2)
+    assert two['difference_to_one_gradient']['auc']['mean'] == pytest.approx(0.1)
+    text = report.table(stats.summarize([*rows, row(0, 0.6), row(0, 0.6, steps=2)]))
+    head, _, *body = columns_of(text)
+    assert head[:3] == ['attack', 'T', 'solver']
+    assert body[1][:3] == ['exact', '2', 'sparse']
+    assert 'iterations 0 (exact); 2000 (mgradinv)' in text
+    assert 'precision float64 (exact); float32 (mgradinv)' in text
+
+
+def certified(user, auc=1.0, exact=1.0, certified=True, **changes):
+    made = row(user, auc, 'exact', solver='gram', iterations=0, precision='float64')
+    made['metrics'] = {**made['metrics'], 'exact': exact, 'f1': exact}
+    noise = 1e-7
+    margin = noise * (50 if certified else 0.1)
+    numbers = {'margin': margin, 'noise': noise, 'rank': 40, 'determined': 30, 'unknowns': 50}
+    return {**made, 'certified': certified, **numbers, **changes}
+
+
+def test_certificates_as_arithmetic():
+    rows = [certified(0), certified(1), certified(2, 0.9, 0.0, False), certified(3, rank=48)]
+    rows += [row(user, 0.5) for user in range(4)]
+    exact, other = stats.summarize(rows)['rows']
+    assert (exact['num_certified'], exact['num_exact_certified']) == (3, 3)
+    assert exact['certified']['mean'] == pytest.approx(3 / 4)
+    assert 0 <= exact['certified']['low'] < 3 / 4 < exact['certified']['high'] <= 1
+    assert (exact['rank'], exact['unknowns']) == (42, 50)
+    assert other['certified'] is None
+    assert other['num_certified'] is None
+    assert report.certificates(stats.summarize(rows)) == [
+        'exact, T = 1: 3 of 4 histories recovered, certified, without looking at the truth.'
+    ]
+    head, _, first, second = columns_of(report.table(stats.summarize(rows)))
+    assert first[head.index('certified')] == '3/4'
+    assert first[head.index('rank')] == '42/50'
+    assert second[head.index('certified')] == '-'
+    assert 'certified' not in report.table(stats.summarize(rows[4:]))
+
+
+# Failed on `num_exact_certified` over all rows.
+def test_a_wrong_certificate_is_said_loudly():
+    rows = [certified(0), certified(1, 0.9, 0.0), certified(2, 1.0, 1.0, False)]
+    lines = report.certificates(stats.summarize(rows))
+    assert lines[0].startswith('exact, T = 1: 2 of 3 histories recovered')
+    assert lines[1].startswith('WARNING: 1 of these 2 certified histories are NOT the truth')
+    text = report.markdown('', stats.summarize(rows), [], '', '', {})
+    assert f'- **{lines[1]}**' in text
+
+
 def columns_of(text):
     lines = [line for line in text.splitlines() if line.startswith('|')]
     return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines]
@@ -273,8 +399,55 @@ def test_figures_are_written(tmp_path, steps):
         assert len(content) > 10_000
 
 
+# One gradient has no interval, and T = 4 at interval 50 is missing.
+def test_figures_of_certificates(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            **certified(user, 1.0, 1.0, steps > 2, seed=seed, margin=1e-7 * 10 ** rng.normal()),
+            'num_gradients': steps,
+            'interval': span,
+            'metrics': {**certified(0)['metrics'], 'f1': 0.5 + 0.05 * steps},
+        }
+        for steps, span in ((1, None), (2, 1), (2, 50), (4, 1))
+        for seed in (0, 1)
+        for user in range(3)
+    ]
+    paths = figures.draw(rows, stats.summarize(rows), tmp_path)
+    assert [path.name for path in paths] == [
+        'metrics_vs_num_gradients.png',
+        'constraints_vs_num_gradients.png',
+        'intervals.png',
+        'margin_vs_f1.png',
+    ]
+    for path in paths:
+        assert len(path.read_bytes()) > 10_000
+
+
+# Two seeds may have a user of the same number.
+def test_a_victim_of_a_figure_is_of_one_seed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, '_draw_victim', lambda axis, row: drawn.append(row))
+    scores = {'scores': [0.5, 0.1], 'truth': [1, 0]}
+    rows = [row(0, steps=steps, seed=seed, **scores) for seed in (0, 1) for steps in (1, 2)]
+    figures.draw(rows, stats.summarize(rows), tmp_path)
+    assert [(row['seed'], row['num_gradients']) for row in drawn] == [
+        (0, 1),
+        (0, 2),
+        (1, 1),
+        (1, 2),
+    ]
+
+
 def test_a_missing_ingredient_yields_fewer_figures(tmp_path):
+    heat = [row(0, steps=steps, interval=span) for steps in (2, 4) for span in (1, 10)]
     for rows, expected in (
+        (heat, 2),
+        ([row(0), *heat, certified(0)], 4),
+        (heat[:3:2], 1),
+        ([certified(0), row(0)], 3),
+        ([certified(0, margin=None), row(0)], 2),
+        ([certified(0, margin=0.0, noise=0.0, certified=False, rank=0)], 3),
         ([], 0),
         ([row(0, attack='random')], 0),
         ([row(0)], 1),

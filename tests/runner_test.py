@@ -17,9 +17,20 @@ import pytest
 import sklearn.metrics
 from jax.experimental.compilation_cache import compilation_cache
 
-from fedinv_jax import capture, experiment, figures, plan, runner, transcripts, workdir
+from fedinv_jax import (
+    build,
+    capture,
+    compiled,
+    experiment,
+    figures,
+    plan,
+    runner,
+    transcripts,
+    workdir,
+)
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import loaders
+from fedinv_jax.types import Answer, Certificate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
@@ -107,7 +118,6 @@ SETTING_TYPES = {
     'data': str,
     'model': str,
     'client': str,
-    'seed': int,
     'solver': (str, type(None)),
     'iterations': int,
     'precision': str,
@@ -115,6 +125,8 @@ SETTING_TYPES = {
 }
 SUMMARY_TYPES = {
     **SETTING_TYPES,
+    'seed': list,
+    'num_seeds': int,
     'num_victims': int,
     'num_failed': int,
     'drift': (float, type(None)),
@@ -124,6 +136,11 @@ SUMMARY_TYPES = {
     'difference_to_popularity': (dict, type(None)),
     'difference_to_one_gradient': (dict, type(None)),
     'failures': dict,
+    'certified': (dict, type(None)),
+    'num_certified': (int, type(None)),
+    'num_exact_certified': (int, type(None)),
+    'rank': (float, type(None)),
+    'unknowns': (float, type(None)),
 }
 METRICS = {
     'auc',
@@ -161,7 +178,8 @@ def check_interval(value):
 
 def check_folder(folder, config):
     """What every work directory must hold, whatever was run."""
-    case = plan.make_case(config)
+    cases = {case.config.seed: case for case in plan.make_cases(config)}
+    victims = {(seed, user) for seed, case in cases.items() for user in case.victims}
     settings = experiment.settings(config)
     files = {path.name for path in folder.iterdir()}
     assert files == {
@@ -174,11 +192,12 @@ def check_folder(folder, config):
     }
     lines = (folder / 'victims.jsonl').read_text().splitlines()
     rows = [strict(line) for line in lines]
-    assert len(rows) == len(settings) * len(case.victims)
-    assert {row['user'] for row in rows} == set(case.victims)
+    assert len(rows) == len(settings) * len(victims)
+    assert {(row['seed'], row['user']) for row in rows} == victims
     assert len({plan.key(row) for row in rows}) == len(rows)
     for row in rows:
         assert (row['status'], row['reason']) == ('ok', None)
+        case = cases[row['seed']]
         assert row['user_id'] == case.interactions.user_ids[row['user']]
         positives = int(np.sum(case.interactions.users == row['user']))
         negatives = min(4 * positives, case.interactions.num_items - positives)
@@ -197,7 +216,9 @@ def check_folder(folder, config):
         assert set(row['metrics']) == METRICS
         for value in row['metrics'].values():
             check_interval(value)
-        assert row['num_victims'] == len(case.victims)
+        assert row['num_victims'] == len(victims)
+        assert row['seed'] == sorted(cases)
+        assert row['num_seeds'] == len(cases)
         assert row['num_failed'] == 0
         assert row['failures'] == {}
         one = row['num_gradients'] == 1
@@ -311,6 +332,185 @@ def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
     assert len(set.union(*aucs.values())) == 5
     # 5 x 40 candidates: the mean AUC has a standard deviation below .06.
     assert abs(np.mean([min(values) for values in aucs.values()]) - 0.5) < 0.2
+
+
+def bias_sign(config, setting, model, observation, flip=lambda items: False):
+    """A stand-in of `build.make_exact`: an item bias has a gradient of the sign of `z - y`."""
+
+    def attack(transcript, key, num_iterations):
+        rows = transcript.seen['items']['bias'][0]
+        assert rows.dtype == np.float64
+        assert len(transcript.rounds) == setting.num_gradients
+        labels = (rows < 0) ^ (flip(transcript.items) & (np.arange(len(rows)) == 0))
+        margin = jax.numpy.abs(rows).min()
+        certificate = Certificate(margin > 1e-6, margin, margin / 8, len(rows), len(rows))
+        return Answer(labels * 1.0, labels, None, jax.numpy.sum(rows**2), certificate)
+
+    return build.Choice('bias sign', 'item biases are seen', attack)
+
+
+def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    config = tiny(name=('exact', 'mgradinv', 'popularity'), num_gradients=(1,))
+    config.dynamics.name = ('unrolled', 'static')
+    compile_, lines = compiled.compile_, []
+    monkeypatch.setattr(compiled, 'compile_', lambda *a: compile_(*a)._replace(seconds=8.0))
+    summary, _ = run(config, tmp_path, lines.append)
+    check_folder(tmp_path, config)
+    exact, *others = summary['rows']
+    assert [row['attack'] for row in others] == ['mgradinv', 'mgradinv', 'popularity']
+    assert (exact['solver'], exact['iterations']) == ('bias sign', 0)
+    assert (exact['dynamics'], exact['precision']) == ('free', 'float64')
+    assert {row['precision'] for row in others} == {'float32'}
+    assert exact['difference_to_popularity']['auc']['mean'] > 0
+    assert (exact['num_certified'], exact['num_exact_certified']) == (4, 4)
+    assert (exact['rank'], exact['unknowns']) == (40, 44)
+    case = plan.make_case(config)
+    for row in workdir.read_rows(tmp_path):
+        if row['attack'] == 'exact':
+            assert row['certified'] is True
+            # The first block was solved when its function was tried: those seconds, a victim.
+            assert (row['seconds'] == 4) == (row['user'] in case.victims[:2])
+            assert row['margin'] == pytest.approx(8 * row['noise'])
+            assert (row['rank'], row['determined'], row['unknowns']) == (40, 40, 44)
+        else:
+            assert {row[name] for name in runner.stats.CERTIFICATE} == {None}
+    text = '\n'.join(lines)
+    assert text.count('bias sign: item biases are seen (T = 1, items seen)') == 1
+    assert 'item biases are seen' in (tmp_path / 'report.md').read_text()
+    told = '4 of 4 histories recovered, certified, without looking at the truth.'
+    assert told in text
+    assert told in (tmp_path / 'report.md').read_text()
+    assert jax.numpy.ones(1).dtype == np.float32, 'x64 has leaked out of the run'
+
+
+# Failed on the mutants of `_certificate` without `ok`, and of `evaluate` without the certificate.
+def test_certificates_of_wrong_and_of_failed_answers(tmp_path, monkeypatch):
+    config = tiny(name=('exact',), num_gradients=(1,))
+    case = plan.make_case(tiny())
+    wrong, broken = case.victims[1:3]
+    items = plan.group_of(case, wrong)
+    own = items.items[np.flatnonzero(items.users == wrong)[0]]
+
+    def flipping(*arguments):
+        return bias_sign(*arguments, flip=lambda found: jax.numpy.all(found == own))
+
+    slice_ = runner.transcript
+
+    def damaged(case, recording, setting, user):
+        transcript, truth = slice_(case, recording, setting, user)
+        if user == broken:
+            bias = np.array(transcript.seen['items']['bias'])
+            bias[0, 0] = np.inf
+            rows = {**transcript.seen['items'], 'bias': bias}
+            transcript = transcript.replace(seen={'items': rows})
+        return transcript, truth
+
+    monkeypatch.setattr(build, 'make_exact', flipping)
+    monkeypatch.setattr(runner, 'transcript', damaged)
+    lines = []
+    summary, rows = run(config, tmp_path, lines.append)
+    by_user = {row['user']: row for row in rows.values()}
+    assert by_user[broken]['status'] == 'failed'
+    assert by_user[broken]['certified'] is False
+    assert by_user[wrong]['certified'] is True
+    assert by_user[wrong]['metrics']['exact'] == 0
+    (only,) = summary['rows']
+    assert (only['num_certified'], only['num_exact_certified']) == (3, 2)
+    assert any(line.startswith('WARNING: 1 of these 3') for line in lines)
+
+
+def seeds(count=2, **attack):
+    """Two victims a seed; every client of every seed has one size of batch."""
+    config = tiny(num_gradients=(1,), num_victims=2 * count, **attack)
+    config.num_seeds = count
+    config.data.update({'min_positives': 8, 'max_positives': 8})
+    return config
+
+
+# Failed on the mutants of `single_seeds` that keep the seed, or the number of victims.
+def test_seeds_are_runs_of_their_own(tmp_path):
+    config = seeds()
+    config.attack.num_victims = 3
+    _, rows = run(config, tmp_path / 'both')
+    check_folder(tmp_path / 'both', config)
+    alone = {}
+    for seed, victims in ((0, 2), (1, 1)):
+        one = seeds(1)
+        one.update({'seed': seed})
+        one.attack.num_victims = victims
+        alone |= run(one, tmp_path / str(seed))[1]
+    assert rows == alone
+    assert len({row['seed'] for row in rows.values()}) == 2
+
+
+# Failed on the mutant of `compiled.shape` with the seed.
+def test_seeds_share_compiled_functions(tmp_path, monkeypatch):
+    made, compile_ = [], compiled.compile_
+    monkeypatch.setattr(
+        compiled, 'compile_', lambda block, *rest: made.append(block) or compile_(block, *rest)
+    )
+    lines = []
+    _, rows = run(seeds(3), tmp_path, lines.append)
+    assert [(block.case.config.seed, block.setting.attack) for block in made] == [
+        (0, 'mgradinv'),
+        (0, 'popularity'),
+    ]
+    assert len(rows) == 3 * 2 * 2
+    told = [line for line in lines if 'predicted: ' in line]
+    assert 'seed 0: compiled 2 functions' in told[0]
+    assert '6 blocks of up to 2 victims of 3 seeds' in told[0]
+    assert 'seed 2: compiled 0 functions' in told[2]
+    assert '2 blocks of up to 2 victims, ' in told[2]
+
+
+# A seed whose rows are complete is not trained again.
+@pytest.mark.parametrize('after', [1, 2, 3])
+def test_an_interrupted_run_of_several_seeds_goes_on(tmp_path, monkeypatch, after):
+    _, expected = run(seeds(), tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir, 'append_rows', Interruption(after, write_half=True))
+        with pytest.raises(KeyboardInterrupt):
+            run(seeds(), tmp_path / 'stopped')
+    trained, train = [], runner.train
+    monkeypatch.setattr(
+        runner, 'train', lambda case: trained.append(case.config.seed) or train(case)
+    )
+    _, rows = run(seeds(), tmp_path / 'stopped')
+    assert rows == expected
+    assert trained == ([0, 1] if after < 2 else [1])
+
+
+def test_all_clients_of_every_seed(tmp_path):
+    config = tiny(name=('random',), num_victims=0)
+    config.num_seeds = 2
+    _, rows = run(config, tmp_path)
+    for case in plan.make_cases(config):
+        users = {row['user'] for row in rows.values() if row['seed'] == case.config.seed}
+        assert users == {int(user) for group in case.clients for user in group.users}
+
+
+# Noise reaches what is seen, and the rows say so. Failed on a transcript with noisy padding.
+def test_noise_on_the_uploads(tmp_path):
+    config = tiny(name=('mgradinv',))
+    config.data.max_positives = 12  # groups of several sizes
+    config.observation.noise = 10.0
+    summary, rows = run(config, tmp_path)
+    assert {row['defence'] for row in rows.values()} == {'noise 10'}
+    assert 'standard deviation 10 on every entry' in (tmp_path / 'report.md').read_text()
+    assert summary['rows'][0]['metrics']['auc']['mean'] < 0.8
+    case = plan.make_case(config)
+    setting = experiment.settings(config)[0]
+    recording = runner.train(case)
+    padded = 0
+    for user in case.victims:
+        seen, _ = runner.transcript(case, recording, setting, user)
+        real = seen.weights[0] > 0
+        rows = seen.seen['items']['embedding']
+        assert np.std(rows[:, real]) == pytest.approx(10, rel=0.2)
+        assert not rows[:, ~real].any()
+        padded += np.sum(~real)
+    assert padded
 
 
 class Interruption:
@@ -555,7 +755,7 @@ def test_the_solver_may_use_float64(whole, tmp_path, client):
 
 
 # Failed on the mutant of `save_transcript` that adds the labels to the description.
-def test_a_saved_transcript_holds_no_truth(tmp_path):
+def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     config = tiny(num_gradients=(1, 2))
     path = tmp_path / 't.npz'
     capture.save_transcript(config, str(path), silent)
@@ -584,6 +784,14 @@ def test_a_saved_transcript_holds_no_truth(tmp_path):
     lines = []
     result = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
     assert sklearn.metrics.roc_auc_score(labels, result['scores']) > 0.9
+    # The config's first attack that reads uploads is taken.
+    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    config.attack.name = ('popularity', 'exact', 'mgradinv')
+    exact = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
+    assert set(exact['interactions']) == set(np.asarray(exact['items'])[labels].tolist())
+    assert exact['certified'] is True
+    assert 'hypothesis free, bias sign, float64' in lines[-3]
+    assert lines[-2] == 'exact: item biases are seen'
     assert set(result) == {'items', 'scores', 'interactions', 'private', 'objective'}
 
 

@@ -10,10 +10,12 @@ from fedinv_jax.attack import (
     inversion,
     labels,
     leak,
+    members,
     objective,
     priors,
     quadratic,
     relax,
+    rows,
 )
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     'inversion',
     'labels',
     'leak',
+    'members',
     'objective',
     'priors',
     'quadratic',
     'relax',
+    'rows',
 ]

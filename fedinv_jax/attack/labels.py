@@ -38,11 +38,13 @@ class Structure(NamedTuple):
         affine: the upload of a mix of labels is the mix of the uploads.
         separable: a label moves the upload as it would alone in the batch.
         outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
+        items: whether item rows are seen.
     """
 
     affine: bool
     separable: bool
     outer: tuple[str, ...]
+    items: bool
 
 
 def probe(
@@ -64,6 +66,7 @@ def probe(
         all(one.affine for one in found),
         all(one.separable for one in found),
         tuple(name for name in found[0].outer if all(name in one.outer for one in found)),
+        found[0].items,
     )
 
 
@@ -120,10 +123,13 @@ def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) ->
             if name.split('/')[0] != 'items' and leaf.ndim == 3 and min(leaf.shape[1:]) > 1
             and _rank_one(leaf)
         ),
+        any(name.split('/')[0] == 'items' for name in jacobian),
     )  # fmt: skip
 
 
 def _rank_one(matrices: np.ndarray) -> bool:
+    if not np.all(np.isfinite(matrices)):
+        return False
     values = np.linalg.svd(matrices, compute_uv=False)
     return bool(np.all(values[:, 1] <= _TOLERANCE * values[:, 0]))
 

@@ -17,8 +17,6 @@ import numpy as np
 
 from fedinv_jax.types import Array, Batch, ClientUpdate, Observation, PyTree
 
-_TOLERANCE = 1e-5
-
 
 class Draw(NamedTuple):
     """One random client, for probing what holds of every client: shared, private, batch."""
@@ -50,7 +48,10 @@ def upload_of(client_update: ClientUpdate, observation: Observation, draw: Draw)
 
 
 def find(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
+    client_update: ClientUpdate,
+    observation: Observation,
+    draws: Sequence[Draw],
+    tolerance: float = 1e-5,
 ) -> Leak | None:
     """The leak that holds on every draw, the exact kind first; None when there is none.
 
@@ -58,6 +59,7 @@ def find(
         client_update: the client's own update.
         observation: the channel; its `predict` is used.
         draws: two or more random clients; the private state must be one vector `[D]`.
+        tolerance: how far, relative to the leaf, it may be from the product.
 
     Returns:
         The leak.
@@ -87,14 +89,16 @@ def find(
         if leaf.ndim == 2
         and leaf.shape[axis] == len(privates[0])
         and all(
-            _along(np.moveaxis(upload[name], axis, 0), private)
+            _along(np.moveaxis(upload[name], axis, 0), private, tolerance)
             for upload, private in zip(seen, privates, strict=True)
         )
     ]
     for leak in directions:
         for name in seen[0]:
             if all(
-                _is_product(np.moveaxis(upload[leak.kernel], leak.axis, 0), private, upload[name])
+                _is_product(
+                    np.moveaxis(upload[leak.kernel], leak.axis, 0), private, upload[name], tolerance
+                )
                 for upload, private in zip(seen, privates, strict=True)
             ):
                 return leak._replace(bias=name)
@@ -131,16 +135,18 @@ def direction(leak: Leak, seen: PyTree) -> Array:
     return jnp.where(size > 0, vector, 0)
 
 
-def _along(matrix: np.ndarray, private: np.ndarray) -> bool:
+def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
     """Whether a matrix `[D, H]` is `private ⊗ something`, not zero."""
     other = private @ matrix / (private @ private)
     size = np.linalg.norm(matrix)
-    return bool(np.linalg.norm(matrix - np.outer(private, other)) < _TOLERANCE * size)
+    return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)
 
 
-def _is_product(matrix: np.ndarray, private: np.ndarray, bias: np.ndarray) -> bool:
+def _is_product(
+    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float
+) -> bool:
     """Whether a matrix `[D, H]` is `private ⊗ bias`."""
     if bias.shape != matrix.shape[1:]:
         return False
     size = np.linalg.norm(matrix)
-    return bool(np.linalg.norm(matrix - np.outer(private, bias)) < _TOLERANCE * size)
+    return bool(np.linalg.norm(matrix - np.outer(private, bias)) < tolerance * size)

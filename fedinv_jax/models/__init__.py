@@ -1,6 +1,6 @@
 """Recommenders behind the `Model` seam: `init_shared`, `init_private`, `score`."""
 
 from fedinv_jax.models.matrix_factorization import matrix_factorization
-from fedinv_jax.models.ncf import MLP, from_flax, ncf
+from fedinv_jax.models.ncf import KERNELS, MLP, from_flax, ncf
 
-__all__ = ['MLP', 'from_flax', 'matrix_factorization', 'ncf']
+__all__ = ['KERNELS', 'MLP', 'from_flax', 'matrix_factorization', 'ncf']

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,26 @@ import jax.numpy as jnp
 
 from fedinv_jax import tree
 from fedinv_jax.types import Array, Key, Model, PyTree
+
+Initializer = Callable[..., Array]
+
+
+def _he_normal(fan_in: int) -> tuple[Initializer, Initializer]:
+    return nn.initializers.normal((2 / fan_in) ** 0.5), nn.initializers.zeros_init()
+
+
+def _uniform(fan_in: int) -> tuple[Initializer, Initializer]:
+    bound = fan_in**-0.5
+    draw = nn.initializers.uniform(2 * bound)  # from 0
+
+    def centred(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return draw(key, shape, dtype) - bound
+
+    return centred, centred
+
+
+KERNELS = {'he_normal': _he_normal, 'uniform': _uniform}
+"""Initialisers of a layer's kernel and bias by its fan-in."""
 
 
 class MLP(nn.Module):
@@ -21,29 +42,26 @@ class MLP(nn.Module):
     Attributes:
         hidden: widths of the hidden layers.
         use_bias: whether the layers, the output among them, have biases.
-        kernel_init: initialiser `(key, shape, dtype) -> kernel`; None: He-normal on the full
-            fan-in of each layer.
-        bias_init: initialiser of the biases.
+        kernel_init: 'he_normal', `N(0, 2 / fan_in)` with zero biases, or 'uniform', kernels and
+            biases from `+-1 / sqrt(fan_in)`; the first layer's fan-in is that of both blocks.
     """
 
     hidden: Sequence[int]
     use_bias: bool = True
-    kernel_init: Callable | None = None
-    bias_init: Callable = nn.initializers.zeros_init()
+    kernel_init: str = 'he_normal'
 
     @nn.compact
     def __call__(self, private: Array, rows: Array) -> Array:
         """Logits `[B]` of a private embedding `[D]` and item rows `[B, D]`."""
 
         def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
-            he_normal = nn.initializers.normal((2 / fan_in) ** 0.5)
-            kernel_init = self.kernel_init or he_normal
+            kernel_init, bias_init = KERNELS[self.kernel_init](fan_in)
             return nn.Dense(
                 width,
                 use_bias=use_bias,
                 param_dtype=jnp.float32,
                 kernel_init=kernel_init,
-                bias_init=self.bias_init,
+                bias_init=bias_init,
                 name=name,
             )
 
@@ -111,6 +129,7 @@ def ncf(
     hidden: Sequence[int] = (64, 32, 16),
     use_bias: bool = True,
     scale: float = 0.1,
+    kernel_init: str = 'he_normal',
 ) -> Model:
     """Neural collaborative filtering, `z_i = MLP([p; q_i])`.
 
@@ -119,14 +138,16 @@ def ncf(
         dim: D.
         hidden: widths of the hidden layers, at least one.
         use_bias: whether the layers have biases.
-        scale: standard deviation of the initial embeddings; kernels are He-normal, biases 0.
+        scale: standard deviation of the initial embeddings.
+        kernel_init: of the layers, 'he_normal' or 'uniform', see `MLP`.
 
     Returns:
         The model, see `from_flax`; scorer leaves `private/kernel [D, H]`,
         `items/{kernel [D, H], bias [H]}`, `layer_1/{kernel, bias}`, ...
 
     Raises:
-        ValueError: if a size is not positive or there is no hidden layer.
+        ValueError: if a size is not positive, there is no hidden layer, or the initialiser is
+            unknown.
 
     Example:
         >>> model = ncf(num_items=5, dim=2, hidden=(3,))
@@ -141,4 +162,6 @@ def ncf(
     hidden = tuple(hidden)
     if not hidden or min(hidden) < 1:
         raise ValueError(f'Expected hidden={hidden} to be one or more positive widths.')
-    return from_flax(MLP(hidden, use_bias), num_items, dim, scale)
+    if kernel_init not in KERNELS:
+        raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')
+    return from_flax(MLP(hidden, use_bias, kernel_init), num_items, dim, scale)

@@ -1,0 +1,35 @@
+"""Item gradients alone: the rows give the labels away, and from them the embedding follows.
+
+NCF on MovieLens-100K, users with at most 40 positives; MGradInv on the same victims.
+
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_items_only.py
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None, 'smoke', or 'rounds' (no MGradInv; first rounds 0 to 2000, T = 1, 2, 4)."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.data.update({'name': 'ml-100k', 'max_positives': 40})
+    config.observation.seen = ('items',)
+    config.attack.update(
+        {
+            'name': ('exact', 'sign', 'spectral', 'mgradinv', 'popularity', 'random'),
+            'num_victims': 130,
+            'num_gradients': (1,),
+            'num_iterations': 2000,
+        }
+    )
+    if arg == 'rounds':
+        config.server.num_rounds = 2010
+        config.attack.update(
+            {
+                'name': ('exact', 'sign', 'spectral', 'popularity', 'random'),
+                'num_gradients': (1, 2, 4),
+                'first_round': (0, 100, 500, 2000),
+            }
+        )
+        return config
+    return experiment.variant(config, arg)

@@ -1,0 +1,24 @@
+"""Exact recovery of every user of MovieLens-100K from one upload of the scorer's gradient.
+
+Deng et al., ICDM 2025 (the setting); the closed form is this project's.
+
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_ml100k.py
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.data.name = 'ml-100k'
+    config.model.dim = 32
+    config.observation.seen = ('scorer',)
+    config.attack.update(
+        {
+            'name': ('exact', 'popularity', 'random'),
+            'num_victims': 0,
+            'num_gradients': (1,),
+        }
+    )
+    return experiment.variant(config, arg)

@@ -1,0 +1,330 @@
+"""Members of the exact attack: short recipes over the seams.
+
+Each says where the private states come from and which solver finds the labels, and is a function
+of what is `Known` of every client: `member(known) -> attack(transcript, key) -> Answer`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack import certify, dynamics, labels, leak, objective, priors, relax, rows
+from fedinv_jax.attack.inversion import State
+from fedinv_jax.types import (
+    Answer,
+    Array,
+    Certificate,
+    ClientUpdate,
+    Guess,
+    InitPrivate,
+    Key,
+    Observation,
+    PyTree,
+    Transcript,
+)
+
+_STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
+_SEARCH = 60  # most iterations of the search for aligned rows
+
+
+Attack: TypeAlias = Callable[[Transcript, Key], Answer]
+
+
+class Known(NamedTuple):
+    """What the attacker knows of every client, and what probing found.
+
+    Attributes:
+        client_update: the client's own update.
+        observation: the channel and what is seen behind it.
+        init_private: draws private parameters.
+        structure: see `labels.probe`.
+        leak: see `leak.find`.
+        rough: the same to 90%, of clients that take several steps.
+        rounding: unit roundoff of the uploads.
+    """
+
+    client_update: ClientUpdate
+    observation: Observation
+    init_private: InitPrivate
+    structure: labels.Structure
+    leak: leak.Leak | None
+    rough: leak.Leak | None
+    rounding: float
+
+
+def _problem(
+    known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str] = ()
+) -> objective.Problem:
+    """The whitened problem, started at private states `[T, ...]`, without the `spent` leaves."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    arguments = (transcript, known.client_update, known.observation, hypothesis)
+    deviation = objective.deviations(*arguments, latent, known.rounding)
+    if spent:
+        deviation = labels.replace_leaves(deviation, spent, jnp.inf)
+    problem = objective.problem(
+        *arguments,
+        relaxation=relax.identity(),
+        deviation=deviation,
+        separable=known.structure.separable,
+    )
+    half = jnp.full(transcript.items.shape, 0.5, jnp.result_type(float))
+    return problem._replace(init=lambda key: Guess(half, None, latent))
+
+
+def closed_form(known: Known) -> Attack:
+    """The private state of each step from a first layer with bias, then the label solve.
+
+    The kernel's leaf is the outer product of what is known by then: it holds nothing more.
+
+    Raises:
+        ValueError: if the client's upload is not affine in the labels, or does not leak p.
+    """
+    labels.require_affine(known.structure)
+    if known.leak is None or known.leak.bias is None:
+        raise ValueError('closed_form needs the kernel and the bias of a layer that multiplies p.')
+    found = known.leak
+    spent = (found.kernel,)
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
+        problem = _problem(known, transcript, latent, spent)
+        # What rounding leaves uncertain of p, and what that changes of the other leaves.
+        guess = problem.init(jax.random.key(0))
+        error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
+        signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
+        moved = jax.jvp(
+            lambda latent: tree.ravel(problem.residual(guess._replace(latent=latent))),
+            (latent,),
+            (known.rounding * 2**24 * error * signs,),
+        )[1]
+        return _answer(known, problem, transcript, spent, extra=jnp.linalg.norm(moved))
+
+    return attack
+
+
+def scaled(known: Known) -> Attack:
+    """The private state of each step up to a scalar, found by what binary labels then leave over.
+
+    Both signs are searched. Where both explain what was seen (`1 - y` and `-p` do as well as `y`
+    and `p` in matrix factorisation with BCE), the prior that interactions are fewer than negatives
+    decides, at each step, and no answer is certified: the other one explains as much.
+
+    Raises:
+        ValueError: if the client's upload is not affine in the labels, or does not leak p's line.
+    """
+    labels.require_affine(known.structure)
+    if known.leak is None:
+        raise ValueError('scaled needs a leaf of rank one along the private embedding.')
+    found, solver = known.leak, labels.label_solve(known.structure.outer)
+
+    def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
+        """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
+        problem = _problem(known, step, typical * along[None])
+
+        def solved(scale: Array) -> State:
+            """The label solve at `scale * along`."""
+            start = problem.init(jax.random.key(0))._replace(latent=scale * along[None])
+            at = problem._replace(init=lambda key: start)
+            return solver.update(at, solver.init(at, jax.random.key(0)))
+
+        def improve(_: int, scale: Array) -> Array:
+            """A finer and finer search around the scale, with the binary labels that fit there.
+
+            The uploads jump where a ReLU turns on, so that their slope says little.
+            """
+            binary = jnp.round(solved(scale).guess.labels)
+
+            def narrow(level: int, scale: Array) -> Array:
+                near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
+                left = jax.vmap(lambda x: labels.fit(problem, Guess(binary, None, x * along[None])))
+                return near[jnp.argmin(left(near))]
+
+            return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
+
+        def best(sign: Array) -> tuple[Array, Array, Array]:
+            """The best scale of that sign, what it leaves over, and its share of positives."""
+            values = jax.lax.map(lambda scale: solved(sign * scale).objective, sizes)
+            padded = jnp.pad(values, 1, constant_values=jnp.inf)
+            local = (values <= padded[:-2]) & (values <= padded[2:])
+            starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
+            scales = jax.lax.map(
+                lambda start: jax.lax.fori_loop(0, _STEPS, improve, sign * start), starts
+            )
+            states = jax.lax.map(solved, scales)
+            index = jnp.argmin(states.objective)
+            share = jnp.mean(states.guess.labels[index])
+            return scales[index], states.objective[index], share
+
+        # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
+        sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
+        scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
+        both = jnp.max(lefts) < jnp.maximum(labels.EXPLAINED, 1.1 * jnp.min(lefts))
+        chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
+        return scales[chosen] * along, both
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        along = jax.vmap(lambda seen: leak.direction(found, seen))(transcript.seen)
+        typical = _typical(known).astype(along.dtype)
+        steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
+        found_ = [search(step, along[t], typical) for t, step in enumerate(steps)]
+        latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
+        problem = _problem(known, transcript, latent)
+        scales = jnp.eye(len(latent))[:, :, None] * latent[None]
+        answer = _answer(known, problem, transcript, tangents=scales)
+        if answer.certificate is None:
+            return answer
+        unique = answer.certificate.certified & ~jnp.all(both)
+        return answer._replace(certificate=answer.certificate._replace(certified=unique))
+
+    return attack
+
+
+def _step(transcript: Transcript, t: int) -> Transcript:
+    """The transcript of one observed step, of a transcript that keeps no other rounds."""
+    one = {
+        name: tree.take(getattr(transcript, name), slice(t, t + 1))
+        for name in ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
+        if getattr(transcript, name) is not None
+    }
+    return dataclasses.replace(transcript, **one)
+
+
+def _answer(
+    known: Known,
+    problem: objective.Problem,
+    transcript: Transcript,
+    spent: Sequence[str] = (),
+    tangents: PyTree | None = None,
+    extra: float | Array = 0.0,
+) -> Answer:
+    """The label solve's answer at the problem's private states, with its certificate.
+
+    Args:
+        known: what the attacker knows.
+        problem: from `_problem`.
+        transcript: what the server holds.
+        spent: leaves that are left out.
+        tangents: directions `[P, ...]` in which the private states are not certain.
+        extra: see `certify.certify`.
+    """
+    outer = known.structure.outer
+    solver = labels.label_solve(outer, spent)
+    state = solver.update(problem, solver.init(problem, jax.random.key(0)))
+    answer = problem.answer(state.guess, state.objective)
+    where = priors.candidates(transcript)
+    if len(state.guess.labels) > labels.DENSE:
+        return answer
+    gram = labels.normal_equations(problem, state.guess, outer, spent).gram
+    if tangents is not None:
+        gram = certify.project_gram(problem, state.guess, gram, tangents)
+    size = optax.tree.size(state.guess.latent)
+    found = certify.certify(problem, state.guess, gram, where, extra, size)
+    return answer._replace(certificate=found)
+
+
+def _typical(known: Known) -> Array:
+    """The norm of a fresh private state, a root mean square over 64 draws."""
+    draws = jax.vmap(known.init_private)(jax.random.split(jax.random.key(0), 64))
+    return jnp.sqrt(jnp.mean(jax.vmap(lambda p: jnp.sum(tree.ravel(p) ** 2))(draws)))
+
+
+def spectral(known: Known) -> Attack:
+    """`rows.spectral`: no model, no loss, only the item rows."""
+    del known
+    return lambda transcript, key: rows.spectral(transcript)
+
+
+def sign(known: Known) -> Attack:
+    """`rows.sign` at private states of zero."""
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        problem = _free(known, transcript)
+        latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
+        return rows.sign(problem, transcript, latent)
+
+    return attack
+
+
+def rough(known: Known) -> Attack:
+    """`rows.sign` at the private states that a leaf gives away roughly, whatever the client does.
+
+    After several local steps the kernel's leaf is still close to the product of p and the bias's
+    leaf; the rows' directions need no more of p. It is taken as long as a fresh one.
+
+    Raises:
+        ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
+    """
+    if known.rough is None or known.rough.bias is None or not known.structure.items:
+        raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
+    found = known.rough
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
+        length = jnp.linalg.norm(latent, axis=-1, keepdims=True)
+        latent = latent / jnp.where(length > 0, length, 1) * _typical(known).astype(latent.dtype)
+        answer = rows.sign(_free(known, transcript), transcript, latent)
+        return answer._replace(private=latent[0])
+
+    return attack
+
+
+def aligned(known: Known) -> Attack:
+    """`rows.search` for the private states whose predicted rows align with the seen ones.
+
+    Starts from states of zero. The certificate takes the private states as unknown.
+    """
+    width = float(_typical(known))
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        free = _free(known, transcript)
+        zero = jax.tree.map(jnp.zeros_like, free.init(key))
+        start = free._replace(init=lambda key: zero)
+        solver = rows.search(transcript, width)
+        state = jax.lax.while_loop(
+            lambda carry: ~carry[0].done & (carry[1] < _SEARCH),
+            lambda carry: (solver.update(start, carry[0]), carry[1] + 1),
+            (solver.init(start, key), 0),
+        )[0]
+        answer = start.answer(state.guess, state.objective)
+        problem = _problem(known, transcript, state.guess.latent)
+        guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
+        return answer._replace(certificate=_certificate(known, problem, guess, transcript))
+
+    return attack
+
+
+def _free(known: Known, transcript: Transcript) -> objective.Problem:
+    """The problem with unknown private states of each step."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    return objective.problem(
+        transcript,
+        known.client_update,
+        known.observation,
+        hypothesis,
+        relaxation=relax.identity(),
+        separable=known.structure.separable,
+    )
+
+
+def _certificate(
+    known: Known, problem: objective.Problem, guess: Guess, transcript: Transcript
+) -> Certificate | None:
+    """The certificate of a guess whose private states are unknown in every direction."""
+    if len(guess.labels) > certify.SPECTRUM:
+        return None
+    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+    gram = labels.normal_equations(problem, guess, known.structure.outer).gram
+    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    gram = certify.project_gram(problem, guess, gram, tangents)
+    where = priors.candidates(transcript)
+    return certify.certify(problem, guess, gram, where, num_private=flat.size)

@@ -1,0 +1,134 @@
+"""Compiled attacks, one per shape of block; they predict the time and memory of a run."""
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import experiment, plan, stats, tree
+from fedinv_jax.types import Answer, Array, Transcript
+
+
+class Compiled(NamedTuple):
+    """A compiled attack on one shape of block.
+
+    Attributes:
+        function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
+        seconds: predicted run time of a block.
+        memory: bytes of arguments and temporaries.
+        block: the block that it was tried on.
+        answers: those of that block, where the attack was run to its end on it; else None.
+    """
+
+    function: Any
+    seconds: float
+    memory: int
+    block: plan.Block
+    answers: Answer | None
+
+
+def shape(block: plan.Block) -> tuple:
+    """What decides which compiled function a block needs, its seed and first round not among it."""
+    case, setting = block.case, plan.alike(block.setting)
+    padded = plan.group_of(case, block.users[0]).items.shape[1]
+    catalogue = None if case.config.observation.batch_known else case.interactions.num_items
+    return setting, padded, catalogue, case.share if setting.attack in stats.GUESSERS else None
+
+
+def axes(batch_known: bool) -> Transcript:
+    """`vmap` axes of a block's transcripts: one training run's parameters are not copied."""
+    own = 0 if batch_known else None
+    return Transcript(
+        shared={'items': own, 'scorer': None},
+        seen=0,
+        rounds=None,
+        participated=0,
+        items=own,
+        slot=None,
+        weights=own,
+        log_odds=0,
+    )
+
+
+def precision(block: plan.Block) -> contextlib.AbstractContextManager:
+    """The scope of a block's arithmetic: whatever concerns it is computed within."""
+    name = experiment.precision(block.case.config, block.setting.attack)
+    return jax.enable_x64(name == 'float64')
+
+
+def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
+    """Compiles a block's attack, and tries it: a few iterations, or all if they are not counted."""
+    config = block.case.config
+    attack = block.case.attacks[plan.alike(block.setting)].attack
+    own, iterations = axes(config.observation.batch_known), config.attack.num_iterations
+    count = len(block.users)
+
+    def together(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
+        """Lanes in step: many small operations of the same kind."""
+        del count
+        return jax.vmap(attack, in_axes=(own, 0, None))(seen, keys, iterations)
+
+    def in_turn(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
+        """One lane after the other, the padding not at all: few large factorisations."""
+
+        def one(lane: Array) -> Answer:
+            victim = jax.tree.map(
+                lambda axis, leaf: leaf if axis is None else tree.take(leaf, lane),
+                own, seen, is_leaf=lambda leaf: leaf is None,
+            )  # fmt: skip
+            return attack(victim, keys[lane], iterations)
+
+        empty = jax.tree.map(
+            lambda leaf: jnp.zeros((len(keys), *leaf.shape), leaf.dtype), jax.eval_shape(one, 0)
+        )
+        return jax.lax.fori_loop(
+            0,
+            count,
+            lambda lane, all_: jax.tree.map(lambda x, new: x.at[lane].set(new), all_, one(lane)),
+            empty,
+        )
+
+    exact = block.setting.attack in experiment.EXACT
+    mapped = jax.jit(in_turn if exact else together)
+    function = mapped.lower(seen, keys, iterations, count).compile()
+    few = max(iterations // 50, 1) if block.setting.attack == 'mgradinv' else iterations
+    start = time.perf_counter()
+    answers = jax.block_until_ready(function(seen, keys, few, count))
+    seconds = (time.perf_counter() - start) * iterations / few
+    analysis: Any = function.memory_analysis()
+    memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    return Compiled(function, seconds, memory, block, answers if few == iterations else None)
+
+
+def run(
+    compiled: Compiled, block: plan.Block, seen: Transcript, keys: Array
+) -> tuple[Answer, float]:
+    """The answers of a block and the seconds that they took; none is computed twice."""
+    if compiled.block is block and compiled.answers is not None:
+        return compiled.answers, compiled.seconds
+    start = time.perf_counter()
+    iterations = block.case.config.attack.num_iterations
+    answers = jax.block_until_ready(compiled.function(seen, keys, iterations, len(block.users)))
+    return answers, time.perf_counter() - start
+
+
+def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
+    """Predicted run time of a block; that of the slowest of its setting where it is not compiled.
+
+    A later seed may have shapes of its own.
+    """
+    own = shape(block)
+    if own in found:
+        return found[own].seconds
+    same = [entry.seconds for key, entry in found.items() if key[0] == own[0]]
+    return max(same or [entry.seconds for entry in found.values()])
+
+
+def gigabytes(found: Iterable[Compiled]) -> float:
+    """Predicted memory of the process: what it has held so far, and its largest function."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return (resident + max(entry.memory for entry in found)) / 2**30
