@@ -16,6 +16,7 @@ from fedinv_jax.attack import (
     quadratic,
     relax,
     rows,
+    sparse,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     'quadratic',
     'relax',
     'rows',
+    'sparse',
 ]

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fedinv_jax.attack import labels, leak, members
+from fedinv_jax.attack import labels, leak, members, sparse
 from fedinv_jax.attack.members import Attack, Known
 from fedinv_jax.types import ClientUpdate, InitPrivate, Observation
 
@@ -63,12 +63,19 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'rough': members.rough,
     'scaled': members.scaled,
     'sign': members.sign,
+    'sparse': sparse.unknown_batch,
     'spectral': members.spectral,
 }
 
 
 def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     found = known.leak
+    if not batch_known:
+        return (
+            'sparse',
+            'the batch is unknown: p is exact at every step, and the upload is a sparse sum of '
+            'what each item of the catalogue alone would upload',
+        )
     if known.structure.affine and found is not None:
         if found.bias is not None:
             return (
@@ -95,4 +102,7 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'no leaf gives p away, but each item row is along a direction that p turns only '
             'roughly: p is searched for that aligns them',
         )
-    raise ValueError('No member applies.')
+    raise ValueError(
+        'No member of the exact attack applies: neither item rows nor a first layer that '
+        "multiplies the private embedding are seen; use attack.name='mgradinv'."
+    )

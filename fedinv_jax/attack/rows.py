@@ -21,7 +21,7 @@ from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
 # Bounds of `|log|` of a ratio of row norms: a predicted row of zeros is finitely wrong.
 _LOG_RATIO = 20.0
-_DAMPING = 1e-4
+_DAMPING = 1e-5
 # Longest step, in widths of the stencil, and by how much a width may shrink or grow.
 _REACH = 1.0
 _SHRINK, _GROW = 0.2, 1.1

@@ -1,0 +1,27 @@
+"""The batch is not known: which items, and which of them are interactions, from the scorer alone.
+
+Every item of MovieLens-100K is a candidate; users with at most 40 positives; MGradInv, with relaxed
+membership, on the same victims. F1 is that of the interactions among all 1,682 items.
+
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_unknown_batch.py
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.data.update({'name': 'ml-100k', 'max_positives': 40})
+    config.model.dim = 32
+    config.observation.update({'seen': ('scorer',), 'batch_known': False})
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'popularity', 'random'),
+            'num_victims': 130,
+            'num_gradients': (1,),
+            'num_iterations': 500,
+        }
+    )
+    return experiment.variant(config, arg)
