@@ -1,18 +1,18 @@
-"""Exact recovery: its parts against scipy and NumPy, its members on a small federation."""
+"""Exact recovery: leaks, the label solve, and the members on a small federation."""
 
-import itertools
+import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import scipy.optimize
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, data, losses, models, observe, server, simulate, tree
-from fedinv_jax.attack import exact, identifiability, labels, leak, quadratic
-from fedinv_jax.types import Batch
+from fedinv_jax.attack import dynamics, exact, labels, leak, objective, relax
+from fedinv_jax.types import Batch, Guess, Transcript
 
 ITEMS = 60
 
@@ -35,6 +35,17 @@ def draws(model, size=3):
     return found
 
 
+@functools.cache
+def ncf(dim, hidden, use_bias=True):
+    return models.ncf(ITEMS, dim, hidden, use_bias=use_bias)
+
+
+@functools.cache
+def one_step(model, loss=losses.bce):
+    return client.gradient_step(model, loss, 0.1)
+
+
+@functools.cache
 def known(model, update, *seen):
     with jax.enable_x64():
         return exact.probe(update, observe.share(*seen), model.init_private, draws(model))
@@ -62,130 +73,31 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
     return member, found
 
 
-class QuadraticTest(parameterized.TestCase):
-    @parameterized.product(rows=(4, 8, 30), scale=(0.0, 4.0))
-    def test_box_least_squares_agrees_with_scipy(self, rows, scale):
-        rng = np.random.default_rng(rows)
-        matrix = rng.normal(size=(rows, 8)) * np.logspace(0, -scale, rows)[:, None]
-        target = matrix @ rng.integers(0, 2, 8) + 0.1 * rng.normal(size=rows)
-        with jax.enable_x64():
-            gram, rhs = jnp.asarray(matrix.T @ matrix), jnp.asarray(matrix.T @ target)
-            dense = np.asarray(quadratic.box_least_squares(gram, rhs))
-            free = np.asarray(
-                quadratic.box_least_squares_matrix_free(lambda x: gram @ x, rhs, jnp.diag(gram))
-            )
-        best = scipy.optimize.lsq_linear(matrix, target, (0, 1), method='bvls').cost
-        for x in (dense, free):
-            self.assertTrue(np.all((x >= 0) & (x <= 1)))
-            self.assertLess(np.sum((matrix @ x - target) ** 2) / 2 - best, 1e-6)
-
-    def test_columns_of_zeros_and_skipped_lanes(self):
-        with jax.enable_x64():
-            x = quadratic.box_least_squares(jnp.zeros((3, 3)), jnp.zeros(3))
-            self.assertTrue(np.all(np.isfinite(x)))
-            skipped = quadratic.box_least_squares(jnp.eye(3), jnp.ones(3), skip=True)
-            np.testing.assert_allclose(skipped, 0.5)
-
-    def test_no_flip_of_one_or_two_labels_helps_after_polish(self):
-        rng = np.random.default_rng(0)
-        matrix = rng.normal(size=(5, 8))
-        target = matrix @ rng.integers(0, 2, 8)
-        start = rng.integers(0, 2, 8).astype(bool)
-
-        def cost(y):
-            return np.sum((matrix @ y - target) ** 2)
-
-        with jax.enable_x64():
-            end, raised = quadratic.polish(
-                jnp.asarray(matrix.T @ matrix), jnp.asarray(matrix.T @ target), jnp.asarray(start)
-            )
-        end = np.asarray(end).astype(float)
-        self.assertLessEqual(cost(end), cost(start.astype(float)))
-        for i, j in itertools.combinations_with_replacement(range(8), 2):
-            other = end.copy()
-            for k in {i, j}:
-                other[k] = 1 - other[k]
-            self.assertGreaterEqual(cost(other), cost(end) - 1e-9)
-            self.assertGreaterEqual(cost(other) - cost(end), 2 * float(raised[i]) - 1e-9)
-
-
-class IdentifiabilityTest(parameterized.TestCase):
-    @parameterized.parameters(0, 1, 3, 6)
-    def test_rank_of_a_matrix_of_known_rank(self, rank):
-        rng = np.random.default_rng(rank)
-        matrix = rng.normal(size=(9, rank)) @ rng.normal(size=(rank, 6))
-        with jax.enable_x64():
-            self.assertEqual(int(identifiability.rank(jnp.asarray(matrix), 1e-9)), rank)
-
-    @parameterized.product(rows=(3, 6, 12), seed=(0, 1, 2, 3))
-    def test_margins_bound_every_other_binary_answer(self, rows, seed):
-        rng = np.random.default_rng(seed)
-        matrix, y = rng.normal(size=(rows, 7)), rng.integers(0, 2, 7)
-        others = [np.array(z) for z in itertools.product((0, 1), repeat=7) if np.any(z != y)]
-        moved = {tuple(z): np.linalg.norm(matrix @ (z - y)) for z in others}
-        signed = matrix * (1 - 2 * y)
-        # The nearest point of the convex hull of the signed columns, by non-negative least squares.
-        weight = 1e4
-        stacked = np.vstack([signed, np.full(7, weight)])
-        x, _ = scipy.optimize.nnls(stacked, np.append(np.zeros(rows), weight))
-        nearest = np.linalg.norm(signed @ (x / x.sum()))
-        with jax.enable_x64():
-            each = np.asarray(
-                identifiability.margins(
-                    jnp.asarray(matrix.T @ matrix), jnp.asarray(y > 0), jnp.ones(7, bool)
-                )
-            )
-        for z, change in moved.items():
-            for i in np.flatnonzero(np.array(z) != y):
-                self.assertLessEqual(each[i], change + 1e-6)
-        self.assertAlmostEqual(each.min(), nearest if nearest > 1e-3 else 0, delta=1e-3)
-        self.assertEqual(identifiability.box_unique(matrix, y), nearest > 1e-6)
-
-    def test_gaussian_systems_turn_unique_between_two_fifths_and_three_fifths(self):
-        rng = np.random.default_rng(0)
-        for rows, expected in ((28, False), (54, True)):
-            y = rng.integers(0, 2, 80)
-            matrix = rng.normal(size=(rows, 80))
-            self.assertEqual(identifiability.box_unique(matrix, y), expected)
-
-    def test_zero_and_duplicate_columns_are_never_unique(self):
-        y = np.array([1, 0])
-        self.assertFalse(identifiability.box_unique(np.array([[1.0, 0.0]]), y))
-        self.assertFalse(identifiability.box_unique(np.array([[1.0, 1.0]]), y))
-        with jax.enable_x64():
-            each = identifiability.margins(
-                jnp.zeros((2, 2)), jnp.array([True, False]), jnp.ones(2, bool)
-            )
-        np.testing.assert_array_equal(each, 0)
-
-    def test_project_takes_out_the_private_directions(self):
-        rng = np.random.default_rng(0)
-        a, j = rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
-        q, _ = np.linalg.qr(j)
-        with jax.enable_x64():
-            projected = identifiability.project(jnp.asarray(a), jnp.asarray(j))
-        np.testing.assert_allclose(projected, a - q @ (q.T @ a), atol=1e-9)
-
-
 class ProbeTest(absltest.TestCase):
     def test_leaks_are_found(self):
-        ncf = models.ncf(ITEMS, 4, (6, 5))
-        update = client.gradient_step(ncf, losses.bce, 0.1)
+        plain = ncf(4, (6, 5))
+        update = one_step(plain)
         self.assertEqual(
-            known(ncf, update, 'scorer').leak,
+            known(plain, update, 'scorer').leak,
             leak.Leak('scorer/private/kernel', 0, 'scorer/items/bias'),
         )
-        self.assertIsNone(known(ncf, update, 'items').leak)
-        bare = models.ncf(ITEMS, 4, (6, 5), use_bias=False)
-        found = known(bare, client.gradient_step(bare, losses.bce, 0.1), 'scorer').leak
+        self.assertIsNone(known(plain, update, 'items').leak)
+        bare = ncf(4, (6, 5), False)
+        found = known(bare, one_step(bare), 'scorer').leak
         self.assertEqual(found, leak.Leak('scorer/private/kernel', 0, None))
         mf = models.matrix_factorization(ITEMS, 4)
-        found = known(mf, client.gradient_step(mf, losses.bce, 0.1), 'items').leak
+        found = known(mf, one_step(mf), 'items').leak
         self.assertEqual(found, leak.Leak('items/embedding', 1, None))
 
+    def test_item_biases_make_the_item_rows_a_layer_with_bias(self):
+        model = models.matrix_factorization(ITEMS, 4, item_bias=True)
+        choice = exact.choose(known(model, one_step(model), 'items'))
+        self.assertEqual(choice.solver, 'closed_form')
+        self.assertIn('items/bias', choice.why)
+
     def test_affine_clients_are_told_from_others(self):
-        model = models.ncf(ITEMS, 4, (6,))
-        step = known(model, client.gradient_step(model, losses.bce, 0.1), 'scorer').structure
+        model = ncf(4, (6, 5))
+        step = known(model, one_step(model), 'scorer').structure
         self.assertTrue(step.affine and step.separable)
         sgd = optax.sgd(0.5)
         once = client.local_sgd(model, losses.bce, sgd, sgd)
@@ -199,8 +111,8 @@ class ProbeTest(absltest.TestCase):
             exact.choose(known(model, thrice, 'scorer'), solver='closed_form')
 
     def test_an_unknown_member_names_the_choices(self):
-        model = models.ncf(ITEMS, 4, (6,))
-        update = client.gradient_step(model, losses.bce, 0.1)
+        model = ncf(4, (6, 5))
+        update = one_step(model)
         with self.assertRaisesRegex(ValueError, "'nope'.*closed_form"):
             exact.choose(known(model, update, 'scorer'), solver='nope')
 
@@ -225,12 +137,8 @@ class MembersTest(parameterized.TestCase):
     )
     @pytest.mark.slow
     def test_recovers_every_label(self, bias, name, seen, solver, certified):
-        model = (
-            models.ncf(ITEMS, 6, (16, 12), use_bias=bias)
-            if name == 'ncf'
-            else models.matrix_factorization(ITEMS, 6)
-        )
-        update = client.gradient_step(model, losses.bce, 0.1)
+        model = ncf(6, (16, 12), bias) if name == 'ncf' else models.matrix_factorization(ITEMS, 6)
+        update = one_step(model)
         member, found = attacked(model, update, seen)
         self.assertEqual(member.solver, solver)
         for answer, truth, _ in found:
@@ -242,8 +150,8 @@ class MembersTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_certified_answers_are_exact_where_one_gradient_is_not_enough(self):
-        model = models.ncf(ITEMS, 4, (4,))
-        update = client.gradient_step(model, losses.bce, 0.1)
+        model = ncf(4, (4,))
+        update = one_step(model)
         for rounds in ((0,), (0, 30)):
             _, found = attacked(model, update, ('scorer',), rounds, users=6)
             for answer, truth, _ in found:
@@ -252,8 +160,8 @@ class MembersTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_a_zero_upload_fails_and_identical_items_are_not_certified(self):
-        model = models.ncf(ITEMS, 6, (16, 12))
-        update = client.gradient_step(model, losses.bce, 0.1)
+        model = ncf(6, (16, 12))
+        update = one_step(model)
         member, found = attacked(model, update, ('scorer',), users=1)
         _, _, transcript = found[0]
         with jax.enable_x64():
@@ -266,6 +174,307 @@ class MembersTest(parameterized.TestCase):
             twin = {**transcript.shared, 'items': {'embedding': table}}
             answer = member.attack(transcript.replace(shared=twin), jax.random.key(0))
             self.assertFalse(answer.certificate.certified)
+
+
+class LeakTest(parameterized.TestCase):
+    @parameterized.product(bias=(True, False))
+    def test_private_state_of_a_float64_upload(self, bias):
+        model = ncf(4, (6, 5), bias)
+        update = one_step(model)
+        share = observe.share('scorer')
+        with jax.enable_x64():
+            found = leak.find(update, share, draws(model))
+            for draw in draws(model, 7):
+                seen = leak.upload_of(update, share, draw)
+                along = np.asarray(leak.direction(found, seen))
+                self.assertAlmostEqual(np.linalg.norm(along), 1, delta=1e-12)
+                unit = draw.private / np.linalg.norm(draw.private)
+                self.assertAlmostEqual(abs(along @ unit), 1, delta=1e-9)
+                if bias:
+                    np.testing.assert_allclose(leak.exact(found, seen), draw.private, rtol=1e-9)
+                else:
+                    with self.assertRaisesRegex(ValueError, 'with a bias'):
+                        leak.exact(found, seen)
+
+    def test_item_rows_of_matrix_factorisation(self):
+        model = models.matrix_factorization(ITEMS, 4)
+        update = one_step(model)
+        share = observe.share('items')
+        with jax.enable_x64():
+            found = leak.find(update, share, draws(model))
+            for draw in draws(model, 7):
+                along = leak.direction(found, leak.upload_of(update, share, draw))
+                unit = draw.private / np.linalg.norm(draw.private)
+                self.assertAlmostEqual(abs(float(along @ unit)), 1, delta=1e-9)
+
+    def test_an_upload_of_zeros(self):
+        found = leak.Leak('kernel', 0, 'bias')
+        zero = {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)}
+        np.testing.assert_array_equal(leak.direction(found, zero), np.zeros(3))
+        self.assertTrue(np.all(np.isnan(leak.exact(found, zero))))
+
+    def test_uploads_of_extreme_size_have_a_direction(self):
+        found = leak.Leak('kernel', 1, None)
+        p = jnp.array([3.0, 0.0, -4.0])
+        for scale in (1e-30, 1e30):
+            along = leak.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})
+            np.testing.assert_allclose(np.abs(along), [0.6, 0, 0.8], atol=1e-6)
+
+    def test_states_that_are_no_vector_do_not_leak(self):
+        model = ncf(4, (6, 5))
+        update = one_step(model)
+        with jax.enable_x64():
+            odd = [draw._replace(private=jnp.zeros((2, 2))) for draw in draws(model)]
+        self.assertIsNone(leak.find(update, observe.share('scorer'), odd))
+
+
+@functools.cache
+def small_problem(seed=0, size=5, model=None, loss=losses.bce, noise=1e-3):
+    """A problem of one step with unit noise, its guess at the true state, its true labels."""
+    model = model or ncf(4, (8, 6))
+    update = one_step(model, loss)
+    draw = draws(model, size)[seed]
+    rng = np.random.default_rng(seed)
+    y = jnp.asarray(rng.integers(0, 2, size).astype(float))
+    batch = Batch(None, y, jnp.ones(size))
+    share = observe.share('items', 'scorer')
+    seen = leak.upload_of(update, share, draw._replace(batch=batch))
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (draw.shared, seen))
+    transcript = Transcript(
+        shared=one[0], seen=one[1], rounds=np.zeros(1, int), participated=np.ones(1, bool),
+        items=np.arange(size), slot=None, weights=np.ones((1, size)), log_odds=np.zeros(size),
+    )  # fmt: skip
+    problem = objective.problem(
+        transcript,
+        update,
+        share,
+        dynamics.free(model.init_private, 1),
+        relaxation=relax.identity(),
+        deviation=jax.tree.map(lambda leaf: jnp.full(1, noise), one[1]),
+        separable=True,
+    )
+    guess = Guess(jnp.full(size, 0.5), None, draw.private[None])
+    return problem._replace(init=lambda key: guess), guess, np.asarray(y)
+
+
+class LabelsTest(parameterized.TestCase):
+    @parameterized.parameters(losses.bce, losses.squared_error)
+    def test_normal_equations_against_a_dense_jacobian(self, loss):
+        with jax.enable_x64():
+            problem, guess, y = small_problem(loss=loss)
+
+            def residual(labels):
+                return tree.ravel(problem.residual(guess._replace(labels=labels)))
+
+            jacobian = np.asarray(jax.jit(jax.jacfwd(residual))(guess.labels))
+            origin = np.asarray(residual(jnp.zeros(len(y))))
+            leaves = jax.tree.leaves_with_path(problem.columns(guess).common)
+            names = ['/'.join(str(key.key) for key in path) for path, _ in leaves]
+            kernels = [name for name in names if name.endswith('kernel')]
+            for outer in ((), kernels):
+                normal = jax.jit(
+                    lambda outer=outer: labels.normal_equations(problem, guess, outer)
+                )()
+                scale = np.max(jacobian.T @ jacobian)
+                np.testing.assert_allclose(
+                    normal.gram, jacobian.T @ jacobian, rtol=1e-9, atol=1e-12 * scale
+                )
+                np.testing.assert_allclose(
+                    normal.rhs, -jacobian.T @ origin, rtol=1e-9, atol=1e-12 * scale
+                )
+            soft, _, raised = jax.jit(labels.solve)(normal)
+            np.testing.assert_allclose(soft, y, atol=1e-9)
+            self.assertTrue(np.all(raised > 25))
+
+    def test_spent_leaves_are_left_out(self):
+        with jax.enable_x64():
+            problem, guess, _ = small_problem()
+            columns = problem.columns(guess)
+            name = 'scorer/private/kernel'
+            rest = labels.gram(columns, spent=(name,))
+            only = columns.common['scorer']['private']['kernel'].reshape(5, -1)
+            np.testing.assert_allclose(rest + only @ only.T, labels.gram(columns), rtol=1e-9)
+
+    # Failed on mutant: the right-hand side with the other sign.
+    def test_matrix_free_agrees_with_dense(self):
+        with jax.enable_x64():
+            problem, guess, y = small_problem()
+            found = []
+            for dense in (labels.DENSE, 0):
+                with mock.patch.object(labels, 'DENSE', dense):
+                    solver = labels.label_solve()
+                    found.append(
+                        jax.jit(
+                            lambda solver=solver: solver.update(
+                                problem, solver.init(problem, jax.random.key(0))
+                            )
+                        )()
+                    )
+        dense, free = found
+        np.testing.assert_allclose(dense.guess.labels, y, atol=1e-8)
+        np.testing.assert_allclose(free.guess.labels, dense.guess.labels, atol=1e-3)
+        self.assertLess(float(dense.objective), 1e-6)
+        self.assertLess(float(free.objective), 1e-6)
+        self.assertTrue(bool(dense.done) and bool(free.done))
+        np.testing.assert_array_equal(free.guess.latent, guess.latent)
+
+    def test_a_label_that_nothing_tells_of_stays_finite(self):
+        gram, rhs = jnp.diag(jnp.array([1e4, 0.0, 1e4])), jnp.array([1e4, 0.0, 0.0])
+        with jax.enable_x64():
+            normal = labels.Normal(gram.astype(float), rhs.astype(float))
+            for ridge in (0.0, 0.1):
+                soft, _, _ = jax.jit(labels.solve)(normal, ridge)
+                self.assertTrue(np.all(np.isfinite(soft)))
+                np.testing.assert_allclose(soft[jnp.array([0, 2])], [1, 0], atol=1e-3)
+
+    def test_a_problem_without_columns_is_refused(self):
+        with jax.enable_x64():
+            problem, guess, _ = small_problem()
+            with self.assertRaisesRegex(ValueError, 'columns'):
+                labels.normal_equations(problem._replace(columns=None), guess)
+
+    @pytest.mark.slow
+    def test_an_optimiser_that_is_not_linear_is_not_affine(self):
+        model = ncf(4, (6, 5))
+        adam = client.local_sgd(model, losses.bce, optax.adam(0.1), optax.sgd(0.1))
+        self.assertFalse(known(model, adam, 'scorer').structure.affine)
+
+    @pytest.mark.slow
+    def test_minibatches_are_not_affine(self):
+        model = ncf(4, (6, 5))
+        blocks = client.local_sgd(model, losses.bce, optax.sgd(0.1), optax.sgd(0.1), batch_size=2)
+        self.assertFalse(known(model, blocks, 'scorer').structure.affine)
+
+    def test_structure_of_one_step(self):
+        model = ncf(4, (6, 5))
+        update = one_step(model)
+        scorer, items = (known(model, update, name).structure for name in ('scorer', 'items'))
+        self.assertTrue(scorer.affine and scorer.separable and not scorer.items)
+        self.assertTrue(items.affine and items.separable and items.items)
+        self.assertIn('scorer/layer_1/kernel', scorer.outer)
+        self.assertEqual(items.outer, ())
+
+
+def own_federation(batch_labels, table=None, seed=0, loss=losses.bce):
+    """A float32 client of one's own, one gradient of a small NCF: the transcript in float64."""
+    model = ncf(6, (16, 12))
+    update = one_step(model, loss)
+    size = len(batch_labels)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shared = client.gather(model.init_shared(keys[0]), jnp.arange(size))
+    if table is not None:
+        shared = {**shared, 'items': {'embedding': table(shared['items']['embedding'])}}
+    private = model.init_private(keys[1])
+    y = jnp.asarray(batch_labels, jnp.float32)
+    upload, _ = jax.jit(update)(shared, private, Batch(None, y, jnp.ones(size)))
+    transcript = Transcript(
+        shared=jax.tree.map(lambda leaf: np.asarray(leaf)[None], shared),
+        seen={'scorer': jax.tree.map(lambda leaf: np.asarray(leaf)[None], upload['scorer'])},
+        rounds=np.zeros(1, int), participated=np.ones(1, bool), items=np.arange(size),
+        slot=None, weights=np.ones((1, size), np.float32), log_odds=np.zeros(size),
+    )  # fmt: skip
+    return model, update, transcript, np.asarray(private)
+
+
+@functools.cache
+def closed_form(loss=losses.bce):
+    """The member for the model of `own_federation`, compiled once a batch size."""
+    model = ncf(6, (16, 12))
+    update = one_step(model, loss)
+    member = exact.choose(known(model, update, 'scorer'))
+    assert member.solver == 'closed_form'
+    return jax.jit(member.attack)
+
+
+class DegenerateTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ('all_negatives', [0] * 8),
+        ('one_positive', [0, 0, 0, 1, 0, 0, 0, 0]),
+        ('all_positives', [1] * 8),
+        ('mixed', [1, 0, 0, 1, 0, 1, 0, 0]),
+    )
+    def test_closed_form(self, y):
+        for seed in range(3):
+            _, _, transcript, private = own_federation(y, seed=seed)
+            with jax.enable_x64():
+                transcript = tree.cast_floats(transcript, np.float64)
+                answer = closed_form()(transcript, jax.random.key(0))
+            np.testing.assert_array_equal(answer.labels, np.array(y) > 0)
+            np.testing.assert_allclose(answer.private, private, rtol=1e-4, atol=1e-5)
+            self.assertTrue(bool(answer.certificate.certified))
+            self.assertTrue(np.isfinite(answer.objective))
+            self.assertEqual(int(answer.certificate.determined), 8)
+
+    # Two candidates of equal rows and different labels: the upload holds their sum only.
+    def test_twins(self):
+        def table(rows):
+            return rows.at[1].set(rows[0])
+
+        for seed, y in enumerate(
+            ([1, 0, 0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 0], [1, 1] + [0] * 6)
+        ):
+            _, _, transcript, _ = own_federation(y, table, seed)
+            with jax.enable_x64():
+                transcript = tree.cast_floats(transcript, np.float64)
+                answer = closed_form()(transcript, jax.random.key(0))
+            self.assertTrue(np.all(np.isfinite(answer.scores)))
+            np.testing.assert_array_equal(answer.labels[2:], np.array(y[2:]) > 0)
+            # Not to rounding: twins that are both positive are split by it, then clipped.
+            total = float(answer.scores[0] + answer.scores[1])
+            self.assertAlmostEqual(total, y[0] + y[1], delta=0.25)
+            if y[0] != y[1]:
+                self.assertFalse(bool(answer.certificate.certified))
+            elif bool(answer.certificate.certified):
+                np.testing.assert_array_equal(answer.labels, np.array(y) > 0)
+
+    def test_nothing_seen(self):
+        _, _, transcript, _ = own_federation([1, 0, 0, 1, 0, 0, 0, 0])
+        silent = transcript.replace(seen=jax.tree.map(np.zeros_like, transcript.seen))
+        with jax.enable_x64():
+            answer = closed_form()(tree.cast_floats(silent, np.float64), jax.random.key(0))
+        # An answer that failed says so, and is not certified.
+        self.assertFalse(np.isfinite(answer.objective))
+        self.assertFalse(bool(answer.certificate.certified))
+
+    # One upload of a head far too small, and noisy uploads: certified still implies exact.
+    @parameterized.parameters(0.0, 1e-4, 1e-2)
+    def test_certified_implies_exact(self, noise):
+        self.check_certified_implies_exact(noise, 8)
+
+    @parameterized.parameters(0.0, 1e-4, 1e-2)
+    @pytest.mark.slow
+    def test_certified_implies_exact_of_many(self, noise):
+        self.check_certified_implies_exact(noise, 40)
+
+    def check_certified_implies_exact(self, noise, size):
+        rng = np.random.default_rng(size)
+        for seed in range(2):
+            y = (rng.random(size) < 0.25).astype(np.float32)
+            _, _, transcript, _ = own_federation(y, seed=seed)
+            seen = jax.tree.map(
+                lambda leaf: leaf + noise * np.std(leaf) * rng.normal(size=leaf.shape),
+                transcript.seen,
+            )
+            with jax.enable_x64():
+                noisy = tree.cast_floats(transcript.replace(seen=seen), np.float64)
+                answer = closed_form()(noisy, jax.random.key(0))
+            right = np.array_equal(answer.labels, y > 0)
+            self.assertTrue(right or not bool(answer.certificate.certified))
+            if np.isfinite(answer.objective):
+                self.assertTrue(np.all(np.isfinite(answer.scores)))
+                self.assertTrue(np.all((answer.scores >= 0) & (answer.scores <= 1)))
+
+    # Ratings as labels: the soft solution is the ratings, but binary labels explain nothing.
+    @pytest.mark.slow
+    def test_ratings(self):
+        y = np.array([0.6, 0.0, 1.0, 0.8, 0.0, 0.0, 0.0, 0.8])
+        _, _, transcript, _ = own_federation(y, loss=losses.squared_error)
+        with jax.enable_x64():
+            transcript = tree.cast_floats(transcript, np.float64)
+            answer = closed_form(losses.squared_error)(transcript, jax.random.key(0))
+        np.testing.assert_allclose(answer.scores, y, atol=1e-2)
+        np.testing.assert_array_equal(answer.labels, y > 0.5)
+        self.assertFalse(bool(answer.certificate.certified))
 
 
 if __name__ == '__main__':
