@@ -3,14 +3,15 @@
 Where only the scorer's gradient is seen, every item of the catalogue is a candidate. With the
 private state p of each step in closed form, the gradient of a mean loss over B items is
 
-    seen_t = sum_i n_i g_t(i, 0) + s_i g_t(i, 1),   n, s in {0, 1/B}, sum(n) + sum(s) = 1,
+    B seen_t = sum_i n_i g_t(i, 0) + s_i g_t(i, 1),   n_i, s_i in {0, 1}, not both 1,
 
 n marking negatives, s positives, and g_t(i, y) the upload of a batch of item i alone. For a loss
-like BCE `g_t(i, 0) = a_i v_i` and `g_t(i, 1) = -(1 - a_i) v_i`, `v_i = g_t(i, 0) - g_t(i, 1)`: one
-N by N Gram matrix a step holds all that is needed. A box-constrained least-squares problem leaves
-few candidates; a second one, and a discrete descent with 1/B profiled, decide among them.
+like BCE `g_t(i, 0) = a_i v_i` and `g_t(i, 1) = -(1 - a_i) v_i`, `v_i = g_t(i, 0) - g_t(i, 1)`. The
+few states of each item and the public popularity of items are a prior, for which expectation
+propagation finds the probabilities of all states, and B, while the noise that it assumes falls.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,20 +21,24 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack import dynamics, labels, leak, objective, quadratic
+from fedinv_jax.attack import dynamics, labels, leak, objective
 from fedinv_jax.types import Answer, Array, Batch, Key, PyTree, Transcript
 
-KEPT = 400
-"""Candidates that the first solve leaves to the others."""
+ROWS = 640
+"""Equations that are kept: random sums of the entries of the uploads."""
 
-_LEAST = 5.0  # smallest batch that the first box allows for
-_ROUNDS = 1
-_COARSE = 1e4  # signal to noise ratio that the first solve assumes
-_MOVES = 60
+_RATE = 0.08  # share of the candidates in the batch, at the start
+_COOLING = 0.75  # of the noise, an iteration, from the size of what was seen
+_SOFT = 0.05  # least variance of a state, over the squared noise: no item is certain too early
+_LEAST = 1e-8  # the same without noise
+_DAMPING = 0.5
+_FASTEST = 1.2  # change of B, an iteration
+_ITERATIONS = 40
+_MOST_FRESH = 8
 
 
 class Steps(NamedTuple):
-    """What T whitened uploads of R numbers say of N candidates.
+    """What T whitened uploads say of N candidates, in R equations each.
 
     Attributes:
         columns: float `[T, N, R]`, the `v_i` of each step.
@@ -47,235 +52,214 @@ class Steps(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of one client: batch and positives bool `[N]`, scores `[N]`, mean square left over."""
+    """Of one client.
+
+    Attributes:
+        members: float `[1, N]`, probability of being in the batch, or `[T, N]` of fresh batches.
+        positives: float `[N]`, probability of being a positive.
+        residual: float `[]`, mean square of the whitened residual of the likeliest states; inf
+            where there is none.
+    """
 
     members: Array
     positives: Array
-    scores: Array
     residual: Array
 
 
-def _system(steps: Steps, fresh: bool) -> tuple[Array, Array]:
-    """Normal equations in `x = (n of each step, s)`, or `(n, s)` where all steps share n.
+class _Unknowns(NamedTuple):
+    """The unknowns of each candidate, `B seen = sum_i columns_i' x_i` with x_i one of its states.
 
-    `sum(n) + sum(s) = 1` of each step is one more equation, of a weight like the others'.
+    Attributes:
+        columns: float `[N, E, M]`, M = T R.
+        states: float `[N, S, E]`, the first one outside the batch, the last one a positive.
+        members: float `[1, S]`, 1 where a state is in the batch, or `[T, S]` of fresh batches.
     """
-    num_steps = len(steps.seen)
-    total_gram: Array = jnp.zeros(())
-    total_rhs: Array = jnp.zeros(())
-    for t in range(num_steps):
-        gram, rhs, counts = _entries(steps, t, num_steps + 1 if fresh else 2, fresh)
-        weight = jnp.mean(jnp.sum(steps.columns[t] ** 2, -1))
-        total_gram = total_gram + gram + weight * counts[:, None] * counts[None, :]
-        total_rhs = total_rhs + rhs + weight * counts
-    return total_gram, total_rhs
+
+    columns: Array
+    states: Array
+    members: Array
 
 
-def _batch_size(x: Array) -> Array:
-    """B from soft x, whose large entries gather at 1/B: their median, weighted by size."""
-    order = jnp.argsort(x)
-    mass = jnp.cumsum(x[order])
-    return 1 / jnp.maximum(x[order][jnp.argmax(mass >= 0.5 * mass[-1])], 1e-9)
+def _unknowns(steps: Steps, fresh: bool) -> _Unknowns:
+    num_steps, size, rows = steps.columns.shape
+    share = steps.share[:, :, None]
+    if num_steps == 1:  # n and s of an item are along the same column
+        states = jnp.stack([0 * share[0], share[0], share[0] - 1], 1)
+        columns, members = steps.columns[0][:, None], jnp.array([[0.0, 1.0, 1.0]])
+        return _Unknowns(columns, states, members)
+    negative, positive = share * steps.columns, (share - 1) * steps.columns
+    if fresh:  # n of each step, which sees its own only, and s
+        batches = [(*each, 0.0) for each in itertools.product((0.0, 1.0), repeat=num_steps)]
+        kinds = jnp.array([*batches, (0.0,) * num_steps + (1.0,)])
+        own = jnp.eye(num_steps)[:, :, None, None] * negative
+    else:
+        kinds, own = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), negative[None]
+    columns = jnp.concatenate([own, positive[None]])  # [E, T, N, R]
+    columns = jnp.moveaxis(columns, 2, 0).reshape(size, -1, num_steps * rows)
+    states = jnp.broadcast_to(kinds, (size, *kinds.shape))
+    return _Unknowns(columns, states, (kinds[:, :-1] + kinds[:, -1:]).T)
 
 
-def recover(steps: Steps, fresh: bool = False, kept: int = KEPT) -> Found:
-    """Batch and positives of one client.
+def _log_prior(unknowns: _Unknowns, odds: Array, positives: float, size: Array) -> Array:
+    """Log probabilities `[N, S]` of the states in a batch of that size."""
+    chance = jax.nn.sigmoid(odds)
+    positive = jnp.clip(size * positives * chance / jnp.sum(chance), 1e-6, 0.5)[:, None]
+    negative = jnp.clip(size * (1 - positives) / len(odds), 1e-6, 0.5)
+    inside = unknowns.members[:, :-1]
+    each = jnp.sum(inside * jnp.log(negative) + (1 - inside) * jnp.log(1 - negative), 0)
+    others = jnp.log(1 - positive) + each
+    return jnp.concatenate([others, jnp.log(positive)], 1)
+
+
+def _apply(matrices: Array, vectors: Array) -> Array:
+    """Products `[N, E]` of `[N, E, E]` and `[N, E]`."""
+    return jnp.einsum('nef,nf->ne', matrices, vectors)
+
+
+def _moments(weights: Array, states: Array, least: float | Array) -> tuple[Array, Array]:
+    """Means `[N, E]` and inverse covariances `[N, E, E]` of states of these probabilities."""
+    mean = jnp.einsum('ns,nse->ne', weights, states)
+    apart = states - mean[:, None]
+    covariance = jnp.einsum('ns,nse,nsf->nef', weights, apart, apart)
+    return mean, jnp.linalg.inv(covariance + least * jnp.eye(states.shape[2], dtype=states.dtype))
+
+
+class _Point(NamedTuple):
+    """An iteration: Gaussian factors `exp(-x'precision x / 2 + shift'x)` of each item, and B."""
+
+    precision: Array
+    shift: Array
+    size: Array
+    iteration: Array
+    best: Found
+
+
+def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
+    """Batch and positives of one client, by expectation propagation.
+
+    Each item's states are replaced by a Gaussian factor of the same mean and covariance, given the
+    other factors and what was seen. The assumed noise falls from the size of what was seen to that
+    of the whitened noise. At each noise B maximises `p(seen)` of the Gaussian factors. Of all
+    iterations the one is kept whose likeliest states leave the smallest residual, and where noise
+    explains that, it is the last one.
 
     Args:
         steps: see `Steps`.
-        fresh: whether each step has negatives of its own.
-        kept: candidates that the first solve leaves.
+        odds: float `[N]`, public log odds that an item is an interaction; only ratios count.
+        fresh: whether each step has negatives of its own, as many at each step; an item then has
+            `2**T + 1` states.
+        positives: public share of interactions in a batch.
 
     Returns:
-        The batch of the first step, and the positives of all.
-    """
-    size = steps.share.shape[1]
-    order = jnp.sort(jax.lax.top_k(_evidence(steps, fresh), min(kept, size))[1])
-    few = Steps(steps.columns[:, order], steps.seen, steps.share[:, order])
-    gram, rhs = _system(few, fresh)
-    x = quadratic.box_least_squares(gram, rhs, 0.0, 1 / _LEAST)
+        The probabilities.
 
-    def tighten(_: int, x: Array) -> Array:
-        return quadratic.box_least_squares(gram, rhs, 0.0, 1.02 / _batch_size(x))
+    Raises:
+        ValueError: if T is above 8 and the negatives are fresh.
 
-    x = jax.lax.fori_loop(0, _ROUNDS, tighten, x)
-    soft = jnp.clip(x * _batch_size(x), 0, 1).reshape(-1, len(order))
-    states = descend(few, soft, fresh)
-    members, positives = (states[0] | states[-1]), states[-1]
-    residual = _left_over(few, states)
-
-    def spread(values: Array) -> Array:
-        return jnp.zeros(size, values.dtype).at[order].set(values)
-
-    # Where the discrete answer is off, the soft one still ranks.
-    scores = spread(jnp.where(positives, 0.5 + soft[-1] / 2, soft[-1] / 2))
-    return Found(spread(members), spread(positives), scores, residual)
-
-
-def _left_over(steps: Steps, states: Array) -> Array:
-    """Mean square of the whitened residual, directly: the normal equations would cancel it."""
-    negatives = jnp.broadcast_to(states[:-1], steps.share.shape)
-    weights = steps.share * negatives + (steps.share - 1) * states[-1]
-    count = jnp.maximum(jnp.sum(negatives, 1) + jnp.sum(states[-1]), 1)
-    predicted = jnp.einsum('tm,tmr->tr', weights, steps.columns) / count[:, None]
-    return jnp.mean((predicted - steps.seen) ** 2)
-
-
-def _evidence(steps: Steps, fresh: bool) -> Array:
-    """How much of a convex problem's optimum falls on each of N candidates, `[N]`."""
-    num_steps, size, width = steps.columns.shape
-    if fresh:
-        alone = jax.tree.map(lambda x: x[:, None], steps)
-        return jnp.sum(jax.lax.map(lambda step: _evidence(step, False), alone), 0)
-    if width >= size:  # as many equations as unknowns: signed coefficients of the v_i, one step
-        gram = steps.columns[0] @ steps.columns[0].T
-        rhs, share = steps.columns[0] @ steps.seen[0], steps.share[0]
-        most = 1 / _LEAST
-        return jnp.abs(quadratic.box_least_squares(gram, rhs, (share - 1) * most, share * most))
-    used = max(1, min(num_steps, size // (2 * width)))
-    rows, seen = [], []
-    for t in range(used):
-        scale = _COARSE / jnp.sqrt(jnp.mean(steps.seen[t] ** 2))
-        share = steps.share[t][:, None]
-        rows.append(
-            scale * jnp.concatenate([share, share - 1]) * jnp.tile(steps.columns[t], (2, 1))
-        )
-        seen.append(scale * steps.seen[t])
-    weight = jnp.sqrt(jnp.mean(jnp.sum(rows[0] ** 2, 1)))
-    matrix = jnp.concatenate([*rows, jnp.full((2 * size, 1), weight)], 1)
-    x = _nonnegative(matrix.T, jnp.concatenate([*seen, weight[None]]))
-    return jnp.max(x.reshape(2, size), 0)
-
-
-def _nonnegative(matrix: Array, target: Array) -> Array:
-    """The minimiser `[E]` of `|A x - b|` over `x >= 0` for a wide A `[m, E]`, to pruning accuracy.
-
-    An interior point method whose linear systems are m by m.
+    Example:
+        >>> import numpy as np
+        >>> columns = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20, 12)))
+        >>> seen = 1e4 * (columns[:, 3] - columns[:, 5]) / 2 / 2
+        >>> found = recover(Steps(1e4 * columns, seen, jnp.full((1, 20), 0.5)), jnp.zeros(20))
+        >>> np.flatnonzero(found.members[0] > 0.5).tolist(), int(found.positives.argmax())
+        ([3, 5], 5)
 
     References:
-        Nocedal, Wright, Numerical optimization, 2nd edition, Springer 2006, algorithm 16.4.
+        Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.
+        Hernández-Lobato, Hernández-Lobato, Suárez, Expectation propagation in linear regression
+        models with spike-and-slab priors, Machine Learning 99, 2015 (factors that would not be
+        Gaussian are left as they were; the linear systems are M by M).
     """
+    if fresh and len(steps.seen) > _MOST_FRESH:
+        raise ValueError(f'Expected at most {_MOST_FRESH} steps, got {len(steps.seen)}.')
+    unknowns = _unknowns(steps, fresh)
+    rms = jnp.sqrt(jnp.mean(steps.seen**2, 1, keepdims=True))
+    unit = jnp.broadcast_to(rms, steps.seen.shape).reshape(-1)  # each step counts the same
+    columns, seen = unknowns.columns / unit, steps.seen.reshape(-1) / unit
+    num_items, width, rows = columns.shape
+    flat = columns.reshape(-1, rows)
+    identity = jnp.eye(width, dtype=columns.dtype)
+    prior = partial(_log_prior, unknowns, odds, positives)
 
-    def length(x: Array, move: Array) -> Array:
-        return jnp.minimum(1.0, jnp.min(jnp.where(move < 0, -x / jnp.minimum(move, -1e-300), 1.0)))
+    def judge(weights: Array) -> Found:
+        """The probabilities, with the residual of the likeliest states at the B that fits best."""
+        x = jnp.take_along_axis(unknowns.states, jnp.argmax(weights, 1)[:, None, None], 1)
+        predicted = x.reshape(-1) @ flat
+        square = jnp.sum(predicted**2)
+        scale = predicted @ seen / jnp.where(square > 0, square, 1)
+        left = jnp.mean(((scale * predicted - seen) * unit) ** 2)
+        return Found(unknowns.members @ weights.T, weights[:, -1], left)
 
-    def update(carry: tuple) -> tuple:
-        x, dual, iteration, _ = carry
-        slope = matrix.T @ (matrix @ x - target) - dual
-        gap, spread = x @ dual / len(x), x / dual
-        factor = jax.scipy.linalg.cho_factor(
-            (matrix * spread) @ matrix.T + jnp.eye(len(target), dtype=matrix.dtype)
+    def update(point: _Point) -> _Point:
+        precision, shift, size, iteration, best = point
+        level = _COOLING**iteration
+        noise = size * jnp.maximum(level, 1 / unit)
+        variance = jnp.linalg.inv(precision)
+        mean = _apply(variance, shift)
+        spread = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
+        factor = jnp.linalg.cholesky(spread.T @ flat + jnp.diag(noise**2))
+        solve = partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
+        image = solve(flat.T).T.reshape(columns.shape)
+        target, predicted = solve(seen), solve(mean.reshape(-1) @ flat)
+        # What all else says of an item: exp(-x'cut x / 2 + pull'x), without cancellation.
+        told = jnp.einsum('nem,nfm->nef', image, image)
+        back = jnp.linalg.inv(identity - told @ variance)
+        pull = _apply(back, _apply(told, mean) + image @ (size * target - predicted))
+        cut = back @ told
+        tilt = unknowns.states @ pull[:, :, None]
+        tilt -= jnp.sum((unknowns.states @ cut) * unknowns.states, 2, keepdims=True) / 2
+        weights = jax.nn.softmax(prior(size) + tilt[:, :, 0], 1)
+        new_mean, inverse = _moments(weights, unknowns.states, _LEAST + _SOFT * level**2)
+        change = inverse - (cut + jnp.swapaxes(cut, 1, 2)) / 2 - precision
+        change_shift = _apply(inverse, new_mean) - pull - shift
+        ok = jnp.min(jnp.linalg.eigvalsh(precision + change), 1) > 0
+        ok &= jnp.all(jnp.isfinite(change_shift), 1)
+        noise_left = noise * solve(size * target - predicted, trans=1)
+        new_size = _size(target, predicted, jnp.sum(variance * told), noise_left)
+        new_size = jnp.clip(new_size, size / _FASTEST, size * _FASTEST)
+        found = judge(weights)
+        better = found.residual < best.residual
+        return _Point(
+            precision + _DAMPING * jnp.where(ok[:, None, None], change, 0),
+            shift + _DAMPING * jnp.where(ok[:, None], change_shift, 0),
+            jnp.clip(new_size, 1.0, num_items),
+            iteration + 1,
+            jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best),
         )
 
-        def solve(product: Array) -> tuple[Array, Array]:
-            right = spread * (product / x - slope)
-            inner = jax.scipy.linalg.cho_solve(factor, matrix @ right)
-            move = right - spread * (matrix.T @ inner)
-            return move, (product - dual * move) / x
-
-        move, change = solve(-x * dual)
-        along, up = length(x, move), length(dual, change)
-        after = (x + along * move) @ (dual + up * change) / len(x)
-        move, change = solve(gap * (after / gap) ** 3 - x * dual - move * change)
-        reach = 0.99 * jnp.minimum(length(x, move), length(dual, change))
-        new, new_dual = x + reach * move, dual + reach * change
-        ok = jnp.all(jnp.isfinite(new)) & jnp.all(new > 0) & jnp.all(new_dual > 0)
-        kept = (jnp.where(ok, new, x), jnp.where(ok, new_dual, dual))
-        return *kept, iteration + 1, ~ok | (gap < 1e-4) | (reach < 1e-4)
-
-    size = matrix.shape[1]
-    start = jnp.full(size, 1 / size, matrix.dtype)
-    dual = jnp.full(size, jnp.max(jnp.abs(matrix.T @ target)), matrix.dtype)
-    end = jax.lax.while_loop(
-        lambda carry: ~carry[3] & (carry[2] < 50),
+    size = jnp.asarray(_RATE * num_items, columns.dtype)
+    mean, precision = _moments(jnp.exp(prior(size)), unknowns.states, _LEAST)
+    none = jnp.zeros((len(unknowns.members), num_items), columns.dtype)
+    nothing = Found(none, none[0], jnp.full((), jnp.inf, columns.dtype))
+    start = _Point(precision, _apply(precision, mean), size, jnp.asarray(0), nothing)
+    return jax.lax.while_loop(
+        lambda point: (point.iteration < _ITERATIONS) & (point.best.residual > labels.EXPLAINED),
         update,
-        (start, dual, jnp.asarray(0), jnp.asarray(False)),
-    )
-    return end[0]
+        start,
+    ).best
 
 
-def descend(steps: Steps, soft: Array, fresh: bool = False) -> Array:
-    """Descends the squared residual over batches: the best change of one entry or two at a time.
+def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
+    """The B of largest `p(seen | B)`, where `B target - predicted` has unit variance.
 
-    The entries of `B_t x` are 0 or 1, and `B_t`, the size of the batch, follows from them.
-
-    Args:
-        steps: of the M candidates left.
-        soft: float `[blocks, M]`, B x, where the start is above 1/2.
-        fresh: see `recover`.
-
-    Returns:
-        bool `[blocks, M]`.
+    The noise, in units of B, grows with it: `known`, the number of equations that the factors
+    explain, counts instead of M, `known + |noise|^2 = B target'(B target - predicted)`.
     """
-    entries = [_entries(steps, t, soft.shape[0], fresh) for t in range(len(steps.seen))]
-    gram, rhs, counts = (jnp.stack(parts) for parts in zip(*entries, strict=True))
-
-    def value(square: Array, inner: Array, size: Array) -> Array:
-        """`|prediction|^2 - 2 prediction'seen`, summed over the steps, of batches of that size."""
-        size = jnp.maximum(size, 1.0)
-        return square / size**2 - 2 * inner / size
-
-    def changes(x: Array) -> Array:
-        """The value once e and f are toggled (e alone on the diagonal), `[E, E]`."""
-        sign, total = 1 - 2 * x, jnp.zeros((len(x), len(x)), x.dtype)
-        both = sign[:, None] * sign[None, :]
-        once = jnp.eye(len(x), dtype=bool)
-        for gram_t, rhs_t, counts_t in zip(gram, rhs, counts, strict=True):
-            image = gram_t @ x
-            square = 2 * sign * image + jnp.diag(gram_t)
-
-            def pairs(change: Array, now: Array) -> Array:
-                pair = change[:, None] + change[None, :]
-                return now + jnp.where(once, change[:, None], pair)
-
-            squares = pairs(square, x @ image) + jnp.where(once, 0, 2 * both * gram_t)
-            inners = pairs(sign * rhs_t, x @ rhs_t)
-            total = total + value(squares, inners, pairs(sign * counts_t, x @ counts_t))
-        return total
-
-    def at(x: Array) -> Array:
-        squares = jnp.einsum('tef,e,f->t', gram, x, x)
-        return jnp.sum(value(squares, rhs @ x, counts @ x))
-
-    def update(carry: tuple) -> tuple:
-        x, best, _, iteration = carry
-        after = changes(x)
-        i, j = jnp.unravel_index(jnp.argmin(after), after.shape)
-        better = after[i, j] < best - 1e-14 * total_seen
-        toggled = x.at[i].set(1 - x[i]).at[j].set(1 - x[j])
-        new = jnp.where(better, toggled, x)
-        return new, jnp.where(better, after[i, j], best), ~better, iteration + 1
-
-    total_seen = jnp.sum(steps.seen**2)
-    start = (soft.reshape(-1) > 0.5).astype(gram.dtype)
-    end = jax.lax.while_loop(
-        lambda carry: ~carry[2] & (carry[3] < _MOVES),
-        update,
-        (start, at(start), jnp.asarray(False), jnp.asarray(0)),
-    )
-    return (end[0] > 0.5).reshape(soft.shape)
-
-
-def _entries(steps: Steps, t: int, blocks: int, fresh: bool) -> tuple[Array, Array, Array]:
-    """Gram `[E, E]`, right side and counts `[E]` of step t in the entries of x, `E = blocks M`."""
-    own, share, columns = (t if fresh else 0), steps.share[t], steps.columns[t]
-    zero = jnp.zeros((blocks, len(share)), share.dtype)
-    factor = zero.at[own].set(share).at[-1].set(share - 1).reshape(-1)
-    counts = zero.at[own].set(1).at[-1].set(1).reshape(-1)
-    gram = jnp.tile(columns @ columns.T, (blocks, blocks)) * factor[:, None] * factor[None, :]
-    return gram, factor * jnp.tile(columns @ steps.seen[t], blocks), counts
+    square, inner = jnp.sum(target**2), target @ predicted
+    return (inner + jnp.sqrt(inner**2 + 4 * square * (known + jnp.sum(noise**2)))) / (2 * square)
 
 
 def unknown_batch(
-    known: Any, fresh_negatives: bool = False, kept: int = KEPT
+    known: Any, fresh_negatives: bool = False, positives: float = 0.2, rows: int = ROWS
 ) -> Callable[[Transcript, Key], Answer]:
     """The attack on the scorer's gradient when the batch is not known.
 
     Args:
         known: with `client_update`, `observation`, `init_private`, `structure`, `leak` and
-            `rounding`, as in `exact.Known`; the leak must be exact.
-        fresh_negatives: whether the client draws new negatives at each step.
-        kept: candidates that the first solve leaves to the others.
+            `rounding`, as in `members.Known`; the leak must be exact.
+        fresh_negatives: whether the client draws new negatives at each step, as many as before.
+        positives: public share of interactions in a batch.
+        rows: equations that are kept of all steps.
 
     Returns:
         `attack(transcript, key) -> Answer`; the key is not used. The candidates must be all items
@@ -297,11 +281,12 @@ def unknown_batch(
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(partial(leak.exact, known.leak))(transcript.seen)
-        found = recover(steps_of(known, transcript, latent), fresh_negatives, kept)
+        steps = steps_of(known, transcript, latent, rows // len(latent))
+        found = recover(steps, transcript.log_odds, fresh_negatives, positives)
         ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
         return Answer(
-            jnp.where(ok, found.scores, 0),
-            ok & found.positives,
+            jnp.where(ok, found.positives, 0),
+            ok & (found.positives > 0.5),
             tree.take(latent, 0),
             jnp.where(ok, found.residual, jnp.nan),
         )
@@ -309,13 +294,14 @@ def unknown_batch(
     return attack
 
 
-def steps_of(known: Any, transcript: Transcript, latent: Array) -> Steps:
+def steps_of(known: Any, transcript: Transcript, latent: Array, rows: int = ROWS) -> Steps:
     """The whitened uploads and, from batches of one item each, what the candidates add to them.
 
     Args:
         known: see `unknown_batch`.
         transcript: without weights.
         latent: float `[T, D]`, the private states.
+        rows: most equations of a step; of more entries, sums with random signs are kept.
     """
     hypothesis = dynamics.free(known.init_private, len(latent))
     deviation = objective.deviations(
@@ -327,9 +313,18 @@ def steps_of(known: Any, transcript: Transcript, latent: Array) -> Steps:
         """The leaves over their deviations, `[R]`, without what is spent on p."""
         leaves = flax.traverse_util.flatten_dict(values, sep='/')
         scales = flax.traverse_util.flatten_dict(deviations, sep='/')
-        return jnp.concatenate([(leaves[k] / scales[k]).ravel() for k in leaves if k != spent])
+        entries = jnp.concatenate([(leaves[k] / scales[k]).ravel() for k in leaves if k != spent])
+        if len(entries) <= rows:
+            return entries
+        order, sign = jax.random.split(jax.random.key(0))
+        place = jax.random.permutation(order, jnp.arange(len(entries)) % rows)
+        signed = entries * jax.random.rademacher(sign, entries.shape, entries.dtype)
+        totals = jax.ops.segment_sum(jnp.stack([signed, entries**0], 1), place, rows)
+        return totals[:, 0] / jnp.sqrt(totals[:, 1])  # of unit variance again
 
-    def step(shared: PyTree, private: Array, seen: PyTree, deviations: PyTree) -> Steps:
+    def step(arguments: tuple[PyTree, Array, PyTree, PyTree]) -> Steps:
+        shared, private, seen, deviations = arguments
+
         def alone(item: PyTree, label: float) -> Array:
             rows = jax.tree.map(lambda leaf: leaf[None], item)
             batch = Batch(None, jnp.full(1, label, private.dtype), jnp.ones(1, private.dtype))
@@ -345,4 +340,4 @@ def steps_of(known: Any, transcript: Transcript, latent: Array) -> Steps:
         share = jnp.where(square > 0, share, 0.5)
         return Steps(columns, flat(seen, deviations), share)
 
-    return jax.vmap(step)(transcript.shared, latent, transcript.seen, deviation)
+    return jax.lax.map(step, (transcript.shared, latent, transcript.seen, deviation))
