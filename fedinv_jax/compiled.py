@@ -1,16 +1,20 @@
 """Compiled attacks, one per shape of block; they predict the time and memory of a run."""
 
+import concurrent.futures
 import contextlib
+import os
 import resource
 import time
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from fedinv_jax import experiment, plan, stats, tree
 from fedinv_jax.types import Answer, Array, Transcript
+
+_T = TypeVar('_T')
 
 
 class Compiled(NamedTuple):
@@ -102,6 +106,20 @@ def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
     analysis: Any = function.memory_analysis()
     memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
     return Compiled(function, seconds, memory, block, answers if few == iterations else None)
+
+
+def each(function: Callable[[plan.Block], _T], blocks: Sequence[plan.Block]) -> Iterator[_T]:
+    """What a function gives for each block, in their order; exact attacks as many as cores.
+
+    Compiling takes one core, and so do the factorisations; lanes in step take all of them anyway.
+    """
+    exact = all(block.setting.attack in experiment.EXACT for block in blocks)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    pool = concurrent.futures.ThreadPoolExecutor(cores if exact else 1)
+    try:
+        yield from pool.map(function, blocks)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def run(

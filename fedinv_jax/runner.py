@@ -16,7 +16,7 @@ from fedinv_jax import (
     compiled,
     experiment,
     figures,
-    metrics,
+    judge,
     plan,
     progress,
     report,
@@ -28,12 +28,10 @@ from fedinv_jax import (
 )
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.experiment import Config, Setting
-from fedinv_jax.types import Answer, Array, Certificate, GroundTruth, PyTree, Transcript
+from fedinv_jax.types import Array, GroundTruth, Transcript
 
 Log = Callable[[str], None]
 
-# Victims whose scores are kept in their rows, for a figure.
-_EXAMPLES = 4
 # Randomness by purpose: one stream each, folded into the run's root key.
 _TRAINING, _ATTACK = 0, 1
 
@@ -93,17 +91,17 @@ def _attack_seed(
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log)
     weights = [compiled.seconds(functions, block) for block in blocks]
+
+    def rows(block: plan.Block) -> list[workdir.Row]:
+        with compiled.precision(block):
+            seen, truths, keys = _arguments(recording, block)
+            function = functions[compiled.shape(block)]
+            answers, seconds = compiled.run(function, block, seen, keys)
+        return judge.rows(block, answers, seen.seen, truths, seconds / config.attack.block)
+
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, block in enumerate(blocks):
-            with compiled.precision(block):
-                seen, truths, keys = _arguments(recording, block)
-                function = functions[compiled.shape(block)]
-                answers, seconds = compiled.run(function, block, seen, keys)
-                values = jax.device_get(_judge(answers, seen.seen, truths))
-            yield [
-                _row(block, user, tree.take((values, truths), lane), seconds / config.attack.block)
-                for lane, user in enumerate(block.users)
-            ]
+        for index, found in enumerate(compiled.each(rows, blocks)):
+            yield found
             update(sum(weights[: index + 1]), sum(weights))
 
 
@@ -126,14 +124,21 @@ def compile_all(
         log: prints a line.
     """
     config, before, start = blocks[0].case.config, len(functions), time.perf_counter()
+    new: dict[tuple, plan.Block] = {}
+    for block in blocks:
+        if compiled.shape(block) not in functions:
+            new.setdefault(compiled.shape(block), block)
+
+    def compile_(block: plan.Block) -> compiled.Compiled:
+        with compiled.precision(block):
+            seen, _, keys = _arguments(recording, block)
+            return compiled.compile_(block, seen, keys)
+
     with progress.bar('compiling', config.run.progress) as update:
-        for index, block in enumerate(blocks):
-            shape = compiled.shape(block)
-            if shape not in functions:
-                with compiled.precision(block):
-                    seen, _, keys = _arguments(recording, block)
-                    functions[shape] = compiled.compile_(block, seen, keys)
-            update(index + 1, len(blocks))
+        update(0, len(new))
+        for shape, found in zip(new, compiled.each(compile_, list(new.values())), strict=True):
+            functions[shape] = found
+            update(len(functions) - before, len(new))
     left = [*blocks, *later]
     seeds = len({block.case.config.seed for block in left})
     predicted = sum(compiled.seconds(functions, block) for block in left) + training * (seeds - 1)
@@ -205,30 +210,6 @@ def transcript(
     return seen, truth
 
 
-def evaluate(answer: Answer, seen: PyTree, truth: GroundTruth) -> dict[str, Any]:
-    """One victim's numbers; a failed attack counts as an answer that knows nothing."""
-    ok = jnp.isfinite(answer.objective) & jnp.all(jnp.isfinite(answer.scores))
-    counted = Answer(
-        jnp.where(ok, answer.scores, 0.5),
-        answer.labels & ok,
-        jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), answer.private),
-        answer.objective,
-    )
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(seen)]
-    return {
-        'metrics': metrics.evaluate(counted, truth),
-        'drift': metrics.drift(tree.take(truth.private, 0), tree.take(truth.private, -1)),
-        'objective': answer.objective,
-        'scores': counted.scores,
-        'certificate': answer.certificate,
-        'ok': ok,
-        'seen_ok': jnp.all(jnp.stack(finite)),
-    }
-
-
-_judge = jax.jit(jax.vmap(evaluate))
-
-
 def finish(
     config: Config,
     blocks: Sequence[plan.Block],
@@ -276,56 +257,3 @@ def _arguments(
     # The solver's precision; uploads keep the values that the client sent.
     dtype = jnp.dtype(experiment.precision(config, block.setting.attack))
     return tree.cast_floats(transcripts_, dtype), tree.cast_floats(truths, dtype), keys
-
-
-def _row(
-    block: plan.Block, user: int, judged: tuple[dict, GroundTruth], seconds: float
-) -> workdir.Row:
-    """One victim's row; undefined numbers are null."""
-    case, setting, _ = block
-    values, truth = judged
-    group = plan.group_of(case, user)
-    place = int(np.flatnonzero(group.users == user)[0])
-    reason = None if values['ok'] else (
-        'the objective is not finite' if values['seen_ok'] else 'the upload is not finite'
-    )  # fmt: skip
-    row = {
-        'schema': 1,
-        **plan.columns(case, setting),
-        'user': user,
-        'user_id': case.interactions.user_ids[user],
-        'num_positives': int(group.num_positives[place]),
-        'num_negatives': int(group.num_negatives[place]),
-        'status': 'ok' if reason is None else 'failed',
-        'reason': reason,
-        'drift': _number(values['drift']) if setting.num_gradients > 1 else None,
-        'seconds': seconds,
-        'objective': _number(values['objective']),
-        **_certificate(case, setting, values['certificate'], values['ok'], truth),
-        'metrics': {name: _number(value) for name, value in values['metrics'].items()},
-    }
-    if user in case.victims[:_EXAMPLES]:
-        where = truth.weights > 0
-        row['scores'] = [round(float(x), 4) for x in values['scores'][where]]
-        row['truth'] = [int(x > 0) for x in truth.labels[where]]
-    return row
-
-
-def _certificate(
-    case: plan.Case, setting: Setting, found: Certificate | None, ok: bool, truth: GroundTruth
-) -> workdir.Row:
-    """A row's columns of its certificate; null where the attack makes none."""
-    if found is None:
-        return dict.fromkeys(stats.CERTIFICATE)
-    return {
-        'certified': bool(found.certified and ok),
-        'margin': _number(found.margin),
-        'noise': _number(found.noise),
-        'rank': int(found.rank) if np.isfinite(found.rank) else None,
-        'determined': int(found.determined),
-        'unknowns': int(np.sum(truth.weights > 0)) + plan.num_private(case, setting),
-    }
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -52,6 +52,7 @@ def test_all_of_a_namespace_covers_its_modules(name):
         'experiment',
         'figures',
         'figures_exact',
+        'judge',
         'plan',
         'progress',
         'runner',

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -90,17 +91,37 @@ def test_groups(data, max_waste):
     groups = clients.build(data, max_waste=max_waste)
     users = np.concatenate([group.users for group in groups])
     assert sorted(users.tolist()) == list(range(60))
-    for group, following in zip(groups, (*groups[1:], None), strict=True):
+    for group in groups:
         sizes = group.num_positives + group.num_negatives
         width = group.items.shape[1]
         assert group.items.shape == group.labels.shape == group.weights.shape
         assert width == sizes.max()
-        assert 1 - sizes.sum() / group.items.size <= max_waste
-        if following is not None:  # Greedy. Mutant that fails: a group of one client each.
-            more = sizes.sum() + following.num_positives[0] + following.num_negatives[0]
-            assert 1 - more / ((len(sizes) + 1) * width) > max_waste
     if max_waste == 0:
         assert all((group.weights == 1).all() for group in groups)
+
+
+# Mutants that fail: the first split that is found; sizes instead of their squares.
+@pytest.mark.parametrize('seed', range(6))
+def test_groups_are_the_fewest_and_pad_least(seed):
+    sizes = np.random.default_rng(seed).choice([2, 3, 5, 8, 9, 20, 21], 12)
+    distinct = sorted(set(sizes.tolist()), reverse=True)
+
+    def padded(widths):
+        return sum(min(w for w in widths if w >= size) ** 2 for size in sizes.tolist())
+
+    for max_waste in (0.0, 0.1, 0.3, 0.6):
+        found = clients._groups(sizes, max_waste)
+        assert sorted(np.concatenate(found).tolist()) == list(range(12))
+        widths = [int(sizes[group[0]]) for group in found]
+        bound = np.sum(sizes**2) / (1 - max_waste)
+
+        def least(count, padded=padded, distinct=distinct):
+            rest = itertools.combinations(distinct[1:], count - 1)
+            return min(padded((distinct[0], *others)) for others in rest)
+
+        assert padded(widths) == least(len(widths)) <= bound + 1e-6
+        if len(widths) > 1:
+            assert least(len(widths) - 1) > bound
 
 
 def test_clients_hold_the_interactions(data):

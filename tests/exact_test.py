@@ -11,7 +11,16 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, data, losses, models, observe, server, simulate, tree
-from fedinv_jax.attack import dynamics, exact, labels, leak, objective, relax
+from fedinv_jax.attack import (
+    dynamics,
+    exact,
+    identifiability,
+    labels,
+    leak,
+    normal,
+    objective,
+    relax,
+)
 from fedinv_jax.types import Batch, Guess, Transcript
 
 ITEMS = 60
@@ -122,10 +131,12 @@ class ProbeTest(absltest.TestCase):
         kernel = np.einsum('kta,ktb->ktab', x[0], d[0])
         kernel[2] = 0
         with jax.enable_x64():
-            columns = labels.Columns({}, {'w': jnp.asarray(kernel), 'b': jnp.asarray(d[1])})
-            np.testing.assert_allclose(
-                labels.gram(columns, ('w',)), labels.gram(columns), atol=1e-12
-            )
+            columns = objective.Columns({}, {'w': jnp.asarray(kernel), 'b': jnp.asarray(d[1])})
+
+            def gram(*outer):
+                return normal.gram(jax.vmap(lambda x: normal.features(x, outer))(columns))
+
+            np.testing.assert_allclose(gram('w'), gram(), atol=1e-12)
 
 
 class MembersTest(parameterized.TestCase):
@@ -268,32 +279,32 @@ class LabelsTest(parameterized.TestCase):
 
             jacobian = np.asarray(jax.jit(jax.jacfwd(residual))(guess.labels))
             origin = np.asarray(residual(jnp.zeros(len(y))))
-            leaves = jax.tree.leaves_with_path(problem.columns(guess).common)
+            leaves = jax.tree.leaves_with_path(problem.columns(guess, lambda x: x).common)
             names = ['/'.join(str(key.key) for key in path) for path, _ in leaves]
             kernels = [name for name in names if name.endswith('kernel')]
             for outer in ((), kernels):
-                normal = jax.jit(
-                    lambda outer=outer: labels.normal_equations(problem, guess, outer)
-                )()
+                found = jax.jit(lambda outer=outer: normal.equations(problem, guess, outer))()
                 scale = np.max(jacobian.T @ jacobian)
                 np.testing.assert_allclose(
-                    normal.gram, jacobian.T @ jacobian, rtol=1e-9, atol=1e-12 * scale
+                    found.gram, jacobian.T @ jacobian, rtol=1e-9, atol=1e-12 * scale
                 )
                 np.testing.assert_allclose(
-                    normal.rhs, -jacobian.T @ origin, rtol=1e-9, atol=1e-12 * scale
+                    found.rhs, -jacobian.T @ origin, rtol=1e-9, atol=1e-12 * scale
                 )
-            soft, _, raised = jax.jit(labels.solve)(normal)
-            np.testing.assert_allclose(soft, y, atol=1e-9)
+            soft, _, raised = jax.jit(labels.solve)(found)
+            # Refined once: the noise level that the factor leaves out is 1e-14 of the trace.
+            np.testing.assert_allclose(soft, y, atol=1e-6)
             self.assertTrue(np.all(raised > 25))
 
     def test_spent_leaves_are_left_out(self):
         with jax.enable_x64():
             problem, guess, _ = small_problem()
-            columns = problem.columns(guess)
+            columns = problem.columns(guess, lambda column: column)
             name = 'scorer/private/kernel'
-            rest = labels.gram(columns, spent=(name,))
+            rest = normal.equations(problem, guess, spent=(name,)).gram
             only = columns.common['scorer']['private']['kernel'].reshape(5, -1)
-            np.testing.assert_allclose(rest + only @ only.T, labels.gram(columns), rtol=1e-9)
+            whole = normal.equations(problem, guess).gram
+            np.testing.assert_allclose(rest + only @ only.T, whole, rtol=1e-9)
 
     # Failed on mutant: the right-hand side with the other sign.
     def test_matrix_free_agrees_with_dense(self):
@@ -311,7 +322,7 @@ class LabelsTest(parameterized.TestCase):
                         )()
                     )
         dense, free = found
-        np.testing.assert_allclose(dense.guess.labels, y, atol=1e-8)
+        np.testing.assert_allclose(dense.guess.labels, y, atol=1e-6)
         np.testing.assert_allclose(free.guess.labels, dense.guess.labels, atol=1e-3)
         self.assertLess(float(dense.objective), 1e-6)
         self.assertLess(float(free.objective), 1e-6)
@@ -321,9 +332,10 @@ class LabelsTest(parameterized.TestCase):
     def test_a_label_that_nothing_tells_of_stays_finite(self):
         gram, rhs = jnp.diag(jnp.array([1e4, 0.0, 1e4])), jnp.array([1e4, 0.0, 0.0])
         with jax.enable_x64():
-            normal = labels.Normal(gram.astype(float), rhs.astype(float))
+            gram, rhs = gram.astype(float), rhs.astype(float)
+            found = normal.Normal(gram, rhs, identifiability.factor(gram))
             for ridge in (0.0, 0.1):
-                soft, _, _ = jax.jit(labels.solve)(normal, ridge)
+                soft, _, _ = jax.jit(labels.solve, static_argnums=1)(found, ridge)
                 self.assertTrue(np.all(np.isfinite(soft)))
                 np.testing.assert_allclose(soft[jnp.array([0, 2])], [1, 0], atol=1e-3)
 
@@ -331,7 +343,7 @@ class LabelsTest(parameterized.TestCase):
         with jax.enable_x64():
             problem, guess, _ = small_problem()
             with self.assertRaisesRegex(ValueError, 'columns'):
-                labels.normal_equations(problem._replace(columns=None), guess)
+                normal.equations(problem._replace(columns=None), guess)
 
     @pytest.mark.slow
     def test_an_optimiser_that_is_not_linear_is_not_affine(self):

@@ -39,7 +39,15 @@ def nearest(signed):
 
 
 # Jitted once for all: a loop that is not is compiled at every call.
-compiled = jax.jit(identifiability.margins)
+@jax.jit
+def compiled(gram, labels, where, sufficient=jnp.inf):
+    factor = identifiability.factor(gram)
+    return identifiability.margins(gram, factor, labels, where, sufficient)
+
+
+@jax.jit
+def noise_rank(gram):
+    return identifiability.noise_rank(gram, identifiability.factor(gram))
 
 
 def margins(matrix, y, where=None):
@@ -65,7 +73,10 @@ class RankTest(parameterized.TestCase):
         left, right = (np.linalg.qr(rng.normal(size=(n, 5)))[0] for n in (9, 5))
         matrix = left * np.array([100.0, 10.0, 3.1, 2.9, 0.1]) @ right.T
         with jax.enable_x64():
-            self.assertEqual(int(identifiability.noise_rank(jnp.asarray(matrix.T @ matrix))), 3)
+            self.assertEqual(int(noise_rank(jnp.asarray(matrix.T @ matrix))), 3)
+            # The short way, of a factor, and a column of zeros.
+            loud = np.hstack([100 * matrix[:, :1], np.zeros((9, 1))])
+            self.assertEqual(int(noise_rank(jnp.asarray(loud.T @ loud))), 1)
 
     @parameterized.parameters(0, 1, 2)
     def test_project_against_qr(self, rank):
@@ -221,9 +232,7 @@ class MarginsTest(parameterized.TestCase):
         matrices, ys = rng.normal(size=(4, 6, 5)), rng.integers(0, 2, (4, 5))
         with jax.enable_x64():
             grams = jnp.asarray(np.swapaxes(matrices, 1, 2) @ matrices)
-            together = jax.vmap(identifiability.margins)(
-                grams, jnp.asarray(ys > 0), jnp.ones((4, 5), bool)
-            )
+            together = jax.vmap(compiled)(grams, jnp.asarray(ys > 0), jnp.ones((4, 5), bool))
         loop = [margins(matrix, y) for matrix, y in zip(matrices, ys, strict=True)]
         np.testing.assert_allclose(together, loop, rtol=1e-5, atol=1e-6)
 
@@ -320,7 +329,8 @@ class CertifyTest(parameterized.TestCase):
         if j.shape[1]:
             gram = certify.project_gram(problem, guess, gram, jnp.eye(j.shape[1]))
         where = jnp.ones(len(answer), bool)
-        return certify.certify(problem, guess, gram, where, num_private=j.shape[1])
+        factor = identifiability.factor(gram)
+        return certify.certify(problem, guess, gram, factor, where, num_private=j.shape[1])
 
     def test_project_gram_is_project(self):
         rng = np.random.default_rng(0)
@@ -338,8 +348,9 @@ class CertifyTest(parameterized.TestCase):
         with jax.enable_x64():
             problem = Linear(jnp.eye(3), jnp.zeros((3, 0)), jnp.zeros(3))
             guess = Guess(jnp.zeros(3), None, jnp.zeros(0))
-            none = certify.certify(problem, guess, jnp.eye(3), jnp.zeros(3, bool))
-            silent = certify.certify(problem, guess, jnp.zeros((3, 3)), jnp.ones(3, bool))
+            one, zero, where = jnp.eye(3), jnp.zeros((3, 3)), jnp.ones(3, bool)
+            none = certify.certify(problem, guess, one, one, ~where)
+            silent = certify.certify(problem, guess, zero, identifiability.factor(zero), where)
         self.assertFalse(bool(none.certified))
         self.assertFalse(bool(silent.certified))
         self.assertEqual(int(silent.determined), 0)
@@ -349,9 +360,11 @@ class CertifyTest(parameterized.TestCase):
             problem = Linear(50 * jnp.eye(3), jnp.zeros((3, 0)), 50 * jnp.ones(3))
             guess = Guess(jnp.ones(3), None, jnp.zeros(0))
             gram, where = 2500 * jnp.eye(3), jnp.ones(3, bool)
-            sure = certify.certify(problem, guess, gram, where)
-            unsure = certify.certify(problem, guess, gram, where, extra=100.0)
-            lost = certify.certify(problem, guess, gram, where, extra=jnp.nan)
+            factor = identifiability.factor(gram)
+            sure, unsure, lost = (
+                certify.certify(problem, guess, gram, factor, where, extra=extra)
+                for extra in (0.0, 100.0, jnp.nan)
+            )
         self.assertTrue(bool(sure.certified))
         self.assertFalse(bool(unsure.certified))
         self.assertFalse(bool(lost.certified))

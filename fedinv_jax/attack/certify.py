@@ -8,9 +8,6 @@ from fedinv_jax.attack import identifiability
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Certificate, Guess, PyTree
 
-SPECTRUM = 1024
-"""Most candidates whose rank is counted; beyond, it is known only where all is determined."""
-
 
 def project_gram(problem: Problem, guess: Guess, gram: Array, tangents: PyTree) -> Array:
     """`A'A` with what moves along some directions of the private states can imitate taken out.
@@ -44,6 +41,7 @@ def certify(
     problem: Problem,
     guess: Guess,
     gram: Array,
+    factor: Array,
     where: Array,
     extra: float | Array = 0.0,
     num_private: int = 0,
@@ -59,6 +57,7 @@ def certify(
         problem: of the whitened residual, in units of the noise.
         guess: the answer; its labels are rounded.
         gram: float64 `[K, K]`, `A'A` there, less what the private states can imitate.
+        factor: float64 `[K, K]`, `identifiability.factor(gram)`.
         where: bool `[K]`, False for padding.
         extra: what errors of the private states may add to the noise.
         num_private: private numbers that are determined besides, for the rank.
@@ -72,13 +71,9 @@ def certify(
     noise = jnp.linalg.norm(residual) + jnp.sqrt(size + 3 * jnp.sqrt(2.0 * size)) + extra
     # Rounding of the Gram matrix itself: changes of the uploads below that are not seen.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
-    each = identifiability.margins(gram, binary.labels > 0.5, where, 2 * noise)
+    each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
     margin = jnp.min(each, initial=jnp.inf, where=where)
     certified = (margin > noise) & jnp.any(where)
-    count = jnp.sum(where)
-    if len(guess.labels) <= SPECTRUM:
-        rank = identifiability.noise_rank(gram).astype(gram.dtype)
-    else:
-        rank = jnp.where(certified, count, jnp.nan)
+    rank = identifiability.noise_rank(gram, factor)
     determined = jnp.sum((each > noise) & where)
     return Certificate(certified, margin, noise, rank + num_private, determined)

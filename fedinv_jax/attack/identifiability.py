@@ -69,15 +69,40 @@ def rank(jacobian: Array, tolerance: float) -> Array:
     return jnp.sum(values > tolerance * jnp.max(values, initial=0))
 
 
-def noise_rank(gram: Array) -> Array:
-    """Directions of the labels that stand out of the noise, `[]`: singular values of A above 3.
+def _noise_level(gram: Array) -> Array:
+    """Squared singular values above it stand out of the noise, and of the rounding of `A'A`."""
+    return jnp.maximum(9.0, 1e-14 * jnp.trace(gram))
+
+
+def factor(gram: Array) -> Array:
+    """`quadratic.cholesky` of G less the noise: NaN unless all columns that are not 0 stand out.
 
     Args:
-        gram: float64 `[K, K]`, `A'A` in units of the noise. Its rounding hides singular values
-            below 1e-7 of the largest, which do not count.
+        gram: float64 `[K, K]`, `A'A` in units of the noise.
     """
-    values = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0))
-    return jnp.sum(values > jnp.maximum(3.0, 1e-7 * jnp.max(values)))
+    return quadratic.cholesky(gram, _noise_level(gram))
+
+
+def noise_rank(gram: Array, factor: Array) -> Array:
+    """Directions of the labels that stand out of the noise, `[]`.
+
+    Those of singular values of A above 3, and above 1e-7 of the root of their sum of squares, below
+    which the rounding of `A'A` hides them. Counted only where `factor` does not say that it is all.
+
+    Args:
+        gram: float64 `[K, K]`, `A'A` in units of the noise.
+        factor: float64 `[K, K]`, `factor(gram)`.
+
+    Example:
+        >>> gram = jnp.diag(jnp.array([100.0, 16.0, 1.0]))
+        >>> noise_rank(gram, factor(gram)).item()
+        2
+    """
+    return jax.lax.cond(
+        jnp.isfinite(factor[0, 0]),
+        lambda: jnp.sum(jnp.diag(gram) > 0),
+        lambda: jnp.sum(jnp.linalg.eigvalsh(gram) > _noise_level(gram)),
+    )
 
 
 def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | None = None) -> bool:
@@ -119,7 +144,13 @@ def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | Non
     return bool(result.status == 0 and -result.fun > 1e-9)
 
 
-def margins(gram: Array, labels: Array, where: Array, sufficient: float | Array = jnp.inf) -> Array:
+def margins(
+    gram: Array,
+    factor: Array,
+    labels: Array,
+    where: Array,
+    sufficient: float | Array = jnp.inf,
+) -> Array:
     """How far the uploads move, at least, if a label is wrong: one lower bound a label, `[K]`.
 
     Of any labels y' in the box, `d = y' - y` has `s_i d_i = |d_i|` for `s = 1 - 2y`. For any w,
@@ -130,6 +161,7 @@ def margins(gram: Array, labels: Array, where: Array, sufficient: float | Array 
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
+        factor: float64 `[K, K]`, `factor(gram)`.
         labels: bool `[K]`.
         where: bool `[K]`, False for padding.
         sufficient: a margin beyond which a larger one is not looked for.
@@ -140,34 +172,34 @@ def margins(gram: Array, labels: Array, where: Array, sufficient: float | Array 
         rounding: a millionth of the largest column).
 
     Example:
-        >>> margins(jnp.diag(jnp.array([4.0, 9.0])), jnp.array([True, False]),
-        ...         jnp.ones(2, bool)).round(3).tolist()[0] > 1.5
-        True
+        >>> gram = jnp.diag(jnp.array([400.0, 900.0]))
+        >>> labels, where = jnp.array([True, False]), jnp.ones(2, bool)
+        >>> (margins(gram, factor(gram), labels, where) > 16).tolist()
+        [True, True]
 
     References:
         Wolfe, Finding the nearest point in a polytope, Mathematical Programming 11,
         1976, doi:10.1007/BF01580381.
     """
     sign = (1 - 2 * labels.astype(gram.dtype)) * where
-    signed = sign[:, None] * gram * sign[None, :]
-    size = jnp.max(jnp.diag(signed), initial=0)
 
     def bound(weights: Array) -> Array:
-        image = signed @ weights
+        image = sign * (gram @ (sign * weights))
         length = jnp.sqrt(jnp.maximum(weights @ image, 0))
         against = jnp.sum(jnp.where(where, jnp.maximum(-image, 0), 0))
         value = (image - against) / jnp.where(length > 0, length, 1)
         return jnp.where((length > 0) & jnp.isfinite(value), jnp.maximum(value, 0), 0)
 
-    epsilon = 4 * float(jnp.finfo(gram.dtype).eps)
-    plain = bound(sign * quadratic.least_squares(gram, sign, epsilon))
+    plain = bound(sign * quadratic.approximate(gram, factor, sign))
     enough = jnp.all(jnp.where(where, plain > sufficient, True))
-    pull = size * where.astype(gram.dtype)
-    separated = bound(
-        quadratic.box_least_squares(signed + pull[:, None] * where, pull, skip=enough)
-    )
-    better = jnp.where(enough, plain, jnp.maximum(plain, separated))
-    return jnp.where(where, better, jnp.inf)
+
+    def separated() -> Array:
+        pull = jnp.max(jnp.diag(gram), initial=0, where=where) * where
+        signed = sign[:, None] * gram * sign[None, :] + pull[:, None] * where
+        weights = quadratic.box_least_squares(signed, pull)
+        return jnp.maximum(plain, bound(weights))
+
+    return jnp.where(where, jax.lax.cond(enough, lambda: plain, separated), jnp.inf)
 
 
 def predicted_error(gram: Array, where: Array) -> Array:

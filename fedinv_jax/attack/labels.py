@@ -5,7 +5,7 @@ labels are a box-constrained linear least-squares problem with one optimum, and 
 systems over the same labels. That a client is affine is not known from the model but probed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import tree
-from fedinv_jax.attack import leak, quadratic
+from fedinv_jax.attack import identifiability, leak, normal, quadratic
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.leak import Draw
-from fedinv_jax.attack.objective import Columns, Problem
+from fedinv_jax.attack.normal import Normal
+from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Batch, ClientUpdate, Guess, Key, Observation, PyTree
 
 DENSE = 4096
@@ -155,103 +156,57 @@ def replace_leaves(values: PyTree, names: Sequence[str], value: float) -> PyTree
     return flax.traverse_util.unflatten_dict(new, sep='/')
 
 
-def gram(columns: Columns, outer: Sequence[str] = (), spent: Sequence[str] = ()) -> Array:
-    """`A'A [K, K]` of the columns A.
-
-    A leaf whose columns are outer products `x_k ⊗ d_k` costs `K^2 (a + b)` instead of `K^2 a b`:
-    `A'A = (X X') ∘ (D D')`, with the factors read off the columns by one step of power iteration.
-
-    Args:
-        columns: see `Problem.columns`.
-        outer: names of such leaves, without the axes K and T.
-        spent: names of leaves that are left out.
-
-    Returns:
-        float `[K, K]`.
-
-    Example:
-        >>> columns = Columns({}, {'w': jnp.array([[[1.0, 2.0]], [[0.0, 1.0]]])})
-        >>> gram(columns).tolist()
-        [[5.0, 2.0], [2.0, 1.0]]
-    """
-    leaves = flax.traverse_util.flatten_dict(columns.common, sep='/')
-    leaves = {name: leaf for name, leaf in leaves.items() if name not in spent}
-    own = jax.tree.leaves(columns.own)
-    size = (own or list(leaves.values()))[0].shape[0]
-    rest = [leaf.reshape(size, -1) for name, leaf in leaves.items() if name not in outer]
-    squares = [jnp.sum(leaf.reshape(size, -1) ** 2, axis=1) for leaf in own]
-    total = jnp.diag(jnp.sum(jnp.stack([jnp.zeros(size), *squares]), axis=0))
-    if rest:
-        flat = jnp.concatenate(rest, axis=1)
-        total += flat @ flat.T
-    for name in outer:
-        for step in range(leaves[name].shape[1]) if name in leaves else ():
-            left, right = _factors(leaves[name][:, step])
-            total += (left @ left.T) * (right @ right.T)
-    return total
-
-
-def _factors(matrices: Array) -> tuple[Array, Array]:
-    """`x [K, a]` of norm 1 (or 0) and `d [K, b]` with `matrices [K, a, b] = x ⊗ d`."""
-    probe_ = jnp.cos(jnp.arange(matrices.shape[2], dtype=matrices.dtype) ** 2)
-    left = jnp.einsum('kab,b->ka', matrices, probe_)
-    norm = jnp.linalg.norm(left, axis=1, keepdims=True)
-    left = left / jnp.where(norm > 0, norm, 1)
-    return left, jnp.einsum('kab,ka->kb', matrices, left)
-
-
-class Normal(NamedTuple):
-    """Normal equations of the label solve: `|residual|^2 = y'Gy - 2 r'y + c` at fixed states."""
-
-    gram: Array
-    rhs: Array
-
-
-def normal_equations(
-    problem: Problem, guess: Guess, outer: Sequence[str] = (), spent: Sequence[str] = ()
-) -> Normal:
-    """`G = A'A [K, K]` and `r = -A' residual(y = 0) [K]` at the guess's private states."""
-    if problem.columns is None:
-        raise ValueError('The label solve needs a problem with columns.')
-    return Normal(gram(problem.columns(guess), outer, spent), _right(problem, guess)[1])
-
-
-def _right(problem: Problem, guess: Guess) -> tuple[Callable, Array]:
-    """`A' v` as a function of a whitened tree v, and `r = -A' residual(y = 0)`."""
-    zero = jnp.zeros_like(guess.labels)
-    origin, pullback = jax.vjp(lambda labels: problem.residual(guess._replace(labels=labels)), zero)
-    return pullback, -pullback(origin)[0]
-
-
 def fit(problem: Problem, guess: Guess) -> Array:
     """Mean square of the whitened residual, `[]`: about 1 or below where only noise is left."""
     return jnp.mean(tree.ravel(problem.residual(guess)) ** 2)
 
 
-def solve(normal: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
+def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
     """Labels in the box, and binary ones.
 
     Where plain least squares is within 1/4 of a binary vector everywhere, that is the answer. If
     not, the box-constrained optimum is rounded, and single and pair flips lower the residual.
 
     Args:
-        normal: of the whitened residual, which has unit variance.
+        equations: of the whitened residual, which has unit variance.
         ridge: precision of a normal prior around the middle of the box, in the same unit.
 
     Returns:
         float `[K]` in the box; bool `[K]`; float `[K]`, how much less the whitened residual
-        explains if that label is flipped (alone or with another).
+        explains if that label is flipped (alone or with another), inf where that was not searched.
     """
-    size = len(normal.rhs)
-    gram_ = normal.gram + ridge * jnp.eye(size, dtype=normal.rhs.dtype)
-    rhs = normal.rhs + ridge / 2
-    known = jnp.diag(gram_) > 0
-    plain = quadratic.least_squares(gram_, rhs, 4 * float(jnp.finfo(rhs.dtype).eps))
+    if ridge:
+        gram = equations.gram + ridge * jnp.eye(len(equations.rhs), dtype=equations.rhs.dtype)
+        equations = Normal(gram, equations.rhs + ridge / 2, identifiability.factor(gram))
+    gram, rhs, factor = equations
+    known = jnp.diag(gram) > 0
+    plain = quadratic.least_squares(gram, factor, rhs)
     settled = jnp.all(jnp.abs(plain - jnp.clip(jnp.round(plain), 0, 1)) < 0.25, where=known)
-    boxed = quadratic.box_least_squares(gram_, rhs, skip=settled)
-    soft = jnp.where(settled, jnp.clip(plain, 0, 1), boxed)
-    hard, raised = quadratic.polish(gram_, rhs, soft > 0.5, skip=settled)
-    return soft, hard, 2 * raised
+
+    def search() -> tuple[Array, Array, Array]:
+        boxed = quadratic.box_least_squares(gram, rhs)
+        hard, raised = quadratic.polish(gram, rhs, boxed > 0.5)
+        return boxed, hard, 2 * raised
+
+    return jax.lax.cond(
+        settled,
+        lambda: (jnp.clip(plain, 0, 1), plain > 0.5, jnp.full(plain.shape, jnp.inf)),
+        search,
+    )
+
+
+def believed(problem: Problem, guess: Guess, equations: Normal, ridge: float = 0.0) -> Array:
+    """Labels `[K]` of the guess's private states: those of `solve`, binary where that is sure.
+
+    Binary labels replace the rounded ones only where they explain what was seen and no other flip
+    does nearly as well (25: five standard deviations); where labels are not determined, rounding
+    the box's centre of all answers is the better guess.
+    """
+    soft, hard, raised = solve(equations, ridge)
+    change = (raised > 25) & (hard != (soft > 0.5))
+    binary = guess._replace(labels=hard.astype(soft.dtype))
+    change &= jax.lax.cond(jnp.any(change), lambda: fit(problem, binary) < EXPLAINED, lambda: False)
+    return jnp.where(change, hard, soft)
 
 
 def label_solve(
@@ -259,14 +214,12 @@ def label_solve(
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
-    The relaxation must be `relax.identity()`. Binary labels replace the rounded ones only where
-    they explain what was seen and no other flip does nearly as well (25: five standard deviations);
-    where labels are not determined, rounding the box's centre of all answers is the better guess.
-    Past `DENSE` candidates no matrix is formed, and there is no discrete step.
+    The relaxation must be `relax.identity()`. Past `DENSE` candidates no matrix is formed, and
+    there is no discrete step.
 
     Args:
-        outer: see `gram`.
-        spent: see `gram`; the problem must not weigh these leaves.
+        outer: see `normal.features`.
+        spent: see `normal.equations`.
         ridge: see `solve`.
 
     References:
@@ -278,11 +231,8 @@ def label_solve(
         if len(guess.labels) > DENSE:
             labels = _matrix_free(problem, guess)
         else:
-            soft, hard, raised = solve(normal_equations(problem, guess, outer, spent), ridge)
-            binary = guess._replace(labels=hard.astype(soft.dtype))
-            explained = fit(problem, binary) < EXPLAINED
-            change = explained & (raised > 25) & (hard != (soft > 0.5))
-            labels = jnp.where(change, hard, soft)
+            equations = normal.equations(problem, guess, outer, spent)
+            labels = believed(problem, guess, equations, ridge)
         guess = guess._replace(labels=labels)
         rounded = guess._replace(labels=jnp.round(labels))
         return State(guess, fit(problem, rounded), jnp.asarray(True), state.memory)
@@ -297,10 +247,10 @@ def label_solve(
 
 def _matrix_free(problem: Problem, guess: Guess) -> Array:
     """Soft labels `[K]` by products with the Jacobian only; its diagonal is estimated by probes."""
-    pullback, rhs = _right(problem, guess)
+    pullback, rhs = normal.right(problem, guess)
     zero = jnp.zeros_like(guess.labels)
 
-    def normal(labels: Array) -> Array:
+    def product(labels: Array) -> Array:
         tangent = jax.jvp(
             lambda labels: problem.residual(guess._replace(labels=labels)), (zero,), (labels,)
         )[1]
@@ -308,6 +258,6 @@ def _matrix_free(problem: Problem, guess: Guess) -> Array:
 
     ranks = jnp.arange(1, len(zero) + 1)
     signs = [jnp.where((ranks * phase) % 1.0 < 0.5, -1.0, 1.0) for phase in _PHASES]
-    estimate = jnp.mean(jnp.stack([sign * normal(sign) for sign in signs]), 0)
+    estimate = jnp.mean(jnp.stack([sign * product(sign) for sign in signs]), 0)
     floor_ = 1e-3 * jnp.mean(jnp.abs(estimate))
-    return quadratic.box_least_squares_matrix_free(normal, rhs, jnp.maximum(estimate, floor_))
+    return quadratic.box_least_squares_matrix_free(product, rhs, jnp.maximum(estimate, floor_))

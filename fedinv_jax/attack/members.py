@@ -14,7 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import certify, dynamics, labels, leak, objective, priors, relax, rows
+from fedinv_jax.attack import (
+    certify,
+    dynamics,
+    identifiability,
+    labels,
+    leak,
+    normal,
+    objective,
+    priors,
+    relax,
+    rows,
+)
 from fedinv_jax.attack.inversion import State
 from fedinv_jax.types import (
     Answer,
@@ -95,16 +106,11 @@ def closed_form(known: Known) -> Attack:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
         problem = _problem(known, transcript, latent, spent)
-        # What rounding leaves uncertain of p, and what that changes of the other leaves.
-        guess = problem.init(jax.random.key(0))
+        # What rounding leaves uncertain of p.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        moved = jax.jvp(
-            lambda latent: tree.ravel(problem.residual(guess._replace(latent=latent))),
-            (latent,),
-            (known.rounding * 2**24 * error * signs,),
-        )[1]
-        return _answer(known, problem, transcript, spent, extra=jnp.linalg.norm(moved))
+        error = known.rounding * 2**24 * error * signs
+        return _answer(known, problem, transcript, spent, error=error)
 
     return attack
 
@@ -203,7 +209,7 @@ def _answer(
     transcript: Transcript,
     spent: Sequence[str] = (),
     tangents: PyTree | None = None,
-    extra: float | Array = 0.0,
+    error: PyTree | None = None,
 ) -> Answer:
     """The label solve's answer at the problem's private states, with its certificate.
 
@@ -213,20 +219,30 @@ def _answer(
         transcript: what the server holds.
         spent: leaves that are left out.
         tangents: directions `[P, ...]` in which the private states are not certain.
-        extra: see `certify.certify`.
+        error: what the private states are off by, roughly.
     """
-    outer = known.structure.outer
-    solver = labels.label_solve(outer, spent)
-    state = solver.update(problem, solver.init(problem, jax.random.key(0)))
-    answer = problem.answer(state.guess, state.objective)
-    where = priors.candidates(transcript)
-    if len(state.guess.labels) > labels.DENSE:
-        return answer
-    gram = labels.normal_equations(problem, state.guess, outer, spent).gram
+    outer, where = known.structure.outer, priors.candidates(transcript)
+    guess = problem.init(jax.random.key(0))
+    if len(guess.labels) > labels.DENSE:
+        solver = labels.label_solve(outer, spent)
+        state = solver.update(problem, solver.init(problem, jax.random.key(0)))
+        return problem.answer(state.guess, state.objective)
+    equations = normal.equations(problem, guess, outer, spent)
+    guess = guess._replace(labels=labels.believed(problem, guess, equations))
+    binary = guess._replace(labels=jnp.round(guess.labels))
+    gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     if tangents is not None:
-        gram = certify.project_gram(problem, state.guess, gram, tangents)
-    size = optax.tree.size(state.guess.latent)
-    found = certify.certify(problem, state.guess, gram, where, extra, size)
+        gram = certify.project_gram(problem, binary, gram, tangents)
+        factor = identifiability.factor(gram)
+    if error is not None:
+        moved = jax.jvp(
+            lambda latent: problem.residual(binary._replace(latent=latent)),
+            (guess.latent,), (error,),
+        )[1]  # fmt: skip
+        extra = jnp.linalg.norm(tree.ravel(moved))
+    size = optax.tree.size(guess.latent)
+    found = certify.certify(problem, binary, gram, factor, where, extra, size)
+    answer = problem.answer(guess, labels.fit(problem, binary))
     return answer._replace(certificate=found)
 
 
@@ -320,11 +336,12 @@ def _certificate(
     known: Known, problem: objective.Problem, guess: Guess, transcript: Transcript
 ) -> Certificate | None:
     """The certificate of a guess whose private states are unknown in every direction."""
-    if len(guess.labels) > certify.SPECTRUM:
+    if len(guess.labels) > labels.DENSE:
         return None
     flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
-    gram = labels.normal_equations(problem, guess, known.structure.outer).gram
+    gram = normal.equations(problem, guess, known.structure.outer).gram
     tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
     gram = certify.project_gram(problem, guess, gram, tangents)
     where = priors.candidates(transcript)
-    return certify.certify(problem, guess, gram, where, num_private=flat.size)
+    factor = identifiability.factor(gram)
+    return certify.certify(problem, guess, gram, factor, where, num_private=flat.size)

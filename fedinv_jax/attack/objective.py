@@ -60,8 +60,10 @@ class Problem(NamedTuple):
             else of a squared norm that over T is the normalised squared distance.
         objective: `objective(guess) -> []`, what is minimised: distance plus priors.
         answer: `answer(guess, objective) -> Answer`.
-        columns: `columns(guess) -> Columns`, derivatives of the residual in each label; None where
-            no solver needs them.
+        columns: `columns(guess, keep) -> kept [K, ...]`, of each candidate what `keep(column)`
+            keeps of the derivatives of the residual in its label, `Columns` without the axis K;
+            all of them, or a part of which Gram matrices are made, as all need much memory. None
+            where no solver needs them.
     """
 
     init: Callable[[Key], Guess]
@@ -70,7 +72,7 @@ class Problem(NamedTuple):
     residual: Callable[[Guess], PyTree]
     objective: Callable[[Guess], Array]
     answer: Callable[[Guess, Array], Answer]
-    columns: Callable[[Guess], Columns] | None = None
+    columns: Callable[[Guess, Callable[[Columns], PyTree]], PyTree] | None = None
 
 
 def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Batch:
@@ -107,7 +109,7 @@ def deviations(
     """Standard deviations `[T]` by leaf of what separates a seen upload from the exact one.
 
     The channel's known variance, and rounding: the attacker replays the client's step in float32
-    and in float64 at eight made-up label vectors and takes four times the root mean square
+    and in float64 at four made-up label vectors and takes four times the root mean square
     difference (another order of summation was seen to give up to three times as much). Of uploads
     in another precision it is scaled.
 
@@ -146,7 +148,7 @@ def deviations(
             replay(phase, 'float64'),
         )
 
-    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(gap)(jnp.arange(1.0, 9.0)))
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(gap)(jnp.arange(1.0, 5.0)))
     known = jax.vmap(observation.variance)(transcript.seen)
     floors = jax.vmap(_root_mean_squares)(transcript.seen)
     return jax.tree.map(
@@ -248,14 +250,15 @@ def problem(
     def residual(guess: Guess) -> PyTree:
         return whiten(optax.tree.sub(predict(guess), transcript.seen))
 
-    def columns(guess: Guess) -> Columns:
+    def columns(guess: Guess, keep: Callable[[Columns], PyTree]) -> PyTree:
         if not separable or transcript.slot is not None:
             by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
             jacobian = by_label(guess.labels)
-            return Columns({}, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), jacobian))
+            return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)
 
-        def one(items: PyTree, label: Array, shares: Array) -> PyTree:
+        def one(candidate: tuple[PyTree, Array, Array]) -> PyTree:
             """The uploads' derivative in the label of a candidate, from a batch of it alone."""
+            items, label, shares = candidate
             alone = dataclasses.replace(
                 transcript,
                 shared={**transcript.shared, 'items': jax.tree.map(lambda x: x[:, None], items)},
@@ -267,13 +270,15 @@ def problem(
                 return rolled_out(alone, label[None], guess.latent)
 
             tangent = jax.jvp(uploads, (label,), (jnp.ones_like(label),))[1]
-            return whiten(jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares, leaf), tangent))
+            column = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares, leaf), tangent)
+            leaves = dict(whiten(column))
+            return keep(Columns(leaves.pop('items', {}), leaves))
 
         total = jnp.sum(transcript.weights, axis=1, keepdims=True)
         shares = transcript.weights / jnp.where(total > 0, total, 1)
         labels, _ = decode(guess)
-        leaves = dict(jax.vmap(one, (1, 0, 1))(transcript.shared['items'], labels, shares))
-        return Columns(leaves.pop('items', {}), leaves)
+        items = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transcript.shared['items'])
+        return tree.map_chunks(one, (items, labels, shares.T))
 
     def objective(guess: Guess) -> Array:
         value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen))

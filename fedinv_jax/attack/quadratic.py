@@ -18,30 +18,57 @@ _MATRIX_FREE_ITERATIONS = 3000
 
 
 class _Point(NamedTuple):
-    """A primal-dual interior point: `lower < x < upper`, positive multipliers of both bounds."""
+    """A primal-dual interior point: `lower < x < upper`, positive multipliers `[2, K]` of both."""
 
     x: Array
-    below: Array
-    above: Array
+    multipliers: Array
     iteration: Array
     done: Array
 
 
-def least_squares(gram: Array, rhs: Array, ridge: float | Array = 0.0) -> Array:
-    """The minimiser `[K]` of `x'(G + ridge diag(G))x / 2 - r'x`; NaN where G is singular.
+def cholesky(gram: Array, level: float | Array = 0.0) -> Array:
+    """The lower factor `[K, K]` of `G - level I`, its columns scaled to a unit diagonal of G.
+
+    NaN unless every singular value of A is above `sqrt(level)`: zero columns excepted.
 
     Args:
-        gram: float `[K, K]`, positive semi-definite; a zero column gives a zero.
-        rhs: float `[K]`.
-        ridge: relative to the diagonal, >= 0.
+        gram: float `[K, K]`, positive semi-definite.
+        level: `[]`, >= 0.
 
     Example:
-        >>> least_squares(jnp.diag(jnp.array([4.0, 16.0])), jnp.array([2.0, 4.0])).tolist()
-        [0.5, 0.25]
+        >>> cholesky(jnp.diag(jnp.array([4.0, 16.0]))).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+        >>> bool(jnp.all(jnp.isnan(cholesky(jnp.diag(jnp.array([4.0, 16.0])), level=9.0))))
+        True
     """
     scale, scaled = _equilibrated(gram)
-    factor = linalg.cho_factor(scaled + ridge * jnp.eye(len(rhs), dtype=gram.dtype))
-    return scale * linalg.cho_solve(factor, scale * rhs)
+    shift = jnp.where(jnp.diag(gram) > 0, -level * scale**2, 1)
+    factor = jax.lax.linalg.cholesky(scaled + jnp.diag(shift), symmetrize_input=False)
+    return jnp.where(jnp.all(jnp.isfinite(jnp.diag(factor))), factor, jnp.nan)
+
+
+def least_squares(gram: Array, factor: Array, rhs: Array) -> Array:
+    """The minimiser `[K]` of `x'Gx / 2 - r'x`, refined once; a zero column gives a zero.
+
+    Args:
+        gram: float `[K, K]`.
+        factor: float `[K, K]`, `cholesky(gram, level)`; the error falls by `level` over the least
+            eigenvalue of G, twice.
+        rhs: float `[K]`.
+
+    Example:
+        >>> gram = jnp.diag(jnp.array([4.0, 16.0]))
+        >>> least_squares(gram, cholesky(gram), jnp.array([2.0, 4.0])).tolist()
+        [0.5, 0.25]
+    """
+    x = approximate(gram, factor, rhs)
+    return x + approximate(gram, factor, rhs - gram @ x)
+
+
+def approximate(gram: Array, factor: Array, rhs: Array) -> Array:
+    """`least_squares` unrefined: the error is `level` over the least eigenvalue of G."""
+    scale = _inverse_root(jnp.diag(gram))
+    return scale * linalg.cho_solve((factor, True), scale * rhs)
 
 
 def box_least_squares(
@@ -49,7 +76,6 @@ def box_least_squares(
     rhs: Array,
     lower: float | Array = 0.0,
     upper: float | Array = 1.0,
-    skip: bool | Array = False,
 ) -> Array:
     """The minimiser of `x'Gx / 2 - r'x` over `lower <= x <= upper`, by an interior point method.
 
@@ -61,8 +87,6 @@ def box_least_squares(
         rhs: float `[K]`.
         lower: lower bounds, `[K]` or one number.
         upper: upper bounds, above the lower ones.
-        skip: bool `[]`; when true nothing is computed and the centre of the box comes back (lanes
-            of a `vmap` that need no solution then cost none).
 
     Returns:
         float `[K]`, inside the box; relative accuracy about 1e-9 in float64.
@@ -81,57 +105,43 @@ def box_least_squares(
     # In the units of the scaled columns; a zero column stays in its box, at the centre.
     low, high = (jnp.broadcast_to(bound, rhs.shape) / scale for bound in (lower, upper))
     target = scale * rhs
-    width = high - low
     size = jnp.maximum(jnp.max(jnp.abs(target)), 1e-30)
-    identity = jnp.eye(len(rhs), dtype=dtype)
-
-    def step(x: Array, direction: Array) -> Array:
-        """The longest step, at most 1, that keeps `x + step direction` positive."""
-        ratio = jnp.where(direction < 0, -x / jnp.where(direction < 0, direction, -1), jnp.inf)
-        return jnp.minimum(1.0, jnp.min(ratio))
+    side = jnp.array([[1.0], [-1.0]], dtype)  # slacks, multipliers: [lower, upper]
 
     def update(point: _Point) -> _Point:
-        x, below, above, iteration, _ = point
-        under, over = x - low, high - x
-        dual = scaled @ x - target - below + above
-        gap = (under @ below + over @ above) / (2 * len(rhs))
-        diagonal = below / under + above / over + 4 * epsilon
-        factor = linalg.cho_factor(scaled + diagonal[:, None] * identity)
+        x, multipliers, iteration, _ = point
+        slacks = jnp.stack([x - low, high - x])
+        dual = scaled @ x - target - jnp.sum(side * multipliers, 0)
+        gap = jnp.vdot(slacks, multipliers) / slacks.size
+        diagonal = jnp.sum(multipliers / slacks, 0) + 4 * epsilon
+        factor = jax.lax.linalg.cholesky(scaled + jnp.diag(diagonal), symmetrize_input=False)
 
-        def solve(below_target: Array, above_target: Array) -> tuple[Array, Array, Array]:
-            right = -dual + below_target / under - above_target / over
-            move = linalg.cho_solve(factor, right)
-            return (
-                move,
-                (below_target - below * move) / under,
-                (above_target + above * move) / over,
-            )
+        def newton(products: Array) -> tuple[Array, Array, Array]:
+            """A step to those products of slacks and multipliers, and how far it may go."""
+            right = jnp.sum(side * products / slacks, 0) - dual
+            move = linalg.cho_solve((factor, True), right)
+            change = (products - multipliers * side * move) / slacks
+            moves = jnp.stack([side * move, change])
+            ratios = -jnp.stack([slacks, multipliers]) / jnp.where(moves < 0, moves, -1)
+            return move, change, jnp.minimum(1, jnp.min(jnp.where(moves < 0, ratios, jnp.inf)))
 
-        def length(move: Array, d_below: Array, d_above: Array) -> Array:
-            primal = jnp.minimum(step(under, move), step(over, -move))
-            return jnp.minimum(primal, jnp.minimum(step(below, d_below), step(above, d_above)))
-
-        move, d_below, d_above = solve(-under * below, -over * above)
-        reach = length(move, d_below, d_above)
-        predicted = (
-            (under + reach * move) @ (below + reach * d_below)
-            + (over - reach * move) @ (above + reach * d_above)
-        ) / (2 * len(rhs))
-        centre = gap * jnp.clip(predicted / gap, 0, 1) ** 3
-        move, d_below, d_above = solve(
-            centre - under * below - move * d_below, centre - over * above + move * d_above
+        now = slacks * multipliers
+        move, change, reach = newton(-now)
+        after = jnp.vdot(slacks + reach * side * move, multipliers + reach * change) / slacks.size
+        centre = gap * jnp.clip(after / gap, 0, 1) ** 3
+        move, change, reach = newton(centre - now - side * move * change)
+        new = x + 0.995 * reach * move
+        ok = jnp.all(jnp.isfinite(new) & (new > low) & (new < high))
+        small = jnp.maximum(gap, jnp.max(jnp.abs(dual))) < 1e3 * epsilon * size
+        return _Point(
+            jnp.where(ok, new, x),
+            jnp.where(ok, multipliers + 0.995 * reach * change, multipliers),
+            iteration + 1,
+            ~ok | small | (reach < 1e-6),
         )
-        reach = 0.995 * length(move, d_below, d_above)
-        new = x + reach * move
-        ok = jnp.all(jnp.isfinite(new)) & jnp.all((new > low) & (new < high))
-        small = (gap < 1e3 * epsilon * size) & (jnp.max(jnp.abs(dual)) < 1e3 * epsilon * size)
-        moved = (new, below + reach * d_below, above + reach * d_above)
-        kept = jax.tree.map(lambda a, b: jnp.where(ok, a, b), moved, (x, below, above))
-        x, below, above = kept
-        return _Point(x, below, above, iteration + 1, ~ok | small | (reach < 1e-6))
 
-    multiplier = jnp.full(rhs.shape, size, dtype)
-    start = _Point(low + width / 2, multiplier, multiplier, jnp.asarray(0), jnp.asarray(skip, bool))
+    multipliers = jnp.full((2, len(rhs)), size, dtype)
+    start = _Point((low + high) / 2, multipliers, jnp.asarray(0), jnp.asarray(False))
     end = jax.lax.while_loop(
         lambda point: ~point.done & (point.iteration < _ITERATIONS), update, start
     )
@@ -202,20 +212,17 @@ def box_least_squares_matrix_free(
     return jnp.clip(end[0] * scale, lower, upper)
 
 
-def polish(
-    gram: Array, rhs: Array, labels: Array, skip: bool | Array = False
-) -> tuple[Array, Array]:
+def polish(gram: Array, rhs: Array, labels: Array) -> tuple[Array, Array]:
     """Descends `x'Gx / 2 - r'x` over binary x by the best flip of one or two labels at a time.
 
     Args:
         gram: float `[K, K]`.
         rhs: float `[K]`.
         labels: bool `[K]`, the start.
-        skip: bool `[]`; when true the start comes back.
 
     Returns:
         bool `[K]`, where no flip of one label, nor of two, lowers the objective, and float `[K]`,
-        how much the best such flip of each label would raise it (inf where skipped).
+        how much the best such flip of each label would raise it.
 
     Example:
         >>> polish(jnp.eye(2), jnp.array([0.9, 0.25]), jnp.array([False, True]))[0].tolist()
@@ -242,7 +249,7 @@ def polish(
 
     binary = labels.astype(gram.dtype)
     start = (
-        binary, gram @ binary - rhs, jnp.asarray(skip, bool), jnp.asarray(0),
+        binary, gram @ binary - rhs, jnp.asarray(False), jnp.asarray(0),
         jnp.full(rhs.shape, jnp.inf, rhs.dtype),
     )  # fmt: skip
     end = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < 4 * len(rhs)), update, start)
@@ -256,8 +263,7 @@ def _inverse_root(diagonal: Array) -> Array:
 
 
 def _equilibrated(gram: Array) -> tuple[Array, Array]:
-    """Column scales `[K]`, and G with unit diagonal (zero columns stay zero, but for a 1)."""
+    """Column scales `[K]`, and G with unit diagonal (zero columns stay zero)."""
     diagonal = jnp.diag(gram)
     scale = _inverse_root(diagonal)
-    scaled = scale[:, None] * gram * scale[None, :]
-    return scale, scaled
+    return scale, scale[:, None] * gram * scale[None, :]

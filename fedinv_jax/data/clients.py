@@ -126,12 +126,12 @@ def build(
     labels: str = 'implicit',
     min_positives: int = 1,
     max_positives: int | None = None,
-    max_waste: float = 0.25,
+    max_waste: float = 0.3,
 ) -> tuple[Clients, ...]:
     """Builds the clients: positives, fixed negatives, padded in groups of similar size.
 
-    Groups are filled from the largest client down (equal sizes by user index), each as far as its
-    padded share `1 - sum_c size_c / (C B)` stays within `max_waste`.
+    Of all ways to put clients of neighbouring sizes together, the one is taken that pads least with
+    the fewest groups within `max_waste`; in a group they are by falling size, then by user.
 
     Args:
         interactions: training interactions of all users.
@@ -141,7 +141,7 @@ def build(
             so that 1/2 parts interactions from negatives at every rating.
         min_positives: users with fewer are left out; users without any always are.
         max_positives: users with more are left out; None: no limit.
-        max_waste: largest padded share of a group's `[C, B]`, in [0, 1).
+        max_waste: largest share of padding in the sum of squared batch sizes, in [0, 1).
 
     Returns:
         Groups of falling B.
@@ -153,9 +153,9 @@ def build(
     Example:
         >>> data = interactions_lib.make([1, 2, 2, 3], [7, 7, 8, 9])
         >>> [group.users.tolist() for group in build(data, per_positive=1)]
-        [[1, 0, 2]]
+        [[1], [0, 2]]
         >>> [group.num_negatives.tolist() for group in build(data, per_positive=1)]
-        [[1, 1, 1]]
+        [[1], [1, 1]]
     """
     if labels not in _LABELS:
         close = difflib.get_close_matches(labels, _LABELS, n=1)
@@ -289,14 +289,28 @@ def _filter(
 
 
 def _groups(sizes: np.ndarray, max_waste: float) -> Sequence[np.ndarray]:
-    """Positions of the clients of each group, largest first."""
+    """Positions of the clients of each group, largest first.
+
+    The fewest groups that keep to `max_waste`, and of those the ones that pad least: `cost[i]` is
+    the least padded sum of squares of the distinct sizes from the i-th on, in so many groups.
+    """
     order = np.argsort(-sizes, kind='stable')
-    groups = []
-    while len(order):
-        used = np.cumsum(sizes[order])
-        block = sizes[order[0]] * np.arange(1, len(order) + 1)
-        # Sizes fall, so the padded share grows: the group ends where it passes the bound.
-        count = int(np.searchsorted(1 - used / block > max_waste, True))
-        groups.append(order[:count])
-        order = order[count:]
+    distinct, counts = np.unique(-sizes, return_counts=True)
+    starts, squares = np.append(0, np.cumsum(counts)), distinct.astype(float) ** 2
+    bound = np.sum(counts * squares) / (1 - max_waste) * (1 + 1e-12)
+    cost, choices = np.append(np.full(len(distinct), np.inf), 0.0), []
+    while cost[0] > bound:
+        following, cost = cost, cost.copy()
+        choice = np.zeros(len(distinct), int)
+        for first in range(len(distinct)):
+            group = (starts[first + 1 :] - starts[first]) * squares[first]
+            totals = group + following[first + 1 :]
+            choice[first] = first + 1 + np.argmin(totals)
+            cost[first] = np.min(totals)
+        choices.append(choice)
+    groups, first = [], 0
+    for choice in reversed(choices):
+        if first < len(distinct):
+            groups.append(order[starts[first] : starts[choice[first]]])
+            first = choice[first]
     return groups
