@@ -128,9 +128,9 @@ def local_sgd(
         if value is not None and value < 1:
             raise ValueError(f'Expected {name}={value} > 0.')
 
-    def total_loss(both: PyTree, start: PyTree, batch: Batch) -> Array:
-        fit = mean_loss(model, loss)(both[0], both[1], batch)
-        return fit if regularizer is None else fit + regularizer(both[0], start)
+    def total_loss(both: PyTree, start: PyTree, block: Batch, size: Array) -> Array:
+        fit = mean_loss(model, loss)(both[0], both[1], block)
+        return fit if regularizer is None else fit + regularizer(both[0], start, size)
 
     gradient = jax.grad(total_loss)
     optimizers = (optimizer, private_optimizer)
@@ -141,7 +141,7 @@ def local_sgd(
 
         def step(carry: PyTree, block: Batch) -> tuple[PyTree, None]:
             both, states = carry
-            gradients = gradient(both, shared, block)
+            gradients = gradient(both, shared, block, jnp.sum(batch.weights))
             stepped = [
                 opt.update(g, s, part)
                 for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)

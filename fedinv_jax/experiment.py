@@ -91,7 +91,7 @@ def default_config() -> Config:
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
                 'num_epochs': 1,  # of local_sgd
                 'batch_size': optional(int),  # of local_sgd; None: full batch
-                'item_drift': 0.0,  # of local_sgd: weight of the L1 penalty on moved item rows
+                'item_drift': 0.0,  # of local_sgd: weight of the mean L1 penalty on moved rows
                 'precision': 'float32',  # of the uploads; 'float64' is a control
             },
             'server': {

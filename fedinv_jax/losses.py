@@ -12,8 +12,8 @@ import optax
 
 from fedinv_jax.types import Array, PyTree
 
-Regularizer: TypeAlias = Callable[[PyTree, PyTree], Array]
-"""`regularizer(shared, start) -> []`, of the parameters now and at the start of the round."""
+Regularizer: TypeAlias = Callable[[PyTree, PyTree, Array], Array]
+"""`regularizer(shared, start, size) -> []`: parameters now and at the start, the batch's weight."""
 
 
 def bce(logits: Array, labels: Array) -> Array:
@@ -53,35 +53,40 @@ def squared_error(logits: Array, labels: Array) -> Array:
 
 
 def item_drift(weight: float) -> Regularizer:
-    """L1 penalty on how far the item rows move within a round: `weight sum_i |q_i - q_i^start|_1`.
+    """L1 penalty on how far the item rows move within a round: `weight mean |q - q^start|`.
 
     A defence: the rows of all items of the batch stay close to those that the server sent, so that
-    their upload says less. A row that has not moved has slope 0.
+    their upload says less. The mean is over the entries of the batch's rows, as in RAIFLE's
+    implementation of it (a mean `l1_loss`). A row that has not moved has slope 0.
 
     Args:
         weight: >= 0.
 
     Returns:
-        `regularizer(shared, start)`.
+        `regularizer(shared, start, size)`, size the total weight of the client's batch.
 
     Raises:
         ValueError: if the weight is negative.
 
     Example:
         >>> start, now = {'items': jnp.zeros((2, 2))}, {'items': jnp.array([[1.0, -2.0], [0, 0]])}
-        >>> float(item_drift(0.5)(now, start))
-        1.5
+        >>> float(item_drift(0.5)(now, start, jnp.array(2.0)))
+        0.375
 
     References:
         Yuan, Yang, Nguyen, Cui, He, Yin, Interaction-level membership inference attack against
         federated recommender systems, WWW 2023, arXiv:2301.10964 (IMIA, the defence).
+        Pham et al., RAIFLE: reconstruction attacks on interaction-based federated learning with
+        adversarial data manipulation, NDSS 2025, arXiv:2310.19163 (the mean).
     """
     if not weight >= 0:
         raise ValueError(f'Expected weight={weight} >= 0.')
 
-    def regularizer(shared: PyTree, start: PyTree) -> Array:
+    def regularizer(shared: PyTree, start: PyTree, size: Array) -> Array:
         moved = optax.tree.sub(shared['items'], start['items'])
         # |x| as x sign(x): the slope of jnp.abs at 0 is 1.
-        return weight * optax.tree.sum(jax.tree.map(lambda leaf: leaf * jnp.sign(leaf), moved))
+        total = optax.tree.sum(jax.tree.map(lambda leaf: leaf * jnp.sign(leaf), moved))
+        width = sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(moved))
+        return weight / width * total / jnp.where(size > 0, size, 1)
 
     return regularizer

@@ -74,7 +74,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         noise = f'{config.observation.noise:g}'
         defences.append(f'Gaussian noise of standard deviation {noise} on every entry of an upload')
     if client.item_drift:
-        defences.append(f'L1 penalty of weight {client.item_drift:g} on moved item rows')
+        defences.append(f'mean L1 penalty of weight {client.item_drift:g} on moved item rows')
     used = [f'{name} (weight {weight:g})' for name, weight in attack.priors.items() if weight]
     symmetric = (
         config.model.name == 'matrix_factorization'

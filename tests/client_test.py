@@ -157,7 +157,8 @@ class ClientUpdateTest(parameterized.TestCase):
             actual = jax.jit(ours(MODELS[name]))(shared, private, batch)
         assert_trees_close(actual, expected)
 
-    # Failed on: a penalty on all shared parameters; on the square; jnp.abs, whose slope at 0 is 1.
+    # Failed on: a penalty on all shared parameters; on the square; jnp.abs, whose slope at 0 is 1;
+    # the mean over a minibatch.
     @parameterized.product(
         name=['mf_bias', 'ncf'], kind=['sgd', 'adam'], batch_size=[None, 4], items=[True, False]
     )
@@ -171,6 +172,8 @@ class ClientUpdateTest(parameterized.TestCase):
             'adam': (optax.adam, reference.Adam),
         }[kind]
         options = {'num_epochs': 4, 'batch_size': batch_size}
+        # The penalty is a mean: over the weighted rows, and the numbers of a row.
+        entries = sum(weights) * sum(leaf[0].size for leaf in jax.tree.leaves(shared['items']))
         expected, free = (
             reference.local_sgd(
                 reference.bce, Drifting(reference_make(0.2), weight), reference.Sgd(0.3), **options
@@ -183,18 +186,19 @@ class ClientUpdateTest(parameterized.TestCase):
                 losses.bce,
                 make(0.2),
                 optax.sgd(0.3),
-                regularizer=losses.item_drift(0.05),
+                regularizer=losses.item_drift(0.05 * entries),
                 **options,
             )
             actual = jax.jit(update)(shared, private, types.Batch(ids, labels, weights))
-        assert_trees_close(actual, expected)
+        # Adam makes much of a rounding where the slopes cancel.
+        assert_trees_close(actual, expected, rtol=1e-5)
         change = np.abs(free[0]['items']['embedding'] - expected[0]['items']['embedding'])
         self.assertGreater(change.max(), 1e-3)
 
     def test_item_drift_of_rows_that_stay(self):
         penalty = losses.item_drift(2.0)
         rows = {'items': {'embedding': jnp.ones((2, 3))}, 'scorer': jnp.ones(2)}
-        gradient = jax.grad(penalty)(rows, rows)
+        gradient = jax.grad(penalty)(rows, rows, jnp.array(2.0))
         for leaf in jax.tree.leaves(gradient):
             np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
         with self.assertRaisesRegex(ValueError, r'Expected weight=-1 >= 0\.'):
