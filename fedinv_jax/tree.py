@@ -70,4 +70,4 @@ def map_chunks(function: Callable[[PyTree], PyTree], values: PyTree, size: int =
     size = min(size, count)
     index = jnp.minimum(jnp.arange(count + -count % size), count - 1).reshape(-1, size)
     chunks = jax.lax.map(lambda chunk: jax.vmap(function)(take(values, chunk)), index)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], chunks)
+    return jax.tree.map(lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:count], chunks)

@@ -6,11 +6,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fedinv_jax.attack import labels, leak, members, sparse
+from fedinv_jax.attack import labels, leak, members, members_rows, sparse
 from fedinv_jax.attack.members import Attack, Known
 from fedinv_jax.types import ClientUpdate, InitPrivate, Observation
 
-_ROUGH = 0.9  # how far from a product a leaf may be, relative to it
+_ROUGH = 0.9  # how far from a multiple of a product a leaf may be, relative to it
 
 
 class Choice(NamedTuple):
@@ -35,7 +35,7 @@ def probe(
         init_private,
         labels.probe(client_update, observation, draws),
         leak.find(client_update, observation, draws),
-        leak.find(client_update, observation, draws, _ROUGH),
+        leak.find(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
     )
 
@@ -58,13 +58,14 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
 
 
 MEMBERS: dict[str, Callable[[Known], Attack]] = {
-    'aligned': members.aligned,
+    'aligned': members_rows.aligned,
     'closed_form': members.closed_form,
-    'rough': members.rough,
+    'levels': members_rows.levels,
+    'rough': members_rows.rough,
     'scaled': members.scaled,
-    'sign': members.sign,
+    'sign': members_rows.sign,
     'sparse': sparse.unknown_batch,
-    'spectral': members.spectral,
+    'spectral': members_rows.spectral,
 }
 
 
@@ -95,7 +96,7 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
                 f'several local steps: {known.rough.kernel} and {known.rough.bias} give p away '
                 'roughly, which tells the two directions of each item row apart',
             )
-        return 'spectral', 'several local steps, item rows only: the rows fall into two directions'
+        return 'levels', 'several local steps, item rows only: the rows fall into two classes'
     if known.structure.items:
         return (
             'aligned',

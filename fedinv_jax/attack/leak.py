@@ -52,6 +52,7 @@ def find(
     observation: Observation,
     draws: Sequence[Draw],
     tolerance: float = 1e-5,
+    scaled: bool = False,
 ) -> Leak | None:
     """The leak that holds on every draw, the exact kind first; None when there is none.
 
@@ -60,6 +61,8 @@ def find(
         observation: the channel; its `predict` is used.
         draws: two or more random clients; the private state must be one vector `[D]`.
         tolerance: how far, relative to the leaf, it may be from the product.
+        scaled: from any positive multiple of the product (an adaptive optimiser turns steps of any
+            length into steps of one length): p's length is then not known.
 
     Returns:
         The leak.
@@ -97,7 +100,11 @@ def find(
         for name in seen[0]:
             if all(
                 _is_product(
-                    np.moveaxis(upload[leak.kernel], leak.axis, 0), private, upload[name], tolerance
+                    np.moveaxis(upload[leak.kernel], leak.axis, 0),
+                    private,
+                    upload[name],
+                    tolerance,
+                    scaled,
                 )
                 for upload, private in zip(seen, privates, strict=True)
             ):
@@ -143,10 +150,13 @@ def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
 
 
 def _is_product(
-    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float
+    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float, scaled: bool
 ) -> bool:
-    """Whether a matrix `[D, H]` is `private ⊗ bias`."""
+    """Whether a matrix `[D, H]` is `private ⊗ bias`, or a positive multiple of it."""
     if bias.shape != matrix.shape[1:]:
         return False
-    size = np.linalg.norm(matrix)
-    return bool(np.linalg.norm(matrix - np.outer(private, bias)) < tolerance * size)
+    product = np.outer(private, bias)
+    if scaled:
+        square = max(np.vdot(product, product), np.finfo(float).tiny)
+        product *= max(np.vdot(matrix, product), 0) / square
+    return bool(np.linalg.norm(matrix - product) < tolerance * np.linalg.norm(matrix))

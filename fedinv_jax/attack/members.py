@@ -24,13 +24,11 @@ from fedinv_jax.attack import (
     objective,
     priors,
     relax,
-    rows,
 )
 from fedinv_jax.attack.inversion import State
 from fedinv_jax.types import (
     Answer,
     Array,
-    Certificate,
     ClientUpdate,
     Guess,
     InitPrivate,
@@ -41,8 +39,6 @@ from fedinv_jax.types import (
 )
 
 _STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
-_SEARCH = 60  # most iterations of the search for aligned rows
-
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
 
@@ -56,7 +52,7 @@ class Known(NamedTuple):
         init_private: draws private parameters.
         structure: see `labels.probe`.
         leak: see `leak.find`.
-        rough: the same to 90%, of clients that take several steps.
+        rough: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
     """
 
@@ -69,7 +65,7 @@ class Known(NamedTuple):
     rounding: float
 
 
-def _problem(
+def whitened_problem(
     known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str] = ()
 ) -> objective.Problem:
     """The whitened problem, started at private states `[T, ...]`, without the `spent` leaves."""
@@ -105,7 +101,7 @@ def closed_form(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
-        problem = _problem(known, transcript, latent, spent)
+        problem = whitened_problem(known, transcript, latent, spent)
         # What rounding leaves uncertain of p.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
@@ -132,7 +128,7 @@ def scaled(known: Known) -> Attack:
 
     def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
         """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
-        problem = _problem(known, step, typical * along[None])
+        problem = whitened_problem(known, step, typical * along[None])
 
         def solved(scale: Array) -> State:
             """The label solve at `scale * along`."""
@@ -178,11 +174,11 @@ def scaled(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         along = jax.vmap(lambda seen: leak.direction(found, seen))(transcript.seen)
-        typical = _typical(known).astype(along.dtype)
+        usual = typical(known).astype(along.dtype)
         steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
-        found_ = [search(step, along[t], typical) for t, step in enumerate(steps)]
+        found_ = [search(step, along[t], usual) for t, step in enumerate(steps)]
         latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
-        problem = _problem(known, transcript, latent)
+        problem = whitened_problem(known, transcript, latent)
         scales = jnp.eye(len(latent))[:, :, None] * latent[None]
         answer = _answer(known, problem, transcript, tangents=scales)
         if answer.certificate is None:
@@ -215,7 +211,7 @@ def _answer(
 
     Args:
         known: what the attacker knows.
-        problem: from `_problem`.
+        problem: from `whitened_problem`.
         transcript: what the server holds.
         spent: leaves that are left out.
         tangents: directions `[P, ...]` in which the private states are not certain.
@@ -246,102 +242,7 @@ def _answer(
     return answer._replace(certificate=found)
 
 
-def _typical(known: Known) -> Array:
+def typical(known: Known) -> Array:
     """The norm of a fresh private state, a root mean square over 64 draws."""
     draws = jax.vmap(known.init_private)(jax.random.split(jax.random.key(0), 64))
     return jnp.sqrt(jnp.mean(jax.vmap(lambda p: jnp.sum(tree.ravel(p) ** 2))(draws)))
-
-
-def spectral(known: Known) -> Attack:
-    """`rows.spectral`: no model, no loss, only the item rows."""
-    del known
-    return lambda transcript, key: rows.spectral(transcript)
-
-
-def sign(known: Known) -> Attack:
-    """`rows.sign` at private states of zero."""
-
-    def attack(transcript: Transcript, key: Key) -> Answer:
-        del key
-        problem = _free(known, transcript)
-        latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
-        return rows.sign(problem, transcript, latent)
-
-    return attack
-
-
-def rough(known: Known) -> Attack:
-    """`rows.sign` at the private states that a leaf gives away roughly, whatever the client does.
-
-    After several local steps the kernel's leaf is still close to the product of p and the bias's
-    leaf; the rows' directions need no more of p. It is taken as long as a fresh one.
-
-    Raises:
-        ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
-    """
-    if known.rough is None or known.rough.bias is None or not known.structure.items:
-        raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
-    found = known.rough
-
-    def attack(transcript: Transcript, key: Key) -> Answer:
-        del key
-        latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
-        length = jnp.linalg.norm(latent, axis=-1, keepdims=True)
-        latent = latent / jnp.where(length > 0, length, 1) * _typical(known).astype(latent.dtype)
-        answer = rows.sign(_free(known, transcript), transcript, latent)
-        return answer._replace(private=latent[0])
-
-    return attack
-
-
-def aligned(known: Known) -> Attack:
-    """`rows.search` for the private states whose predicted rows align with the seen ones.
-
-    Starts from states of zero. The certificate takes the private states as unknown.
-    """
-    width = float(_typical(known))
-
-    def attack(transcript: Transcript, key: Key) -> Answer:
-        free = _free(known, transcript)
-        zero = jax.tree.map(jnp.zeros_like, free.init(key))
-        start = free._replace(init=lambda key: zero)
-        solver = rows.search(transcript, width)
-        state = jax.lax.while_loop(
-            lambda carry: ~carry[0].done & (carry[1] < _SEARCH),
-            lambda carry: (solver.update(start, carry[0]), carry[1] + 1),
-            (solver.init(start, key), 0),
-        )[0]
-        answer = start.answer(state.guess, state.objective)
-        problem = _problem(known, transcript, state.guess.latent)
-        guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
-        return answer._replace(certificate=_certificate(known, problem, guess, transcript))
-
-    return attack
-
-
-def _free(known: Known, transcript: Transcript) -> objective.Problem:
-    """The problem with unknown private states of each step."""
-    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
-    return objective.problem(
-        transcript,
-        known.client_update,
-        known.observation,
-        hypothesis,
-        relaxation=relax.identity(),
-        separable=known.structure.separable,
-    )
-
-
-def _certificate(
-    known: Known, problem: objective.Problem, guess: Guess, transcript: Transcript
-) -> Certificate | None:
-    """The certificate of a guess whose private states are unknown in every direction."""
-    if len(guess.labels) > labels.DENSE:
-        return None
-    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
-    gram = normal.equations(problem, guess, known.structure.outer).gram
-    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
-    gram = certify.project_gram(problem, guess, gram, tangents)
-    where = priors.candidates(transcript)
-    factor = identifiability.factor(gram)
-    return certify.certify(problem, guess, gram, factor, where, num_private=flat.size)

@@ -25,6 +25,7 @@ _DAMPING = 1e-5
 # Longest step, in widths of the stencil, and by how much a width may shrink or grow.
 _REACH = 1.0
 _SHRINK, _GROW = 0.2, 1.1
+_ROUNDS = 20  # of either way to split rows in two
 # The width at which a search is over, and the least one, relative to the first.
 _DONE, _LEAST = 1e-6, 1e-7
 
@@ -58,6 +59,62 @@ def spectral(transcript: Transcript) -> Answer:
     side = jnp.where(jnp.sum(total > 0) > jnp.sum(total < 0), -1, 1)
     rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
     return _answer(transcript, -side * total / len(cosines), None, rest)
+
+
+def levels(transcript: Transcript) -> Answer:
+    """Two classes of rows by the signs and levels of their entries; the smaller one is positive.
+
+    After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
+    its slope by a sign and by which of few sizes it has: sums of entries mean little, and the
+    classes are no mirror images. So each entry becomes `sign * onehot(quarter)` by the quarter of
+    the step's sizes that its own is in, and these codes `x_k [4 T F]` are split in two: from
+    `spectral`, by `s_k = sign(x_k . sum_j s_j x_j)` (the first principal component in the L1 norm),
+    then by the nearer of the two means. Reads neither the model nor the loss.
+
+    Args:
+        transcript: of one client, item rows seen.
+
+    Returns:
+        Scores of 1/2 on the border between the means, 0 or 1 for the row furthest from it; labels
+        False where the rows are zero. The objective is the share of the codes' energy off the two
+        means.
+
+    Raises:
+        ValueError: if no item rows are seen.
+
+    References:
+        Kwak, Principal component analysis based on L1-norm maximization, IEEE Transactions on
+        Pattern Analysis and Machine Intelligence 30(9), 2008, doi:10.1109/TPAMI.2008.114.
+        Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 28(2),
+        1982, doi:10.1109/TIT.1982.1056489.
+    """
+    rows = jnp.where(priors.candidates(transcript)[:, None], _rows(transcript.seen), 0)
+    sizes = jnp.where(rows != 0, jnp.abs(rows), jnp.nan)
+    quarters = jnp.nanquantile(sizes, jnp.array([0.25, 0.5, 0.75]), axis=(1, 2))  # [3, T]
+    level = jnp.sum(sizes > quarters[:, :, None, None], axis=0)
+    codes = jnp.sign(rows)[..., None] * jax.nn.one_hot(level, 4, dtype=rows.dtype)
+    codes = jnp.moveaxis(codes, 1, 0).reshape(rows.shape[1], -1)
+    known = jnp.any(codes != 0, axis=-1)
+
+    def mirrored(_: int, side: Array) -> Array:
+        return jnp.sign(codes @ (side @ codes))
+
+    def means(side: Array) -> Array:  # [2, 4 T F]
+        member = known & (jnp.stack([side, -side]) > 0)
+        return (member @ codes) / jnp.maximum(jnp.sum(member, axis=-1), 1)[:, None]
+
+    def nearer(_: int, side: Array) -> Array:
+        one, other = means(side)
+        return jnp.where(known, (codes - (one + other) / 2) @ (one - other), 0)
+
+    side = jnp.where(known, jnp.where(spectral(transcript).labels, 1.0, -1.0), 0)
+    side = jax.lax.fori_loop(0, _ROUNDS, mirrored, side.astype(rows.dtype))
+    side = jax.lax.fori_loop(0, _ROUNDS, nearer, side)
+    counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
+    kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
+    side = side * jnp.where(jnp.sum(side > 0) > jnp.sum(side < 0), -1, 1)
+    off = 1 - kept / jnp.maximum(jnp.sum(codes**2), 1)
+    return _answer(transcript, -side / _positive(jnp.max(jnp.abs(side))), None, off)
 
 
 def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
@@ -105,7 +162,7 @@ class Memory(NamedTuple):
     end: Array
 
 
-def search(transcript: Transcript, width: float) -> Inversion:
+def search(transcript: Transcript, width: float | Array) -> Inversion:
     """Alternates the rows' labels and Gauss-Newton steps in the private states of the steps.
 
     With the labels given, a row's direction tells of the ReLUs that are on, its length of the
@@ -124,13 +181,14 @@ def search(transcript: Transcript, width: float) -> Inversion:
     Args:
         transcript: of one client, item rows seen; the problem is made of it, with
             `relax.identity()`.
-        width: half width of the first stencil: the norm of a private state, roughly.
+        width: half width of the first stencil, `[]` or `[T]`: how far off `problem.init`'s private
+            states are, roughly.
 
     Returns:
         The solver; an iteration simulates the client `4 P` times for P private parameters.
 
     Raises:
-        ValueError: if `width` is not positive; if no item rows are seen.
+        ValueError: if a Python `width` is not positive; if no item rows are seen.
 
     References:
         Arasaratnam, Haykin, Cubature Kalman filters, IEEE Transactions on Automatic Control 54(6),
@@ -138,7 +196,7 @@ def search(transcript: Transcript, width: float) -> Inversion:
         Holland, Welsch, Robust regression using iteratively reweighted least-squares,
         Communications in Statistics 6(9), 1977, doi:10.1080/03610927708827533.
     """
-    if not width > 0:
+    if isinstance(width, int | float) and not width > 0:
         raise ValueError(f'Expected width={width} > 0.')
     seen = _rows(transcript.seen)
     units, norms = _polar(seen)
@@ -149,7 +207,7 @@ def search(transcript: Transcript, width: float) -> Inversion:
         start_key, key = jax.random.split(key)
         guess = problem.init(start_key)
         centre, _ = _flatten(guess.latent)
-        widths = jnp.full(len(centre), width, centre.dtype)
+        widths = jnp.broadcast_to(jnp.asarray(width, centre.dtype), len(centre))
         memory = Memory(centre, widths, guess.labels > 0.5, key, _DONE * widths)
         return State(guess, jnp.asarray(jnp.inf, centre.dtype), jnp.asarray(False), memory)
 
@@ -194,7 +252,8 @@ def search(transcript: Transcript, width: float) -> Inversion:
         move = move * jnp.minimum(1, _REACH / _positive(length))[:, None]
         objective = jnp.exp(jnp.sum(logs) / jnp.sum(count))
         better = objective < state.objective
-        guess = Guess(jnp.where(where, (1 - vote) / 2, 0), None, unflatten(centre))
+        scores = jnp.where(where, jnp.clip((1 - vote) / 2, 0, 1), 0)
+        guess = Guess(scores, None, unflatten(centre))
         moved = centre + width[:, None] * jnp.einsum('ta,tap->tp', move, basis)
         width = jnp.maximum(width * jnp.clip(2 * length, _SHRINK, _GROW), _LEAST / _DONE * end)
         new = State(

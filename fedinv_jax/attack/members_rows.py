@@ -1,0 +1,141 @@
+"""Members of the exact attack that read item rows, whatever the client does."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack import (
+    certify,
+    dynamics,
+    identifiability,
+    labels,
+    leak,
+    members,
+    normal,
+    objective,
+    priors,
+    relax,
+    rows,
+)
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, Transcript
+
+_SEARCH = 60  # most iterations of the search for aligned rows
+_LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10  # of a rough p and the search around it
+
+
+def spectral(known: members.Known) -> members.Attack:
+    """`rows.spectral`: no model, no loss, only the item rows."""
+    del known
+    return lambda transcript, key: rows.spectral(transcript)
+
+
+def levels(known: members.Known) -> members.Attack:
+    """`rows.levels`: no model, no loss, only the item rows, of clients that take several steps."""
+    del known
+    return lambda transcript, key: rows.levels(transcript)
+
+
+def sign(known: members.Known) -> members.Attack:
+    """`rows.sign` at private states of zero."""
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        problem = _free(known, transcript)
+        latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
+        return rows.sign(problem, transcript, latent)
+
+    return attack
+
+
+def rough(known: members.Known) -> members.Attack:
+    """`rows.sign` near the private states that a leaf gives away roughly, whatever the client does.
+
+    After several local steps the kernel's leaf is still close to a multiple of the product of p and
+    the bias's leaf. Of p as long as they say, or half as long as a fresh one times powers of two,
+    the best by the objective of `rows.sign` is where `rows.search` starts; the better end answers.
+
+    Raises:
+        ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
+    """
+    if known.rough is None or known.rough.bias is None or not known.structure.items:
+        raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
+    found = known.rough
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        free = _free(known, transcript)
+
+        def best(latents: Array) -> tuple[Array, Answer]:
+            answers = jax.lax.map(lambda latent: rows.sign(free, transcript, latent), latents)
+            index = jnp.argmin(answers.objective)
+            return latents[index], tree.take(answers, index)
+
+        raw = jnp.nan_to_num(jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen))
+        size = jnp.linalg.norm(raw, axis=-1, keepdims=True)
+        fresh = raw / jnp.where(size > 0, size, 1) * members.typical(known).astype(raw.dtype)
+        near, answer = best(jnp.stack([raw, *(2.0**power * fresh for power in _LENGTHS)]))
+        guess = Guess(answer.labels.astype(near.dtype), None, near)
+        solver = rows.search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
+        state = _searched(free._replace(init=lambda key: guess), solver, key, _REFINE)
+        latent, answer = best(jnp.stack([near, state.guess.latent]))
+        return answer._replace(private=latent[0])
+
+    return attack
+
+
+def aligned(known: members.Known) -> members.Attack:
+    """`rows.search` for the private states whose predicted rows align with the seen ones.
+
+    Starts from states of zero. The certificate takes the private states as unknown.
+    """
+    width = float(members.typical(known))
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        free = _free(known, transcript)
+        zero = jax.tree.map(jnp.zeros_like, free.init(key))
+        start = free._replace(init=lambda key: zero)
+        state = _searched(start, rows.search(transcript, width), key, _SEARCH)
+        answer = start.answer(state.guess, state.objective)
+        problem = members.whitened_problem(known, transcript, state.guess.latent)
+        guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
+        return answer._replace(certificate=_certificate(known, problem, guess, transcript))
+
+    return attack
+
+
+def _searched(problem: objective.Problem, solver: Inversion, key: Key, most: int) -> State:
+    """A search's state where it is done, or after `most` iterations."""
+    return jax.lax.while_loop(
+        lambda carry: ~carry[0].done & (carry[1] < most),
+        lambda carry: (solver.update(problem, carry[0]), carry[1] + 1),
+        (solver.init(problem, key), 0),
+    )[0]
+
+
+def _free(known: members.Known, transcript: Transcript) -> objective.Problem:
+    """The problem with unknown private states of each step."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    return objective.problem(
+        transcript,
+        known.client_update,
+        known.observation,
+        hypothesis,
+        relaxation=relax.identity(),
+        separable=known.structure.separable,
+    )
+
+
+def _certificate(
+    known: members.Known, problem: objective.Problem, guess: Guess, transcript: Transcript
+) -> Certificate | None:
+    """The certificate of a guess whose private states are unknown in every direction."""
+    if len(guess.labels) > labels.DENSE:
+        return None
+    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+    gram = normal.equations(problem, guess, known.structure.outer).gram
+    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    gram = certify.project_gram(problem, guess, gram, tangents)
+    where = priors.candidates(transcript)
+    factor = identifiability.factor(gram)
+    return certify.certify(problem, guess, gram, factor, where, num_private=flat.size)
