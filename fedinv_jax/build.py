@@ -252,7 +252,10 @@ def make_exact(config: Config, setting: Setting, model: Model, observation: Obse
     )
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        known = exact.probe(client_update, observation, model.init_private, _draws(model), rounding)
+        share = 1 / (1 + config.data.per_positive)
+        known = exact.probe(
+            client_update, observation, model.init_private, _draws(model), rounding, share
+        )
         solver = 'auto' if setting.attack == 'exact' else setting.attack
         choice = exact.choose(known, config.observation.batch_known, solver)
     return Choice(

@@ -34,6 +34,7 @@ class Known(NamedTuple):
     structure: Structure
     leak: leak.Leak
     rounding: float = 2.0**-24
+    positives: float = 0.2
 
 
 KNOWN = Known(

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fedinv_jax.attack import labels, leak, members, members_rows, sparse
+from fedinv_jax.attack import gauss_newton, labels, leak, members, members_rows, sparse
 from fedinv_jax.attack.members import Attack, Known
 from fedinv_jax.types import ClientUpdate, InitPrivate, Observation
 
@@ -27,6 +27,7 @@ def probe(
     init_private: InitPrivate,
     draws: Sequence[leak.Draw],
     rounding: float = 2.0**-24,
+    positives: float = 0.2,
 ) -> Known:
     """Finds out what holds of every client, on random draws, in float64 as a rule."""
     return Known(
@@ -37,6 +38,7 @@ def probe(
         leak.find(client_update, observation, draws),
         leak.find(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
+        positives,
     )
 
 
@@ -66,6 +68,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'sign': members_rows.sign,
     'sparse': sparse.unknown_batch,
     'spectral': members_rows.spectral,
+    'variable_projection': gauss_newton.variable_projection,
 }
 
 
@@ -102,6 +105,12 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'aligned',
             'no leaf gives p away, but each item row is along a direction that p turns only '
             'roughly: p is searched for that aligns them',
+        )
+    if not known.structure.affine:
+        return (
+            'variable_projection',
+            'several local steps, no item rows: the upload is not affine in the labels, which '
+            'Gauss-Newton on the replayed client finds together with p',
         )
     raise ValueError(
         'No member of the exact attack applies: neither item rows nor a first layer that '

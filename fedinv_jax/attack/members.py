@@ -22,6 +22,7 @@ from fedinv_jax.attack import (
     leak,
     normal,
     objective,
+    posterior,
     priors,
     relax,
 )
@@ -54,6 +55,7 @@ class Known(NamedTuple):
         leak: see `leak.find`.
         rough: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
+        positives: public share of interactions in a batch.
     """
 
     client_update: ClientUpdate
@@ -63,6 +65,7 @@ class Known(NamedTuple):
     leak: leak.Leak | None
     rough: leak.Leak | None
     rounding: float
+    positives: float = 0.2
 
 
 def whitened_problem(
@@ -224,7 +227,8 @@ def _answer(
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
         return problem.answer(state.guess, state.objective)
     equations = normal.equations(problem, guess, outer, spent)
-    guess = guess._replace(labels=labels.believed(problem, guess, equations))
+    odds = priors.log_odds(transcript, known.positives)
+    guess = guess._replace(labels=posterior.believed(problem, guess, equations, odds, spent))
     binary = guess._replace(labels=jnp.round(guess.labels))
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     if tangents is not None:

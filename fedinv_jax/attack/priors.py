@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -21,6 +22,21 @@ def candidates(transcript: Transcript) -> Array:
     if transcript.slot is None:
         return jnp.any(weighted, axis=0)
     return jnp.zeros(transcript.items.shape, bool).at[transcript.slot].max(weighted)
+
+
+def log_odds(transcript: Transcript, positives: float) -> Array:
+    """Log odds `[K]` that a candidate of a known batch is an interaction, by public popularity.
+
+    `log(c o_k)` for the public odds o_k, with the c of which they add up to the expected number of
+    interactions; -inf for padding.
+
+    Args:
+        transcript: of one client.
+        positives: public share of interactions in a batch.
+    """
+    odds = jnp.where(candidates(transcript), transcript.log_odds, -jnp.inf)
+    count = positives * jnp.sum(candidates(transcript))
+    return odds - jax.nn.logsumexp(odds) + jnp.log(count)
 
 
 def _mean(values: Array, transcript: Transcript) -> Array:

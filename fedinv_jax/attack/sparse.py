@@ -250,15 +250,14 @@ def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
 
 
 def unknown_batch(
-    known: Any, fresh_negatives: bool = False, positives: float = 0.2, rows: int = ROWS
+    known: Any, fresh_negatives: bool = False, rows: int = ROWS
 ) -> Callable[[Transcript, Key], Answer]:
     """The attack on the scorer's gradient when the batch is not known.
 
     Args:
-        known: with `client_update`, `observation`, `init_private`, `structure`, `leak` and
-            `rounding`, as in `members.Known`; the leak must be exact.
+        known: with `client_update`, `observation`, `init_private`, `structure`, `leak`,
+            `rounding` and `positives`, as in `members.Known`; the leak must be exact.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
-        positives: public share of interactions in a batch.
         rows: equations that are kept of all steps.
 
     Returns:
@@ -282,7 +281,7 @@ def unknown_batch(
         del key
         latent = jax.vmap(partial(leak.exact, known.leak))(transcript.seen)
         steps = steps_of(known, transcript, latent, rows // len(latent))
-        found = recover(steps, transcript.log_odds, fresh_negatives, positives)
+        found = recover(steps, transcript.log_odds, fresh_negatives, known.positives)
         ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
         return Answer(
             jnp.where(ok, found.positives, 0),
