@@ -1,0 +1,46 @@
+"""Local training instead of one gradient: the upload is the difference after several epochs.
+
+NCF on MovieLens-100K, items and scorer seen, users with at most 40 positives; MGradInv on the same
+victims. Or RAIFLE's setting (Pham et al., NDSS 2025): items only, the first 30 users with their
+full histories, 20 epochs of Adam.
+
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py
+    FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py:raifle
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None (5 epochs of SGD), 'adam' (20 epochs), 'raifle', 'raifle_drift' or 'smoke'."""
+    config = experiment.default_config()
+    config.data.name = 'ml-100k'
+    config.client.update({'name': 'local_sgd', 'num_epochs': 5})
+    config.attack.num_gradients = (1,)
+    if arg in ('adam', 'raifle', 'raifle_drift'):
+        config.client.update({'num_epochs': 20, 'private_rate': 1e-3})
+        config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
+        config.client.private_optimizer.name = 'adam'
+    if arg in ('raifle', 'raifle_drift'):
+        config.data.max_users = 30
+        config.model.update(
+            {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
+        )
+        config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
+        config.server.num_rounds = 1
+        config.observation.seen = ('items',)
+        config.attack.update({'name': ('exact', 'spectral', 'popularity'), 'num_victims': 30})
+        return config
+    config.num_seeds = 5
+    config.data.max_positives = 40
+    config.server.num_rounds = 200
+    config.observation.seen = ('items+scorer',)
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'popularity'),
+            'num_victims': 130,
+            'first_round': (0, 100),
+            'num_iterations': 1000,
+        }
+    )
+    return experiment.variant(config, None if arg == 'adam' else arg)
