@@ -91,6 +91,17 @@ class RankTest(parameterized.TestCase):
             projected = identifiability.project(jnp.asarray(a), jnp.asarray(j))
         np.testing.assert_allclose(projected, a - q @ (q.T @ a), atol=1e-9)
 
+    # Failed on mutant: what rounding leaves kept, which box_unique scales up.
+    def test_what_private_parameters_imitate_is_zero(self):
+        rng = np.random.default_rng(0)
+        j = rng.normal(size=(30, 4))
+        a = np.column_stack([1e6 * j @ rng.normal(size=4), rng.normal(size=30)])
+        with jax.enable_x64():
+            projected = np.asarray(identifiability.project(jnp.asarray(a), jnp.asarray(j)))
+        np.testing.assert_array_equal(projected[:, 0], 0)
+        self.assertGreater(np.linalg.norm(projected[:, 1]), 1)
+        self.assertFalse(identifiability.box_unique(projected, np.array([1, 0])))
+
 
 class BoxUniqueTest(parameterized.TestCase):
     @parameterized.product(rows=(1, 2, 4, 6), size=(3, 6, 10), integer=(False, True))
