@@ -231,6 +231,22 @@ class LeakTest(parameterized.TestCase):
             along = leak.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})
             np.testing.assert_allclose(np.abs(along), [0.6, 0, 0.8], atol=1e-6)
 
+    # Failed on mutants: any multiple, negative ones too; `scaled` ignored.
+    @parameterized.parameters((1.0, True, True), (20.0, False, True), (-20.0, False, False))
+    def test_a_multiple_of_a_product(self, factor, exact_, scaled):
+        def update(shared, private, batch):
+            del shared
+            signals = jnp.outer(jnp.arange(1.0, 4.0), batch.labels[:1]).ravel()
+            kernel = factor * jnp.outer(private, signals)
+            return {'scorer': {'bias': signals, 'kernel': kernel, 'rest': kernel**2}}, private
+
+        expected = leak.Leak('scorer/kernel', 0, 'scorer/bias')
+        with jax.enable_x64():
+            clients = draws(ncf(4, (6, 5)))
+            for wanted, options in ((exact_, {}), (scaled, {'scaled': True})):
+                found = leak.find(update, observe.share('scorer'), clients, 0.9, **options)
+                self.assertEqual(found == expected, wanted)
+
     def test_states_that_are_no_vector_do_not_leak(self):
         model = ncf(4, (6, 5))
         update = one_step(model)
