@@ -25,7 +25,7 @@ _DAMPING = 1e-5
 # Longest step, in widths of the stencil, and by how much a width may shrink or grow.
 _REACH = 1.0
 _SHRINK, _GROW = 0.2, 1.1
-_ROUNDS = 20  # of either way to split rows in two
+_ROUNDS = 20  # of the two means
 # The width at which a search is over, and the least one, relative to the first.
 _DONE, _LEAST = 1e-6, 1e-7
 
@@ -67,9 +67,9 @@ def levels(transcript: Transcript) -> Answer:
     After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
     its slope by a sign and by which of few sizes it has: sums of entries mean little, and the
     classes are no mirror images. So each entry becomes `sign * onehot(quarter)` by the quarter of
-    the step's sizes that its own is in, and these codes `x_k [4 T F]` are split in two: from
-    `spectral`, by `s_k = sign(x_k . sum_j s_j x_j)` (the first principal component in the L1 norm),
-    then by the nearer of the two means. Reads neither the model nor the loss.
+    the step's sizes that its own is in, and from the classes of `spectral` each of these codes
+    `[4 T F]` goes to the nearer of the two means, again and again. Reads neither the model nor the
+    loss.
 
     Args:
         transcript: of one client, item rows seen.
@@ -83,8 +83,6 @@ def levels(transcript: Transcript) -> Answer:
         ValueError: if no item rows are seen.
 
     References:
-        Kwak, Principal component analysis based on L1-norm maximization, IEEE Transactions on
-        Pattern Analysis and Machine Intelligence 30(9), 2008, doi:10.1109/TPAMI.2008.114.
         Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 28(2),
         1982, doi:10.1109/TIT.1982.1056489.
     """
@@ -96,9 +94,6 @@ def levels(transcript: Transcript) -> Answer:
     codes = jnp.moveaxis(codes, 1, 0).reshape(rows.shape[1], -1)
     known = jnp.any(codes != 0, axis=-1)
 
-    def mirrored(_: int, side: Array) -> Array:
-        return jnp.sign(codes @ (side @ codes))
-
     def means(side: Array) -> Array:  # [2, 4 T F]
         member = known & (jnp.stack([side, -side]) > 0)
         return (member @ codes) / jnp.maximum(jnp.sum(member, axis=-1), 1)[:, None]
@@ -108,8 +103,7 @@ def levels(transcript: Transcript) -> Answer:
         return jnp.where(known, (codes - (one + other) / 2) @ (one - other), 0)
 
     side = jnp.where(known, jnp.where(spectral(transcript).labels, 1.0, -1.0), 0)
-    side = jax.lax.fori_loop(0, _ROUNDS, mirrored, side.astype(rows.dtype))
-    side = jax.lax.fori_loop(0, _ROUNDS, nearer, side)
+    side = jax.lax.fori_loop(0, _ROUNDS, nearer, side.astype(rows.dtype))
     counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
     kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
     side = side * jnp.where(jnp.sum(side > 0) > jnp.sum(side < 0), -1, 1)
