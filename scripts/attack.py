@@ -8,6 +8,7 @@ Examples:
   python scripts/attack.py --config=configs/quickstart.py --transcript=t.npz
 """
 
+import os
 import pathlib
 import shlex
 import sys
@@ -15,6 +16,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+# Exact attacks run as many blocks side by side as there are cores, each with one thread of BLAS.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from fedinv_jax import capture, runner
