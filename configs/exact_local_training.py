@@ -6,6 +6,8 @@ full histories, 20 epochs of Adam.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py:raifle
+
+2026-11-23, `:raifle` and `:raifle_drift` on one busy core: 6 minutes each; exact F1 1.000 in both.
 """
 
 from fedinv_jax import experiment

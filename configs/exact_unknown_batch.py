@@ -4,6 +4,8 @@ Every item of MovieLens-100K is a candidate; users with at most 40 positives; MG
 membership, on the same victims. F1 is that of the interactions among all 1,682 items.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_unknown_batch.py
+
+2026-11-23, exact and popularity alone on one busy core: 10 minutes; exact match 130 of 130.
 """
 
 from fedinv_jax import experiment
