@@ -17,6 +17,7 @@ from fedinv_jax.attack import (
     identifiability,
     labels,
     leak,
+    members,
     normal,
     objective,
     relax,
@@ -168,6 +169,35 @@ class MembersTest(parameterized.TestCase):
             for answer, truth, _ in found:
                 right = np.all((answer.labels == (truth.labels > 0))[truth.weights > 0])
                 self.assertTrue(right or not answer.certificate.certified)
+
+    # Failed on mutant: the private state off by rounding alone.
+    @pytest.mark.slow
+    def test_noise_of_the_channel_makes_the_private_state_uncertain(self):
+        model, scale = ncf(6, (16, 12)), 1e-4
+        update = one_step(model)
+        _, found = attacked(model, update, ('scorer',))
+        stages = observe.add_gaussian_noise(scale), observe.share('scorer')
+        with jax.enable_x64():
+            attacker = exact.probe(update, observe.chain(*stages), model.init_private, draws(model))
+            attack = jax.jit(exact.choose(attacker).attack)
+            for user, (_, truth, transcript) in enumerate(found):
+                seen, _ = stages[0].observe(transcript.seen, (), jax.random.key(user))
+                noisy = transcript.replace(seen=seen)
+                answer = attack(noisy, jax.random.key(0))
+                latent = leak.exact(attacker.leak, tree.take(seen, 0))[None]
+                problem = members.whitened_problem(attacker, noisy, latent, (attacker.leak.kernel,))
+
+                def residual(labels_, state, problem=problem):
+                    return tree.ravel(problem.residual(Guess(labels_, None, state)))
+
+                at = answer.labels.astype(float)
+                left, moved = jax.jvp(
+                    functools.partial(residual, at),
+                    (latent,),
+                    (latent - jnp.asarray(truth.private),),
+                )
+                needed = np.linalg.norm(left) + np.linalg.norm(moved) + np.sqrt(left.size)
+                self.assertLess(needed, answer.certificate.noise)
 
     @pytest.mark.slow
     def test_a_zero_upload_fails_and_identical_items_are_not_certified(self):

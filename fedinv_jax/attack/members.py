@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
+import flax.traverse_util
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
@@ -98,18 +98,27 @@ def closed_form(known: Known) -> Attack:
     labels.require_affine(known.structure)
     if known.leak is None or known.leak.bias is None:
         raise ValueError('closed_form needs the kernel and the bias of a layer that multiplies p.')
-    found = known.leak
-    spent = (found.kernel,)
+    found, spent = known.leak, (known.leak.kernel,)
+    names = known.leak.kernel, known.leak.bias
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
         problem = whitened_problem(known, transcript, latent, spent)
-        # What rounding leaves uncertain of p.
+        # What rounding, and three standard deviations of the channel's noise, leave uncertain of p.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
+        error = known.rounding * 2**24 * error + 3 * deviation(transcript, latent)
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        error = known.rounding * 2**24 * error * signs
-        return _answer(known, problem, transcript, spent, error=error)
+        return _answer(known, problem, transcript, spent, error=error * signs)
+
+    def deviation(transcript: Transcript, latent: Array) -> Array:
+        """Of `p = kernel . bias / |bias|^2` by the channel's noise, `[T, D]`."""
+        variances = jax.vmap(known.observation.variance)(transcript.seen)
+        leaves = flax.traverse_util.flatten_dict(variances, sep='/')
+        kernel, bias = (jax.vmap(jnp.mean)(leaves[name])[:, None] for name in names)
+        seen = flax.traverse_util.flatten_dict(transcript.seen, sep='/')[names[1]]
+        square = jnp.sum(seen**2, axis=-1, keepdims=True)
+        return jnp.sqrt((kernel + latent**2 * bias) / jnp.where(square > 0, square, 1))
 
     return attack
 
