@@ -444,7 +444,7 @@ def test_threat_model_says_what_defends_and_how_many_runs():
     config.client.private_optimizer.name = 'adam'
     config.observation.noise = 0.01
     text = threat.describe(config, plan.make_cases(config))
-    assert 'Gaussian noise of standard deviation 0.01 on every entry of an upload; L1' in text
+    assert 'Gaussian noise of standard deviation 0.01 on every entry of an upload; mean L1' in text
     assert 'mean L1 penalty of weight 0.5 on moved item rows, known to the attacker' in text
     assert 'step size of adam 0.1 (known)' in text
     assert experiment.defence(config) == 'noise 0.01, item_drift 0.5'
