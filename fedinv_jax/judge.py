@@ -134,7 +134,7 @@ def _certificate(
         'certified': bool(found.certified and ok),
         'margin': _number(found.margin),
         'noise': _number(found.noise),
-        'rank': int(found.rank) if np.isfinite(found.rank) else None,
+        'rank': int(found.rank),
         'determined': int(found.determined),
         'unknowns': int(np.sum(truth.weights > 0)) + plan.num_private(case, setting),
     }

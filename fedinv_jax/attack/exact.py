@@ -78,14 +78,15 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
         return (
             'sparse',
             'the batch is unknown: p is exact at every step, and the upload is a sparse sum of '
-            'what each item of the catalogue alone would upload',
+            'what each item of the catalogue alone would upload; public popularity is a prior',
         )
     if known.structure.affine and found is not None:
         if found.bias is not None:
             return (
                 'closed_form',
                 f'{found.kernel} is p times {found.bias}: p is exact at every step, and the upload '
-                'is affine in the labels',
+                'is affine in the labels; where equations are scarce, public popularity tells '
+                'labels apart',
             )
         return (
             'scaled',

@@ -5,8 +5,7 @@ are found by Gauss-Newton on the replayed client, `r(y + dy, p + dp) = r + A dy 
 labels the best `dp` is linear in `dy`, and what is left is a label solve at each iteration.
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import jax
 import jax.flatten_util
@@ -15,7 +14,7 @@ import jax.scipy.linalg as linalg
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import dynamics, leak, objective, quadratic, relax
+from fedinv_jax.attack import leak, members, quadratic
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
@@ -29,7 +28,6 @@ _DIRECTIONS = 32  # derivatives taken at once: more need more memory
 _ITERATIONS, _STARTS = 30, 3
 _HELD = 6  # iterations that hold p: labels of 1/2 would pull it away
 _PRIOR = 1e-5  # an entry of p as large as a fresh one, in errors relative to what was seen
-_DRAWS = 64  # of a fresh p, for its size
 
 
 def gauss_newton(damping: float = _DAMPING) -> Inversion:
@@ -120,7 +118,7 @@ def gauss_newton(damping: float = _DAMPING) -> Inversion:
     return Inversion(init, update)
 
 
-def variable_projection(known: Any) -> Callable[[Transcript, Key], Answer]:
+def variable_projection(known: members.Known) -> members.Attack:
     """`gauss_newton` from a rough p where a leaf gives it away, and from fresh ones.
 
     The next start is tried only where none before it explained what was seen; the least residual
@@ -129,8 +127,7 @@ def variable_projection(known: Any) -> Callable[[Transcript, Key], Answer]:
     linear model holds.
 
     Args:
-        known: a `members.Known`; only the client, the channel, the initialisation and the rough
-            leak are used.
+        known: only the client, the channel, the initialisation and the rough leak are used.
 
     Returns:
         The attack; its objective is the squared residual relative to what was seen, summed over
@@ -138,24 +135,16 @@ def variable_projection(known: Any) -> Callable[[Transcript, Key], Answer]:
     """
 
     def attack(transcript: Transcript, key: Key) -> Answer:
-        steps = transcript.rounds.shape[0]
-        hypothesis = dynamics.free(known.init_private, steps)
-        plain = objective.problem(
-            transcript,
-            known.client_update,
-            known.observation,
-            hypothesis,
-            relaxation=relax.identity(),
-        )
-        fresh = tree.ravel(jax.vmap(known.init_private)(jax.random.split(key, _DRAWS)))
-        prior = _PRIOR / jnp.sqrt(jnp.mean(fresh.astype(float) ** 2))
+        plain = members.free_problem(known, transcript)
+        latent = tree.ravel(tree.take(plain.init(key).latent, 0))
+        prior = _PRIOR * jnp.sqrt(float(latent.size)) / members.typical(known).astype(latent.dtype)
 
         def start(index: Array) -> Guess:
             guess = plain.init(jax.random.fold_in(key, index))
             guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
             if known.rough is None or known.rough.bias is None:
                 return guess
-            rough = jax.vmap(lambda seen: leak.exact(known.rough, seen))(transcript.seen)
+            rough = jax.vmap(partial(leak.exact, known.rough))(transcript.seen)
             take = (index == 0) & jnp.all(jnp.isfinite(rough))
             return guess._replace(latent=jnp.where(take, rough, guess.latent))
 

@@ -259,3 +259,16 @@ def typical(known: Known) -> Array:
     """The norm of a fresh private state, a root mean square over 64 draws."""
     draws = jax.vmap(known.init_private)(jax.random.split(jax.random.key(0), 64))
     return jnp.sqrt(jnp.mean(jax.vmap(lambda p: jnp.sum(tree.ravel(p) ** 2))(draws)))
+
+
+def free_problem(known: Known, transcript: Transcript) -> objective.Problem:
+    """The problem with unknown private states of each step, each step over its norm."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    return objective.problem(
+        transcript,
+        known.client_update,
+        known.observation,
+        hypothesis,
+        relaxation=relax.identity(),
+        separable=known.structure.separable,
+    )

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from fedinv_jax import tree
 from fedinv_jax.attack import (
     certify,
-    dynamics,
     identifiability,
     labels,
     leak,
@@ -15,7 +14,6 @@ from fedinv_jax.attack import (
     normal,
     objective,
     priors,
-    relax,
     rows,
 )
 from fedinv_jax.attack.inversion import Inversion, State
@@ -42,7 +40,7 @@ def sign(known: members.Known) -> members.Attack:
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        problem = _free(known, transcript)
+        problem = members.free_problem(known, transcript)
         latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
         return rows.sign(problem, transcript, latent)
 
@@ -64,7 +62,7 @@ def rough(known: members.Known) -> members.Attack:
     found = known.rough
 
     def attack(transcript: Transcript, key: Key) -> Answer:
-        free = _free(known, transcript)
+        free = members.free_problem(known, transcript)
 
         def best(latents: Array) -> tuple[Array, Answer]:
             answers = jax.lax.map(lambda latent: rows.sign(free, transcript, latent), latents)
@@ -92,7 +90,7 @@ def aligned(known: members.Known) -> members.Attack:
     width = float(members.typical(known))
 
     def attack(transcript: Transcript, key: Key) -> Answer:
-        free = _free(known, transcript)
+        free = members.free_problem(known, transcript)
         zero = jax.tree.map(jnp.zeros_like, free.init(key))
         start = free._replace(init=lambda key: zero)
         state = _searched(start, rows.search(transcript, width), key, _SEARCH)
@@ -111,19 +109,6 @@ def _searched(problem: objective.Problem, solver: Inversion, key: Key, most: int
         lambda carry: (solver.update(problem, carry[0]), carry[1] + 1),
         (solver.init(problem, key), 0),
     )[0]
-
-
-def _free(known: members.Known, transcript: Transcript) -> objective.Problem:
-    """The problem with unknown private states of each step."""
-    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
-    return objective.problem(
-        transcript,
-        known.client_update,
-        known.observation,
-        hypothesis,
-        relaxation=relax.identity(),
-        separable=known.structure.separable,
-    )
 
 
 def _certificate(

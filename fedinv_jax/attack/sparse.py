@@ -12,16 +12,15 @@ propagation finds the probabilities of all states, and B, while the noise that i
 """
 
 import itertools
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack import dynamics, labels, leak, objective
+from fedinv_jax.attack import dynamics, labels, leak, members, objective
 from fedinv_jax.types import Answer, Array, Batch, Key, PyTree, Transcript
 
 ROWS = 640
@@ -250,13 +249,12 @@ def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
 
 
 def unknown_batch(
-    known: Any, fresh_negatives: bool = False, rows: int = ROWS
-) -> Callable[[Transcript, Key], Answer]:
+    known: members.Known, fresh_negatives: bool = False, rows: int = ROWS
+) -> members.Attack:
     """The attack on the scorer's gradient when the batch is not known.
 
     Args:
-        known: with `client_update`, `observation`, `init_private`, `structure`, `leak`,
-            `rounding` and `positives`, as in `members.Known`; the leak must be exact.
+        known: the leak must be exact.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
         rows: equations that are kept of all steps.
 
@@ -274,12 +272,13 @@ def unknown_batch(
         raise ValueError(
             'unknown_batch needs the kernel and the bias of a layer that multiplies p.'
         )
+    exact = partial(leak.exact, known.leak)
     if not known.structure.separable:
         raise ValueError('unknown_batch needs a client whose upload is a sum over its items.')
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        latent = jax.vmap(partial(leak.exact, known.leak))(transcript.seen)
+        latent = jax.vmap(exact)(transcript.seen)
         steps = steps_of(known, transcript, latent, rows // len(latent))
         found = recover(steps, transcript.log_odds, fresh_negatives, known.positives)
         ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
@@ -293,7 +292,9 @@ def unknown_batch(
     return attack
 
 
-def steps_of(known: Any, transcript: Transcript, latent: Array, rows: int = ROWS) -> Steps:
+def steps_of(
+    known: members.Known, transcript: Transcript, latent: Array, rows: int = ROWS
+) -> Steps:
     """The whitened uploads and, from batches of one item each, what the candidates add to them.
 
     Args:
@@ -306,7 +307,7 @@ def steps_of(known: Any, transcript: Transcript, latent: Array, rows: int = ROWS
     deviation = objective.deviations(
         transcript, known.client_update, known.observation, hypothesis, latent, known.rounding
     )
-    spent = known.leak.kernel
+    spent = known.leak.kernel if known.leak else None
 
     def flat(values: PyTree, deviations: PyTree) -> Array:
         """The leaves over their deviations, `[R]`, without what is spent on p."""
