@@ -191,6 +191,7 @@ def make_federation(
         ),
         clients,
         section.clients_per_round,
+        config.data.fresh_negatives,
     )
 
 
@@ -255,7 +256,7 @@ def make_exact(config: Config, setting: Setting, model: Model, observation: Obse
         share = 1 / (1 + config.data.per_positive)
         known = exact.probe(
             client_update, observation, model.init_private, _draws(model), rounding, share
-        )
+        )._replace(fresh_negatives=config.data.fresh_negatives)
         solver = 'auto' if setting.attack == 'exact' else setting.attack
         choice = exact.choose(known, config.observation.batch_known, solver)
     return Choice(

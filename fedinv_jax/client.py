@@ -8,7 +8,7 @@ import optax
 
 from fedinv_jax import tree
 from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import Array, Batch, ClientUpdate, Loss, Model, PyTree
+from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Loss, Model, PyTree
 
 
 def gather(shared: PyTree, items: Array) -> PyTree:
@@ -23,6 +23,32 @@ def gather(shared: PyTree, items: Array) -> PyTree:
         [[3.0], [1.0]]
     """
     return {**shared, 'items': tree.take(shared['items'], items)}
+
+
+def fresh_negatives(items: Array, labels: Array, weights: Array, num_items: int, key: Key) -> Array:
+    """The batch's items with other negatives: as many, uniformly, none a positive, none twice.
+
+    Args:
+        items: int32 `[B]`, distinct where `weights > 0`.
+        labels: float `[B]`, above 0 for positives.
+        weights: float `[B]`, 0 for padding, which stays as it is.
+        num_items: N.
+        key: PRNG key.
+
+    Returns:
+        int32 `[B]`.
+
+    Example:
+        >>> args = jnp.array([4, 0, 1]), jnp.array([0.0, 1.0, 0.0]), jnp.ones(3)
+        >>> fresh_negatives(*args, num_items=3, key=jax.random.key(0)).tolist()
+        [2, 0, 1]
+    """
+    negative = (weights > 0) & (labels == 0)
+    draw = jax.random.uniform(key, (num_items,), 'float32')
+    positive = jnp.where((weights > 0) & (labels > 0), items, num_items)
+    order = jnp.argsort(draw.at[positive].set(jnp.inf, mode='drop'))
+    place = jnp.clip(jnp.cumsum(negative) - 1, 0, num_items - 1)
+    return jnp.where(negative, order[place].astype(items.dtype), items)
 
 
 def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Array]:

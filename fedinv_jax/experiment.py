@@ -57,6 +57,7 @@ def default_config() -> Config:
                 'core': 0,  # k of the k-core filter; 0: none
                 'leave_one_out': False,  # leave each user's last interaction out of the training
                 'per_positive': 4,  # negatives for each positive
+                'fresh_negatives': False,  # new ones each round; needs batch_known=False
                 'labels': 'implicit',  # or 'ratings'
                 'min_positives': 1,  # users with fewer are left out
                 'max_positives': optional(int),  # users with more are left out; None: nobody
@@ -276,6 +277,11 @@ def _check_combinations(config: Config) -> None:
     ):
         if not value >= 0:
             raise ValueError(f'Expected {name}={value} >= 0.')
+    if config.data.fresh_negatives and config.observation.batch_known:
+        raise ValueError(
+            'Items that come back are interactions where negatives are fresh: '
+            'data.fresh_negatives needs observation.batch_known=False.'
+        )
     if users is not None and users < 1:
         raise ValueError(f'Expected data.max_users={users} > 0.')
     if 0 < attack.num_victims < config.num_seeds:

@@ -72,6 +72,7 @@ def federation(
     federated_server: server.Server,
     clients: Sequence[Clients],
     clients_per_round: int | None = None,
+    fresh_negatives: bool = False,
 ) -> Federation:
     """Puts model, clients, channel and server together.
 
@@ -86,6 +87,8 @@ def federation(
         federated_server: aggregation and optimiser.
         clients: groups of clients.
         clients_per_round: clients drawn afresh each round; None: all of them.
+        fresh_negatives: whether a client draws new negatives each round (`client.fresh_negatives`)
+            instead of keeping those it was built with.
 
     Returns:
         The federation.
@@ -135,7 +138,11 @@ def federation(
         last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
 
         def one(user, items, labels, weights, private, channel, active):
-            data_key, channel_key = jax.random.split(jax.random.fold_in(client_key, user))
+            keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
+            data_key, channel_key, negatives_key = keys
+            if fresh_negatives:
+                num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
+                items = client.fresh_negatives(items, labels, weights, num_items, negatives_key)
             batch = observation.perturb(Batch(None, labels, weights), data_key)
             local = client.gather(state.shared, items)
             upload, new_private = client_update(local, private, batch)
@@ -145,17 +152,17 @@ def federation(
                 (new_private, new_channel),
                 (private, channel),
             )
-            return seen, private, channel, batch.weights > 0
+            return server.Seen(seen, items, batch.weights > 0, active), private, channel
 
         groups, privates, channels = [], [], []
         for group, lot, must, private, channel in zip(
             clients, lots, forced, state.private, state.channel, strict=True
         ):
             active = (lot <= last) | must
-            uploads, private, channel, touched = jax.vmap(one)(
+            seen, private, channel = jax.vmap(one)(
                 group.users, group.items, group.labels, group.weights, private, channel, active
             )
-            groups.append(server.Seen(uploads, jnp.asarray(group.items), touched, active))
+            groups.append(seen)
             privates.append(private)
             channels.append(channel)
         shared, optimizer_state = server.apply(federated_server, state.shared, state.server, groups)

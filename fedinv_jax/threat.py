@@ -91,7 +91,8 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('private', f'user embedding, {embedding} numbers; step size{private} '
                     f'{client.private_rate:g} ({_known(attack.private_rate)})'),
         ('batch', 'items known, labels unknown' if config.observation.batch_known
-                  else 'unknown: every item of the catalogue is a candidate'),
+                  else 'unknown: every item of the catalogue is a candidate'
+                  + '; new negatives each round' * config.data.fresh_negatives),
         ('not seen', 'parts of an upload that a setting does not list reach the server only '
                      'inside the aggregate'),
         ('defence', '; '.join(defences) + ', known to the attacker' if defences else 'none'),

@@ -309,5 +309,24 @@ class ClientUpdateTest(parameterized.TestCase):
             client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
 
 
+class FreshNegativesTest(parameterized.TestCase):
+    # Failed on mutants: positives may be drawn, padding is redrawn, one draw for every slot.
+    def test_negatives_are_uniform_among_the_other_items(self):
+        items = jnp.array([3, 1, 4, 0, 0], jnp.int32)
+        labels, weights = jnp.array([0.0, 1, 0.75, 0, 0]), jnp.array([1.0, 1, 1, 1, 0])
+        draw = lambda key: client.fresh_negatives(items, labels, weights, 7, key)  # noqa: E731
+        drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
+        self.assertEqual(drawn.dtype, np.int32)
+        np.testing.assert_array_equal(drawn[:, [1, 2, 4]], np.tile([1, 4, 0], (4000, 1)))
+        self.assertTrue(np.all(drawn[:, 0] != drawn[:, 3]))
+        pairs = np.zeros((7, 7))
+        np.add.at(pairs, (drawn[:, 0], drawn[:, 3]), 1)
+        others = [0, 2, 3, 5, 6]
+        self.assertEqual(pairs[np.ix_(others, others)].sum(), 4000)
+        # 20 ordered pairs at 200 each: chi-square with 19 degrees of freedom, 1e-6 quantile 62.
+        cells = pairs[np.ix_(others, others)][~np.eye(5, dtype=bool)]
+        self.assertLess(np.sum((cells - 200) ** 2 / 200), 62)
+
+
 if __name__ == '__main__':
     absltest.main()

@@ -229,6 +229,12 @@ def test_items_seen_with_the_batch_unknown(seen):
         experiment.check(config)
 
 
+def test_fresh_negatives_with_the_batch_known():
+    config = config_with('data.fresh_negatives', True)
+    with pytest.raises(ValueError, match=r'needs observation\.batch_known=False'):
+        experiment.check(config)
+
+
 # 'scorer/items/kernel' is the block of NCF's first kernel that meets the item, not an item row.
 @pytest.mark.parametrize('seen', ['scorer', 'scorer/items/kernel'])
 def test_the_scorer_seen_with_the_batch_unknown(seen):

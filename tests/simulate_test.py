@@ -9,8 +9,9 @@ import optax
 import reference
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, losses, models, observe, server, simulate
+from fedinv_jax import client, losses, models, observe, server, simulate, tree
 from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.types import Batch
 
 N, D = 9, 3
 PARTS = ('items', 'scorer')
@@ -65,7 +66,14 @@ def model_of(name):
 
 
 def federation(
-    name='mf_bias', groups=GROUPS, extra=0, update=None, how=None, rate=0.5, per_round=None
+    name='mf_bias',
+    groups=GROUPS,
+    extra=0,
+    update=None,
+    how=None,
+    rate=0.5,
+    per_round=None,
+    fresh=False,
 ):
     model = model_of(name)
     update = update or (lambda model: client.gradient_step(model, losses.bce, 0.4))
@@ -76,6 +84,7 @@ def federation(
         server.server(optax.sgd(rate), **(how or {})),
         [group_of(users, extra) for users in groups],
         per_round,
+        fresh,
     )
 
 
@@ -105,6 +114,33 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-12):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+class FreshNegativesTest(absltest.TestCase):
+    # Failed on mutants: rows gathered or scattered at the items the client was built with.
+    def test_each_round_uploads_the_gradient_of_its_own_batch(self):
+        run = federation(fresh=True)
+        states, seen = steps(run, KEY, 2)
+        update = client.gradient_step(model_of('mf_bias'), losses.bce, 0.4)
+        items = [by_user(run, [group.items for group in groups]) for groups in seen]
+        for t, (state, groups) in enumerate(zip(states, seen, strict=False)):
+            uploads = by_user(run, [group.uploads for group in groups])
+            private = by_user(run, state.private)
+            moved = jax.tree.map(jnp.subtract, state.shared, states[t + 1].shared)['items']
+            for user, (built, labels) in DATA.items():
+                size, positive = len(built), np.array(labels) > 0
+                batch = items[t][user][:size]
+                np.testing.assert_array_equal(batch[positive], np.array(built)[positive])
+                self.assertLen(set(batch.tolist()), size)
+                dense = Batch(batch, jnp.array(labels, float), jnp.ones(size))
+                expected = update(state.shared, private[user], dense)[0]['items']
+                rows = tree.take(uploads[user]['items'], slice(size))
+                assert_trees_close(rows, tree.take(expected, batch), rtol=1e-5, atol=1e-7)
+                moved = jax.tree.map(lambda left, gone: left - 0.5 * gone, moved, expected)
+            for leaf in jax.tree.leaves(moved):
+                np.testing.assert_allclose(leaf, 0, atol=1e-6)
+        fresh = [user for user in DATA if set(items[0][user]) != set(items[1][user])]
+        self.assertGreater(len(fresh), 2)
 
 
 class ReferenceTest(parameterized.TestCase):

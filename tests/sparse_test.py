@@ -35,6 +35,7 @@ class Known(NamedTuple):
     leak: leak.Leak
     rounding: float = 2.0**-24
     positives: float = 0.2
+    fresh_negatives: bool = False
 
 
 KNOWN = Known(
@@ -144,7 +145,7 @@ class RecoverTest(parameterized.TestCase):
 @functools.cache
 def attack(fresh=False):
     """The attack on clients side by side."""
-    one = sparse.unknown_batch(KNOWN, fresh)
+    one = sparse.unknown_batch(KNOWN._replace(fresh_negatives=fresh))
     return jax.jit(jax.vmap(lambda transcript: one(transcript, jax.random.key(0))))
 
 

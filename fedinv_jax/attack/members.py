@@ -56,6 +56,7 @@ class Known(NamedTuple):
         rough: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
+        fresh_negatives: whether the client draws new negatives at each step, as many as before.
     """
 
     client_update: ClientUpdate
@@ -66,6 +67,7 @@ class Known(NamedTuple):
     rough: leak.Leak | None
     rounding: float
     positives: float = 0.2
+    fresh_negatives: bool = False
 
 
 def whitened_problem(

@@ -170,7 +170,9 @@ def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0
         Gaussian are left as they were; the linear systems are M by M).
     """
     if fresh and len(steps.seen) > _MOST_FRESH:
-        raise ValueError(f'Expected at most {_MOST_FRESH} steps, got {len(steps.seen)}.')
+        raise ValueError(
+            f'Expected at most {_MOST_FRESH} steps of fresh negatives, got {len(steps.seen)}.'
+        )
     unknowns = _unknowns(steps, fresh)
     rms = jnp.sqrt(jnp.mean(steps.seen**2, 1, keepdims=True))
     unit = jnp.broadcast_to(rms, steps.seen.shape).reshape(-1)  # each step counts the same
@@ -248,14 +250,11 @@ def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
     return (inner + jnp.sqrt(inner**2 + 4 * square * (known + jnp.sum(noise**2)))) / (2 * square)
 
 
-def unknown_batch(
-    known: members.Known, fresh_negatives: bool = False, rows: int = ROWS
-) -> members.Attack:
+def unknown_batch(known: members.Known, rows: int = ROWS) -> members.Attack:
     """The attack on the scorer's gradient when the batch is not known.
 
     Args:
         known: the leak must be exact.
-        fresh_negatives: whether the client draws new negatives at each step, as many as before.
         rows: equations that are kept of all steps.
 
     Returns:
@@ -280,7 +279,7 @@ def unknown_batch(
         del key
         latent = jax.vmap(exact)(transcript.seen)
         steps = steps_of(known, transcript, latent, rows // len(latent))
-        found = recover(steps, transcript.log_odds, fresh_negatives, known.positives)
+        found = recover(steps, transcript.log_odds, known.fresh_negatives, known.positives)
         ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
         return Answer(
             jnp.where(ok, found.positives, 0),
