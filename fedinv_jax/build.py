@@ -239,8 +239,7 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
 def make_exact(config: Config, setting: Setting, model: Model, observation: Observation) -> Choice:
     """The member of `setting.attack` (one of `EXACT`) that this client allows, and why it is taken.
 
-    Called on the host before anything is trained or compiled: it probes the client on random draws.
-    The choice serves every first round, interval and seed.
+    It probes the client on random draws, once for every first round, interval and seed.
 
     Args:
         config: the config.
@@ -253,9 +252,9 @@ def make_exact(config: Config, setting: Setting, model: Model, observation: Obse
     )
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        share = 1 / (1 + config.data.per_positive)
+        share, draws = 1 / (1 + config.data.per_positive), _draws(model)
         known = exact.probe(
-            client_update, observation, model.init_private, _draws(model), rounding, share
+            client_update, observation, model.init_private, draws, rounding, share
         )._replace(fresh_negatives=config.data.fresh_negatives)
         solver = 'auto' if setting.attack == 'exact' else setting.attack
         choice = exact.choose(known, config.observation.batch_known, solver)

@@ -87,8 +87,7 @@ def federation(
         federated_server: aggregation and optimiser.
         clients: groups of clients.
         clients_per_round: clients drawn afresh each round; None: all of them.
-        fresh_negatives: whether a client draws new negatives each round (`client.fresh_negatives`)
-            instead of keeping those it was built with.
+        fresh_negatives: whether a client draws new ones each round (`client.fresh_negatives`).
 
     Returns:
         The federation.
@@ -139,35 +138,29 @@ def federation(
 
         def one(user, items, labels, weights, private, channel, active):
             keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
-            data_key, channel_key, negatives_key = keys
             if fresh_negatives:
                 num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
-                items = client.fresh_negatives(items, labels, weights, num_items, negatives_key)
-            batch = observation.perturb(Batch(None, labels, weights), data_key)
+                items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
+            batch = observation.perturb(Batch(None, labels, weights), keys[0])
             local = client.gather(state.shared, items)
             upload, new_private = client_update(local, private, batch)
-            seen, new_channel = observation.observe(upload, channel, channel_key)
+            seen, new_channel = observation.observe(upload, channel, keys[1])
             private, channel = jax.tree.map(
-                lambda new, old: jnp.where(active, new, old),
-                (new_private, new_channel),
-                (private, channel),
+                partial(jnp.where, active), (new_private, new_channel), (private, channel)
             )
             return server.Seen(seen, items, batch.weights > 0, active), private, channel
 
-        groups, privates, channels = [], [], []
+        outcomes = []
         for group, lot, must, private, channel in zip(
             clients, lots, forced, state.private, state.channel, strict=True
         ):
             active = (lot <= last) | must
-            seen, private, channel = jax.vmap(one)(
-                group.users, group.items, group.labels, group.weights, private, channel, active
-            )
-            groups.append(seen)
-            privates.append(private)
-            channels.append(channel)
+            data = group.users, group.items, group.labels, group.weights
+            outcomes.append(jax.vmap(one)(*data, private, channel, active))
+        groups, privates, channels = zip(*outcomes, strict=True)
         shared, optimizer_state = server.apply(federated_server, state.shared, state.server, groups)
-        new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
-        return new, tuple(groups)
+        new = State(state.round + 1, shared, optimizer_state, privates, channels)
+        return new, groups
 
     return Federation(init, step, clients)
 

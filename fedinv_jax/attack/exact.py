@@ -39,6 +39,7 @@ def probe(
         leak.find(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
         positives,
+        labels.is_noisy(client_update, observation, draws[0]),
     )
 
 

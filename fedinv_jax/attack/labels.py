@@ -135,6 +135,12 @@ def _rank_one(matrices: np.ndarray) -> bool:
     return bool(np.all(values[:, 1] <= _TOLERANCE * values[:, 0]))
 
 
+def is_noisy(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
+    """Whether the channel adds noise to a random client's upload, as the attacker knows it."""
+    seen = leak.upload_of(client_update, observation, draw)
+    return any(bool(jnp.any(leaf > 0)) for leaf in jax.tree.leaves(observation.variance(seen)))
+
+
 def require_affine(structure: Structure) -> None:
     """Refuses a client whose upload is not affine in the labels.
 

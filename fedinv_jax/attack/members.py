@@ -6,10 +6,11 @@ of what is `Known` of every client: `member(known) -> attack(transcript, key) ->
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
-import flax.traverse_util
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
@@ -40,6 +41,7 @@ from fedinv_jax.types import (
 )
 
 _STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
+_TURNS, _NEWTON = 6, 6  # of labels and private states, where the channel adds noise
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
 
@@ -56,6 +58,7 @@ class Known(NamedTuple):
         rough: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
+        noisy: whether the channel adds noise.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
     """
 
@@ -67,6 +70,7 @@ class Known(NamedTuple):
     rough: leak.Leak | None
     rounding: float
     positives: float = 0.2
+    noisy: bool = False
     fresh_negatives: bool = False
 
 
@@ -92,7 +96,9 @@ def whitened_problem(
 def closed_form(known: Known) -> Attack:
     """The private state of each step from a first layer with bias, then the label solve.
 
-    The kernel's leaf is the outer product of what is known by then: it holds nothing more.
+    The kernel's leaf is the outer product of what is known by then: it holds nothing more. Where
+    the channel adds noise it does: labels and private states are then found in turn, the labels
+    from the other leaves, the private states from all.
 
     Raises:
         ValueError: if the client's upload is not affine in the labels, or does not leak p.
@@ -101,26 +107,18 @@ def closed_form(known: Known) -> Attack:
     if known.leak is None or known.leak.bias is None:
         raise ValueError('closed_form needs the kernel and the bias of a layer that multiplies p.')
     found, spent = known.leak, (known.leak.kernel,)
-    names = known.leak.kernel, known.leak.bias
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
+        if known.noisy and len(transcript.items) <= labels.DENSE:
+            return _jointly(known, transcript, latent, spent)
         problem = whitened_problem(known, transcript, latent, spent)
-        # What rounding, and three standard deviations of the channel's noise, leave uncertain of p.
+        # What rounding leaves uncertain of p.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
-        error = known.rounding * 2**24 * error + 3 * deviation(transcript, latent)
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        return _answer(known, problem, transcript, spent, error=error * signs)
-
-    def deviation(transcript: Transcript, latent: Array) -> Array:
-        """Of `p = kernel . bias / |bias|^2` by the channel's noise, `[T, D]`."""
-        variances = jax.vmap(known.observation.variance)(transcript.seen)
-        leaves = flax.traverse_util.flatten_dict(variances, sep='/')
-        kernel, bias = (jax.vmap(jnp.mean)(leaves[name])[:, None] for name in names)
-        seen = flax.traverse_util.flatten_dict(transcript.seen, sep='/')[names[1]]
-        square = jnp.sum(seen**2, axis=-1, keepdims=True)
-        return jnp.sqrt((kernel + latent**2 * bias) / jnp.where(square > 0, square, 1))
+        error = known.rounding * 2**24 * error * signs
+        return _answer(known, problem, transcript, spent, error=error)
 
     return attack
 
@@ -255,6 +253,63 @@ def _answer(
     found = certify.certify(problem, binary, gram, factor, where, extra, size)
     answer = problem.answer(guess, labels.fit(problem, binary))
     return answer._replace(certificate=found)
+
+
+def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str]) -> Answer:
+    """Labels and private states from noisy uploads, in turn as long as they explain more.
+
+    A private state that is slightly off turns a ReLU on or off for a few items, whose gradients are
+    then far off, and the others not: both the loss, `mean log(1 + r^2 / 4)`, and the Gauss-Newton
+    steps of the private states discount large residuals. The certificate takes the private states
+    as unknown.
+
+    Args:
+        known: what the attacker knows.
+        transcript: what the server holds.
+        latent: private states to start from.
+        spent: leaves that the labels are not found from.
+    """
+    whole, rest = (whitened_problem(known, transcript, latent, out) for out in ((), spent))
+    outer, where = known.structure.outer, priors.candidates(transcript)
+    odds = priors.log_odds(transcript, known.positives)
+    flat, unravel = jax.flatten_util.ravel_pytree(latent)
+
+    def residual(labels_: Array, flat: Array) -> Array:
+        return tree.ravel(whole.residual(Guess(jnp.round(labels_), None, unravel(flat))))
+
+    def loss(labels_: Array, flat: Array) -> Array:
+        return jnp.mean(jnp.log1p(residual(labels_, flat) ** 2 / 4))
+
+    def turn(carry: tuple) -> tuple:
+        best, _, count = carry
+        guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
+        equations = normal.equations(rest, guess, outer, spent)
+        found = posterior.believed(rest, guess, equations, odds, spent)
+
+        def step(_: int, flat: Array) -> Array:
+            left = residual(found, flat)
+            size = 3 * (1 + 1.5 * jnp.median(jnp.abs(left)))
+            weights = 1 / jnp.sqrt(1 + (left / size) ** 2)
+            slope = jax.jacfwd(partial(residual, found))(flat)
+            new = flat - jnp.linalg.lstsq(weights[:, None] * slope, weights * left)[0]
+            return jnp.where(loss(found, new) < loss(found, flat), new, flat)
+
+        flat = jax.lax.fori_loop(0, _NEWTON, step, best[1])
+        new = found, flat, loss(found, flat)
+        better = new[2] < 0.99 * best[2]
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, best)
+        return best, better, count + 1
+
+    half = jnp.full(len(where), 0.5, flat.dtype)
+    start = (half, flat, jnp.asarray(jnp.inf, flat.dtype)), jnp.asarray(True), 0
+    best = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _TURNS), turn, start)[0]
+    guess = Guess(best[0], None, unravel(best[1]))
+    binary = guess._replace(labels=jnp.round(guess.labels))
+    gram = normal.equations(whole, binary, outer).gram
+    gram = certify.project_gram(whole, binary, gram, jax.vmap(unravel)(jnp.eye(flat.size)))
+    factor = identifiability.factor(gram)
+    found = certify.certify(whole, binary, gram, factor, where, num_private=flat.size)
+    return whole.answer(guess, labels.fit(whole, binary))._replace(certificate=found)
 
 
 def typical(known: Known) -> Array:
