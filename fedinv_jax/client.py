@@ -1,6 +1,9 @@
 """What a client computes: factories of `client_update`, used by the victim AND the attacker."""
 
+import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +52,20 @@ def fresh_negatives(items: Array, labels: Array, weights: Array, num_items: int,
     order = jnp.argsort(draw.at[positive].set(jnp.inf, mode='drop'))
     place = jnp.clip(jnp.cumsum(negative) - 1, 0, num_items - 1)
     return jnp.where(negative, order[place].astype(items.dtype), items)
+
+
+def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The factory of an optimiser whose root has a derivative at 0: attackers replay its steps.
+
+    Adam and its like divide by `sqrt(v + eps_root)`, and v is 0 where a gradient is: on padding, in
+    units that are off. `eps_root` is 1e-30 here where it would be 0, which changes no step.
+
+    Example:
+        >>> differentiable(optax.adam).keywords, differentiable(optax.sgd) is optax.sgd
+        ({'eps_root': 1e-30}, True)
+    """
+    root = inspect.signature(make).parameters.get('eps_root')
+    return functools.partial(make, eps_root=1e-30) if root and root.default == 0 else make
 
 
 def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Array]:

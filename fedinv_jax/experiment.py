@@ -11,7 +11,7 @@ import ml_collections
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import losses, models, server, stats
+from fedinv_jax import client, losses, models, server, stats
 from fedinv_jax.attack import distances
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -31,7 +31,7 @@ EXACT = ('exact', 'sign', 'spectral')
 """Attacks that solve for the labels instead of descending an objective; always in float64."""
 ATTACKS = (*EXACT, 'mgradinv', *stats.GUESSERS)
 OPTIMIZERS = {
-    name: make
+    name: client.differentiable(make)
     for name, make in vars(optax).items()
     if inspect.isfunction(make)
     and 'learning_rate' in inspect.signature(make).parameters

@@ -309,6 +309,27 @@ class ClientUpdateTest(parameterized.TestCase):
             client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
 
 
+class DifferentiableTest(absltest.TestCase):
+    # Failed on mutant: the optimiser as it is (NaN where a row has no gradient).
+    def test_adam_on_padding_has_a_derivative_and_takes_the_same_steps(self):
+        model = MODELS['mf_bias']
+        shared, private = parameters(model, dtype=np.float32)
+        weights = np.array([1, 1, 1, 1, 0, 0], np.float32)
+        adam = optax.adam(0.01)
+        own = client.differentiable(optax.adam)(0.01)
+
+        def upload(labels, optimizer):
+            update = client.local_sgd(model, losses.bce, optimizer, optimizer, num_epochs=3)
+            batch = types.Batch(None, labels, weights)
+            return update(client.gather(shared, ITEMS), private, batch)[0]
+
+        labels = jnp.asarray(LABELS, jnp.float32)
+        assert_trees_close(upload(labels, own), upload(labels, adam), rtol=1e-6)
+        slope = jax.tree.leaves(jax.jacrev(lambda y: upload(y, own))(labels))
+        self.assertTrue(all(np.all(np.isfinite(leaf)) for leaf in slope))
+        self.assertTrue(any(np.any(leaf != 0) for leaf in slope))
+
+
 class FreshNegativesTest(parameterized.TestCase):
     # Failed on mutants: positives may be drawn, padding is redrawn, one draw for every slot.
     def test_negatives_are_uniform_among_the_other_items(self):
