@@ -1,6 +1,7 @@
 """Attacks on item rows, on uploads that an independent float64 reference computes."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +209,16 @@ class RowsTest(parameterized.TestCase):
         seen = means + 0.5 * random.normal(size=(100, 60))
         np.testing.assert_array_equal(levels(seeing(seen[None])).labels, labels)
         self.assertFalse(np.array_equal(spectral(seeing(seen[None])).labels, labels))
+
+    # Failed on mutant: the class that `spectral` calls positive stays so, whichever is smaller.
+    def test_levels_calls_the_smaller_class_positive_whatever_it_started_from(self):
+        transcript, labels, _ = make(steps=2)
+        start = rows.spectral(transcript)
+        wrong = start._replace(labels=~start.labels)
+        with mock.patch.object(rows, 'spectral', return_value=wrong):
+            found = rows.levels(transcript)
+        np.testing.assert_array_equal(found.labels, labels)
+        np.testing.assert_array_equal(found.labels, levels(transcript).labels)
 
     def test_levels_of_several_steps(self):
         transcript, labels, _ = make('mf', 2, seed=1)
