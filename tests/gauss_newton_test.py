@@ -6,12 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import reference
 import scipy.optimize
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, losses, models, observe
-from fedinv_jax.attack import dynamics, exact, gauss_newton, labels, leak, objective, relax
+from fedinv_jax.attack import (
+    dynamics,
+    exact,
+    gauss_newton,
+    labels,
+    leak,
+    members,
+    members_rows,
+    objective,
+    relax,
+    rows,
+)
 from fedinv_jax.attack.members import Known
 from fedinv_jax.types import Guess, Transcript
 
@@ -29,12 +41,13 @@ KNOWN = Known(
 )
 
 
-def replay(transcript, labels, private, epochs=2):
-    """The scorer's upload of a guessed client, by the reference."""
+def replay(transcript, labels, private, epochs=2, parts=('scorer',)):
+    """What is seen of a guessed client's upload, by the reference."""
     sgd = reference.Sgd(RATE)
     shared = jax.tree.map(lambda leaf: leaf[0], transcript.shared)
     train = reference.local_sgd(reference.bce, sgd, sgd, epochs)
-    return {'scorer': train(shared, private, None, labels, transcript.weights[0])[0]['scorer']}
+    upload = train(shared, private, None, labels, transcript.weights[0])[0]
+    return {part: upload[part] for part in parts}
 
 
 def flat(tree):
@@ -165,13 +178,35 @@ class GaussNewtonTest(parameterized.TestCase):
         negatives = make(3, positives=0)[0]
         np.testing.assert_array_equal(ATTACK(negatives, KEY).labels, np.zeros(K, bool))
 
+    # Failed on mutants: the answer of the rows alone; the replayed client's, whatever is left.
+    @pytest.mark.slow
+    def test_rough_finds_what_explains_the_upload_or_keeps_to_the_rows(self):
+        known = KNOWN._replace(
+            observation=observe.share('items', 'scorer'),
+            structure=KNOWN.structure._replace(items=True),
+        )
+        attack = jax.jit(members_rows.rough(known))
+        transcript, truth, private = make(0)
+        upload = replay(transcript, truth.astype(float), private, parts=('items', 'scorer'))
+        answer = attack(seeing(transcript, upload), KEY)
+        np.testing.assert_array_equal(answer.labels, truth)
+        np.testing.assert_allclose(answer.private, private, atol=1e-3)
+        # Nothing explains rows of one client beside the scorer of another.
+        other = replay(transcript, 1.0 - truth, -private)
+        mixed = seeing(transcript, {**upload, **other})
+        answer = attack(mixed, KEY)
+        rows_only = rows.sign(
+            members.free_problem(known, mixed), mixed, jnp.asarray(answer.private)[None]
+        )
+        np.testing.assert_allclose(answer.scores, rows_only.scores, atol=1e-9)
+
     def test_chosen(self):
         choice = exact.choose(KNOWN)
         self.assertEqual(choice.solver, 'variable_projection')
         self.assertIn('not affine', choice.why)
-        rows = KNOWN._replace(structure=KNOWN.structure._replace(items=True))
-        self.assertEqual(exact.choose(rows).solver, 'rough')
-        self.assertEqual(exact.choose(rows, solver='variable_projection').why, 'asked for')
+        seen_rows = KNOWN._replace(structure=KNOWN.structure._replace(items=True))
+        self.assertEqual(exact.choose(seen_rows).solver, 'rough')
+        self.assertEqual(exact.choose(seen_rows, solver='variable_projection').why, 'asked for')
         affine = KNOWN._replace(structure=KNOWN.structure._replace(affine=True))
         with self.assertRaisesRegex(ValueError, 'No member'):
             exact.choose(affine)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from fedinv_jax import tree
 from fedinv_jax.attack import (
     certify,
+    gauss_newton,
     identifiability,
     labels,
     leak,
@@ -21,6 +22,8 @@ from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, Transcript
 
 _SEARCH = 60  # most iterations of the search for aligned rows
 _LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10  # of a rough p and the search around it
+_POLISH, _LARGEST = 8, 5e7  # iterations on the replayed client; numbers in its derivatives
+_EXPLAINED = 1e-2  # squared residual, relative to what was seen, at which its answer is taken
 
 
 def spectral(known: members.Known) -> members.Attack:
@@ -52,7 +55,9 @@ def rough(known: members.Known) -> members.Attack:
 
     After several local steps the kernel's leaf is still close to a multiple of the product of p and
     the bias's leaf. Of p as long as they say, or half as long as a fresh one times powers of two,
-    the best by the objective of `rows.sign` is where `rows.search` starts; the better end answers.
+    the best by the objective of `rows.sign` is where `rows.search` starts. From the better end,
+    `gauss_newton` on the replayed client finds labels and p that explain all that was seen, or it
+    does not and the labels are those by the side of each row. The objective is that of the rows.
 
     Raises:
         ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
@@ -77,7 +82,19 @@ def rough(known: members.Known) -> members.Attack:
         solver = rows.search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
         state = _searched(free._replace(init=lambda key: guess), solver, key, _REFINE)
         latent, answer = best(jnp.stack([near, state.guess.latent]))
-        return answer._replace(private=latent[0])
+        answer = answer._replace(private=latent[0])
+        if len(transcript.items) * tree.ravel(transcript.seen).size > _LARGEST:
+            return answer
+        guess = Guess(answer.labels.astype(near.dtype), None, latent)
+        solver = gauss_newton.gauss_newton()
+        state = _searched(free._replace(init=lambda key: guess), solver, key, _POLISH)
+        exact = state.guess.labels
+        explained = state.objective < _EXPLAINED * len(transcript.rounds)
+        return answer._replace(
+            scores=jnp.where(explained, exact, answer.scores),
+            labels=jnp.where(explained, exact > 0.5, answer.labels),
+            private=jnp.where(explained, state.guess.latent[0], latent[0]),
+        )
 
     return attack
 
