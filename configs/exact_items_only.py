@@ -3,6 +3,8 @@
 NCF on MovieLens-100K, users with at most 40 positives; MGradInv on the same victims.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_items_only.py
+
+2026-11-23, `:rounds` on 2 busy cores: 75 minutes; exact match of all victims in every setting.
 """
 
 from fedinv_jax import experiment
