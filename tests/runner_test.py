@@ -839,7 +839,7 @@ def write_config(path, config):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_whole_rows_and_running_again_completes(tmp_path):
-    config = tiny(block=1, num_iterations=60_000, num_gradients=(1, 2))
+    config = tiny(block=1, num_iterations=300_000, num_gradients=(1, 2))
     path = write_config(tmp_path / 'long.py', config)
     folder = tmp_path / 'run'
     process = script(f'--config={path}', f'--workdir={folder}')
