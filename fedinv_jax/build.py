@@ -252,19 +252,18 @@ def make_exact(config: Config, setting: Setting, model: Model, observation: Obse
     )
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        share, draws = 1 / (1 + config.data.per_positive), _draws(model)
+        share = 1 / (1 + config.data.per_positive)
+        draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         known = exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
         )._replace(fresh_negatives=config.data.fresh_negatives)
         solver = 'auto' if setting.attack == 'exact' else setting.attack
         choice = exact.choose(known, config.observation.batch_known, solver)
-    return Choice(
-        choice.solver, choice.why, lambda transcript, key, _: choice.attack(transcript, key)
-    )
+    return Choice(choice.solver, choice.why, lambda seen, key, _: choice.attack(seen, key))
 
 
-def _draws(model: Model, size: int = 3) -> list[leak.Draw]:
-    """Two random clients with a batch of a few items, in float64, biases away from zero."""
+def _draws(model: Model, size: int) -> list[leak.Draw]:
+    """Two random clients with a batch of so many items, in float64, biases away from zero."""
     draws = []
     for seed in range(2):
         rng = np.random.default_rng([seed, size])

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import build, experiment, plan, runner, transcripts, tree, workdir
+from fedinv_jax import build, checks, experiment, plan, runner, transcripts, tree, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -87,7 +87,7 @@ def attack_transcript(
             config[section].update(values)
         except (KeyError, TypeError) as error:
             raise ValueError(f'{path}: meta, section {section}: {error}') from error
-    experiment.check(config)
+    checks.check(config)
     model = build.make_model(config.model, num_items)
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None

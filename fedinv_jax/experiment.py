@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import itertools
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,7 +10,7 @@ import ml_collections
 import optax
 from ml_collections import config_dict
 
-from fedinv_jax import client, losses, models, server, stats
+from fedinv_jax import client, losses, models, stats
 from fedinv_jax.attack import distances
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -190,114 +189,6 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
             f'Unknown {field}={name!r}.{hint} Choices: {", ".join(map(repr, sorted(choices)))}.'
         )
     return choices[name] if isinstance(choices, Mapping) else name
-
-
-# Counts of a config, 1 or more; those that are axes hold several.
-_COUNTS = (
-    'num_seeds',
-    'attack.num_gradients',
-    'attack.interval',
-    'attack.num_iterations',
-    'attack.num_restarts',
-    'attack.block',
-    'server.num_rounds',
-    'data.per_positive',
-)
-_AXES: dict[str, Sequence[str]] = {
-    'observation.seen': (),
-    'dynamics.name': DYNAMICS,
-    'attack.name': ATTACKS,
-    'attack.num_gradients': (),
-    'attack.first_round': (),
-    'attack.interval': (),
-}
-_NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
-    'model.name': MODELS,
-    'model.kernel_init': models.KERNELS,
-    'client.name': CLIENTS,
-    'client.loss': LOSSES,
-    'client.precision': PRECISIONS,
-    'client.optimizer.name': OPTIMIZERS,
-    'client.private_optimizer.name': OPTIMIZERS,
-    'server.optimizer.name': OPTIMIZERS,
-    'server.aggregate_items': server.AGGREGATIONS,
-    'server.aggregate_scorer': server.AGGREGATIONS,
-    'attack.distance': DISTANCES,
-    'attack.optimizer.name': OPTIMIZERS,
-    'attack.optimizer.decay': DECAYS,
-    'attack.precision': PRECISIONS,
-}
-
-
-def check(config: Config) -> None:
-    """Refuses what no run can do, before anything is computed.
-
-    Raises:
-        ValueError: for an unknown name (with the nearest ones), an axis without values, a count
-            that is not an integer >= 1, a field that this client would not use, or observed
-            rounds past the end of the training.
-    """
-    values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
-    for field, names in _AXES.items():
-        if not values[field]:
-            raise ValueError(f'Expected {field} to hold at least one value.')
-        for name in values[field] if names else ():
-            lookup(field, name, names)
-    for field in (*_COUNTS, 'attack.first_round'):
-        for number in values[field] if field in _AXES else (values[field],):
-            least = 0 if field == 'attack.first_round' else 1
-            if not isinstance(number, int) or number < least:
-                raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
-    for field, choices in _NAMES.items():
-        lookup(field, values[field], choices)
-    _check_combinations(config)
-    for setting in settings(config):
-        if setting.rounds[-1] >= config.server.num_rounds:
-            raise ValueError(
-                f'The interval runs past the training: first_round={setting.first_round}, '
-                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe round '
-                f'{setting.rounds[-1]}; expected at most {config.server.num_rounds - 1} '
-                f'(server.num_rounds={config.server.num_rounds}).'
-            )
-        rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
-        if rows_seen and not config.observation.batch_known:
-            raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
-
-
-def _check_combinations(config: Config) -> None:
-    """Refuses values out of range, and fields that contradict each other."""
-    client, attack, users = config.client, config.attack, config.data.max_users
-    rounds_uploads = 'mgradinv' in attack.name and attack.precision == 'float32'
-    if client.precision == 'float64' and rounds_uploads:
-        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
-    for name, value in (
-        ('seed', config.seed),
-        ('observation.noise', config.observation.noise),
-        ('client.item_drift', client.item_drift),
-    ):
-        if not value >= 0:
-            raise ValueError(f'Expected {name}={value} >= 0.')
-    if config.data.fresh_negatives and config.observation.batch_known:
-        raise ValueError(
-            'Items that come back are interactions where negatives are fresh: '
-            'data.fresh_negatives needs observation.batch_known=False.'
-        )
-    if users is not None and users < 1:
-        raise ValueError(f'Expected data.max_users={users} > 0.')
-    if 0 < attack.num_victims < config.num_seeds:
-        raise ValueError(
-            f'Expected attack.num_victims={attack.num_victims} to be at least '
-            f'num_seeds={config.num_seeds}, or 0.'
-        )
-    local = client.private_optimizer.name != 'sgd' or client.item_drift
-    if client.name == 'gradient_step' and local:
-        raise ValueError(
-            "client.private_optimizer and client.item_drift need client.name='local_sgd'."
-        )
-    if attack.start is not None:
-        lookup('attack.start', attack.start, EXACT)
-        if attack.start == 'exact' and attack.precision == 'float32':
-            raise ValueError("attack.start='exact' needs attack.precision='float64'.")
 
 
 class Setting(NamedTuple):

@@ -134,8 +134,8 @@ def _certificate(
         'certified': bool(found.certified and ok),
         'margin': _number(found.margin),
         'noise': _number(found.noise),
-        'rank': int(found.rank),
-        'determined': int(found.determined),
+        'rank': int(found.rank) if ok else None,
+        'determined': int(found.determined) if ok else None,
         'unknowns': int(np.sum(truth.weights > 0)) + plan.num_private(case, setting),
     }
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import build, experiment, stats, workdir
+from fedinv_jax import build, checks, experiment, stats, workdir
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.experiment import Config, Setting
@@ -50,7 +50,7 @@ class Block(NamedTuple):
 
 def make_cases(config: Config) -> list[Case]:
     """The case of every seed; they share the data set, unless it is synthetic, and the solvers."""
-    experiment.check(config)
+    checks.check(config)
     cases: list[Case] = []
     for each in experiment.single_seeds(config):
         cases.append(make_case(each, cases[0] if cases else None))
@@ -64,7 +64,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         config: with one seed.
         like: the case of another seed, from which everything is taken that no seed changes.
     """
-    experiment.check(config)
+    checks.check(config)
     if like is None or config.data.name == 'synthetic':
         interactions = build.make_interactions(config)
     else:

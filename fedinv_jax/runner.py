@@ -97,7 +97,7 @@ def _attack_seed(
             seen, truths, keys = _arguments(recording, block)
             function = functions[compiled.shape(block)]
             answers, seconds = compiled.run(function, block, seen, keys)
-        return judge.rows(block, answers, seen.seen, truths, seconds / config.attack.block)
+        return judge.rows(block, answers, seen.seen, truths, seconds / len(block.users))
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
         for index, found in enumerate(compiled.each(rows, blocks)):

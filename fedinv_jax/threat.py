@@ -31,6 +31,20 @@ def describe(config: Config, cases: Sequence[plan.Case]) -> str:
     return '\n'.join(['Threat model', *lines, head, *counts])
 
 
+# What a solver takes for likely besides what it sees.
+_POPULAR = 'popularity and the public share of interactions where equations are scarce'
+_ASSUMED = {
+    'aligned': 'size of a fresh embedding',
+    'closed_form': _POPULAR,
+    'levels': 'interactions are fewer than negatives',
+    'rough': 'size of a fresh embedding',
+    'scaled': f'size of a fresh embedding, {_POPULAR}; interactions are fewer than negatives',
+    'sparse': 'popularity and the public share of interactions',
+    'spectral': 'interactions are fewer than negatives',
+    'variable_projection': 'size of a fresh embedding',
+}
+
+
 def _sizes(cases: Sequence[plan.Case]) -> np.ndarray:
     """Batch sizes of all victims."""
     return np.concatenate(
@@ -75,7 +89,13 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         defences.append(f'Gaussian noise of standard deviation {noise} on every entry of an upload')
     if client.item_drift:
         defences.append(f'mean L1 penalty of weight {client.item_drift:g} on moved item rows')
-    used = [f'{name} (weight {weight:g})' for name, weight in attack.priors.items() if weight]
+    used = [
+        f'{name} (weight {weight:g}, mgradinv)'
+        for name, weight in attack.priors.items()
+        if weight and 'mgradinv' in attack.name
+    ]
+    solvers = {choice.solver for choice in cases[0].attacks.values()}
+    used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
     symmetric = (
         config.model.name == 'matrix_factorization'
         and client.loss == 'bce'

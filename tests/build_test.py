@@ -6,7 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import build, capture, experiment, models, observe, plan, threat, transcripts
+from fedinv_jax import (
+    build,
+    capture,
+    checks,
+    experiment,
+    models,
+    observe,
+    plan,
+    threat,
+    transcripts,
+)
 from fedinv_jax.attack import inversion, objective
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
@@ -217,9 +227,9 @@ def test_float64_uploads_need_a_float64_solver():
     config = small_config()
     config.client.precision = 'float64'
     with pytest.raises(ValueError, match=r'attack\.precision=float64'):
-        experiment.check(config)
+        checks.check(config)
     config.attack.precision = 'float64'
-    experiment.check(config)
+    checks.check(config)
 
 
 def test_lbfgs_sets_its_own_step():
@@ -227,6 +237,18 @@ def test_lbfgs_sets_its_own_step():
     config.attack.optimizer.name = 'lbfgs'
     make = build.make_optimizer('attack.optimizer', config.attack.optimizer, 10)
     assert isinstance(make, optax.GradientTransformationExtraArgs)
+
+
+# Failed on mutant: a batch of three, which such a client takes in one step.
+def test_a_client_of_minibatches_is_not_taken_for_one_step():
+    config = experiment.default_config()
+    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
+    config.model.update({'dim': 4, 'hidden': (6, 5)})
+    config.client.update({'name': 'local_sgd', 'batch_size': 8})
+    config.observation.seen = ('scorer',)
+    config.attack.update({'name': ('exact',), 'num_gradients': (1,), 'num_victims': 2})
+    (choice,) = plan.make_case(config).attacks.values()
+    assert choice.solver == 'variable_projection'
 
 
 # Failed on the mutant whose `done` looked at the value only.

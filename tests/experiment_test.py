@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from fedinv_jax import build, experiment, plan, threat
+from fedinv_jax import build, checks, experiment, plan, threat
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 
@@ -52,7 +52,7 @@ def parse(path, *overrides):
 
 
 def test_the_default_passes():
-    experiment.check(experiment.default_config())
+    checks.check(experiment.default_config())
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_every_name_of_the_choices_can_be_made():
 def test_counts_below_one(field, value):
     number = value[-1] if isinstance(value, tuple) else value
     with pytest.raises(ValueError, match=rf'Expected {field}={number} to be an integer >= 1\.'):
-        experiment.check(config_with(field, value))
+        checks.check(config_with(field, value))
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,13 @@ def test_counts_below_one(field, value):
         ({'client.item_drift': -1.0}, r'Expected client\.item_drift=-1\.0 >= 0\.'),
         ({'data.max_users': 0}, r'Expected data\.max_users=0 > 0\.'),
         ({'num_seeds': 5, 'attack.num_victims': 4}, r'num_victims=4 to be at least num_seeds=5'),
-        ({'client.item_drift': 0.1}, r"client\.item_drift need client\.name='local_sgd'"),
-        ({'client.private_optimizer.name': 'adam'}, r"need client\.name='local_sgd'"),
+        ({'client.item_drift': 0.1}, r"client\.item_drift needs client\.name='local_sgd'"),
+        ({'client.num_epochs': 5}, r"client\.num_epochs needs client\.name='local_sgd'"),
+        ({'client.batch_size': 8}, r"client\.batch_size needs client\.name='local_sgd'"),
+        ({'client.optimizer.name': 'adam'}, r"client\.optimizer needs client\.name='local_sgd'"),
+        ({'data.labels': 'ratings', 'attack.name': ('exact',)}, r"needs data\.labels='implicit'"),
+        ({'observation.seen': ('scorer',), 'attack.name': ('sign',)}, r"seen='scorer' has none"),
+        ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
         ({'attack.start': 'exact'}, r"attack\.start='exact' needs attack\.precision='float64'"),
         ({'client.precision': 'float64'}, r'attack\.precision=float64'),
     ],
@@ -172,7 +177,7 @@ def test_values_that_contradict(changes, message):
     config = experiment.default_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(ValueError, match=message):
-        experiment.check(config)
+        checks.check(config)
 
 
 def test_values_that_agree():
@@ -181,18 +186,19 @@ def test_values_that_agree():
         {'client.name': 'local_sgd', 'client.item_drift': 0.1},
         {'attack.start': 'exact', 'attack.precision': 'float64'},
         {'attack.start': 'sign'},
+        {'data.labels': 'ratings', 'attack.name': ('spectral', 'popularity')},
         # They compute in float64 whatever the rest does.
         {'client.precision': 'float64', 'attack.name': ('exact', 'popularity')},
     ):
         config = experiment.default_config()
         config.update_from_flattened_dict(changes)
-        experiment.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize('value', [(2.5,), ('two',), (None,)])
 def test_counts_that_are_no_integers(value):
     with pytest.raises(ValueError, match=r'Expected attack\.num_gradients='):
-        experiment.check(config_with('attack.num_gradients', value))
+        checks.check(config_with('attack.num_gradients', value))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +206,7 @@ def test_counts_that_are_no_integers(value):
 )
 def test_an_empty_axis_is_refused(field):
     with pytest.raises(ValueError, match=field):
-        experiment.check(config_with(field, ()))
+        checks.check(config_with(field, ()))
 
 
 # Failed on the mutant `setting.rounds[-1] > config.server.num_rounds`.
@@ -208,17 +214,17 @@ def test_an_interval_past_the_training():
     config = experiment.default_config()
     config.server.num_rounds = 100
     config.attack.update({'num_gradients': (1, 4), 'first_round': (9,), 'interval': (30,)})
-    experiment.check(config)  # 9, 39, 69, 99
+    checks.check(config)  # 9, 39, 69, 99
     config.attack.first_round = (10,)
     with pytest.raises(
         ValueError,
         match=r'runs past the training: first_round=10, num_gradients=4, interval=30 observe '
         r'round 100; expected at most 99 \(server\.num_rounds=100\)\.',
     ):
-        experiment.check(config)
+        checks.check(config)
     config.attack.update({'first_round': (-1,), 'interval': (1,)})
     with pytest.raises(ValueError, match=r'attack\.first_round=-1 to be an integer >= 0\.'):
-        experiment.check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize('seen', ['items', 'items+scorer', 'scorer+items/bias'])
@@ -226,13 +232,13 @@ def test_items_seen_with_the_batch_unknown(seen):
     config = config_with('observation.batch_known', False)
     config.observation.seen = ('scorer', seen)
     with pytest.raises(ValueError, match='Item rows reveal the batch'):
-        experiment.check(config)
+        checks.check(config)
 
 
 def test_fresh_negatives_with_the_batch_known():
     config = config_with('data.fresh_negatives', True)
     with pytest.raises(ValueError, match=r'needs observation\.batch_known=False'):
-        experiment.check(config)
+        checks.check(config)
 
 
 # 'scorer/items/kernel' is the block of NCF's first kernel that meets the item, not an item row.
@@ -240,7 +246,7 @@ def test_fresh_negatives_with_the_batch_known():
 def test_the_scorer_seen_with_the_batch_unknown(seen):
     config = config_with('observation.batch_known', False)
     config.observation.seen = (seen,)
-    experiment.check(config)
+    checks.check(config)
 
 
 # Failed on the mutants that keep the interval at T = 1 and the hypothesis of a guesser.
@@ -467,7 +473,7 @@ def test_a_typo_in_a_config_file_is_refused():
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_flags(path):
     config = parse(path)
-    experiment.check(config)
+    checks.check(config)
     with pytest.raises(AttributeError, match='Did you mean "num_gradients"'):
         parse(path, '--config.attack.num_gradiens=4')
     assert parse(path, '--config.attack.num_gradients=4').attack.num_gradients == (4,)
@@ -478,7 +484,7 @@ def test_flags(path):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_smoke_shrinks_and_nothing_else_is_accepted(path):
     full, smoke = parse(path), parse(f'{path}:smoke')
-    experiment.check(smoke)
+    checks.check(smoke)
     assert smoke.attack.num_victims <= 4
     assert smoke.attack.num_iterations <= 50
     assert smoke.data.name == full.data.name
@@ -494,7 +500,7 @@ def test_smoke_is_the_same_experiment_but_smaller():
     assert smoke.attack.num_gradients == (1, 2)
     assert smoke.attack.first_round == (0,)
     assert smoke.attack.interval == (1,)
-    experiment.check(smoke)
+    checks.check(smoke)
     assert isinstance(build.make_interactions(smoke), interactions_lib.Interactions)
     clients = build.make_clients(smoke, build.make_interactions(smoke))
     assert 0 < clients_lib.public_share(clients) < 1

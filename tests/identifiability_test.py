@@ -338,7 +338,7 @@ class CertifyTest(parameterized.TestCase):
         guess = Guess(jnp.asarray(answer), None, jnp.asarray(state))
         gram = problem.matrix.T @ problem.matrix
         if j.shape[1]:
-            gram = certify.project_gram(problem, guess, gram, jnp.eye(j.shape[1]))
+            gram, _ = certify.project_gram(problem, guess, gram, jnp.eye(j.shape[1]))
         where = jnp.ones(len(answer), bool)
         factor = identifiability.factor(gram)
         return certify.certify(problem, guess, gram, factor, where, num_private=j.shape[1])
@@ -351,9 +351,12 @@ class CertifyTest(parameterized.TestCase):
             guess = Guess(jnp.zeros(5), None, jnp.zeros(3))
             # Tangents that repeat, and one that does nothing.
             tangents = jnp.asarray(np.vstack([np.eye(3), 2 * np.eye(3)[:1], np.zeros((1, 3))]))
-            found = certify.project_gram(problem, guess, jnp.asarray(a.T @ a), tangents)
+            found, directions = certify.project_gram(problem, guess, jnp.asarray(a.T @ a), tangents)
             projected = np.asarray(identifiability.project(jnp.asarray(a), jnp.asarray(j)))
         np.testing.assert_allclose(found, projected.T @ projected, atol=1e-9)
+        # Singular values of J and its repeated row; none stands out of noise of size 1.
+        values = np.linalg.svd(j @ np.asarray(tangents).T, compute_uv=False)
+        self.assertEqual(int(directions), np.sum(values > 3))
 
     def test_nothing_is_certified_without_candidates_or_uploads(self):
         with jax.enable_x64():
@@ -365,6 +368,21 @@ class CertifyTest(parameterized.TestCase):
         self.assertFalse(bool(none.certified))
         self.assertFalse(bool(silent.certified))
         self.assertEqual(int(silent.determined), 0)
+
+    # Failed on mutant: the margin alone decides.
+    def test_an_answer_that_noise_does_not_explain_is_not_certified(self):
+        with jax.enable_x64():
+            gram, where = jnp.diag(jnp.array([1e12, 1e12])), jnp.ones(2, bool)
+            factor = identifiability.factor(gram)
+            found = []
+            for left in (1.0, 1e3):
+                problem = Linear(
+                    1e6 * jnp.eye(2), jnp.zeros((2, 0)), 1e6 * jnp.ones(2) + left * jnp.ones(2)
+                )
+                guess = Guess(jnp.ones(2), None, jnp.zeros(0))
+                found.append(certify.certify(problem, guess, gram, factor, where))
+        self.assertTrue(all(one.margin > one.noise for one in found))
+        self.assertEqual([bool(one.certified) for one in found], [True, False])
 
     def test_extra_doubt_is_taken_off(self):
         with jax.enable_x64():

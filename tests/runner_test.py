@@ -349,6 +349,27 @@ def bias_sign(config, setting, model, observation, flip=lambda items: False):
     return build.Choice('bias sign', 'item biases are seen', attack)
 
 
+# Failed on mutants: seconds over the lanes of a block; certificates of failed victims kept.
+def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypatch):
+    def failing(config, setting, model, observation):
+        choice = bias_sign(config, setting, model, observation)
+
+        def attack(transcript, key, num_iterations):
+            answer = choice.attack(transcript, key, num_iterations)
+            return answer._replace(objective=answer.objective * jax.numpy.nan)
+
+        return choice._replace(attack=attack)
+
+    monkeypatch.setattr(build, 'make_exact', failing)
+    compile_ = compiled.compile_
+    monkeypatch.setattr(compiled, 'compile_', lambda *a: compile_(*a)._replace(seconds=8.0))
+    run(tiny(name=('exact',), num_gradients=(1,), num_victims=2, block=4), tmp_path)
+    for row in workdir.read_rows(tmp_path):
+        assert row['seconds'] == 4
+        assert (row['status'], row['certified']) == ('failed', False)
+        assert (row['rank'], row['determined'], row['unknowns']) == (None, None, 44)
+
+
 def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(build, 'make_exact', bias_sign)
     config = tiny(name=('exact', 'mgradinv', 'popularity'), num_gradients=(1,))
@@ -731,7 +752,9 @@ def test_every_seam_runs(tmp_path, dynamics, client, known):
     config = tiny(name=('mgradinv',), interval=(2,), num_iterations=5)
     config.model.update({'name': 'ncf', 'hidden': (4,)})
     config.observation.update({'seen': ('scorer',), 'batch_known': known})
-    config.client.update({'name': client, 'num_epochs': 2, 'batch_size': 16})
+    config.client.name = client
+    if client == 'local_sgd':
+        config.client.update({'num_epochs': 2, 'batch_size': 16})
     config.dynamics.name = (dynamics,)
     _, rows = run(config, tmp_path)
     assert len(rows) == 4
@@ -842,6 +865,8 @@ def test_ctrl_c_keeps_whole_rows_and_running_again_completes(tmp_path):
     config = tiny(block=1, num_iterations=300_000, num_gradients=(1, 2))
     path = write_config(tmp_path / 'long.py', config)
     folder = tmp_path / 'run'
+    # A shell's background job starts with Ctrl-C ignored, and a child would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = script(f'--config={path}', f'--workdir={folder}')
     rows = folder / 'victims.jsonl'
     deadline = time.monotonic() + 120

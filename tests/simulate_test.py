@@ -11,7 +11,6 @@ from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, losses, models, observe, server, simulate, tree
 from fedinv_jax.data import clients as clients_lib
-from fedinv_jax.types import Batch
 
 N, D = 9, 3
 PARTS = ('items', 'scorer')
@@ -121,7 +120,7 @@ class FreshNegativesTest(absltest.TestCase):
     def test_each_round_uploads_the_gradient_of_its_own_batch(self):
         run = federation(fresh=True)
         states, seen = steps(run, KEY, 2)
-        update = client.gradient_step(model_of('mf_bias'), losses.bce, 0.4)
+        update = reference.gradient_step(reference.bce, 0.4)
         items = [by_user(run, [group.items for group in groups]) for groups in seen]
         for t, (state, groups) in enumerate(zip(states, seen, strict=False)):
             uploads = by_user(run, [group.uploads for group in groups])
@@ -132,8 +131,9 @@ class FreshNegativesTest(absltest.TestCase):
                 batch = items[t][user][:size]
                 np.testing.assert_array_equal(batch[positive], np.array(built)[positive])
                 self.assertLen(set(batch.tolist()), size)
-                dense = Batch(batch, jnp.array(labels, float), jnp.ones(size))
-                expected = update(state.shared, private[user], dense)[0]['items']
+                dense = (batch, np.array(labels, float), np.ones(size))
+                start = reference.to_float64(state.shared), np.asarray(private[user], np.float64)
+                expected = update(*start, *dense)[0]['items']
                 rows = tree.take(uploads[user]['items'], slice(size))
                 assert_trees_close(rows, tree.take(expected, batch), rtol=1e-5, atol=1e-7)
                 moved = jax.tree.map(lambda left, gone: left - 0.5 * gone, moved, expected)

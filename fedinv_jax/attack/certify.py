@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack import identifiability
+from fedinv_jax.attack import identifiability, labels
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Certificate, Guess, PyTree
 
 
-def project_gram(problem: Problem, guess: Guess, gram: Array, tangents: PyTree) -> Array:
+def project_gram(
+    problem: Problem, guess: Guess, gram: Array, tangents: PyTree
+) -> tuple[Array, Array]:
     """`A'A` with what moves along some directions of the private states can imitate taken out.
 
     `A'A - A'J (J'J)^+ J'A`: `identifiability.project` without the matrix A.
@@ -19,22 +21,26 @@ def project_gram(problem: Problem, guess: Guess, gram: Array, tangents: PyTree) 
         guess: where to linearise.
         gram: float64 `[K, K]`, `A'A`.
         tangents: leaves `[P, ...]`, directions of the latent.
+
+    Returns:
+        The matrix `[K, K]`, and how many of the directions stand out of the noise, `[]`.
     """
 
-    def residual(labels: Array, latent: PyTree) -> Array:
-        return tree.ravel(problem.residual(guess._replace(labels=labels, latent=latent)))
+    def residual(labels_: Array, latent: PyTree) -> Array:
+        return tree.ravel(problem.residual(guess._replace(labels=labels_, latent=latent)))
 
     jacobian = jax.vmap(
         lambda tangent: jax.jvp(
             lambda latent: residual(guess.labels, latent), (guess.latent,), (tangent,)
         )[1]
     )(tangents)
+    known = jnp.sum(jnp.linalg.eigvalsh(jacobian @ jacobian.T) > identifiability.STANDS_OUT)
     norms = jnp.linalg.norm(jacobian, axis=1, keepdims=True)
     jacobian = jacobian / jnp.where(norms > 0, norms, 1)
-    pullback = jax.vjp(lambda labels: residual(labels, guess.latent), guess.labels)[1]
+    pullback = jax.vjp(lambda labels_: residual(labels_, guess.latent), guess.labels)[1]
     cross = jax.vmap(lambda row: pullback(row)[0])(jacobian)
     inverse = jnp.linalg.pinv(jacobian @ jacobian.T, rtol=1e-12, hermitian=True)
-    return gram - cross.T @ inverse @ cross
+    return gram - cross.T @ inverse @ cross, known
 
 
 def certify(
@@ -44,13 +50,15 @@ def certify(
     factor: Array,
     where: Array,
     extra: float | Array = 0.0,
-    num_private: int = 0,
+    num_private: int | Array = 0,
 ) -> Certificate:
     """Whether no other labels in the box explain the uploads.
 
     The truth y0 has uploads that differ from what was seen by the noise e, the answer y by its
     residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every other
-    binary vector moves the uploads by more (`identifiability.margins`), y0 is y. `|e|^2` is below
+    binary vector moves the uploads by more (`identifiability.margins`), y0 is y. That holds near
+    the true private states only: an answer whose residual noise does not explain is not certified.
+    `|e|^2` is below
     `M + 3 sqrt(2 M)` for M numbers of unit variance, but for one case in a thousand.
 
     Args:
@@ -73,7 +81,8 @@ def certify(
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
     each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
     margin = jnp.min(each, initial=jnp.inf, where=where)
-    certified = (margin > noise) & jnp.any(where)
+    explained = jnp.sum(residual**2) <= labels.EXPLAINED * size
+    certified = (margin > noise) & explained & jnp.any(where)
     rank = identifiability.noise_rank(gram, factor)
     determined = jnp.sum((each > noise) & where)
     return Certificate(certified, margin, noise, rank + num_private, determined)

@@ -6,7 +6,15 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from fedinv_jax.attack import gauss_newton, labels, leak, members, members_rows, sparse
+from fedinv_jax.attack import (
+    gauss_newton,
+    labels,
+    leak,
+    members,
+    members_rows,
+    members_scaled,
+    sparse,
+)
 from fedinv_jax.attack.members import Attack, Known
 from fedinv_jax.types import ClientUpdate, InitPrivate, Observation
 
@@ -65,7 +73,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'closed_form': members.closed_form,
     'levels': members_rows.levels,
     'rough': members_rows.rough,
-    'scaled': members.scaled,
+    'scaled': members_scaled.scaled,
     'sign': members_rows.sign,
     'sparse': sparse.unknown_batch,
     'spectral': members_rows.spectral,
@@ -115,6 +123,7 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'Gauss-Newton on the replayed client finds together with p',
         )
     raise ValueError(
-        'No member of the exact attack applies: neither item rows nor a first layer that '
-        "multiplies the private embedding are seen; use attack.name='mgradinv'."
+        'No member of the exact attack applies: neither item rows nor a leaf that is the private '
+        'embedding times something are seen (a kernel over concatenated inputs is not taken '
+        "apart); use attack.name='mgradinv'."
     )

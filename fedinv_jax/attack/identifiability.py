@@ -17,6 +17,9 @@ import scipy.optimize
 from fedinv_jax.attack import quadratic
 from fedinv_jax.types import Array
 
+STANDS_OUT = 9.0
+"""Squared singular values above it, three standard deviations, stand out of the noise."""
+
 
 def project(jacobian: Array, private: Array) -> Array:
     """The labels' Jacobian with what the private parameters can imitate taken out.
@@ -74,7 +77,7 @@ def rank(jacobian: Array, tolerance: float) -> Array:
 
 def _noise_level(gram: Array) -> Array:
     """Squared singular values above it stand out of the noise, and of the rounding of `A'A`."""
-    return jnp.maximum(9.0, 1e-14 * jnp.trace(gram))
+    return jnp.maximum(STANDS_OUT, 1e-14 * jnp.trace(gram))
 
 
 def factor(gram: Array) -> Array:

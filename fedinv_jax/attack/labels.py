@@ -151,7 +151,7 @@ def require_affine(structure: Structure) -> None:
         raise ValueError(
             'The label solve needs an upload that is affine in the labels: one gradient step of a '
             "loss like 'bce' or 'squared_error', and a linear channel. This client is not (several "
-            "local steps, or a nonlinear optimiser or channel); use solver='auto'."
+            "local steps, or a nonlinear optimiser or channel); use attack.name='mgradinv'."
         )
 
 

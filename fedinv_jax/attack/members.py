@@ -4,7 +4,6 @@ Each says where the private states come from and which solver finds the labels, 
 of what is `Known` of every client: `member(known) -> attack(transcript, key) -> Answer`.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -27,10 +26,10 @@ from fedinv_jax.attack import (
     priors,
     relax,
 )
-from fedinv_jax.attack.inversion import State
 from fedinv_jax.types import (
     Answer,
     Array,
+    Certificate,
     ClientUpdate,
     Guess,
     InitPrivate,
@@ -40,7 +39,6 @@ from fedinv_jax.types import (
     Transcript,
 )
 
-_STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
 _TURNS, _NEWTON = 6, 6  # of labels and private states, where the channel adds noise
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
@@ -118,100 +116,12 @@ def closed_form(known: Known) -> Attack:
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
         error = known.rounding * 2**24 * error * signs
-        return _answer(known, problem, transcript, spent, error=error)
+        return solved(known, problem, transcript, spent, error=error)
 
     return attack
 
 
-def scaled(known: Known) -> Attack:
-    """The private state of each step up to a scalar, found by what binary labels then leave over.
-
-    Both signs are searched. Where both explain what was seen (`1 - y` and `-p` do as well as `y`
-    and `p` in matrix factorisation with BCE), the prior that interactions are fewer than negatives
-    decides, at each step, and no answer is certified: the other one explains as much.
-
-    Raises:
-        ValueError: if the client's upload is not affine in the labels, or does not leak p's line.
-    """
-    labels.require_affine(known.structure)
-    if known.leak is None:
-        raise ValueError('scaled needs a leaf of rank one along the private embedding.')
-    found, solver = known.leak, labels.label_solve(known.structure.outer)
-
-    def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
-        """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
-        problem = whitened_problem(known, step, typical * along[None])
-
-        def solved(scale: Array) -> State:
-            """The label solve at `scale * along`."""
-            start = problem.init(jax.random.key(0))._replace(latent=scale * along[None])
-            at = problem._replace(init=lambda key: start)
-            return solver.update(at, solver.init(at, jax.random.key(0)))
-
-        def improve(_: int, scale: Array) -> Array:
-            """A finer and finer search around the scale, with the binary labels that fit there.
-
-            The uploads jump where a ReLU turns on, so that their slope says little.
-            """
-            binary = jnp.round(solved(scale).guess.labels)
-
-            def narrow(level: int, scale: Array) -> Array:
-                near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
-                left = jax.vmap(lambda x: labels.fit(problem, Guess(binary, None, x * along[None])))
-                return near[jnp.argmin(left(near))]
-
-            return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
-
-        def best(sign: Array) -> tuple[Array, Array, Array]:
-            """The best scale of that sign, what it leaves over, and its share of positives."""
-            values = jax.lax.map(lambda scale: solved(sign * scale).objective, sizes)
-            padded = jnp.pad(values, 1, constant_values=jnp.inf)
-            local = (values <= padded[:-2]) & (values <= padded[2:])
-            starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
-            scales = jax.lax.map(
-                lambda start: jax.lax.fori_loop(0, _STEPS, improve, sign * start), starts
-            )
-            states = jax.lax.map(solved, scales)
-            index = jnp.argmin(states.objective)
-            share = jnp.mean(states.guess.labels[index])
-            return scales[index], states.objective[index], share
-
-        # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
-        sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
-        scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
-        both = jnp.max(lefts) < jnp.maximum(labels.EXPLAINED, 1.1 * jnp.min(lefts))
-        chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
-        return scales[chosen] * along, both
-
-    def attack(transcript: Transcript, key: Key) -> Answer:
-        del key
-        along = jax.vmap(lambda seen: leak.direction(found, seen))(transcript.seen)
-        usual = typical(known).astype(along.dtype)
-        steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
-        found_ = [search(step, along[t], usual) for t, step in enumerate(steps)]
-        latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
-        problem = whitened_problem(known, transcript, latent)
-        scales = jnp.eye(len(latent))[:, :, None] * latent[None]
-        answer = _answer(known, problem, transcript, tangents=scales)
-        if answer.certificate is None:
-            return answer
-        unique = answer.certificate.certified & ~jnp.all(both)
-        return answer._replace(certificate=answer.certificate._replace(certified=unique))
-
-    return attack
-
-
-def _step(transcript: Transcript, t: int) -> Transcript:
-    """The transcript of one observed step, of a transcript that keeps no other rounds."""
-    one = {
-        name: tree.take(getattr(transcript, name), slice(t, t + 1))
-        for name in ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
-        if getattr(transcript, name) is not None
-    }
-    return dataclasses.replace(transcript, **one)
-
-
-def _answer(
+def solved(
     known: Known,
     problem: objective.Problem,
     transcript: Transcript,
@@ -240,8 +150,10 @@ def _answer(
     guess = guess._replace(labels=posterior.believed(problem, guess, equations, odds, spent))
     binary = guess._replace(labels=jnp.round(guess.labels))
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
+    num_private: int | Array = optax.tree.size(guess.latent)
     if tangents is not None:
-        gram = certify.project_gram(problem, binary, gram, tangents)
+        gram, turned = certify.project_gram(problem, binary, gram, tangents)
+        num_private += turned - len(jax.tree.leaves(tangents)[0])
         factor = identifiability.factor(gram)
     if error is not None:
         moved = jax.jvp(
@@ -249,8 +161,7 @@ def _answer(
             (guess.latent,), (error,),
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
-    size = optax.tree.size(guess.latent)
-    found = certify.certify(problem, binary, gram, factor, where, extra, size)
+    found = certify.certify(problem, binary, gram, factor, where, extra, num_private)
     answer = problem.answer(guess, labels.fit(problem, binary))
     return answer._replace(certificate=found)
 
@@ -266,11 +177,10 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
     Args:
         known: what the attacker knows.
         transcript: what the server holds.
-        latent: private states to start from.
+        latent: private states to start from, leaves `[T, ...]`.
         spent: leaves that the labels are not found from.
     """
     whole, rest = (whitened_problem(known, transcript, latent, out) for out in ((), spent))
-    outer, where = known.structure.outer, priors.candidates(transcript)
     odds = priors.log_odds(transcript, known.positives)
     flat, unravel = jax.flatten_util.ravel_pytree(latent)
 
@@ -283,7 +193,7 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
     def turn(carry: tuple) -> tuple:
         best, _, count = carry
         guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
-        equations = normal.equations(rest, guess, outer, spent)
+        equations = normal.equations(rest, guess, known.structure.outer, spent)
         found = posterior.believed(rest, guess, equations, odds, spent)
 
         def step(_: int, flat: Array) -> Array:
@@ -297,19 +207,39 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
         flat = jax.lax.fori_loop(0, _NEWTON, step, best[1])
         new = found, flat, loss(found, flat)
         better = new[2] < 0.99 * best[2]
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), new, best)
+        best = optax.tree.where(better, new, best)
         return best, better, count + 1
 
-    half = jnp.full(len(where), 0.5, flat.dtype)
+    half = jnp.full(len(transcript.items), 0.5, flat.dtype)
     start = (half, flat, jnp.asarray(jnp.inf, flat.dtype)), jnp.asarray(True), 0
     best = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _TURNS), turn, start)[0]
     guess = Guess(best[0], None, unravel(best[1]))
     binary = guess._replace(labels=jnp.round(guess.labels))
-    gram = normal.equations(whole, binary, outer).gram
-    gram = certify.project_gram(whole, binary, gram, jax.vmap(unravel)(jnp.eye(flat.size)))
-    factor = identifiability.factor(gram)
-    found = certify.certify(whole, binary, gram, factor, where, num_private=flat.size)
-    return whole.answer(guess, labels.fit(whole, binary))._replace(certificate=found)
+    answer = whole.answer(guess, labels.fit(whole, binary))
+    return answer._replace(certificate=certificate(known, whole, binary, transcript))
+
+
+def certificate(
+    known: Known, problem: objective.Problem, guess: Guess, transcript: Transcript
+) -> Certificate | None:
+    """The certificate of a guess whose private states are unknown in every direction.
+
+    None past `labels.DENSE` candidates.
+
+    Args:
+        known: what the attacker knows.
+        problem: from `whitened_problem`.
+        guess: binary labels `[K]` and private states, leaves `[T, ...]`.
+        transcript: what the server holds.
+    """
+    if len(guess.labels) > labels.DENSE:
+        return None
+    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+    gram = normal.equations(problem, guess, known.structure.outer).gram
+    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    gram, num_private = certify.project_gram(problem, guess, gram, tangents)
+    factor, where = identifiability.factor(gram), priors.candidates(transcript)
+    return certify.certify(problem, guess, gram, factor, where, num_private=num_private)
 
 
 def typical(known: Known) -> Array:

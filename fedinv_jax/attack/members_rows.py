@@ -6,19 +6,14 @@ import jax.numpy as jnp
 
 from fedinv_jax import tree
 from fedinv_jax.attack import (
-    certify,
     gauss_newton,
-    identifiability,
-    labels,
     leak,
     members,
-    normal,
     objective,
-    priors,
     rows,
 )
 from fedinv_jax.attack.inversion import Inversion, State
-from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, Transcript
+from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
 _SEARCH = 60  # most iterations of the search for aligned rows
 _LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10  # of a rough p and the search around it
@@ -83,7 +78,7 @@ def rough(known: members.Known) -> members.Attack:
         state = _searched(free._replace(init=lambda key: guess), solver, key, _REFINE)
         latent, answer = best(jnp.stack([near, state.guess.latent]))
         answer = answer._replace(private=latent[0])
-        if len(transcript.items) * tree.ravel(transcript.seen).size > _LARGEST:
+        if len(transcript.items) * tree.ravel(transcript.seen).size > _LARGEST:  # padding counts
             return answer
         guess = Guess(answer.labels.astype(near.dtype), None, latent)
         solver = gauss_newton.gauss_newton()
@@ -114,7 +109,7 @@ def aligned(known: members.Known) -> members.Attack:
         answer = start.answer(state.guess, state.objective)
         problem = members.whitened_problem(known, transcript, state.guess.latent)
         guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
-        return answer._replace(certificate=_certificate(known, problem, guess, transcript))
+        return answer._replace(certificate=members.certificate(known, problem, guess, transcript))
 
     return attack
 
@@ -126,18 +121,3 @@ def _searched(problem: objective.Problem, solver: Inversion, key: Key, most: int
         lambda carry: (solver.update(problem, carry[0]), carry[1] + 1),
         (solver.init(problem, key), 0),
     )[0]
-
-
-def _certificate(
-    known: members.Known, problem: objective.Problem, guess: Guess, transcript: Transcript
-) -> Certificate | None:
-    """The certificate of a guess whose private states are unknown in every direction."""
-    if len(guess.labels) > labels.DENSE:
-        return None
-    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
-    gram = normal.equations(problem, guess, known.structure.outer).gram
-    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
-    gram = certify.project_gram(problem, guess, gram, tangents)
-    where = priors.candidates(transcript)
-    factor = identifiability.factor(gram)
-    return certify.certify(problem, guess, gram, factor, where, num_private=flat.size)

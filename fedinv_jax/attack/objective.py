@@ -90,12 +90,24 @@ def _norms(seen: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: norm, seen)
 
 
-def _root_mean_squares(seen: PyTree) -> PyTree:
-    """By leaf, `[]`; a leaf of zeros counts as 1e-6 of the whole upload."""
+def _mean_squares(tree_: PyTree, where: Array, least: float | Array = 0.0) -> PyTree:
+    """By leaf, `[]`, of item rows over the candidates `where [K]` only: padding counts for nothing.
+
+    `least` bounds each leaf's sum of squares from below.
+    """
+
+    def mean(path: tuple, leaf: Array) -> Array:
+        rows = path[0].key == 'items'
+        size = leaf.size / len(where) * jnp.sum(where) if rows else leaf.size
+        return jnp.maximum(jnp.sum(leaf**2), least) / jnp.maximum(size, 1)
+
+    return jax.tree_util.tree_map_with_path(mean, tree_)
+
+
+def _sizes(seen: PyTree, where: Array) -> PyTree:
+    """Mean squares by leaf, `[]`; a leaf of zeros counts as 1e-6 of the whole upload."""
     least = distances.floor(1e-12 * distances.squared_norm(seen))
-    return jax.tree.map(
-        lambda leaf: jnp.sqrt(jnp.maximum(jnp.sum(leaf**2), least) / leaf.size), seen
-    )
+    return _mean_squares(seen, where, least)
 
 
 def deviations(
@@ -141,20 +153,20 @@ def deviations(
             lambda upload, seen: observation.predict(upload, seen, observation.init(upload))[0]
         )(uploads, cast(transcript.seen))
 
+    where = priors.candidates(transcript)
+
     def gap(phase: Array) -> PyTree:
-        return jax.tree.map(
-            lambda a, b: jax.vmap(lambda x: jnp.mean(x**2))(a.astype(b.dtype) - b),
-            replay(phase, 'float32'),
-            replay(phase, 'float64'),
-        )
+        single, double = replay(phase, 'float32'), replay(phase, 'float64')
+        error = jax.tree.map(lambda a, b: a.astype(b.dtype) - b, single, double)
+        return jax.vmap(lambda step: _mean_squares(step, where))(error)
 
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), jax.vmap(gap)(jnp.arange(1.0, 5.0)))
     known = jax.vmap(observation.variance)(transcript.seen)
-    floors = jax.vmap(_root_mean_squares)(transcript.seen)
+    floors = jax.vmap(lambda seen: _sizes(seen, where))(transcript.seen)
     return jax.tree.map(
         lambda square, variance, size: jnp.sqrt(
             jax.vmap(jnp.mean)(variance)
-            + _SAFETY**2 * ((rounding * 2**24) ** 2 * square + (rounding * size) ** 2)
+            + _SAFETY**2 * ((rounding * 2**24) ** 2 * square + rounding**2 * size)
         ),
         mean, known, floors,
     )  # fmt: skip

@@ -124,8 +124,9 @@ def believed(
     found = labels.believed(problem, guess, equations)
     origin = problem.residual(guess._replace(labels=jnp.zeros_like(found)))
     size, derivatives = _flat(origin, spent).size, problem.columns
-    if derivatives is None or origin.get('items') or size >= _PLENTY * len(found) or size > _MOST:
+    if derivatives is None or origin.get('items') or size > _MOST:
         return found
+    scarce = size < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
 
     def left(labels_: Array) -> Array:
         return labels.fit(problem, guess._replace(labels=jnp.round(labels_)))
@@ -135,7 +136,8 @@ def believed(
         likely = marginals(columns, -_flat(origin, spent), odds)[0]
         return jnp.where(left(likely) < left(found), likely, found)
 
-    return jax.lax.cond(left(found) < labels.EXPLAINED, lambda: found, likelier)
+    enough = ~scarce | (left(found) < labels.EXPLAINED)
+    return jax.lax.cond(enough, lambda: found, likelier)
 
 
 def _flat(leaves: PyTree, spent: Sequence[str]) -> Array:

@@ -269,11 +269,15 @@ def unknown_batch(known: members.Known, rows: int = ROWS) -> members.Attack:
     labels.require_affine(known.structure)
     if known.leak is None or known.leak.bias is None:
         raise ValueError(
-            'unknown_batch needs the kernel and the bias of a layer that multiplies p.'
+            'An unknown batch is recovered from the kernel and the bias of a layer that multiplies '
+            "the private embedding, and none is seen; use attack.name='mgradinv'."
         )
     exact = partial(leak.exact, known.leak)
     if not known.structure.separable:
-        raise ValueError('unknown_batch needs a client whose upload is a sum over its items.')
+        raise ValueError(
+            'An unknown batch is recovered from an upload that is a sum over its items; use '
+            "attack.name='mgradinv'."
+        )
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key

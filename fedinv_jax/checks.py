@@ -1,0 +1,123 @@
+"""Refuses a config that no run can follow, before anything is computed."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedinv_jax import experiment, models, server
+from fedinv_jax.experiment import Config
+
+# Counts of a config, 1 or more; those that are axes hold several.
+_COUNTS = (
+    'num_seeds',
+    'attack.num_gradients',
+    'attack.interval',
+    'attack.num_iterations',
+    'attack.num_restarts',
+    'attack.block',
+    'server.num_rounds',
+    'data.per_positive',
+)
+_AXES: dict[str, Sequence[str]] = {
+    'observation.seen': (),
+    'dynamics.name': experiment.DYNAMICS,
+    'attack.name': experiment.ATTACKS,
+    'attack.num_gradients': (),
+    'attack.first_round': (),
+    'attack.interval': (),
+}
+_NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'model.name': experiment.MODELS,
+    'model.kernel_init': models.KERNELS,
+    'client.name': experiment.CLIENTS,
+    'client.loss': experiment.LOSSES,
+    'client.precision': experiment.PRECISIONS,
+    'client.optimizer.name': experiment.OPTIMIZERS,
+    'client.private_optimizer.name': experiment.OPTIMIZERS,
+    'server.optimizer.name': experiment.OPTIMIZERS,
+    'server.aggregate_items': server.AGGREGATIONS,
+    'server.aggregate_scorer': server.AGGREGATIONS,
+    'attack.distance': experiment.DISTANCES,
+    'attack.optimizer.name': experiment.OPTIMIZERS,
+    'attack.optimizer.decay': experiment.DECAYS,
+    'attack.precision': experiment.PRECISIONS,
+}
+
+
+def check(config: Config) -> None:
+    """Refuses what no run can do, before anything is computed.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), an axis without values, a count
+            that is not an integer >= 1, a field that this client would not use, or observed
+            rounds past the end of the training.
+    """
+    values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
+    for field, names in _AXES.items():
+        if not values[field]:
+            raise ValueError(f'Expected {field} to hold at least one value.')
+        for name in values[field] if names else ():
+            experiment.lookup(field, name, names)
+    for field in (*_COUNTS, 'attack.first_round'):
+        for number in values[field] if field in _AXES else (values[field],):
+            least = 0 if field == 'attack.first_round' else 1
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
+    for field, choices in _NAMES.items():
+        experiment.lookup(field, values[field], choices)
+    _check_combinations(config)
+    for setting in experiment.settings(config):
+        if setting.rounds[-1] >= config.server.num_rounds:
+            raise ValueError(
+                f'The interval runs past the training: first_round={setting.first_round}, '
+                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe round '
+                f'{setting.rounds[-1]}; expected at most {config.server.num_rounds - 1} '
+                f'(server.num_rounds={config.server.num_rounds}).'
+            )
+        rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
+        if setting.attack in ('sign', 'spectral') and not rows_seen:
+            raise ValueError(
+                f'attack.name={setting.attack!r} reads item rows: observation.seen='
+                f'{"+".join(setting.seen)!r} has none.'
+            )
+        if rows_seen and not config.observation.batch_known:
+            raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses values out of range, and fields that contradict each other."""
+    client, attack, users = config.client, config.attack, config.data.max_users
+    rounds_uploads = 'mgradinv' in attack.name and attack.precision == 'float32'
+    if client.precision == 'float64' and rounds_uploads:
+        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
+    for name, value in (
+        ('seed', config.seed),
+        ('observation.noise', config.observation.noise),
+        ('client.item_drift', client.item_drift),
+    ):
+        if not value >= 0:
+            raise ValueError(f'Expected {name}={value} >= 0.')
+    if config.data.labels == 'ratings' and 'exact' in attack.name:
+        raise ValueError(
+            "attack.name='exact' finds binary labels: it needs data.labels='implicit'."
+        )
+    if config.data.fresh_negatives and config.observation.batch_known:
+        raise ValueError(
+            'Items that come back are interactions where negatives are fresh: '
+            'data.fresh_negatives needs observation.batch_known=False.'
+        )
+    if users is not None and users < 1:
+        raise ValueError(f'Expected data.max_users={users} > 0.')
+    if 0 < attack.num_victims < config.num_seeds:
+        raise ValueError(
+            f'Expected attack.num_victims={attack.num_victims} to be at least '
+            f'num_seeds={config.num_seeds}, or 0.'
+        )
+    default = experiment.default_config().client
+    for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
+        if client.name == 'gradient_step' and client[field] != default[field]:
+            raise ValueError(f"client.{field} needs client.name='local_sgd'.")
+    if attack.start is not None:
+        experiment.lookup('attack.start', attack.start, experiment.EXACT)
+        if attack.start == 'exact' and attack.precision == 'float32':
+            raise ValueError("attack.start='exact' needs attack.precision='float64'.")
