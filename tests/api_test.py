@@ -48,6 +48,7 @@ def test_all_of_a_namespace_covers_its_modules(name):
         'build',
         'canvas',
         'capture',
+        'checks',
         'compiled',
         'experiment',
         'figures',
