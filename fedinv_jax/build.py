@@ -192,6 +192,7 @@ def make_federation(
         clients,
         section.clients_per_round,
         config.data.fresh_negatives,
+        lookup('client.loss', config.client.loss, LOSSES),
     )
 
 

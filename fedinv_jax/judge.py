@@ -16,7 +16,12 @@ _EXAMPLES = 4
 
 
 def rows(
-    block: plan.Block, answers: Answer, seen: PyTree, truths: GroundTruth, seconds: float
+    block: plan.Block,
+    answers: Answer,
+    seen: PyTree,
+    truths: GroundTruth,
+    training_loss: float,
+    seconds: float,
 ) -> list[workdir.Row]:
     """The rows of a block's victims.
 
@@ -25,6 +30,7 @@ def rows(
         answers: of the attack.
         seen: what the server saw.
         truths: what it did not.
+        training_loss: mean over all clients, before the first observed round.
         seconds: that a victim took.
     """
     values, finite = _judge(block.case, answers, truths), _finite(seen)
@@ -36,7 +42,7 @@ def rows(
             {**tree.take(values, lane), 'seen_ok': finite[lane]},
             None if certificates is None else tree.take(certificates, lane),
             tree.take(truths, lane),
-            seconds,
+            {'training_loss': _number(training_loss), 'seconds': seconds},
         )
         for lane, user in enumerate(block.users)
     ]
@@ -93,7 +99,7 @@ def _row(
     values: dict[str, Any],
     certificate: Certificate | None,
     truth: GroundTruth,
-    seconds: float,
+    measured: workdir.Row,
 ) -> workdir.Row:
     """One victim's row; undefined numbers are null."""
     case, setting, _ = block
@@ -112,7 +118,7 @@ def _row(
         'status': 'ok' if reason is None else 'failed',
         'reason': reason,
         'drift': _number(values['drift']) if setting.num_gradients > 1 else None,
-        'seconds': seconds,
+        **measured,
         'objective': _number(values['objective']),
         **_certificate(case, setting, certificate, values['ok'], truth),
         'metrics': {name: _number(value) for name, value in values['metrics'].items()},

@@ -128,6 +128,12 @@ def blocks(cases: Iterable[Case]) -> list[Block]:
     return planned
 
 
+def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:
+    """The blocks of one shard: neighbours, so that it trains few seeds."""
+    index, count = shard
+    return list(blocks[len(blocks) * index // count : len(blocks) * (index + 1) // count])
+
+
 def alike(setting: Setting) -> Setting:
     """A setting less what its attack does not depend on: first round and, as a rule, interval."""
     interval = setting.interval if setting.dynamics == 'unrolled' else None

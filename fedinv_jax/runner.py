@@ -36,7 +36,14 @@ Log = Callable[[str], None]
 _TRAINING, _ATTACK = 0, 1
 
 
-def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str, Any]:
+def run(
+    config: Config,
+    folder: str,
+    command: str,
+    log: Log = print,
+    shard: workdir.Shard = (0, 1),
+    merge: bool = False,
+) -> list[workdir.Row]:
     """Attacks the victims of a config; goes on where an earlier run in the folder stopped.
 
     Args:
@@ -44,12 +51,16 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
         folder: the work directory.
         command: the command line, for the report.
         log: prints a line.
+        shard: which part of the blocks of victims is done here, and of how many parts; no row
+            depends on it. Summary and report are written where all rows are there.
+        merge: nothing is attacked; the rows of all shards become one file.
 
     Returns:
-        The summary, as in `summary.json`.
+        The rows so far.
 
     Raises:
-        ValueError: for a config that cannot run, or a folder of another run.
+        ValueError: for a config that cannot run, a folder of another run, one that another
+            process writes, or rows that are missing where shards are merged.
     """
     cases = plan.make_cases(config)
     hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
@@ -57,15 +68,33 @@ def run(config: Config, folder: str, command: str, log: Log = print) -> dict[str
     threat_model = threat.describe(config, cases)
     path = workdir.open_(folder, config.to_dict(), data)
     log(threat_model)
-    done = {plan.key(row) for row in workdir.read_rows(path)}
     blocks = plan.blocks(cases)
-    pending = [block for block in blocks if not done.issuperset(plan.keys(block))]
-    if done:
-        log(f'{path}: {len(done)} rows are there; {len(blocks) - len(pending)} of {len(blocks)} '
-            'blocks of victims are complete and skipped')  # fmt: skip
-    for rows in attack(pending, log):
-        workdir.append_rows(path, [row for row in rows if plan.key(row) not in done])
-    return finish(config, blocks, path, threat_model, command, log)
+    with workdir.writing(path, shard, log):
+        done = {plan.key(row) for row in workdir.read_rows(path)}
+        own = plan.part(blocks, shard)
+        pending = [block for block in own if not done.issuperset(plan.keys(block))]
+        if merge and pending:
+            raise ValueError(
+                f'{path}: {len(pending)} of {len(own)} blocks of victims are missing. Run the '
+                'shards that were stopped to their end, then merge.'
+            )
+        if done:
+            log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
+                'blocks of victims are complete and skipped')  # fmt: skip
+        for found in attack(pending, log):
+            new = [row for row in found if plan.key(row) not in done]
+            workdir.append_rows(path, new, shard)
+    keys = [key for block in blocks for key in plan.keys(block)]
+    order = {key: index for index, key in enumerate(keys)}
+    rows = sorted(workdir.read_rows(path), key=lambda row: order[plan.key(row)])
+    if merge:
+        workdir.merge(path, rows)
+    if len(rows) == len(keys):
+        finish(config, rows, path, threat_model, command, log)
+    else:
+        log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all shards have ended, the '
+            'same command with --merge instead of --shard writes the report')  # fmt: skip
+    return rows
 
 
 def attack(blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
@@ -97,7 +126,8 @@ def _attack_seed(
             seen, truths, keys = _arguments(recording, block)
             function = functions[compiled.shape(block)]
             answers, seconds = compiled.run(function, block, seen, keys)
-        return judge.rows(block, answers, seen.seen, truths, seconds / len(block.users))
+        loss = recording.snapshots[block.setting.first_round].loss
+        return judge.rows(block, answers, seen.seen, truths, loss, seconds / len(block.users))
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
         for index, found in enumerate(compiled.each(rows, blocks)):
@@ -212,16 +242,13 @@ def transcript(
 
 def finish(
     config: Config,
-    blocks: Sequence[plan.Block],
+    rows: Sequence[workdir.Row],
     folder: pathlib.Path,
     threat_model: str,
     command: str,
     log: Log,
-) -> dict[str, Any]:
-    """Summary, figures and report from the rows in the folder."""
-    keys = (key for block in blocks for key in plan.keys(block))
-    order = {key: index for index, key in enumerate(keys)}
-    rows = sorted(workdir.read_rows(folder), key=lambda row: order[plan.key(row)])
+) -> None:
+    """Writes summary, figures and report."""
     summary = stats.summarize(rows)
     workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     (folder / 'figures').mkdir(exist_ok=True)
@@ -232,7 +259,6 @@ def finish(
     for line in report.certificates(summary):
         log(line)
     log(f'{folder}/report.md, summary.json, victims.jsonl, figures/')
-    return summary
 
 
 def _arguments(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, observe, server, tree
+from fedinv_jax import client, losses, observe, server, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.types import (
     Array,
@@ -23,6 +23,7 @@ from fedinv_jax.types import (
     GroundTruth,
     Key,
     Leaf,
+    Loss,
     Model,
     Observation,
     PyTree,
@@ -57,11 +58,13 @@ class Federation(NamedTuple):
         init: `init(key) -> State`.
         step: `step(state, key, forced) -> (state, seen)`, one round; `forced` is per group a
             bool `[C]` of clients that take part in any case; `seen` per group a `server.Seen`.
+        loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
     """
 
     init: Callable[[Key], State]
     step: Callable[[State, Key, tuple[Array, ...]], tuple[State, tuple[server.Seen, ...]]]
+    loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
 
 
@@ -73,6 +76,7 @@ def federation(
     clients: Sequence[Clients],
     clients_per_round: int | None = None,
     fresh_negatives: bool = False,
+    loss: Loss = losses.bce,
 ) -> Federation:
     """Puts model, clients, channel and server together.
 
@@ -88,6 +92,7 @@ def federation(
         clients: groups of clients.
         clients_per_round: clients drawn afresh each round; None: all of them.
         fresh_negatives: whether a client draws new ones each round (`client.fresh_negatives`).
+        loss: elementwise, to tell how far the training is; the clients' own.
 
     Returns:
         The federation.
@@ -162,7 +167,19 @@ def federation(
         new = State(state.round + 1, shared, optimizer_state, privates, channels)
         return new, groups
 
-    return Federation(init, step, clients)
+    value = client.mean_loss(model, loss)
+
+    def mean(state: State) -> Array:
+        def one(items: Leaf, labels: Leaf, weights: Leaf, private: PyTree) -> Array:
+            return value(client.gather(state.shared, items), private, Batch(None, labels, weights))
+
+        values = [
+            jax.vmap(one)(group.items, group.labels, group.weights, private)
+            for group, private in zip(clients, state.private, strict=True)
+        ]
+        return jnp.mean(jnp.concatenate(values))
+
+    return Federation(init, step, mean, clients)
 
 
 def _lots(key: Key, users: Array) -> Array:
@@ -180,12 +197,14 @@ class Snapshot(NamedTuple):
         private: per group, the victims' private parameters before the round, leaves `[V, ...]`.
         seen: per group, the victims' uploads as seen, leaves `[V, ...]`.
         participated: per group, bool `[V]`.
+        loss: `[]`, the mean over all clients of their loss before the round.
     """
 
     shared: PyTree
     private: tuple[PyTree, ...]
     seen: tuple[PyTree, ...]
     participated: tuple[Array, ...]
+    loss: Array
 
 
 class Recording(NamedTuple):
@@ -250,6 +269,7 @@ def record(
             tuple(p(private) for p, private in zip(pick, state.private, strict=True)),
             tuple(p(group.uploads) for p, group in zip(pick, groups, strict=True)),
             tuple(p(group.active) for p, group in zip(pick, groups, strict=True)),
+            run.loss(state),
         )
 
     init_key, run_key = jax.random.split(key)

@@ -1,8 +1,8 @@
 """Rows of victims -> the summary: means with intervals, paired differences. NumPy only.
 
 A row is one JSON object of `victims.jsonl`: the keys of `SETTING`, then `seed`, `user`, `status`
-('ok' or 'failed'), `reason`, `drift`, `seconds`, the keys of `CERTIFICATE` and `metrics` (null
-where undefined). A victim is a user of one seed, and the victims of all seeds count as one sample.
+('ok' or 'failed'), `reason`, `drift`, `training_loss`, `seconds`, the keys of `CERTIFICATE` and
+`metrics` (null where undefined). A victim is a user of one seed, and the victims of all seeds count as one sample.
 Failed victims stay in every average with the metrics that were recorded for them.
 """
 
@@ -217,6 +217,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
             'num_victims': len(victims),
             'num_failed': len(failed),
             'drift': _mean(row['drift'] for row in victims),
+            'training_loss': _mean(row.get('training_loss') for row in victims),
             'seconds_per_victim': _mean(row['seconds'] for row in victims),
             'metrics': {
                 name: interval(

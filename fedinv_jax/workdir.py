@@ -1,21 +1,29 @@
 """A work directory: the record of one run, safe to stop and to go on with.
 
-`config.json`, `versions.json`, `victims.jsonl` (one row per victim and setting), `summary.json`,
-`report.md`, `figures/`.
+`config.json`, `versions.json`, `victims.jsonl` (one row per victim and setting; of a shard
+`victims-0-of-3.jsonl`, until they are merged), `summary.json`, `report.md`, `report.html`,
+`figures/`.
 """
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 Row = dict[str, Any]
+Shard = tuple[int, int]
+"""Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
+
+_ALL: Shard = (0, 1)
+_ROWS = 'victims*.jsonl'
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 
 
@@ -37,7 +45,7 @@ def open_(
     folder.mkdir(parents=True, exist_ok=True)
     record = json.loads(json.dumps({'config': config, 'data': data}))
     path = folder / 'config.json'
-    if (folder / 'victims.jsonl').exists():
+    if any(rows.stat().st_size for rows in folder.glob(_ROWS)):
         if not path.exists():
             raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
         different = [
@@ -70,36 +78,80 @@ def versions() -> dict[str, Any]:
 
 def write(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + '.part')
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
+def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
+    """Where a shard writes its rows."""
+    index, count = shard
+    return folder / ('victims.jsonl' if count == 1 else f'victims-{index}-of-{count}.jsonl')
+
+
 def read_rows(folder: pathlib.Path) -> list[Row]:
-    """The rows so far; a last line that was cut off while being written is dropped."""
-    path = folder / 'victims.jsonl'
-    if not path.exists():
-        return []
-    text = path.read_text()
-    whole = text[: text.rfind('\n') + 1]
-    if whole != text:
-        write(path, whole)
+    """The rows so far, of all shards; a last line that is not whole is left out."""
     rows = []
-    for number, line in enumerate(whole.splitlines(), start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f'{path}, line {number}: expected a JSON object: {error}.') from error
+    for path in sorted(folder.glob(_ROWS)):
+        text = path.read_text()
+        for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f'{path}, line {number}: expected a JSON object: {error}. Remove that line: '
+                    'its victims are attacked again.'
+                ) from error
     return rows
 
 
-def append_rows(folder: pathlib.Path, rows: Iterable[Row]) -> None:
+@contextlib.contextmanager
+def writing(
+    folder: pathlib.Path, shard: Shard = _ALL, log: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Makes a shard's rows file this process's alone, its last line whole.
+
+    A line that was cut off while being written is dropped, and `log` says so.
+
+    Raises:
+        ValueError: if another process writes it.
+    """
+    path = rows_file(folder, shard)
+    with open(path, 'a+b') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'Another process writes {path}. Wait for it, or choose another --workdir or '
+                '--shard.'
+            ) from error
+        file.seek(0)
+        text = file.read()
+        whole = text.rfind(b'\n') + 1
+        if whole < len(text):
+            count = text.count(b'\n')
+            log(
+                f'warning: {path}: the last line was cut off while being written and is dropped; '
+                f'the {count} rows before it are whole'
+            )
+            file.truncate(whole)
+        yield
+
+
+def append_rows(folder: pathlib.Path, rows: Iterable[Row], shard: Shard = _ALL) -> None:
     """Appends rows and waits until they are on the disk."""
     text = ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows)
-    with open(folder / 'victims.jsonl', 'a') as file:
+    with open(rows_file(folder, shard), 'a') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def merge(folder: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Makes `rows` the one rows file, and removes those of the shards."""
+    write(rows_file(folder), ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows))
+    for path in folder.glob('victims-*.jsonl'):
+        path.unlink()
 
 
 def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any, Any]]:

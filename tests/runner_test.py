@@ -92,7 +92,8 @@ def rows_of(folder):
 
 
 def run(config, folder, log=silent):
-    summary = runner.run(config, str(folder), 'python scripts/attack.py', log)
+    runner.run(config, str(folder), 'python scripts/attack.py', log)
+    summary = json.loads((pathlib.Path(folder) / 'summary.json').read_text())
     return summary, rows_of(folder)
 
 
@@ -130,6 +131,7 @@ SUMMARY_TYPES = {
     'num_victims': int,
     'num_failed': int,
     'drift': (float, type(None)),
+    'training_loss': float,
     'seconds_per_victim': float,
     'metrics': dict,
     # Beyond the schema of the first version: differences and failures.
@@ -540,7 +542,7 @@ class Interruption:
     def __init__(self, after, write_half=False):
         self.left, self.write_half, self.append = after, write_half, workdir.append_rows
 
-    def __call__(self, folder, rows):
+    def __call__(self, folder, rows, shard):
         if self.left == 0:
             if self.write_half:
                 text = ''.join(json.dumps(row) + '\n' for row in rows)
@@ -548,7 +550,7 @@ class Interruption:
                     file.write(text[: int(len(text) * 0.7)])
             raise KeyboardInterrupt
         self.left -= 1
-        self.append(folder, rows)
+        self.append(folder, rows, shard)
 
 
 # Failed on the mutants of `run` without `not in done` (two rows of a victim) and with

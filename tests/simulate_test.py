@@ -187,6 +187,13 @@ class ReferenceTest(parameterized.TestCase):
             self.assertEqual(jax.tree.leaves(snapshot.shared)[0].dtype, np.float64)
             assert_trees_close(snapshot.shared, shared)
             assert_trees_close(by_user(run, snapshot.private), privates)
+            losses_ = [
+                reference.mean_loss(
+                    shared, privates[u], i, np.array(y, float), np.ones(len(i)), reference.bce
+                )
+                for u, (i, y) in DATA.items()
+            ]
+            np.testing.assert_allclose(snapshot.loss, np.mean(losses_), rtol=1e-9)
             for user, seen in by_user(run, snapshot.seen).items():
                 size = len(DATA[user][0])
                 for name_, rows in seen['items'].items():

@@ -98,21 +98,51 @@ def test_no_file_is_no_rows(tmp_path):
     assert workdir.read_rows(tmp_path) == []
 
 
-# Failed on the mutants `whole = text` and `rfind` without `+ 1`, and on one that does not write
-# the repaired file.
-@pytest.mark.parametrize('cut', ['{', '{"user": 2, "x": 0.', '{"user": 2}'])
+# Failed on the mutants of `writing` with `rfind` without `+ 1`, and without `truncate`.
+@pytest.mark.parametrize('cut', ['', '{', '{"user": 2, "x": 0.', '{"user": 2}'])
 def test_a_line_cut_off_is_dropped_and_the_file_repaired(tmp_path, cut):
-    path = tmp_path / 'victims.jsonl'
+    path, said = tmp_path / 'victims.jsonl', []
     path.write_text('{"user": 0}\n{"user": 1}\n' + cut)
     assert workdir.read_rows(tmp_path) == [{'user': 0}, {'user': 1}]
-    assert path.read_text() == '{"user": 0}\n{"user": 1}\n'
-    workdir.append_rows(tmp_path, [{'user': 3}])
+    with workdir.writing(tmp_path, log=said.append):
+        assert path.read_text() == '{"user": 0}\n{"user": 1}\n'
+        workdir.append_rows(tmp_path, [{'user': 3}])
     assert [row['user'] for row in workdir.read_rows(tmp_path)] == [0, 1, 3]
+    assert len(said) == bool(cut)
+    assert all('the last line was cut off' in line and 'the 2 rows' in line for line in said)
+
+
+# Failed on the mutant that repairs while reading: another process is in the middle of that line.
+def test_reading_leaves_the_rows_of_other_shards_alone(tmp_path):
+    path = workdir.rows_file(tmp_path, (1, 3))
+    path.write_text('{"user": 0}\n{"us')
+    assert path.name == 'victims-1-of-3.jsonl'
+    with workdir.writing(tmp_path, (0, 3)):
+        workdir.append_rows(tmp_path, [{'user': 5}], (0, 3))
+        assert workdir.read_rows(tmp_path) == [{'user': 5}, {'user': 0}]
+    assert path.read_text() == '{"user": 0}\n{"us'
+
+
+# Failed on the mutant without the lock.
+def test_two_processes_do_not_write_one_file(tmp_path):
+    with workdir.writing(tmp_path), pytest.raises(ValueError, match='Another process writes'):
+        workdir.writing(tmp_path).__enter__()
+    with workdir.writing(tmp_path):
+        pass
+
+
+def test_merged_rows_are_one_file(tmp_path):
+    for index in range(2):
+        workdir.append_rows(tmp_path, [{'user': index}], (index, 2))
+    workdir.merge(tmp_path, workdir.read_rows(tmp_path)[::-1])
+    assert [path.name for path in tmp_path.iterdir()] == ['victims.jsonl']
+    assert workdir.read_rows(tmp_path) == [{'user': 1}, {'user': 0}]
 
 
 def test_only_a_cut_line_leaves_nothing(tmp_path):
     (tmp_path / 'victims.jsonl').write_text('{"us')
-    assert workdir.read_rows(tmp_path) == []
+    with workdir.writing(tmp_path, log=lambda _: None):
+        assert workdir.read_rows(tmp_path) == []
     assert (tmp_path / 'victims.jsonl').read_text() == ''
 
 
