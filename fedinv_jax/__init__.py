@@ -14,6 +14,7 @@ report; experiment, build, plan, runner and capture run them from a config.
 
 from fedinv_jax import (
     attack,
+    claims,
     client,
     data,
     losses,
@@ -33,6 +34,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'attack',
+    'claims',
     'client',
     'data',
     'losses',

@@ -52,6 +52,8 @@ def check(config: Config) -> None:
             that is not an integer >= 1, a field that this client would not use, or observed
             rounds past the end of the training.
     """
+    if 'arms' in config:
+        raise ValueError('This config is a study of several arms: run it with scripts/study.py.')
     values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
     for field, names in _AXES.items():
         if not values[field]:

@@ -149,6 +149,18 @@ def variant(config: Config, arg: str | None) -> Config:
     config.attack.first_round = (0,)
     config.attack.interval = (1,)
     config.num_seeds = min(config.num_seeds, 2)
+    if 'arms' in config:
+        return with_arms(config, {'synthetic': {}})
+    return config
+
+
+def with_arms(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The config of a study: by name of an arm, the fields that are its own, nested as in `config`.
+
+    An arm 'synthetic' without changes is what `:smoke` runs.
+    """
+    with config.unlocked():
+        config.arms = arms
     return config
 
 

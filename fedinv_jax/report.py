@@ -1,6 +1,5 @@
-"""The summary as a table, a verdict and a report, for people."""
+"""The summary as a table and in words, for people; `document` puts them together."""
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ def attacks_of(summary: Row) -> list[Row]:
     return [row for row in summary['rows'] if row['attack'] not in stats.GUESSERS]
 
 
-def _number(value: Mapping[str, Any] | None, victims: int, sign: str = '') -> str:
+def estimate(value: Mapping[str, Any] | None, victims: int, sign: str = '') -> str:
     """`mean [low, high]` with three decimals, and n where not every victim counts; or a dash."""
     if value is None or value['mean'] is None:
         return '-'
@@ -81,9 +80,9 @@ def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, st
         'victims': f'{victims} ({failed} failed)' if failed else str(victims),
         'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
         'rank': '-' if row['rank'] is None else f'{row["rank"]:.0f}/{row["unknowns"]:.0f}',
-        **{title(name): _number(row['metrics'].get(name), victims) for name in metrics},
-        'ΔAUC to popularity': _number(popularity and popularity['auc'], victims, '+'),
-        'ΔAUC to one gradient': _number(one and one['auc'], victims, '+'),
+        **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
+        'ΔAUC to popularity': estimate(popularity and popularity['auc'], victims, '+'),
+        'ΔAUC to one gradient': estimate(one and one['auc'], victims, '+'),
     }
 
 
@@ -154,12 +153,12 @@ def _each(rows: Sequence[Row], key: str) -> str:
     return '; '.join(f'{value} ({attack})' for attack, value in own.items())
 
 
-def _outcome(difference: Row | None, victims: int) -> tuple[str, str]:
+def outcome(difference: Row | None, victims: int) -> tuple[str, str]:
     """A paired difference of AUC as a verb, and its number."""
     if difference is None or difference['auc']['mean'] is None:
         return 'has no counterpart for', ''
     auc = difference['auc']
-    number = f' (ΔAUC {_number(auc, victims, "+")})'
+    number = f' (ΔAUC {estimate(auc, victims, "+")})'
     if victims - auc['undefined'] < _FEW:
         return 'was run on too few victims for a verdict against', number
     if auc['low'] > 0:
@@ -193,13 +192,13 @@ def verdict(summary: Row) -> str:
         for rival, key in rivals.items():
             if rival == 'one gradient' and steps == 1:
                 continue
-            verb, number = _outcome(row[key], victims)
+            verb, number = outcome(row[key], victims)
             name = row['attack'] if several else 'The attack'
             verbs.setdefault((name, rival), []).append(verb)
             said.append(f'it **{verb}** {rival}{number}')
         where = [f'T = {steps}']
         where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
-        auc = _number(row['metrics']['auc'], victims)
+        auc = estimate(row['metrics']['auc'], victims)
         lines = paragraphs.setdefault(show(row['seen']), [])
         lines.append(f'- {", ".join(where)}: AUC {auc}; {"; ".join(said)}.')
     head = ' '.join(
@@ -233,62 +232,3 @@ def certificates(summary: Row) -> list[str]:
                 'the truth: the certificates of this setting are wrong.'
             )
     return lines
-
-
-def markdown(
-    config_text: str,
-    summary: Row,
-    figures: Iterable[str | pathlib.Path],
-    threat_model: str,
-    command: str,
-    versions: Mapping[str, str],
-) -> str:
-    """The text of `report.md`.
-
-    Args:
-        config_text: the configuration, as text.
-        summary: what `summarize` returns.
-        figures: paths of PNGs in a folder next to the report.
-        threat_model: what is seen, known and unknown, as text.
-        command: the exact command of the run.
-        versions: version by package.
-
-    Returns:
-        Markdown: verdict, threat model, table, figures, failures, versions, command, config.
-    """
-    failures = [
-        f'- {row["attack"]}, T = {row["num_gradients"]}, {show(row["seen"])} seen: {count} of '
-        f'{row["num_victims"]} victims: {reason}'
-        for row in summary['rows']
-        for reason, count in row['failures'].items()
-    ]
-    paths = [pathlib.Path(figure) for figure in figures]
-    images = [f'![{path.stem.replace("_", " ")}]({path.parent.name}/{path.name})' for path in paths]
-    clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
-    interval = (
-        't-interval from the standard error clustered by seed'
-        if clustered
-        else 'bootstrap interval'
-    )
-    note = (
-        f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
-        'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
-        'are paired by victim.'
-    )
-    certified = [
-        f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
-        for line in certificates(summary)
-    ]
-    said = [verdict(summary) or 'No attack was run.', '\n'.join(certified)]
-    sections = {
-        'Verdict': '\n\n'.join(said).strip(),
-        'Threat model': f'```\n{threat_model.strip()}\n```',
-        'Results': f'{table(summary)}\n{note}',
-        'Figures': '\n\n'.join(images) or 'None.',
-        'Failures': '\n'.join(failures) or 'None.',
-        'Versions': '\n'.join(f'- {name} {version}' for name, version in versions.items()),
-        'Command': f'```\n{command.strip()}\n```',
-        'Configuration': f'```\n{config_text.strip()}\n```',
-    }
-    body = '\n\n'.join(f'## {name}\n\n{text}' for name, text in sections.items())
-    return f'# Privacy audit by gradient inversion\n\n{body}\n'

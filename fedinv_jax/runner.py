@@ -5,7 +5,6 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,9 @@ import numpy as np
 
 from fedinv_jax import (
     build,
+    claims,
     compiled,
+    document,
     experiment,
     figures,
     judge,
@@ -43,7 +44,7 @@ def run(
     log: Log = print,
     shard: workdir.Shard = (0, 1),
     merge: bool = False,
-) -> list[workdir.Row]:
+) -> document.Part | None:
     """Attacks the victims of a config; goes on where an earlier run in the folder stopped.
 
     Args:
@@ -56,7 +57,7 @@ def run(
         merge: nothing is attacked; the rows of all shards become one file.
 
     Returns:
-        The rows so far.
+        What a report says of the run; None where other shards' rows are missing.
 
     Raises:
         ValueError: for a config that cannot run, a folder of another run, one that another
@@ -90,11 +91,10 @@ def run(
     if merge:
         workdir.merge(path, rows)
     if len(rows) == len(keys):
-        finish(config, rows, path, threat_model, command, log)
-    else:
-        log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all shards have ended, the '
-            'same command with --merge instead of --shard writes the report')  # fmt: skip
-    return rows
+        return finish(config, rows, path, threat_model, command, log)
+    log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all shards have ended, the same '
+        'command with --merge instead of --shard writes the report')  # fmt: skip
+    return None
 
 
 def attack(blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
@@ -126,7 +126,7 @@ def _attack_seed(
             seen, truths, keys = _arguments(recording, block)
             function = functions[compiled.shape(block)]
             answers, seconds = compiled.run(function, block, seen, keys)
-        loss = recording.snapshots[block.setting.first_round].loss
+        loss = float(recording.snapshots[block.setting.first_round].loss)
         return judge.rows(block, answers, seen.seen, truths, loss, seconds / len(block.users))
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
@@ -247,18 +247,21 @@ def finish(
     threat_model: str,
     command: str,
     log: Log,
-) -> None:
+) -> document.Part:
     """Writes summary, figures and report."""
     summary = stats.summarize(rows)
     workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
     (folder / 'figures').mkdir(exist_ok=True)
     drawn = figures.draw(rows, summary, folder / 'figures')
-    text = report.markdown(str(config), summary, drawn, threat_model, command, workdir.versions())
-    workdir.write(folder / 'report.md', text)
+    paths = [path.relative_to(folder) for path in drawn]
+    compared = claims.compare(rows)
+    part = document.Part(folder.name, str(config), summary, compared, paths, threat_model)
+    document.write(folder, [part], command)
     log(report.table(summary, ('auc', 'f1', 'exact')))
     for line in report.certificates(summary):
         log(line)
-    log(f'{folder}/report.md, summary.json, victims.jsonl, figures/')
+    log(f'{folder}/report.html, report.md, summary.json, victims.jsonl, figures/')
+    return part
 
 
 def _arguments(

@@ -2,8 +2,9 @@
 
 A row is one JSON object of `victims.jsonl`: the keys of `SETTING`, then `seed`, `user`, `status`
 ('ok' or 'failed'), `reason`, `drift`, `training_loss`, `seconds`, the keys of `CERTIFICATE` and
-`metrics` (null where undefined). A victim is a user of one seed, and the victims of all seeds count as one sample.
-Failed victims stay in every average with the metrics that were recorded for them.
+`metrics` (null where undefined). A victim is a user of one seed, and the victims of all seeds
+count as one sample. Failed victims stay in every average with the metrics that were recorded for
+them.
 """
 
 import json
@@ -30,7 +31,7 @@ GUESSERS = ('random', 'popularity')
 """Attacks that read no upload."""
 
 # What a guesser does not share.
-_OWN = ('attack', 'dynamics', 'solver', 'iterations', 'precision')
+OWN = ('attack', 'dynamics', 'solver', 'iterations', 'precision')
 # What one gradient does not share; an attack may take another solver for it.
 STEPS = ('num_gradients', 'interval', 'solver')
 _LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
@@ -112,15 +113,20 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 
 def _clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    mean = np.mean(values)
-    sums = [np.sum(values[clusters == one] - mean) for one in np.unique(clusters)]
+    error, freedom = _clustered_error(values, clusters)
+    half = scipy.stats.t.ppf(0.975, freedom) * error
+    return np.mean(values) - half, np.mean(values) + half
+
+
+def _clustered_error(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
+    """The standard error of the mean that is robust to clusters, and its degrees of freedom."""
+    sums = [np.sum(values[clusters == one] - np.mean(values)) for one in np.unique(clusters)]
     count = len(sums)
     error = np.sqrt(count / (count - 1) * np.sum(np.square(sums))) / values.size
-    half = scipy.stats.t.ppf(0.975, count - 1) * error
-    return mean - half, mean + half
+    return float(error), count - 1
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
     """Mean of the defined values, or None."""
     numbers = _numbers(values)
     defined = numbers[np.isfinite(numbers)]
@@ -142,23 +148,68 @@ def _group(rows: Iterable[Row]) -> list[list[Row]]:
     return [[victims[victim] for victim in sorted(victims)] for victims in groups.values()]
 
 
-def _difference(victims: Sequence[Row], others: Sequence[Row] | None) -> dict[str, Any] | None:
-    """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
-    metrics = {(row['seed'], row['user']): row['metrics'] for row in others or ()}
-    pairs = [(row, metrics.get((row['seed'], row['user']), {})) for row in victims]
-    if not any(other for _, other in pairs):
-        return None
+def pair(victims: Sequence[Row], others: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Rows of the same victim (seed and user) in two settings."""
+    found = {_victim(row): row for row in others}
+    return [(row, found[_victim(row)]) for row in victims if _victim(row) in found]
 
-    def paired(mine: float | None, other: float | None) -> float | None:
+
+def differences(pairs: Iterable[tuple[Row, Row]], metric: str) -> list[float | None]:
+    """`metric of the first - metric of the second`, by victim; None where either is undefined."""
+
+    def one(mine: float | None, other: float | None) -> float | None:
         return None if mine is None or other is None else mine - other
 
+    return [one(row['metrics'].get(metric), other['metrics'].get(metric)) for row, other in pairs]
+
+
+def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | None:
+    """Two-sided p of 'the mean paired difference is 0'.
+
+    With several seeds the t-test with the standard error of `interval`, clustered by seed; with
+    one, Wilcoxon's signed-rank test over victims.
+
+    Args:
+        values: one difference a victim; None where undefined.
+        seeds: of each victim.
+
+    Returns:
+        The p-value; 1 where all differences are 0, None where none is defined.
+
+    Example:
+        >>> paired_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0] * 6)
+        0.03125
+    """
+    numbers = _numbers(values)
+    known = np.isfinite(numbers)
+    defined, clusters = numbers[known], np.asarray(seeds)[known]
+    if not defined.size:
+        return None
+    if not np.any(defined):
+        return 1.0
+    if len(np.unique(clusters)) == 1:
+        return float(scipy.stats.wilcoxon(defined).pvalue)
+    error, freedom = _clustered_error(defined, clusters)
+    if error == 0:
+        return 0.0
+    return float(2 * scipy.stats.t.sf(abs(np.mean(defined)) / error, freedom))
+
+
+def _difference(victims: Sequence[Row], others: Sequence[Row] | None) -> dict[str, Any] | None:
+    """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
+    pairs = pair(victims, others or ())
+    if not pairs:
+        return None
+    lonely = {_victim(row) for row in victims} - {_victim(row) for row, _ in pairs}
+    seeds = [row['seed'] for row, _ in pairs] + [seed for seed, _ in lonely]
     return {
-        name: interval(
-            [paired(row['metrics'].get(name), other.get(name)) for row, other in pairs],
-            [row['seed'] for row in victims],
-        )
+        name: interval([*differences(pairs, name), *[None] * len(lonely)], seeds)
         for name in COMPARED
     }
+
+
+def _victim(row: Row) -> tuple[int, int]:
+    return row['seed'], row['user']
 
 
 def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
@@ -175,7 +226,7 @@ def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
         'certified': share if made else None,
         'num_certified': len(certified) if made else None,
         'num_exact_certified': len(exact) if made else None,
-        **{name: _mean(row.get(name) for row in made) for name in ('rank', 'unknowns')},
+        **{name: mean(row.get(name) for row in made) for name in ('rank', 'unknowns')},
     }
 
 
@@ -199,7 +250,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
         ValueError: a victim has two rows in one setting.
     """
     groups = _group(rows)
-    guesses = {setting(v[0], _OWN): v for v in groups if v[0]['attack'] == 'popularity'}
+    guesses = {setting(v[0], OWN): v for v in groups if v[0]['attack'] == 'popularity'}
     single = {setting(v[0], STEPS): v for v in groups if v[0]['num_gradients'] == 1}
 
     def summary(victims: list[Row]) -> dict[str, Any]:
@@ -207,7 +258,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
         failed = [row for row in victims if row['status'] != 'ok']
         reasons = [str(row['reason']) for row in failed]
         names = {name for row in victims for name in row['metrics']}.difference(METRICS)
-        guess = guesses.get(setting(first, _OWN)) if first['attack'] != 'popularity' else None
+        guess = guesses.get(setting(first, OWN)) if first['attack'] != 'popularity' else None
         one = single.get(setting(first, STEPS)) if first['num_gradients'] > 1 else None
         seeds = [row['seed'] for row in victims]
         return {
@@ -216,9 +267,9 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
             'num_seeds': len(set(seeds)),
             'num_victims': len(victims),
             'num_failed': len(failed),
-            'drift': _mean(row['drift'] for row in victims),
-            'training_loss': _mean(row.get('training_loss') for row in victims),
-            'seconds_per_victim': _mean(row['seconds'] for row in victims),
+            'drift': mean(row['drift'] for row in victims),
+            'training_loss': mean(row.get('training_loss') for row in victims),
+            'seconds_per_victim': mean(row['seconds'] for row in victims),
             'metrics': {
                 name: interval(
                     [row['metrics'].get(name) for row in victims],

@@ -2,11 +2,12 @@
 
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
 
-from fedinv_jax import figures, report, stats
+from fedinv_jax import claims, document, figures, report, stats
 
 
 def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
@@ -69,6 +70,10 @@ def study(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, 
                         made['item_ids'] = list(range(items))
                     rows.append(made)
     return rows
+
+
+def markdown(summary):
+    return document.markdown([document.Part('x', '', summary, [], [], '')], '', {})
 
 
 def by_setting(summary):
@@ -244,7 +249,7 @@ def test_seeds_are_pooled_and_pair_by_seed_and_user():
         assert difference[end] == pytest.approx(0.15)
     text = report.table(stats.summarize(rows))
     assert 'seeds 0, 1, 2.' in text.splitlines()[0]
-    shown = report.markdown('', stats.summarize(rows), [], '', '', {})
+    shown = markdown(stats.summarize(rows))
     assert '95% t-interval from the standard error clustered by seed' in shown
     assert 'bootstrap' not in shown
 
@@ -312,7 +317,7 @@ def test_a_wrong_certificate_is_said_loudly():
     lines = report.certificates(stats.summarize(rows))
     assert lines[0].startswith('exact, T = 1: 2 of 3 histories recovered')
     assert lines[1].startswith('WARNING: 1 of these 2 certified histories are NOT the truth')
-    text = report.markdown('', stats.summarize(rows), [], '', '', {})
+    text = markdown(stats.summarize(rows))
     assert f'- **{lines[1]}**' in text
 
 
@@ -364,14 +369,15 @@ def test_markdown_holds_everything():
     rows = study()
     rows[0] |= {'status': 'failed', 'reason': 'Non-finite upload.'}
     summary = stats.summarize(rows)
-    text = report.markdown(
+    part = document.Part(
+        'x',
         'seed: 0',
         summary,
-        ['runs/x/figures/a_b.png'],
+        claims.compare(rows),
+        [pathlib.Path('figures/a_b.png')],
         'sees the scorer',
-        'python scripts/attack.py',
-        {'jax': '0.10.2'},
     )
+    text = document.markdown([part], 'python scripts/attack.py', {'jax': '0.10.2'})
     for part in (
         report.table(summary),
         report.verdict(summary),

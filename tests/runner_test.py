@@ -33,7 +33,7 @@ from fedinv_jax.data import loaders
 from fedinv_jax.types import Answer, Certificate
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+CONFIGS = [path for path in sorted((ROOT / 'configs').glob('*.py')) if 'study' not in path.name]
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -1,0 +1,39 @@
+"""Every attack on the same victims, with one gradient and with two.
+
+NCF (D = 16, hidden [64, 32, 16]), items and scorer seen, on three data sets. MGradInv (Deng et al.,
+ICDM 2025), DLG, Inverting Gradients, TGIAs-RO, RAIFLE with a guessed and with an unknown embedding,
+IMIA, and the exact attacks; each recipe's paper is in `fedinv_jax/attack/recipes.py`.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_attacks.py --arms=ml100k
+    python scripts/study.py --config=configs/study_attacks.py --arms=synthetic
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.server.num_rounds = 20
+    config.attack.update(
+        {
+            'name': (
+                'exact', 'spectral', 'sign', 'mgradinv', 'inverting_gradients', 'tgias_ro', 'dlg',
+                'raifle', 'raifle_joint', 'imia', 'popularity', 'random',
+            ),
+            'num_victims': 130,
+            'interval': (10,),
+        }
+    )  # fmt: skip
+    config = experiment.with_arms(
+        config,
+        {
+            'synthetic': {},
+            'ml100k': {'data': {'name': 'ml-100k', 'max_positives': 40}},
+            'amazon': {
+                'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+            },
+        },
+    )
+    return experiment.variant(config, arg)

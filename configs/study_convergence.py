@@ -1,0 +1,53 @@
+"""C2: is the attack strongest early in training? From the first round to well past convergence.
+
+Deng et al., ICDM 2025. NCF (D = 16, hidden [64, 32, 16]) on three data sets, a head of one layer
+of 8 and matrix factorisation on MovieLens-100K; the exact attack and MGradInv on the same victims,
+two gradients 10 rounds apart against one.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_convergence.py
+    python scripts/study.py --config=configs/study_convergence.py --arms=synthetic
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.server.num_rounds = 2020
+    config.observation.seen = ('items+scorer', 'scorer')
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'popularity', 'random'),
+            'num_victims': 130,
+            'first_round': (0, 20, 100, 500, 2000),
+            'interval': (10,),
+        }
+    )
+    ml100k = {'name': 'ml-100k', 'max_positives': 40}
+    amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+    small = {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}
+    config = experiment.with_arms(
+        config,
+        {
+            'synthetic': {},
+            'ml100k': {'data': ml100k},
+            'ml100k_small_head': {
+                'data': small,
+                'model': {'dim': 8, 'hidden': (8,)},
+                'observation': {'seen': ('scorer',)},
+            },
+            'ml100k_mf': {
+                'data': ml100k,
+                'model': {'name': 'matrix_factorization'},
+                'observation': {'seen': ('items',)},
+            },
+            'amazon': {'data': amazon},
+        },
+    )
+    config = experiment.variant(config, arg)
+    if arg == 'smoke':
+        config.attack.first_round = (0, 5)
+        config.server.num_rounds = 20
+    return config

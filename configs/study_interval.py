@@ -1,0 +1,44 @@
+"""C3: does a second gradient still help when it comes 230 training steps later? 1 to 460 steps.
+
+Deng et al., ICDM 2025. A head of one layer of 8, where one gradient does not determine the labels,
+on three data sets; the exact attack and MGradInv with two hypotheses on the private embedding, on
+the same victims, beside its drift.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_interval.py
+    python scripts/study.py --config=configs/study_interval.py --arms=synthetic
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.model.update({'dim': 8, 'hidden': (8,)})
+    config.server.num_rounds = 470
+    config.observation.seen = ('scorer',)
+    config.dynamics.name = ('free', 'static')
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'popularity', 'random'),
+            'num_victims': 130,
+            'interval': (1, 10, 50, 230, 460),
+            'num_iterations': 4000,
+        }
+    )
+    config = experiment.with_arms(
+        config,
+        {
+            'synthetic': {},
+            'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
+            'amazon': {
+                'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+            },
+        },
+    )
+    config = experiment.variant(config, arg)
+    if arg == 'smoke':
+        config.attack.interval = (1, 4)
+        config.server.num_rounds = 10
+    return config

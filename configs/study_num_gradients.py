@@ -1,0 +1,39 @@
+"""C1: what do several gradients reveal that one does not? T = 1 to 8.
+
+Deng et al., ICDM 2025. A head of one layer of 8 on three data sets, gradients 10 rounds apart; the
+exact attack, MGradInv and TGIAs-RO on the same victims.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_num_gradients.py
+    python scripts/study.py --config=configs/study_num_gradients.py --arms=synthetic
+"""
+
+from fedinv_jax import experiment
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 5
+    config.model.update({'dim': 8, 'hidden': (8,)})
+    config.server.num_rounds = 80
+    config.observation.seen = ('scorer',)
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'tgias_ro', 'popularity', 'random'),
+            'num_victims': 130,
+            'num_gradients': (1, 2, 4, 8),
+            'interval': (10,),
+            'num_iterations': 4000,
+        }
+    )
+    config = experiment.with_arms(
+        config,
+        {
+            'synthetic': {},
+            'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
+            'amazon': {
+                'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+            },
+        },
+    )
+    return experiment.variant(config, arg)

@@ -1,0 +1,232 @@
+"""The report: first what leaks, then each run, as Markdown and as one HTML page."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedinv_jax import claims, page, report, stats, workdir
+from fedinv_jax.stats import Row
+
+
+def leaks(summary: Row) -> list[str]:
+    """What leaks, for how many users, how sure, and what stops it: a line each, for the first page.
+
+    Per upload seen the strongest attack of the run, by exact matches and then F1; that choice is
+    the auditor's, who knows the truth.
+
+    Args:
+        summary: what `stats.summarize` returns.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in report.attacks_of(summary):
+        groups.setdefault(report.show(row['seen']), []).append(row)
+    lines, stopped = [], []
+    for seen, rows in groups.items():
+        best = max(rows, key=_strength)
+        victims, f1 = best['num_victims'], best['metrics']['f1']
+        steps = best['num_gradients']
+        where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
+        exact = round((best['metrics']['exact']['mean'] or 0) * victims)
+        certified = best['num_certified']
+        sure = '' if certified is None else f', {certified} of them certified without the truth'
+        lines.append(
+            f'**{seen}** seen: {best["attack"]} ({where}, first round {best["first_round"]}) '
+            f'recovers **{exact} of {victims}** histories without an error{sure}; F1 '
+            f'{report.estimate(f1, victims)}{_with_one(best, rows)}.'
+        )
+        if not any(
+            report.outcome(row['difference_to_popularity'], victims)[0] == 'beats' for row in rows
+        ):
+            stopped.append(seen)
+    if not lines:
+        return ['No attack was run.']
+    tried = ', '.join(dict.fromkeys(row['defence'] for row in summary['rows']))
+    if stopped:
+        lines.append(
+            f'What stops it: of {" and ".join(stopped)} no attack of this run beats the popularity '
+            'guesser.'
+        )
+    else:
+        lines.append(
+            f'What stops it: nothing that this run looked at (uploads seen: {", ".join(groups)}; '
+            f'defences: {tried}).'
+        )
+    return lines
+
+
+def _with_one(best: Row, rows: Sequence[Row]) -> str:
+    """What the same attack makes of one gradient, where it needed several."""
+    if best['num_gradients'] == 1:
+        return ''
+    for row in rows:
+        if row['num_gradients'] == 1 and stats.same_but_steps(row, best):
+            exact = round((row['metrics']['exact']['mean'] or 0) * row['num_victims'])
+            f1 = report.estimate(row['metrics']['f1'], row['num_victims'])
+            return f' (with one gradient {exact} of {row["num_victims"]}, F1 {f1})'
+    return ''
+
+
+def _strength(row: Row) -> tuple[float, float]:
+    return row['metrics']['exact']['mean'] or 0, row['metrics']['f1']['mean'] or 0
+
+
+def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
+    """The paper's claims with effect sizes, as Markdown; empty where no settings are compared.
+
+    Args:
+        comparisons: from `claims.compare`.
+    """
+    lines = []
+    for verdict_ in claims.verdicts(comparisons):
+        members = verdict_['comparisons']
+        claim = verdict_['claim']
+        lines += [
+            f'**{claim}, {claims.CLAIMS[claim]}** ({report.show(verdict_["seen"])} seen): '
+            f'**{verdict_["word"]}**.',
+            '',
+            '| attack | compared | AUC | ΔAUC | p | ΔF1 | ΔAUC to popularity | |',
+            '|---|---|---|---|---|---|---|---|',
+        ]
+        for each in members:
+            effect, victims = each.effect, each.num_victims
+            one, other = (f'{mean:.3f}' if mean is not None else '-' for mean in each.means['auc'])
+            p = each.p['auc']
+            cells = [
+                claims.name_of(each.better, members),
+                _sides(each),
+                f'{one}, {other}',
+                report.estimate(effect['auc'], victims, '+'),
+                '-' if p is None else f'{p:.1g}',
+                report.estimate(effect['f1'], victims, '+'),
+                report.estimate(each.popularity and each.popularity['auc'], victims, '+'),
+                'holds' if claims.holds(each) else claims.why_not(each),
+            ]
+            lines.append(f'| {" | ".join(cells)} |')
+        lines.append('')
+    return '\n'.join(lines).strip()
+
+
+def _sides(comparison: claims.Comparison) -> str:
+    """The two settings of a comparison by what differs: 'T = 2 against T = 1'."""
+    keys = [
+        key
+        for key in ('num_gradients', 'interval', 'first_round')
+        if comparison.better[key] != comparison.worse[key]
+    ]
+    sides = [
+        ', '.join(f'{report.title(key)} = {row[key]}' for key in keys if row[key] is not None)
+        for row in (comparison.better, comparison.worse)
+    ]
+    return ' against '.join(sides)
+
+
+class Part(NamedTuple):
+    """One run of a report.
+
+    Attributes:
+        name: of the run, for people.
+        config: the configuration, as text.
+        summary: what `stats.summarize` returns.
+        comparisons: what `claims.compare` returns.
+        figures: paths of PNGs, relative to the report.
+        threat_model: what is seen, known and unknown, as text.
+    """
+
+    name: str
+    config: str
+    summary: Row
+    comparisons: Sequence[claims.Comparison]
+    figures: Sequence[pathlib.PurePath]
+    threat_model: str
+
+
+def _sections(part: Part) -> dict[str, str]:
+    """The sections of one run, by title."""
+    summary = part.summary
+    failures = [
+        f'- {row["attack"]}, T = {row["num_gradients"]}, {report.show(row["seen"])} seen: {count} '
+        f'of {row["num_victims"]} victims: {reason}'
+        for row in summary['rows']
+        for reason, count in row['failures'].items()
+    ]
+    images = [f'![{path.stem.replace("_", " ")}]({path.as_posix()})' for path in part.figures]
+    clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
+    interval = (
+        't-interval from the standard error clustered by seed'
+        if clustered
+        else 'bootstrap interval'
+    )
+    note = (
+        f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
+        'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
+        'are paired by victim.'
+    )
+    certified = [
+        f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
+        for line in report.certificates(summary)
+    ]
+    test = 'a t-test clustered by seed' if clustered else "Wilcoxon's signed-rank test"
+    told_ = claims_table(part.comparisons)
+    return {
+        'Threat model': f'```\n{part.threat_model.strip()}\n```',
+        "The paper's claims": f'{told_}\n\nPaired by victim; p: {test}.' if told_ else '',
+        'Figures': '\n\n'.join(images) or 'None.',
+        'Results': f'{report.table(summary)}\n{note}',
+        'Certificates': '\n'.join(certified),
+        'Comparison': report.verdict(summary),
+        'Failures': '\n'.join(failures) or 'None.',
+        'Configuration': f'```\n{part.config.strip()}\n```',
+    }
+
+
+def markdown(parts: Sequence[Part], command: str, versions: Mapping[str, Any]) -> str:
+    """The text of `report.md`: first what leaks, then each run.
+
+    Args:
+        parts: the runs; one, or those of a study.
+        command: the exact command.
+        versions: version by package.
+    """
+    several = len(parts) > 1
+    short = [
+        (f'### {part.name}\n\n' if several else '')
+        + '\n'.join(f'- {line}' for line in [*leaks(part.summary), *_words(part.comparisons)])
+        for part in parts
+    ]
+    blocks = ['# Privacy audit by gradient inversion', '## Verdict', *short]
+    for part in parts:
+        if several:
+            blocks.append(f'## {part.name}')
+        for name, text in _sections(part).items():
+            if text:
+                blocks += [f'{"###" if several else "##"} {name}', text]
+    blocks += [
+        '## Versions',
+        '\n'.join(f'- {name} {version}' for name, version in versions.items()),
+        '## Command',
+        f'```\n{command.strip()}\n```',
+    ]
+    return '\n\n'.join(blocks) + '\n'
+
+
+def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
+    """The claims' verdicts, a line each."""
+    return [
+        f'{found["claim"]}, {claims.CLAIMS[found["claim"]]} ({report.show(found["seen"])} seen): '
+        f'**{found["word"]}**.'
+        for found in claims.verdicts(comparisons)
+    ]
+
+
+def write(folder: pathlib.Path, parts: Sequence[Part], command: str) -> None:
+    """Writes `report.md` and `report.html`, one page with the figures in it.
+
+    Args:
+        folder: where they go; the figures' paths are relative to it.
+        parts: the runs.
+        command: the exact command.
+    """
+    text = markdown(parts, command, workdir.versions())
+    workdir.write(folder / 'report.md', text)
+    title = ', '.join(part.name for part in parts)
+    workdir.write(folder / 'report.html', page.html(text, folder, f'Privacy audit: {title}'))

@@ -1,0 +1,69 @@
+"""A study: runs of several kinds, its arms, that one report compares."""
+
+import pathlib
+from collections.abc import Sequence
+
+from fedinv_jax import document, experiment, runner, workdir
+from fedinv_jax.experiment import Config
+
+
+def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
+    """The config of each arm: that of the study, changed by what `config.arms` has under its name.
+
+    Args:
+        config: with a section `arms`, name -> changed fields; without one it is its own only arm.
+        names: of the arms wanted; none: all of them.
+
+    Raises:
+        ValueError: for an unknown arm or field.
+    """
+    changes = config.get('arms', {'all': {}})
+    base = config.copy_and_resolve_references()
+    if 'arms' in base:
+        with base.unlocked():
+            del base.arms
+    found = {}
+    for name in names or changes:
+        experiment.lookup('arm', name, changes)
+        found[name] = base.copy_and_resolve_references()
+        try:
+            found[name].update(changes[name])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'arms.{name}: {error}') from error
+    return found
+
+
+def run(
+    config: Config,
+    folder: str,
+    command: str,
+    names: Sequence[str] = (),
+    log: runner.Log = print,
+    shard: workdir.Shard = (0, 1),
+    merge: bool = False,
+) -> None:
+    """Runs every arm in a folder of its own, and writes one report of all where they are complete.
+
+    Args:
+        config: see `arms`.
+        folder: the work directory of the study.
+        command: the command line, for the report.
+        names: of the arms wanted; none: all of them.
+        log: prints a line.
+        shard: see `runner.run`.
+        merge: see `runner.run`.
+
+    Raises:
+        ValueError: see `arms` and `runner.run`.
+    """
+    root, chosen = pathlib.Path(folder), arms(config, names)
+    parts = []
+    for number, (name, arm) in enumerate(chosen.items(), start=1):
+        log(f'arm {number} of {len(chosen)}: {name}')
+        part = runner.run(arm, str(root / name), command, log, shard, merge)
+        if part is not None:
+            paths = [pathlib.Path(name) / path for path in part.figures]
+            parts.append(part._replace(figures=paths))
+    if len(parts) == len(chosen):
+        document.write(root, parts, command)
+        log(f'{root}/report.html, report.md')

@@ -1,0 +1,177 @@
+"""Studies: arms, shards, merging, a kill at any moment; the same rows whatever happens."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import runner_test
+from runner_test import ROOT, rows_of, silent, strict, tiny, write_config
+
+from fedinv_jax import experiment, runner, study, workdir
+
+compilations, no_figures = runner_test.compilations, runner_test.no_figures
+
+
+def two_arms(**attack):
+    config = tiny(num_gradients=(1, 2), **attack)
+    config.num_seeds = 2
+    return experiment.with_arms(config, {'mf': {}, 'wide': {'model': {'dim': 6}}})
+
+
+def run(config, folder, **how):
+    lines = []
+    study.run(config, str(folder), 'python scripts/study.py', log=lines.append, **how)
+    return lines
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('study')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.figures, 'draw', lambda *_: [])
+        run(two_arms(), folder)
+    return folder
+
+
+def arms_rows(folder):
+    return {name: rows_of(folder / name) for name in ('mf', 'wide')}
+
+
+def test_arms_differ_in_what_they_say():
+    config = two_arms()
+    arms = study.arms(config)
+    assert [(name, arm.model.dim) for name, arm in arms.items()] == [('mf', 4), ('wide', 6)]
+    assert 'arms' not in arms['mf']
+    assert list(study.arms(config, ['wide'])) == ['wide']
+    assert list(study.arms(tiny())) == ['all']
+    with pytest.raises(ValueError, match=r"Unknown arm='wid'\. Did you mean 'wide'"):
+        study.arms(config, ['wid'])
+    with pytest.raises(ValueError, match=r'arms\.x.*[Dd]im'):
+        study.arms(experiment.with_arms(tiny(), {'x': {'model': {'dimm': 6}}}))
+
+
+def test_a_study_is_no_run_of_the_attack(tmp_path):
+    with pytest.raises(ValueError, match=r'run it with scripts/study\.py'):
+        runner.run(two_arms(), str(tmp_path), '', silent)
+
+
+def test_one_report_holds_every_arm(whole):
+    text = (whole / 'report.md').read_text()
+    for part in ('### mf', '## wide', "### The paper's claims", '**C1, several gradients'):
+        assert part in text
+    page = (whole / 'report.html').read_text()
+    assert page.startswith('<!doctype html>') or page.startswith('<!DOCTYPE html>')
+    assert (whole / 'mf' / 'report.html').exists()
+
+
+# Failed on the mutants `blocks[index::count + 1]` and a key of a victim that depends on the shard.
+def test_merged_shards_are_one_run(whole, tmp_path):
+    for index in (2, 0, 1):
+        lines = run(two_arms(), tmp_path, shard=(index, 3))
+        assert (tmp_path / 'mf' / f'victims-{index}-of-3.jsonl').exists()
+    assert not (tmp_path / 'mf' / 'victims.jsonl').exists()
+    lines = run(two_arms(), tmp_path, merge=True)
+    assert arms_rows(tmp_path) == arms_rows(whole)
+    for name in ('mf', 'wide'):
+        ours, theirs = (
+            [{**strict(line), 'seconds': 0} for line in path.read_text().splitlines()]
+            for path in (folder / name / 'victims.jsonl' for folder in (tmp_path, whole))
+        )
+        assert ours == theirs  # In the same order too.
+        assert not list((tmp_path / name).glob('victims-*'))
+    assert not any('compiled' in line for line in lines)
+    assert (tmp_path / 'report.html').exists()
+
+
+def test_merging_refuses_what_is_not_complete(tmp_path):
+    run(two_arms(), tmp_path, shard=(0, 2))
+    with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
+        run(two_arms(), tmp_path, merge=True)
+    assert (tmp_path / 'mf' / 'victims-0-of-2.jsonl').exists()
+    assert not (tmp_path / 'report.md').exists()
+
+
+def test_more_shards_than_blocks(whole, tmp_path):
+    config, count = two_arms(), 40
+    for index in range(count):
+        run(config, tmp_path, shard=(index, count), names=['mf'])
+    run(config, tmp_path, merge=True, names=['mf'])
+    assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
+
+
+@pytest.mark.parametrize('shard', ['3/3', '-1/3', '1', 'a/b', '1/0'])
+def test_a_shard_that_is_none_is_an_error(shard):
+    process = script('--config=configs/study_attacks.py:smoke', f'--shard={shard}')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r'error: Expected --shard=.* to be i/n with 0 <= i < n', output), output
+
+
+def script(*arguments, **options):
+    """The real script, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'scripts' / 'study.py'), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
+
+
+@pytest.mark.slow
+def test_slurm_arrays_are_shards(tmp_path):
+    path = write_config(tmp_path / 'small.py', tiny())
+    slurm = {'SLURM_ARRAY_TASK_ID': '6', 'SLURM_ARRAY_TASK_MIN': '5', 'SLURM_ARRAY_TASK_MAX': '6'}
+    process = script(f'--config={path}', f'--workdir={tmp_path}/w', env={**os.environ, **slurm})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert (tmp_path / 'w' / 'all' / 'victims-1-of-2.jsonl').exists()
+
+
+# SIGKILL at a random moment, as often as it takes: also within the writing of a row.
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    config = tiny(num_gradients=(1, 2), block=1, num_iterations=2000)
+    path = write_config(tmp_path / 'long.py', config)
+    expected, folder, rng = tmp_path / 'whole', tmp_path / 'killed', random.Random(0)
+    output, _ = script(f'--config={path}', f'--workdir={expected}').communicate(timeout=300)
+    kills = 0
+    for _ in range(20):
+        process = script(f'--config={path}', f'--workdir={folder}')
+        rows = folder / 'all' / 'victims.jsonl'
+        before, deadline = _size(rows), time.monotonic() + 120
+        while process.poll() is None and _size(rows) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        output, _ = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        if kills == 1:  # As a kill within a write would leave it.
+            with open(rows, 'a') as file:
+                file.write('{"schema": 1, "attack": "mgra')
+    assert process.returncode == 0, output
+    assert kills >= 2
+    assert rows_of(folder / 'all') == rows_of(expected / 'all')
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_rows_with_failures_one_victim_or_none(tmp_path):
+    config = tiny(num_victims=1, num_gradients=(1, 2))
+    run(config, tmp_path / 'one')
+    assert 'too few victims' in (tmp_path / 'one' / 'report.md').read_text()
+    summary = json.loads((tmp_path / 'one' / 'all' / 'summary.json').read_text())
+    assert all(row['num_victims'] == 1 for row in summary['rows'])
+    assert workdir.read_rows(tmp_path) == []
