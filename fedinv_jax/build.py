@@ -18,6 +18,7 @@ from fedinv_jax.attack import (
     leak,
     objective,
     priors,
+    recipes,
     relax,
 )
 from fedinv_jax.data import clients as clients_lib
@@ -32,6 +33,7 @@ from fedinv_jax.experiment import (
     LOSSES,
     MODELS,
     OPTIMIZERS,
+    RECIPES,
     Config,
     Setting,
     lookup,
@@ -233,6 +235,12 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
     observation = make_observation(config, setting.seen)
     if setting.attack in EXACT:
         return make_exact(config, setting, model, observation)
+    if setting.attack in RECIPES:
+        believed = config.attack.private_rate, config.attack.learning_rate
+        client_update = make_client_update(config.client, model, *believed)
+        make = recipes.RECIPES[setting.attack]
+        attack = make(client_update, observation, model.init_private, share)
+        return Choice(recipes.SOLVERS[setting.attack], '', attack)
     hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
     return make_mgradinv(config, setting, model, hypothesis, observation)
 

@@ -77,7 +77,7 @@ def check(config: Config) -> None:
                 f'(server.num_rounds={config.server.num_rounds}).'
             )
         rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
-        if setting.attack in ('sign', 'spectral') and not rows_seen:
+        if setting.attack in experiment.ON_ROWS and not rows_seen:
             raise ValueError(
                 f'attack.name={setting.attack!r} reads item rows: observation.seen='
                 f'{"+".join(setting.seen)!r} has none.'
@@ -89,7 +89,8 @@ def check(config: Config) -> None:
 def _check_combinations(config: Config) -> None:
     """Refuses values out of range, and fields that contradict each other."""
     client, attack, users = config.client, config.attack, config.data.max_users
-    rounds_uploads = 'mgradinv' in attack.name and attack.precision == 'float32'
+    rounding = {'mgradinv', *experiment.RECIPES}.intersection(attack.name)
+    rounds_uploads = rounding and attack.precision == 'float32'
     if client.precision == 'float64' and rounds_uploads:
         raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
     for name, value in (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import experiment, plan, stats, tree
+from fedinv_jax import experiment, plan, tree
 from fedinv_jax.types import Answer, Array, Transcript
 
 _T = TypeVar('_T')
@@ -40,7 +40,7 @@ def shape(block: plan.Block) -> tuple:
     case, setting = block.case, plan.alike(block.setting)
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
-    return setting, padded, catalogue, case.share if setting.attack in stats.GUESSERS else None
+    return setting, padded, catalogue, case.share if setting.attack in experiment.BY_SHARE else None
 
 
 def axes(batch_known: bool) -> Transcript:
@@ -96,10 +96,10 @@ def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
             empty,
         )
 
-    exact = block.setting.attack in experiment.EXACT
-    mapped = jax.jit(in_turn if exact else together)
+    alone = block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
+    mapped = jax.jit(in_turn if alone else together)
     function = mapped.lower(seen, keys, iterations, count).compile()
-    few = max(iterations // 50, 1) if block.setting.attack == 'mgradinv' else iterations
+    few = max(iterations // 50, 1) if experiment.iterates(block.setting.attack) else iterations
     start = time.perf_counter()
     answers = jax.block_until_ready(function(seen, keys, few, count))
     seconds = (time.perf_counter() - start) * iterations / few

@@ -28,7 +28,14 @@ DISTANCES = {
 PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
 EXACT = ('exact', 'sign', 'spectral')
 """Attacks that solve for the labels instead of descending an objective; always in float64."""
-ATTACKS = (*EXACT, 'mgradinv', *stats.GUESSERS)
+STOPPING = ('dlg', 'imia', 'raifle', 'raifle_joint')
+RECIPES = (*STOPPING, 'inverting_gradients', 'tgias_ro')
+"""Attacks of the literature, see `attack.recipes`; those of `STOPPING` end by themselves."""
+ON_ROWS = ('imia', 'raifle', 'raifle_joint', 'sign', 'spectral')
+"""Attacks that read item rows."""
+BY_SHARE = ('imia', *stats.GUESSERS)
+"""Attacks that know how many candidates are interactions."""
+ATTACKS = (*EXACT, 'mgradinv', *RECIPES, *stats.GUESSERS)
 OPTIMIZERS = {
     name: client.differentiable(make)
     for name, make in vars(optax).items()
@@ -109,7 +116,7 @@ def default_config() -> Config:
             },
             'dynamics': {'name': ('free',)},  # free, static, unrolled; of mgradinv
             'attack': {
-                'name': ('mgradinv', 'popularity', 'random'),  # exact, sign, spectral
+                'name': ('mgradinv', 'popularity', 'random'),  # see ATTACKS
                 'num_victims': 64,  # of all seeds, drawn among the clients; 0: all of them
                 'num_gradients': (1, 2),  # T
                 'first_round': (0,),
@@ -181,6 +188,18 @@ def precision(config: Config, attack: str) -> str:
     return 'float64' if attack in EXACT else config.attack.precision
 
 
+def hypothesis_of(attack: str, hypothesis: str) -> str | None:
+    """The hypothesis that an attack makes, of which only MGradInv has a choice."""
+    if attack in stats.GUESSERS:
+        return None
+    return hypothesis if attack == 'mgradinv' else 'free'
+
+
+def iterates(attack: str) -> bool:
+    """Whether `attack.num_iterations` bounds an attack."""
+    return attack == 'mgradinv' or (attack in RECIPES and attack != 'imia')
+
+
 def defence(config: Config) -> str:
     """What the clients do against attacks, for a row: 'noise 0.1', or 'none'."""
     strengths = {'noise': config.observation.noise, 'item_drift': config.client.item_drift}
@@ -242,7 +261,7 @@ def settings(config: Config) -> list[Setting]:
         dict.fromkeys(
             Setting(
                 attack,
-                None if attack in stats.GUESSERS else 'free' if attack in EXACT else hypothesis,
+                hypothesis_of(attack, hypothesis),
                 num_gradients,
                 first_round,
                 interval if num_gradients > 1 else None,

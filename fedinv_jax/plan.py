@@ -77,7 +77,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     model = build.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, build.Choice] = {}
     for setting in dict.fromkeys(map(alike, experiment.settings(config))):
-        if like is None or setting.attack in stats.GUESSERS:  # these know the share
+        if like is None or setting.attack in experiment.BY_SHARE:  # these know the share
             attacks[setting] = build.make_attack(config, setting, model, share)
         else:
             attacks[setting] = like.attacks[setting]
@@ -179,7 +179,7 @@ def columns(case: Case, setting: Setting) -> workdir.Row:
         'client': config.client.name,
         'seed': config.seed,
         'solver': case.attacks[alike(setting)].solver,
-        'iterations': config.attack.num_iterations if setting.attack == 'mgradinv' else 0,
+        'iterations': config.attack.num_iterations if experiment.iterates(setting.attack) else 0,
         'precision': experiment.precision(config, setting.attack),
         'upload_precision': config.client.precision,
     }

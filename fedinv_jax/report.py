@@ -149,8 +149,10 @@ def _each(rows: Sequence[Row], key: str) -> str:
     """The value that the attacks share of a key, or each attack's own."""
     if len(values := distinct(rows)[key]) < 2:
         return ''.join(values) or '-'
-    own = {show(row['attack']): show(row[key]) for row in rows}
-    return '; '.join(f'{value} ({attack})' for attack, value in own.items())
+    own: dict[str, dict[str, None]] = {}
+    for row in rows:
+        own.setdefault(show(row[key]), {})[row['attack']] = None
+    return '; '.join(f'{value} ({", ".join(attacks)})' for value, attacks in own.items())
 
 
 def outcome(difference: Row | None, victims: int) -> tuple[str, str]:

@@ -75,6 +75,36 @@ def squared_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
     return jnp.mean(jnp.stack(jax.tree.leaves(ratios)))
 
 
+def row_gaps(predicted: PyTree, seen: PyTree) -> Array:
+    """Euclidean distances `[K]` between predicted and seen item rows; other leaves do not count.
+
+    Example:
+        >>> rows = {'items': {'q': jnp.array([[3.0, 4.0], [0.0, 0.0]])}}
+        >>> row_gaps(rows, jax.tree.map(jnp.zeros_like, rows)).tolist()
+        [5.0, 0.0]
+    """
+    leaves = jax.tree.leaves(optax.tree.sub(predicted['items'], seen['items']))
+    squares = sum(jnp.sum(leaf.reshape(len(leaf), -1) ** 2, axis=1) for leaf in leaves)
+    # Both branches of a `where` are differentiated: the unused one must be finite too.
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+
+
+def rows_distance(predicted: PyTree, seen: PyTree) -> Array:
+    """`sum_i |g'_i - g_i| / sum_i |g_i|` over item rows; other leaves do not count.
+
+    Example:
+        >>> seen = {'items': {'q': jnp.array([[3.0, 4.0], [0.0, 5.0]])}}
+        >>> rows_distance({'items': {'q': jnp.array([[3.0, 4.0], [0.0, 0.0]])}}, seen).item()
+        0.5
+
+    References:
+        Pham, Kulkarni, Houmansadr, RAIFLE, NDSS 2025, arXiv:2310.19163 (its code).
+    """
+    nothing = jax.tree.map(jnp.zeros_like, seen)
+    return jnp.sum(row_gaps(predicted, seen)) / floor(jnp.sum(row_gaps(seen, nothing)))
+
+
 def cosine_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
     """The mean over leaves of the cosine distance.
 

@@ -41,14 +41,36 @@ class Inversion(NamedTuple):
     update: Callable[[Problem, State], State]
 
 
+def largest(values: PyTree) -> Array:
+    """The largest absolute entry of a pytree, `[]`; 0 of an empty one.
+
+    Example:
+        >>> largest({'a': jnp.array([1.0, -3.0]), 'b': ()}).item()
+        3.0
+    """
+    return optax.tree.norm(values, ord='inf')
+
+
 class Descent(NamedTuple):
-    """Memory of `descent`: the optimiser's current point and its state."""
+    """Memory of `descent`: the optimiser's current point, its state, the objective before."""
 
     point: Guess
     optimizer: optax.OptState
+    value: Array
 
 
-def descent(optimizer: optax.GradientTransformation) -> Inversion:
+Slope = Callable[[Problem, Guess], tuple[Array, Guess]]
+
+
+def _slope(problem: Problem, point: Guess) -> tuple[Array, Guess]:
+    return jax.value_and_grad(problem.objective)(point)
+
+
+def descent(
+    optimizer: optax.GradientTransformation,
+    tolerance: tuple[float, float] = (0.0, 0.0),
+    slope: Slope = _slope,
+) -> Inversion:
     """Descends the objective with any optax optimiser, `optax.lbfgs()` included.
 
     The best point visited is kept, so a line search that fails late costs nothing. An objective or
@@ -56,6 +78,9 @@ def descent(optimizer: optax.GradientTransformation) -> Inversion:
 
     Args:
         optimizer: a gradient transformation; one with a line search gets the objective.
+        tolerance: the run ends where no entry of the gradient is larger than the first, or no
+            entry of the point, nor the objective, changes by more than the second; 0: it goes on.
+        slope: `slope(problem, point) -> (value, gradient)`; that of the objective by default.
 
     Example:
         >>> solver = descent(optax.adam(0.1))
@@ -72,26 +97,40 @@ def descent(optimizer: optax.GradientTransformation) -> Inversion:
         point = problem.init(key)
         # The dtype of the objective, without computing it.
         dtype = jax.eval_shape(problem.objective, point).dtype
-        memory = Descent(point, optimizer.init(point))
+        memory = Descent(point, optimizer.init(point), jnp.asarray(jnp.inf, dtype))
         return State(point, jnp.asarray(jnp.inf, dtype), jnp.asarray(False), memory)
 
     def update(problem: Problem, state: State) -> State:
-        point, memory = state.memory
-        value, gradient = jax.value_and_grad(problem.objective)(point)
+        point, memory, _ = state.memory
+        value, gradient = slope(problem, point)
         updates, memory = optimizer.update(
             gradient, memory, point, value=value, grad=gradient, value_fn=problem.objective
         )
         finite = jnp.isfinite(value) & jnp.isfinite(distances.squared_norm(gradient))
         better = finite & (value < state.objective)
+        least, change = tolerance
+        flat = largest(gradient) <= least if least else jnp.asarray(False)
+        still = jnp.asarray(False)
+        if change:
+            still = (largest(updates) <= change) | (jnp.abs(value - state.memory.value) < change)
         new = State(
             optax.tree.where(better, point, state.guess),
             jnp.where(better, value, state.objective),
-            ~finite,
-            Descent(optax.apply_updates(point, updates), memory),
+            ~finite | flat | still,
+            Descent(optax.apply_updates(point, updates), memory, value),
         )
         return optax.tree.where(state.done, state, new)
 
     return Inversion(init, update)
+
+
+def search(problem: Problem, inversion: Inversion, key: Key, most: int | Array) -> State:
+    """A solver's state where it is done, or after `most` iterations."""
+    return jax.lax.while_loop(
+        lambda carry: ~carry[0].done & (carry[1] < most),
+        lambda carry: (inversion.update(problem, carry[0]), carry[1] + 1),
+        (inversion.init(problem, key), 0),
+    )[0]
 
 
 def invert(
@@ -107,7 +146,7 @@ def invert(
         problem: what to solve, for one client.
         inversion: the solver.
         key: PRNG key.
-        num_iterations: iterations of each restart, >= 1; an array makes one compiled function
+        num_iterations: most iterations of each restart, >= 1; an array makes one compiled function
             serve any number.
         num_restarts: R >= 1.
 
@@ -122,12 +161,7 @@ def invert(
             raise ValueError(f'Expected {name}={value} > 0.')
 
     def restart(key: Key) -> tuple[PyTree, Array]:
-        state = jax.lax.fori_loop(
-            0,
-            num_iterations,
-            lambda _, state: inversion.update(problem, state),
-            inversion.init(problem, key),
-        )
+        state = search(problem, inversion, key, num_iterations)
         return state.guess, state.objective
 
     guesses, objectives = jax.vmap(restart)(jax.random.split(key, num_restarts))

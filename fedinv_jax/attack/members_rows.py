@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from fedinv_jax import tree
 from fedinv_jax.attack import (
     gauss_newton,
+    inversion,
     leak,
     members,
-    objective,
     rows,
 )
-from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
 _SEARCH = 60  # most iterations of the search for aligned rows
@@ -75,14 +74,14 @@ def rough(known: members.Known) -> members.Attack:
         near, answer = best(jnp.stack([raw, *(2.0**power * fresh for power in _LENGTHS)]))
         guess = Guess(answer.labels.astype(near.dtype), None, near)
         solver = rows.search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
-        state = _searched(free._replace(init=lambda key: guess), solver, key, _REFINE)
+        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _REFINE)
         latent, answer = best(jnp.stack([near, state.guess.latent]))
         answer = answer._replace(private=latent[0])
         if len(transcript.items) * tree.ravel(transcript.seen).size > _LARGEST:  # padding counts
             return answer
         guess = Guess(answer.labels.astype(near.dtype), None, latent)
         solver = gauss_newton.gauss_newton()
-        state = _searched(free._replace(init=lambda key: guess), solver, key, _POLISH)
+        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _POLISH)
         exact = state.guess.labels
         explained = state.objective < _EXPLAINED * len(transcript.rounds)
         return answer._replace(
@@ -105,19 +104,10 @@ def aligned(known: members.Known) -> members.Attack:
         free = members.free_problem(known, transcript)
         zero = jax.tree.map(jnp.zeros_like, free.init(key))
         start = free._replace(init=lambda key: zero)
-        state = _searched(start, rows.search(transcript, width), key, _SEARCH)
+        state = inversion.search(start, rows.search(transcript, width), key, _SEARCH)
         answer = start.answer(state.guess, state.objective)
         problem = members.whitened_problem(known, transcript, state.guess.latent)
         guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
         return answer._replace(certificate=members.certificate(known, problem, guess, transcript))
 
     return attack
-
-
-def _searched(problem: objective.Problem, solver: Inversion, key: Key, most: int) -> State:
-    """A search's state where it is done, or after `most` iterations."""
-    return jax.lax.while_loop(
-        lambda carry: ~carry[0].done & (carry[1] < most),
-        lambda carry: (solver.update(problem, carry[0]), carry[1] + 1),
-        (solver.init(problem, key), 0),
-    )[0]

@@ -1,0 +1,323 @@
+"""Competing attacks of the literature, as short recipes over the same problem and solvers.
+
+Each is `recipe(client_update, observation, init_private, positives) -> attack`, with
+`attack(transcript, key, num_iterations) -> Answer` for one client; `positives` is the public share
+of interactions among candidates. All of them were written for other unknowns (images, one step): in
+a federated recommender the items are known, labels and the private embedding are not.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack import distances, dynamics, inversion, objective, priors, relax
+from fedinv_jax.types import (
+    Answer,
+    Array,
+    ClientUpdate,
+    Guess,
+    InitPrivate,
+    Key,
+    Observation,
+    PyTree,
+    Transcript,
+)
+
+Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
+Recipe: TypeAlias = Callable[[ClientUpdate, Observation, InitPrivate, float], Attack]
+
+# Of L-BFGS: torch's, by which DLG and RAIFLE stop.
+_LARGEST_GRADIENT, _LEAST_CHANGE, _MEMORY = 1e-7, 1e-9, 100
+_CONFIRMED = 0.9  # share of the candidates that IMIA confirms in a round
+
+
+def dlg(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """Deep Leakage from Gradients: the squared distance of whole uploads, by L-BFGS.
+
+    `min over a, p of |g(sigmoid(a), p) - g|^2 / |g|^2`, started near `sigmoid(a) = 1/2` and at a
+    fresh p. Deviations: the original inverts images and soft labels; its distance is not divided;
+    with T uploads the distances are averaged and every step has a private state of its own.
+
+    References:
+        Zhu, Liu, Han, Deep leakage from gradients, NeurIPS 2019, arXiv:1906.08935, algorithm 1.
+    """
+    del positives
+    solver = inversion.descent(optax.lbfgs(), (_LARGEST_GRADIENT, _LEAST_CHANGE))
+
+    def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+        problem = _problem(
+            transcript, client_update, observation, init_private, distances.squared_distance
+        )
+        return inversion.invert(problem, solver, key, num_iterations)
+
+    return attack
+
+
+def inverting_gradients(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, four restarts.
+
+    The rate is .1, and a tenth of that after 3/8, 5/8 and 7/8 of the iterations each; the best
+    restart is that of least distance. Deviations: no total variation (labels are no image); T
+    uploads and private states as in `dlg`.
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
+        arXiv:2003.14053, equation 4 and section 4.
+    """
+    del positives
+
+    def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+        problem = _problem(
+            transcript, client_update, observation, init_private, distances.cosine_distance
+        )
+        steps = jnp.array([3, 5, 7]) / 8 * num_iterations
+        optimizer = optax.chain(
+            optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
+            optax.adam(lambda count: 0.1 * 0.1 ** jnp.sum(count >= steps)),
+        )
+        return inversion.invert(problem, inversion.descent(optimizer), key, num_iterations, 4)
+
+    return attack
+
+
+def tgias_ro(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """TGIAs-RO: several temporal gradients, robustly aggregated against outlying ones.
+
+    Each observed step has its own distance (squared, normalised). Their T gradients in the labels
+    are aggregated entry by entry by the median, so that an invalid upload cannot pull the labels
+    along; the private state of a step follows its own gradient. Adam, labels 30 times as fast. At
+    T = 1 and 2 the median is the mean. Deviations: written from the paper's abstract and framework
+    (temporal gradients, robust statistics), not from its code; it aggregates at every iteration.
+
+    References:
+        Li, Gu, Chen, Li, Wu, Ruan, Si, Fan, Temporal gradient inversion attacks with robust
+        optimization, arXiv:2306.07883.
+    """
+    del positives
+    relaxation = relax.sigmoid(30.0)
+
+    def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+        def make(transcript: Transcript) -> objective.Problem:
+            return _problem(
+                transcript, client_update, observation, init_private, distances.squared_distance,
+                relaxation,
+            )  # fmt: skip
+
+        def one(step: Transcript, labels: Array, latent: PyTree) -> Array:
+            single = jax.tree.map(lambda leaf: leaf[None], latent)
+            return make(step).objective(Guess(labels, None, single))
+
+        by_step, axes = _steps(transcript)
+        slopes = jax.vmap(jax.value_and_grad(one, argnums=(1, 2)), in_axes=(axes, None, 0))
+
+        def robust(_: objective.Problem, point: Guess) -> tuple[Array, Guess]:
+            values, (labels, latent) = slopes(by_step, point.labels, point.latent)
+            return jnp.median(values), Guess(jnp.median(labels, axis=0), None, latent)
+
+        optimizer = optax.adam(lambda count: 0.005 * (1 + jnp.cos(jnp.pi * count / num_iterations)))
+        solver = inversion.descent(optimizer, slope=robust)
+        return inversion.invert(make(transcript), solver, key, num_iterations)
+
+    return attack
+
+
+def raifle(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """RAIFLE's attack with a guessed private embedding: labels by L-BFGS from item rows.
+
+    `min over a of the mean over items of |dq_i(sigmoid(a), p) - dq_i|` over the mean row norm, with
+    p drawn once from U(0, 1), a from U(-1, 1), a line search with strong Wolfe conditions.
+    Deviations: the original multiplies the distance by 100 where rows are small, which moves its
+    stopping rule only; no manipulation of the data, as it does for ranking; T uploads averaged.
+
+    References:
+        Pham, Kulkarni, Houmansadr, RAIFLE: reconstruction attacks on interaction-based federated
+        learning with adversarial data manipulation, NDSS 2025, arXiv:2310.19163.
+    """
+    del positives
+    return _raifle(client_update, observation, init_private, joint=False)
+
+
+def raifle_joint(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """RAIFLE's joint variant: as `raifle`, with the private embedding as a further unknown.
+
+    Both start from U(-1, 1). Deviations: as in `raifle`; every step has a private state of its own.
+
+    References:
+        Pham et al., NDSS 2025, arXiv:2310.19163.
+    """
+    del positives
+    return _raifle(client_update, observation, init_private, joint=True)
+
+
+def _raifle(
+    client_update: ClientUpdate, observation: Observation, init_private: InitPrivate, joint: bool
+) -> Attack:
+    solver = inversion.descent(
+        optax.lbfgs(memory_size=_MEMORY), (_LARGEST_GRADIENT / 100, _LEAST_CHANGE / 100)
+    )
+
+    def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+        problem = _problem(
+            transcript, client_update, observation, init_private, distances.rows_distance
+        )
+
+        def init(key: Key) -> Guess:
+            labels_key, latent_key = jax.random.split(key)
+            guess = problem.init(key)
+            fresh = tree.take(guess.latent, 0)
+            drawn = optax.tree.random_like(latent_key, fresh, jax.random.uniform, 'float32')
+            drawn = jax.tree.map(lambda leaf: 2 * leaf - 1, drawn) if joint else drawn
+            labels = jax.random.uniform(labels_key, guess.labels.shape, 'float32', -1, 1)
+            latent = jax.tree.map(jnp.broadcast_to, drawn, jax.tree.map(jnp.shape, guess.latent))
+            return tree.cast_floats(Guess(labels, None, latent), jnp.result_type(float))
+
+        def guessed(guess: Guess) -> Array:
+            return problem.objective(guess._replace(latent=jax.lax.stop_gradient(guess.latent)))
+
+        value = problem.objective if joint else guessed
+        started = problem._replace(init=init, objective=value)
+        return inversion.invert(started, solver, key, num_iterations)
+
+    return attack
+
+
+def imia(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    positives: float,
+) -> Attack:
+    """Interaction-level membership inference: replay with guessed labels, keep what fits, top down.
+
+    With a fresh private state as a stand-in, `floor(positives n)` of the n candidates are labelled
+    interactions at random and the client is replayed. In order of the distance between replayed and
+    seen item rows, nearest first, 90% of the candidates are confirmed with the label that they had.
+    The others are labelled anew, so that the number of interactions stays, until that many are
+    confirmed. Scores are 1 for confirmed interactions and 0 for all others. Deviation: with T
+    uploads the distances of the steps are averaged.
+
+    References:
+        Yuan, Yang, Nguyen, Cui, He, Yin, Interaction-level membership inference attack against
+        federated recommender systems, WWW 2023, arXiv:2301.10964, and its code FedRec_IMIA.
+    """
+
+    def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+        del num_iterations
+        problem = _problem(
+            transcript, client_update, observation, init_private, distances.rows_distance,
+            relax.identity(),
+        )  # fmt: skip
+        where = priors.candidates(transcript)
+        size = jnp.sum(where)
+        expected = jnp.floor(positives * size).astype(int)
+        many = jnp.floor(_CONFIRMED * size).astype(int) + 1
+        latent_key, key = jax.random.split(key)
+        latent = problem.init(latent_key).latent
+
+        def drawn(key: Key, yes: Array, open_: Array) -> Array:
+            """Labels: the confirmed interactions, and as many of the open ones as are missing."""
+            lots = jnp.where(open_, jax.random.uniform(key, where.shape, 'float32'), jnp.inf)
+            return yes | (open_ & (_ranks(lots) < expected - jnp.sum(yes)))
+
+        def turn(carry: tuple[Array, Array, Key]) -> tuple[Array, Array, Key]:
+            yes, open_, key = carry
+            key, own = jax.random.split(key)
+            labels = drawn(own, yes, open_)
+            uploads = problem.predict(Guess(labels.astype(float), None, latent))
+            gaps = jnp.mean(jax.vmap(distances.row_gaps)(uploads, transcript.seen), axis=0)
+            now = open_ & (_ranks(jnp.where(open_, gaps, jnp.inf)) < many)
+            return yes | (now & labels), open_ & ~now, key
+
+        yes, _, _ = jax.lax.while_loop(
+            lambda carry: (jnp.sum(carry[0]) < expected) & jnp.any(carry[1]),
+            turn,
+            (jnp.zeros_like(where), where, key),
+        )
+        guess = Guess(yes.astype(jnp.result_type(float)), None, latent)
+        return problem.answer(guess, problem.objective(guess))
+
+    return attack
+
+
+RECIPES: dict[str, Recipe] = {
+    'dlg': dlg,
+    'imia': imia,
+    'inverting_gradients': inverting_gradients,
+    'raifle': raifle,
+    'raifle_joint': raifle_joint,
+    'tgias_ro': tgias_ro,
+}
+
+
+SOLVERS = {
+    'dlg': 'lbfgs',
+    'imia': 'replay',
+    'inverting_gradients': 'signed adam',
+    'raifle': 'lbfgs',
+    'raifle_joint': 'lbfgs',
+    'tgias_ro': 'adam',
+}
+"""What each recipe solves with, for people."""
+
+
+def _problem(
+    transcript: Transcript,
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    distance: distances.Distance,
+    relaxation: relax.Relaxation | None = None,
+) -> objective.Problem:
+    """The problem with a private state of its own at each of the T steps."""
+    hypothesis = dynamics.free(init_private, transcript.rounds.shape[0])
+    return objective.problem(
+        transcript, client_update, observation, hypothesis, distance, relaxation=relaxation
+    )
+
+
+def _steps(transcript: Transcript) -> tuple[Transcript, Transcript]:
+    """A transcript whose steps are transcripts of one, and the axes that they lie along."""
+    of_step = ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
+    parts = {
+        name: jax.tree.map(lambda leaf: leaf[:, None], getattr(transcript, name))
+        for name in of_step
+    }
+    fields = {field.name: None for field in dataclasses.fields(transcript)}
+    axes = {name: 0 for name in of_step if getattr(transcript, name) is not None}
+    return dataclasses.replace(transcript, **parts), Transcript(**{**fields, **axes})
+
+
+def _ranks(values: Array) -> Array:
+    """The place of each entry in increasing order."""
+    order = jnp.argsort(values)
+    return jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
