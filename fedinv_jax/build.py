@@ -43,7 +43,6 @@ from fedinv_jax.types import (
     Array,
     Batch,
     ClientUpdate,
-    Guess,
     Key,
     Model,
     Observation,
@@ -322,37 +321,10 @@ def make_mgradinv(
         )
         if start is not None:
             answer = start.attack(transcript, key, num_iterations)
-            problem = starting_from(problem, answer, relaxation)
+            problem = objective.starting_from(problem, answer, relaxation)
         return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
 
     name = section.optimizer.name
     if start is None:
         return Choice(name, '', mgradinv)
     return Choice(f'{name} from {start.solver}', f'starts there: {start.why}', mgradinv)
-
-
-def starting_from(
-    problem: objective.Problem, answer: Answer, relaxation: relax.Relaxation
-) -> objective.Problem:
-    """The same problem, started from an answer's scores and private parameters, where finite.
-
-    What the answer does not hold (private parameters, an unknown batch) is drawn as before.
-    """
-
-    def init(key: Key) -> Guess:
-        drawn = problem.init(key)
-        labels = relaxation.encode(answer.scores).astype(drawn.labels.dtype)
-        latent = drawn.latent
-        if answer.private is not None:
-            latent = jax.tree.map(
-                lambda leaf, like: jnp.broadcast_to(leaf, like.shape).astype(like.dtype),
-                answer.private,
-                drawn.latent,
-            )
-        return jax.tree.map(
-            lambda new, old: jnp.where(jnp.all(jnp.isfinite(new)), new, old),
-            drawn._replace(labels=labels, latent=latent),
-            drawn,
-        )
-
-    return problem._replace(init=init)

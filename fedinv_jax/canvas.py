@@ -13,6 +13,11 @@ Row = stats.Row
 # Okabe and Ito's colours, told apart by the colour-blind; each curve has a marker of its own too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX'
+_XLABELS = {
+    'num_gradients': 'gradients per victim, T (count)',
+    'first_round': 'first observed round',
+    'interval': 'interval (server rounds)',
+}
 
 
 def page(columns: int, rows: int, width: float, height: float, **shared: Any) -> tuple[Any, Any]:
@@ -56,17 +61,18 @@ def plot_curves(
     labelled: dict[str, list[Row]],
     value_of: Callable[[Row], Row | None],
     steps: Sequence[int],
+    key: str = 'num_gradients',
 ) -> None:
-    """Draws `{'mean', 'low', 'high'}` of each row against T, a curve a label.
+    """Draws `{'mean', 'low', 'high'}` of each row against one of its numbers, a curve a label.
 
-    T is an axis of categories: 1, 2, 4, 8 stand apart evenly, and one T alone in the middle. Curves
-    step aside from each other, so that their intervals do not cover each other.
+    T (or `key`) is an axis of categories: 1, 2, 4, 8 stand apart evenly, and one T alone in the
+    middle. Curves step aside from each other, so that their intervals do not cover each other.
     """
     shifts = (np.arange(len(labelled)) - (len(labelled) - 1) / 2) * min(0.1, 0.6 / len(labelled))
     for number, (label, rows) in enumerate(labelled.items()):
         found = [(row, value) for row in rows if (value := value_of(row)) is not None]
         kept = sorted(
-            ((row['num_gradients'], value) for row, value in found if value['mean'] is not None),
+            ((row[key], value) for row, value in found if value['mean'] is not None),
             key=lambda pair: pair[0],
         )
         values = np.array([[v[key] for key in ('mean', 'low', 'high')] for _, v in kept])
@@ -85,6 +91,6 @@ def plot_curves(
         )
     axis.set_xticks(range(len(steps)), steps)
     axis.set_xlim(-0.5, len(steps) - 0.5)
-    axis.set_xlabel('gradients per victim, T (count)')
+    axis.set_xlabel(_XLABELS[key])
     axis.set_axisbelow(True)
     axis.grid(axis='y', color='0.9')

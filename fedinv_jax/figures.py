@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinv_jax import canvas, figures_exact, report, stats
+from fedinv_jax import canvas, figures_exact, figures_study, report, stats
 
 Row = stats.Row
 
@@ -150,5 +150,10 @@ def draw(rows: Iterable[Row], summary: Row, folder: str | pathlib.Path) -> list[
         ),
         figures_exact.intervals(summary, folder / 'intervals.png'),
         figures_exact.margin_vs_f1(rows, folder / 'margin_vs_f1.png'),
+        figures_study.metrics_vs_first_round(summary, folder / 'metrics_vs_first_round.png'),
+        figures_study.metrics_vs_interval(summary, folder / 'metrics_vs_interval.png'),
+        figures_study.attacks(summary, folder / 'attacks.png'),
+        figures_study.distributions(rows, folder / 'distributions.png'),
+        figures_study.runtime(summary, folder / 'runtime.png'),
     )
     return [path for path in paths if path is not None]

@@ -54,6 +54,7 @@ def test_all_of_a_namespace_covers_its_modules(name):
         'experiment',
         'figures',
         'figures_exact',
+        'figures_study',
         'judge',
         'page',
         'plan',

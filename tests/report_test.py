@@ -10,6 +10,14 @@ import pytest
 from fedinv_jax import claims, document, figures, report, stats
 
 
+@pytest.fixture
+def without_studies(monkeypatch):
+    """Figures of studies have tests of their own."""
+    names = ('metrics_vs_first_round', 'metrics_vs_interval', 'attacks', 'distributions', 'runtime')
+    for name in names:
+        monkeypatch.setattr(figures.figures_study, name, lambda *_: None)
+
+
 def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
     guesser = attack in stats.GUESSERS
     return {
@@ -406,6 +414,7 @@ def test_figures_are_written(tmp_path, steps):
 
 
 # One gradient has no interval, and T = 4 at interval 50 is missing.
+@pytest.mark.usefixtures('without_studies')
 def test_figures_of_certificates(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
@@ -445,6 +454,7 @@ def test_a_victim_of_a_figure_is_of_one_seed(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.usefixtures('without_studies')
 def test_a_missing_ingredient_yields_fewer_figures(tmp_path):
     heat = [row(0, steps=steps, interval=span) for steps in (2, 4) for span in (1, 10)]
     for rows, expected in (

@@ -187,6 +187,7 @@ def check_folder(folder, config):
     assert files == {
         'config.json',
         'figures',
+        'report.html',
         'report.md',
         'summary.json',
         'versions.json',

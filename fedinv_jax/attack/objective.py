@@ -306,3 +306,28 @@ def problem(
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     return Problem(init, predict, whiten, residual, objective, answer, columns)
+
+
+def starting_from(problem: Problem, answer: Answer, relaxation: Relaxation) -> Problem:
+    """The same problem, started from an answer's scores and private parameters, where finite.
+
+    What the answer does not hold (private parameters, an unknown batch) is drawn as before.
+    """
+
+    def init(key: Key) -> Guess:
+        drawn = problem.init(key)
+        labels = relaxation.encode(answer.scores).astype(drawn.labels.dtype)
+        latent = drawn.latent
+        if answer.private is not None:
+            latent = jax.tree.map(
+                lambda leaf, like: jnp.broadcast_to(leaf, like.shape).astype(like.dtype),
+                answer.private,
+                drawn.latent,
+            )
+        return jax.tree.map(
+            lambda new, old: jnp.where(jnp.all(jnp.isfinite(new)), new, old),
+            drawn._replace(labels=labels, latent=latent),
+            drawn,
+        )
+
+    return problem._replace(init=init)
