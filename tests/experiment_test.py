@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from fedinv_jax import build, checks, experiment, plan, threat
+from fedinv_jax import build, checks, experiment, plan, study, threat
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 
@@ -472,8 +472,8 @@ def test_a_typo_in_a_config_file_is_refused():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_flags(path):
-    config = parse(path)
-    checks.check(config)
+    for arm in study.arms(parse(path)).values():
+        checks.check(arm)
     with pytest.raises(AttributeError, match='Did you mean "num_gradients"'):
         parse(path, '--config.attack.num_gradiens=4')
     assert parse(path, '--config.attack.num_gradients=4').attack.num_gradients == (4,)
@@ -484,7 +484,8 @@ def test_flags(path):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_smoke_shrinks_and_nothing_else_is_accepted(path):
     full, smoke = parse(path), parse(f'{path}:smoke')
-    checks.check(smoke)
+    for arm in study.arms(smoke).values():
+        checks.check(arm)
     assert smoke.attack.num_victims <= 4
     assert smoke.attack.num_iterations <= 50
     assert smoke.data.name == full.data.name
