@@ -237,9 +237,9 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
     if setting.attack in RECIPES:
         believed = config.attack.private_rate, config.attack.learning_rate
         client_update = make_client_update(config.client, model, *believed)
-        make = recipes.RECIPES[setting.attack]
-        attack = make(client_update, observation, model.init_private, share)
-        return Choice(recipes.SOLVERS[setting.attack], '', attack)
+        recipe = recipes.RECIPES[setting.attack]
+        known = recipes.Known(client_update, observation, model.init_private, share)
+        return Choice(recipe.solver, '', recipe.make(known))
     hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
     return make_mgradinv(config, setting, model, hypothesis, observation)
 

@@ -51,6 +51,12 @@ def curves(attacks: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
+def guesser_levels(summary: Row, name: str, metric: str) -> list[float]:
+    """The different means of a guesser's metric, to three decimals."""
+    means = [row['metrics'][metric]['mean'] for row in summary['rows'] if row['attack'] == name]
+    return sorted({round(mean, 3) for mean in means if mean is not None})
+
+
 def legend_height(lines: int) -> float:
     """Inches of a legend of so many entries in two columns."""
     return 0.24 * ((lines + 1) // 2)

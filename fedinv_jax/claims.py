@@ -123,15 +123,15 @@ def _mean(rows: Sequence[Row], metric: str) -> float | None:
     return stats.mean(row['metrics'].get(metric) for row in rows)
 
 
-def holds(comparison: Comparison, metric: str = 'auc') -> bool:
-    """Whether the 95% interval of the paired difference lies above 0."""
-    low = comparison.effect[metric]['low']
+def holds(comparison: Comparison) -> bool:
+    """Whether the 95% interval of the paired difference of AUC lies above 0."""
+    low = comparison.effect['auc']['low']
     return low is not None and low > 0
 
 
-def why_not(comparison: Comparison, metric: str = 'auc') -> str:
-    """In words, what is there instead of an effect."""
-    effect, (one, other) = comparison.effect[metric], comparison.means[metric]
+def why_not(comparison: Comparison) -> str:
+    """In words, what is there instead of an effect on AUC."""
+    effect, (one, other) = comparison.effect['auc'], comparison.means['auc']
     if effect['high'] is None:
         return 'nothing was measured'
     if effect['high'] < 0:
@@ -141,12 +141,11 @@ def why_not(comparison: Comparison, metric: str = 'auc') -> str:
     return 'no difference is seen: the interval includes 0'
 
 
-def verdicts(comparisons: Sequence[Comparison], metric: str = 'auc') -> list[dict[str, Any]]:
+def verdicts(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """One verdict a claim and upload seen: 'holds', 'holds only for ...', 'does not hold'.
 
     Args:
         comparisons: from `compare`.
-        metric: what is compared.
 
     Returns:
         `{'claim', 'seen', 'word', 'comparisons'}` each, by claim.
@@ -157,7 +156,7 @@ def verdicts(comparisons: Sequence[Comparison], metric: str = 'auc') -> list[dic
         groups.setdefault(key, []).append(comparison)
     found = []
     for (claim, seen), members in groups.items():
-        true = [each for each in members if holds(each, metric)]
+        true = [each for each in members if holds(each)]
         names = dict.fromkeys(name_of(each.better, members) for each in true)
         word = (
             'does not hold'

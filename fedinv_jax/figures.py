@@ -37,12 +37,7 @@ def metrics_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Path |
     for axis, metric in zip(axes[0], stats.COMPARED, strict=True):
         canvas.plot_curves(axis, curves, lambda row: row['metrics'][metric], steps)  # noqa: B023
         for name, style in _GUESSER_LINES.items():
-            levels = {
-                round(row['metrics'][metric]['mean'], 3)
-                for row in summary['rows']
-                if row['attack'] == name and row['metrics'][metric]['mean'] is not None
-            }
-            for level in sorted(levels):
+            for level in canvas.guesser_levels(summary, name, metric):
                 axis.axhline(level, color='0.45', linestyle=style, linewidth=1.2, zorder=1)
         axis.set_ylabel(f'{report.title(metric)} (mean over victims)')
     handles, labels = axes[0][0].get_legend_handles_labels()

@@ -47,7 +47,7 @@ def constraints_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Pa
         axis.set_ylabel(title)
     for axis in axes[0][1:]:
         axis.set_ylim(-0.04, 1.04)
-    unknowns = {step: _mean(row['unknowns'] for row in attacks if row['num_gradients'] == step)
+    unknowns = {step: stats.mean(row['unknowns'] for row in attacks if row['num_gradients'] == step)
                 for step in steps}  # fmt: skip
     drawn = [(steps.index(step), count) for step, count in unknowns.items() if count is not None]
     # A bar's width each, so that one T alone is drawn too.
@@ -59,11 +59,6 @@ def constraints_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Pa
     labels.append('unknowns: labels and private numbers (mean)')
     page.legend(handles, labels, loc='outside lower center', ncols=2, fontsize=8, frameon=False)
     return canvas.save(page, path)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def intervals(summary: Row, path: pathlib.Path) -> pathlib.Path | None:

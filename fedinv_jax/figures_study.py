@@ -1,7 +1,7 @@
 """Figures of studies: recovery against the training, against the interval, attack by attack."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def _against(
         for number, rows in enumerate(curves.values()):
             for level in _one_gradient(rows[0], attacks, metric) if key == 'interval' else ():
                 axis.axhline(level, color=_colour(number), linewidth=0.7, zorder=1)
-        for level in _popularity(summary, metric):
+        for level in canvas.guesser_levels(summary, 'popularity', metric):
             axis.axhline(level, color='0.45', linestyle='--', linewidth=1.2, zorder=1)
         axis.set_ylabel(f'{report.title(metric)} (mean over victims)')
     side, several = axes[0][-1], len({row['num_gradients'] for row in moving}) > 1
@@ -89,7 +89,7 @@ def _against(
     side.set_axisbelow(True)
     side.grid(axis='y', color='0.9')
     handles, labels = axes[0][0].get_legend_handles_labels()
-    if _popularity(summary, 'auc'):
+    if canvas.guesser_levels(summary, 'popularity', 'auc'):
         handles += axes[0][0].plot([], [], color='0.45', linestyle='--')
         labels.append('popularity guesser')
     if key == 'interval':
@@ -125,15 +125,6 @@ def _one_gradient(row: Row, attacks: Iterable[Row], metric: str) -> list[float]:
         and stats.same_but_steps(row, other)
         and other['metrics'][metric]['mean'] is not None
     ]
-
-
-def _popularity(summary: Row, metric: str) -> list[float]:
-    levels = {
-        round(row['metrics'][metric]['mean'], 3)
-        for row in summary['rows']
-        if row['attack'] == 'popularity' and row['metrics'][metric]['mean'] is not None
-    }
-    return sorted(levels)
 
 
 def _by_steps(rows: Sequence[Row], key: str, name: str) -> dict[int, dict[int, float]]:
@@ -175,7 +166,7 @@ def attacks(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
             for number, step in enumerate(steps):
                 _dots(axis, [row for row in here if row['num_gradients'] == step], metric, order,
                       number, (number - (len(steps) - 1) / 2) * 0.28, f'T = {step}')  # fmt: skip
-            for level in _popularity(summary, metric):
+            for level in canvas.guesser_levels(summary, 'popularity', metric):
                 axis.axvline(level, color='0.45', linestyle='--', linewidth=1.2, zorder=0)
             axis.set_yticks(range(len(order)), order)
             axis.set_axisbelow(True)
@@ -184,7 +175,7 @@ def attacks(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
     for axis, metric in zip(axes[-1], _METRICS, strict=True):
         axis.set_xlabel(f'{report.title(metric)} (mean over victims)')
     handles, labels = axes[0][0].get_legend_handles_labels()
-    if _popularity(summary, 'auc'):
+    if canvas.guesser_levels(summary, 'popularity', 'auc'):
         handles += axes[0][0].plot([], [], color='0.45', linestyle='--')
         labels.append('popularity guesser')
     page.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=8, frameon=False)
@@ -287,12 +278,11 @@ def runtime(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
     if len(names) < 2:
         return None
     page, ((axis,),) = canvas.page(1, 1, 6.5, 3.6 + canvas.legend_height(len(names)) / 2)
-    measure: Callable[[Row], float] = lambda row: row['metrics']['f1']['mean']  # noqa: E731
     for number, name in enumerate(names):
         own = [row for row in rows if row['attack'] == name]
         axis.scatter(
             [row['seconds_per_victim'] for row in own],
-            [measure(row) for row in own],
+            [row['metrics']['f1']['mean'] for row in own],
             s=[18 + 10 * row['num_gradients'] for row in own],
             color=_colour(number),
             marker=canvas.MARKERS[(number + number // len(canvas.COLOURS)) % len(canvas.MARKERS)],

@@ -10,26 +10,19 @@ Examples:
 
 import os
 import pathlib
-import shlex
 import sys
+from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
-# Exact attacks run as many blocks side by side as there are cores, each with one thread of BLAS.
-os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from scripts import command
+
+# isort: split
 from fedinv_jax import study
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Config file, of a study or of one attack; `:smoke` behind its name shrinks it '
-    'to seconds. Override a field of all arms by --config.section.field=value.'
-)  # fmt: skip
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder for the arms and the report; a stopped study goes on there. Default: '
-    'runs/<config>.'
-)  # fmt: skip
+flags.adopt_module_key_flags(command)
 _ARMS = flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless given.')
 _SHARD = flags.DEFINE_string(
     'shard', None, 'i/n: do the i-th of n parts (0/n to (n-1)/n), in any order, side by side, on '
@@ -53,23 +46,10 @@ def _shard() -> tuple[int, int]:
     return int(index), int(count)
 
 
-def main(argv: list[str]) -> None:
+def do(config: Any, folder: str, line: str) -> None:
     """Runs what the flags ask for."""
-    if len(argv) > 1:
-        raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}')
-    logging.set_verbosity(logging.WARNING)
-    name = config_flags.get_config_filename(flags.FLAGS['config'])
-    folder = _WORKDIR.value or f'runs/{pathlib.Path(name).stem}'
-    command = shlex.join(['python', *sys.argv])
-    try:
-        study.run(_CONFIG.value, folder, command, _ARMS.value, shard=_shard(), merge=_MERGE.value)
-    except (ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
-    except KeyboardInterrupt:
-        print('interrupted: the rows so far are kept; the same command goes on from there')
-        sys.exit(130)
+    study.run(config, folder, line, _ARMS.value, shard=_shard(), merge=_MERGE.value)
 
 
 if __name__ == '__main__':
-    flags.mark_flag_as_required('config')
-    app.run(main)
+    command.run(do)

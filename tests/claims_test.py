@@ -94,6 +94,7 @@ def test_failed_victims_and_seeds_count():
     for each in made:
         each['user'] //= 2
     assert claims.compare(made)[0].num_victims == 6
+    assert all(one['seed'] == other['seed'] for one, other in stats.pair(made[:6], made[6:]))
 
 
 def test_p_of_one_seed_is_wilcoxon_and_of_several_a_clustered_t():

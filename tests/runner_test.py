@@ -842,10 +842,10 @@ def test_saving_needs_an_attack_that_reads_uploads(tmp_path):
         capture.save_transcript(tiny(name=('popularity',)), str(tmp_path / 't.npz'), silent)
 
 
-def script(*arguments, **options):
+def script(*arguments, name='attack.py', **options):
     """The real script, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'scripts' / 'attack.py'), *map(str, arguments)],
+        [sys.executable, str(ROOT / 'scripts' / name), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,17 +1,16 @@
 """Studies: arms, shards, merging, a kill at any moment; the same rows whatever happens."""
 
+import functools
 import json
 import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import runner_test
-from runner_test import ROOT, rows_of, silent, strict, tiny, write_config
+from runner_test import rows_of, silent, strict, tiny, write_config
 
 from fedinv_jax import experiment, runner, study, workdir
 
@@ -70,7 +69,7 @@ def test_one_report_holds_every_arm(whole):
     assert (whole / 'mf' / 'report.html').exists()
 
 
-# Failed on the mutants `blocks[index::count + 1]` and a key of a victim that depends on the shard.
+# Failed on the mutants `blocks[index::count + 1]` and of `merge` that keeps the shards' order.
 def test_merged_shards_are_one_run(whole, tmp_path):
     for index in (2, 0, 1):
         lines = run(two_arms(), tmp_path, shard=(index, 3))
@@ -113,16 +112,7 @@ def test_a_shard_that_is_none_is_an_error(shard):
     assert re.search(r'error: Expected --shard=.* to be i/n with 0 <= i < n', output), output
 
 
-def script(*arguments, **options):
-    """The real script, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / 'scripts' / 'study.py'), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        **options,
-    )
+script = functools.partial(runner_test.script, name='study.py')
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ def _top_share(scores: Array, transcript: Transcript, share: float) -> Answer:
     """Hard labels: the `round(share * number of candidates)` highest scores."""
     where = priors.candidates(transcript)
     count = jnp.round(share * jnp.sum(where)).astype(int)
-    order = jnp.argsort(jnp.where(where, -scores, jnp.inf))
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf)))
     return Answer(scores, (rank < count) & where, None, jnp.zeros(()))
 
 

@@ -1,14 +1,13 @@
 """Competing attacks of the literature, as short recipes over the same problem and solvers.
 
-Each is `recipe(client_update, observation, init_private, positives) -> attack`, with
-`attack(transcript, key, num_iterations) -> Answer` for one client; `positives` is the public share
-of interactions among candidates. All of them were written for other unknowns (images, one step): in
-a federated recommender the items are known, labels and the private embedding are not.
+Each is `recipe(known) -> attack`, with `attack(transcript, key, num_iterations) -> Answer` for one
+client: scores and labels `[K]`. Most were written for other unknowns (images, one step): in a
+federated recommender the items are known, labels and the private embedding are not.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +28,38 @@ from fedinv_jax.types import (
 )
 
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
-Recipe: TypeAlias = Callable[[ClientUpdate, Observation, InitPrivate, float], Attack]
+
+
+class Known(NamedTuple):
+    """What the attacker knows of every client.
+
+    Attributes:
+        client_update: the client's own update.
+        observation: the channel and what is seen behind it.
+        init_private: draws private parameters.
+        positives: public share of interactions among candidates, in [0, 1].
+    """
+
+    client_update: ClientUpdate
+    observation: Observation
+    init_private: InitPrivate
+    positives: float
+
+
+class Recipe(NamedTuple):
+    """A competing attack: its solver, for people, and `make(known) -> attack`."""
+
+    solver: str
+    make: Callable[[Known], Attack]
+
 
 # Of L-BFGS: torch's, by which DLG and RAIFLE stop.
-_LARGEST_GRADIENT, _LEAST_CHANGE, _MEMORY = 1e-7, 1e-9, 100
+_TOLERANCE, _MEMORY = (1e-7, 1e-9), 100
+_SCALE = 100.0  # of RAIFLE's distance
 _CONFIRMED = 0.9  # share of the candidates that IMIA confirms in a round
 
 
-def dlg(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def dlg(known: Known) -> Attack:
     """Deep Leakage from Gradients: the squared distance of whole uploads, by L-BFGS.
 
     `min over a, p of |g(sigmoid(a), p) - g|^2 / |g|^2`, started near `sigmoid(a) = 1/2` and at a
@@ -51,24 +69,16 @@ def dlg(
     References:
         Zhu, Liu, Han, Deep leakage from gradients, NeurIPS 2019, arXiv:1906.08935, algorithm 1.
     """
-    del positives
-    solver = inversion.descent(optax.lbfgs(), (_LARGEST_GRADIENT, _LEAST_CHANGE))
+    solver = inversion.descent(optax.lbfgs(), _TOLERANCE)
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
-        problem = _problem(
-            transcript, client_update, observation, init_private, distances.squared_distance
-        )
+        problem = _problem(known, transcript, distances.squared_distance)
         return inversion.invert(problem, solver, key, num_iterations)
 
     return attack
 
 
-def inverting_gradients(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def inverting_gradients(known: Known) -> Attack:
     """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, four restarts.
 
     The rate is .1, and a tenth of that after 3/8, 5/8 and 7/8 of the iterations each; the best
@@ -79,12 +89,9 @@ def inverting_gradients(
         Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
         arXiv:2003.14053, equation 4 and section 4.
     """
-    del positives
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
-        problem = _problem(
-            transcript, client_update, observation, init_private, distances.cosine_distance
-        )
+        problem = _problem(known, transcript, distances.cosine_distance)
         steps = jnp.array([3, 5, 7]) / 8 * num_iterations
         optimizer = optax.chain(
             optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
@@ -95,12 +102,7 @@ def inverting_gradients(
     return attack
 
 
-def tgias_ro(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def tgias_ro(known: Known) -> Attack:
     """TGIAs-RO: several temporal gradients, robustly aggregated against outlying ones.
 
     Each observed step has its own distance (squared, normalised). Their T gradients in the labels
@@ -113,15 +115,11 @@ def tgias_ro(
         Li, Gu, Chen, Li, Wu, Ruan, Si, Fan, Temporal gradient inversion attacks with robust
         optimization, arXiv:2306.07883.
     """
-    del positives
     relaxation = relax.sigmoid(30.0)
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
         def make(transcript: Transcript) -> objective.Problem:
-            return _problem(
-                transcript, client_update, observation, init_private, distances.squared_distance,
-                relaxation,
-            )  # fmt: skip
+            return _problem(known, transcript, distances.squared_distance, relaxation)
 
         def one(step: Transcript, labels: Array, latent: PyTree) -> Array:
             single = jax.tree.map(lambda leaf: leaf[None], latent)
@@ -141,33 +139,23 @@ def tgias_ro(
     return attack
 
 
-def raifle(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def raifle(known: Known) -> Attack:
     """RAIFLE's attack with a guessed private embedding: labels by L-BFGS from item rows.
 
-    `min over a of the mean over items of |dq_i(sigmoid(a), p) - dq_i|` over the mean row norm, with
-    p drawn once from U(0, 1), a from U(-1, 1), a line search with strong Wolfe conditions.
-    Deviations: the original multiplies the distance by 100 where rows are small, which moves its
-    stopping rule only; no manipulation of the data, as it does for ranking; T uploads averaged.
+    `min over a of 100 sum_i |dq_i(sigmoid(a), p) - dq_i| / sum_i |dq_i|` over the items, with p
+    drawn once from U(0, 1), a from U(-1, 1), a line search with strong Wolfe conditions.
+    Deviations: the original divides by the mean row norm only where that is below 100; another
+    implementation of L-BFGS; no manipulation of the data, as it does for ranking; T uploads
+    averaged.
 
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE: reconstruction attacks on interaction-based federated
         learning with adversarial data manipulation, NDSS 2025, arXiv:2310.19163.
     """
-    del positives
-    return _raifle(client_update, observation, init_private, joint=False)
+    return _raifle(known, joint=False)
 
 
-def raifle_joint(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def raifle_joint(known: Known) -> Attack:
     """RAIFLE's joint variant: as `raifle`, with the private embedding as a further unknown.
 
     Both start from U(-1, 1). Deviations: as in `raifle`; every step has a private state of its own.
@@ -175,21 +163,14 @@ def raifle_joint(
     References:
         Pham et al., NDSS 2025, arXiv:2310.19163.
     """
-    del positives
-    return _raifle(client_update, observation, init_private, joint=True)
+    return _raifle(known, joint=True)
 
 
-def _raifle(
-    client_update: ClientUpdate, observation: Observation, init_private: InitPrivate, joint: bool
-) -> Attack:
-    solver = inversion.descent(
-        optax.lbfgs(memory_size=_MEMORY), (_LARGEST_GRADIENT / 100, _LEAST_CHANGE / 100)
-    )
+def _raifle(known: Known, joint: bool) -> Attack:
+    solver = inversion.descent(optax.lbfgs(memory_size=_MEMORY), _TOLERANCE)
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
-        problem = _problem(
-            transcript, client_update, observation, init_private, distances.rows_distance
-        )
+        problem = _problem(known, transcript, distances.rows_distance)
 
         def init(key: Key) -> Guess:
             labels_key, latent_key = jax.random.split(key)
@@ -201,22 +182,17 @@ def _raifle(
             latent = jax.tree.map(jnp.broadcast_to, drawn, jax.tree.map(jnp.shape, guess.latent))
             return tree.cast_floats(Guess(labels, None, latent), jnp.result_type(float))
 
-        def guessed(guess: Guess) -> Array:
-            return problem.objective(guess._replace(latent=jax.lax.stop_gradient(guess.latent)))
+        def value(guess: Guess) -> Array:
+            fixed = jax.lax.stop_gradient(guess.latent)
+            return _SCALE * problem.objective(guess if joint else guess._replace(latent=fixed))
 
-        value = problem.objective if joint else guessed
         started = problem._replace(init=init, objective=value)
         return inversion.invert(started, solver, key, num_iterations)
 
     return attack
 
 
-def imia(
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
-    positives: float,
-) -> Attack:
+def imia(known: Known) -> Attack:
     """Interaction-level membership inference: replay with guessed labels, keep what fits, top down.
 
     With a fresh private state as a stand-in, `floor(positives n)` of the n candidates are labelled
@@ -233,13 +209,10 @@ def imia(
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
         del num_iterations
-        problem = _problem(
-            transcript, client_update, observation, init_private, distances.rows_distance,
-            relax.identity(),
-        )  # fmt: skip
+        problem = _problem(known, transcript, distances.rows_distance, relax.identity())
         where = priors.candidates(transcript)
         size = jnp.sum(where)
-        expected = jnp.floor(positives * size).astype(int)
+        expected = jnp.floor(known.positives * size).astype(int)
         many = jnp.floor(_CONFIRMED * size).astype(int) + 1
         latent_key, key = jax.random.split(key)
         latent = problem.init(latent_key).latent
@@ -269,39 +242,31 @@ def imia(
     return attack
 
 
-RECIPES: dict[str, Recipe] = {
-    'dlg': dlg,
-    'imia': imia,
-    'inverting_gradients': inverting_gradients,
-    'raifle': raifle,
-    'raifle_joint': raifle_joint,
-    'tgias_ro': tgias_ro,
+RECIPES = {
+    'dlg': Recipe('lbfgs', dlg),
+    'imia': Recipe('replay', imia),
+    'inverting_gradients': Recipe('signed adam', inverting_gradients),
+    'raifle': Recipe('lbfgs', raifle),
+    'raifle_joint': Recipe('lbfgs', raifle_joint),
+    'tgias_ro': Recipe('adam', tgias_ro),
 }
-
-
-SOLVERS = {
-    'dlg': 'lbfgs',
-    'imia': 'replay',
-    'inverting_gradients': 'signed adam',
-    'raifle': 'lbfgs',
-    'raifle_joint': 'lbfgs',
-    'tgias_ro': 'adam',
-}
-"""What each recipe solves with, for people."""
 
 
 def _problem(
+    known: Known,
     transcript: Transcript,
-    client_update: ClientUpdate,
-    observation: Observation,
-    init_private: InitPrivate,
     distance: distances.Distance,
     relaxation: relax.Relaxation | None = None,
 ) -> objective.Problem:
     """The problem with a private state of its own at each of the T steps."""
-    hypothesis = dynamics.free(init_private, transcript.rounds.shape[0])
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
     return objective.problem(
-        transcript, client_update, observation, hypothesis, distance, relaxation=relaxation
+        transcript,
+        known.client_update,
+        known.observation,
+        hypothesis,
+        distance,
+        relaxation=relaxation,
     )
 
 
@@ -318,6 +283,5 @@ def _steps(transcript: Transcript) -> tuple[Transcript, Transcript]:
 
 
 def _ranks(values: Array) -> Array:
-    """The place of each entry in increasing order."""
-    order = jnp.argsort(values)
-    return jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    """The place of each entry in increasing order, int `[K]`."""
+    return jnp.argsort(jnp.argsort(values))

@@ -1,0 +1,45 @@
+"""What the scripts share: the flags of a run, and errors that are a line and not a traceback."""
+
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+# Exact attacks run as many blocks side by side as there are cores, each with one thread of BLAS;
+# that is read when NumPy loads.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'Config file; `:smoke` behind its name shrinks it to seconds. Override a field '
+    'by --config.section.field=value; experiment.default_config documents them all.'
+)  # fmt: skip
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder for rows, summary, report and figures; a stopped run goes on there. '
+    'Default: runs/<config>.'
+)  # fmt: skip
+
+
+def run(do: Callable[[Any, str, str], None]) -> None:
+    """Parses the flags and calls `do(config, workdir, command line)`."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}')
+        logging.set_verbosity(logging.WARNING)
+        name = config_flags.get_config_filename(flags.FLAGS['config'])
+        folder = _WORKDIR.value or f'runs/{pathlib.Path(name).stem}'
+        try:
+            do(_CONFIG.value, folder, shlex.join(['python', *sys.argv]))
+        except (ValueError, OSError) as error:
+            sys.exit(f'error: {error}')
+        except KeyboardInterrupt:
+            print('interrupted: the rows so far are kept; the same command goes on from there')
+            sys.exit(130)
+
+    flags.mark_flag_as_required('config')
+    app.run(main)
