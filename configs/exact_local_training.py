@@ -26,6 +26,9 @@ def get_config(arg: str | None = None) -> experiment.Config:
         config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
         config.client.private_optimizer.name = 'adam'
     if arg in ('raifle', 'raifle_drift'):
+        with config.unlocked():  # as torchopt's Adam in RAIFLE's code
+            config.client.optimizer.eps_root = 1e-8
+            config.client.private_optimizer.eps_root = 1e-8
         config.data.max_users = 30
         config.model.update(
             {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
@@ -33,7 +36,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
         config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
         config.server.num_rounds = 1
         config.observation.seen = ('items',)
-        config.attack.update({'name': ('exact', 'spectral', 'popularity'), 'num_victims': 30})
+        attacks = ('exact', 'spectral', 'raifle', 'raifle_joint', 'imia', 'popularity')
+        config.attack.update({'name': attacks, 'num_victims': 30})
         return config
     config.num_seeds = 5
     config.data.max_positives = 40

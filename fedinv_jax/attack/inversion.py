@@ -66,6 +66,12 @@ def _slope(problem: Problem, point: Guess) -> tuple[Array, Guess]:
     return jax.value_and_grad(problem.objective)(point)
 
 
+def _searched(memory: optax.OptState) -> tuple[Array, Guess] | None:
+    """The objective and its gradient at the point where a line search ended; None without one."""
+    value, gradient = optax.tree.get(memory, 'value'), optax.tree.get(memory, 'grad')
+    return None if value is None or gradient is None else (value, gradient)
+
+
 def descent(
     optimizer: optax.GradientTransformation,
     tolerance: tuple[float, float] = (0.0, 0.0),
@@ -97,12 +103,16 @@ def descent(
         point = problem.init(key)
         # The dtype of the objective, without computing it.
         dtype = jax.eval_shape(problem.objective, point).dtype
-        memory = Descent(point, optimizer.init(point), jnp.asarray(jnp.inf, dtype))
+        memory = optimizer.init(point)
+        if _searched(memory):  # every later slope comes from the search that led there
+            value, gradient = slope(problem, point)
+            memory = optax.tree.set(memory, value=value, grad=gradient)
+        memory = Descent(point, memory, jnp.asarray(jnp.inf, dtype))
         return State(point, jnp.asarray(jnp.inf, dtype), jnp.asarray(False), memory)
 
     def update(problem: Problem, state: State) -> State:
         point, memory, _ = state.memory
-        value, gradient = slope(problem, point)
+        value, gradient = _searched(memory) or slope(problem, point)
         updates, memory = optimizer.update(
             gradient, memory, point, value=value, grad=gradient, value_fn=problem.objective
         )
