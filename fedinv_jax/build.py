@@ -21,6 +21,7 @@ from fedinv_jax.attack import (
     recipes,
     relax,
 )
+from fedinv_jax.attack.members import Known
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, synthetic
@@ -50,6 +51,7 @@ from fedinv_jax.types import (
 )
 
 Attack: TypeAlias = Callable[[Transcript, Key, Array], Answer]
+Probe: TypeAlias = Callable[[tuple[str, ...]], Known]
 
 
 class Choice(NamedTuple):
@@ -218,7 +220,9 @@ def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
     return [(w, lookup('attack.priors', name, table)) for name, w in weights.items() if w]
 
 
-def make_attack(config: Config, setting: Setting, model: Model, share: float) -> Choice:
+def make_attack(
+    config: Config, setting: Setting, model: Model, share: float, probe: Probe
+) -> Choice:
     """The attack of a setting, and its solver.
 
     Args:
@@ -226,6 +230,7 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
         setting: a setting of it.
         model: the recommender.
         share: public share of interactions among candidates.
+        probe: see `make_exact`.
     """
     if setting.attack == 'random':
         return Choice(None, '', lambda transcript, key, _: guessers.random(transcript, key, share))
@@ -233,7 +238,7 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
         return Choice(None, '', lambda transcript, key, _: guessers.popularity(transcript, share))
     observation = make_observation(config, setting.seen)
     if setting.attack in EXACT:
-        return make_exact(config, setting, model, observation)
+        return make_exact(config, setting, probe)
     if setting.attack in RECIPES:
         believed = config.attack.private_rate, config.attack.learning_rate
         client_update = make_client_update(config.client, model, *believed)
@@ -241,20 +246,11 @@ def make_attack(config: Config, setting: Setting, model: Model, share: float) ->
         known = recipes.Known(client_update, observation, model.init_private, share)
         return Choice(recipe.solver, '', recipe.make(known))
     hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
-    return make_mgradinv(config, setting, model, hypothesis, observation)
+    return make_mgradinv(config, setting, model, hypothesis, observation, probe)
 
 
-def make_exact(config: Config, setting: Setting, model: Model, observation: Observation) -> Choice:
-    """The member of `setting.attack` (one of `EXACT`) that this client allows, and why it is taken.
-
-    It probes the client on random draws, once for every first round, interval and seed.
-
-    Args:
-        config: the config.
-        setting: of it, `attack`, `num_gradients` and `seen` may be used.
-        model: the recommender.
-        observation: the channel and what is seen behind it.
-    """
+def probe(config: Config, model: Model, seen: Sequence[str]) -> Known:
+    """What holds of every client, as an attacker who sees these parts finds out on random draws."""
     client_update = make_client_update(
         config.client, model, config.attack.private_rate, config.attack.learning_rate
     )
@@ -262,11 +258,28 @@ def make_exact(config: Config, setting: Setting, model: Model, observation: Obse
     with jax.enable_x64():
         share = 1 / (1 + config.data.per_positive)
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
-        known = exact.probe(
-            client_update, observation, model.init_private, draws, rounding, share
+        return exact.probe(
+            client_update,
+            make_observation(config, seen),
+            model.init_private,
+            draws,
+            rounding,
+            share,
         )._replace(fresh_negatives=config.data.fresh_negatives)
-        solver = 'auto' if setting.attack == 'exact' else setting.attack
-        choice = exact.choose(known, config.observation.batch_known, solver)
+
+
+def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:
+    """The member of `setting.attack` (one of `EXACT`) that this client allows, and why it is taken.
+
+    Args:
+        config: the config.
+        setting: of it, `attack`, `num_gradients` and `seen` may be used.
+        probe: `probe(seen) -> Known`, the function above with config and model; it takes seconds,
+            and depends neither on the attack nor on rounds nor on the seed.
+    """
+    solver = 'auto' if setting.attack == 'exact' else setting.attack
+    with jax.enable_x64():
+        choice = exact.choose(probe(setting.seen), config.observation.batch_known, solver)
     return Choice(choice.solver, choice.why, lambda seen, key, _: choice.attack(seen, key))
 
 
@@ -294,6 +307,7 @@ def make_mgradinv(
     model: Model,
     hypothesis: dynamics.Dynamics,
     observation: Observation,
+    probe: Probe,
 ) -> Choice:
     """MGradInv as a config describes it, for any hypothesis and channel."""
     section = config.attack
@@ -307,7 +321,7 @@ def make_mgradinv(
     relaxation = relax.sigmoid(section.label_gain)
     start = None
     if section.start is not None:
-        start = make_exact(config, setting._replace(attack=section.start), model, observation)
+        start = make_exact(config, setting._replace(attack=section.start), probe)
 
     def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
         problem = objective.problem(

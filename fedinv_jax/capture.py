@@ -1,6 +1,7 @@
 """Transcript files from a config's simulation, and attacks on anyone's transcript file."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -106,10 +107,11 @@ def attack_transcript(
         )
     hypothesis = build.make_dynamics(str(name), rounds, model)
     view = build.make_observation(config, setting.seen)
+    probe = functools.partial(build.probe, config, model)
     if setting.attack == 'mgradinv':  # of rounds at any distance from each other
-        choice = build.make_mgradinv(config, setting, model, hypothesis, view)
+        choice = build.make_mgradinv(config, setting, model, hypothesis, view, probe)
     else:
-        choice = build.make_exact(config, setting, model, view)
+        choice = build.make_exact(config, setting, probe)
     precision = experiment.precision(config, setting.attack)
     numbers = optax.tree.size(seen.seen)
     labels = len(seen.items) * (2 if seen.weights is None else 1)

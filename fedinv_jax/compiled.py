@@ -5,7 +5,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedinv_jax import experiment, plan, tree
 from fedinv_jax.types import Answer, Array, Transcript
 
+_S = TypeVar('_S')
 _T = TypeVar('_T')
 
 
@@ -64,12 +65,11 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
     return jax.enable_x64(name == 'float64')
 
 
-def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
-    """Compiles a block's attack, and tries it: a few iterations, or all if they are not counted."""
+def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Any:
+    """The compiled attack on a block."""
     config = block.case.config
     attack = block.case.attacks[plan.alike(block.setting)].attack
-    own, iterations = axes(config.observation.batch_known), config.attack.num_iterations
-    count = len(block.users)
+    own = axes(config.observation.batch_known)
 
     def together(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
         """Lanes in step: many small operations of the same kind."""
@@ -96,30 +96,49 @@ def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
             empty,
         )
 
-    alone = block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
-    mapped = jax.jit(in_turn if alone else together)
-    function = mapped.lower(seen, keys, iterations, count).compile()
-    few = max(iterations // 50, 1) if experiment.iterates(block.setting.attack) else iterations
+    mapped = jax.jit(in_turn if alone(block) else together)
+    return mapped.lower(seen, keys, config.attack.num_iterations, len(block.users)).compile()
+
+
+def alone(block: plan.Block) -> bool:
+    """Whether a victim's attack ends when that victim is done: no other has to wait for it."""
+    return block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
+
+
+def try_(function: Any, block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
+    """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
+    iterations, count = block.case.config.attack.num_iterations, len(block.users)
+    counted = experiment.iterates(block.setting.attack) and not alone(block)
+    few = max(iterations // 50, 1) if counted else iterations
     start = time.perf_counter()
     answers = jax.block_until_ready(function(seen, keys, few, count))
     seconds = (time.perf_counter() - start) * iterations / few
-    analysis: Any = function.memory_analysis()
+    analysis = function.memory_analysis()
     memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
     return Compiled(function, seconds, memory, block, answers if few == iterations else None)
 
 
-def each(function: Callable[[plan.Block], _T], blocks: Sequence[plan.Block]) -> Iterator[_T]:
-    """What a function gives for each block, in their order; exact attacks as many as cores.
-
-    Compiling takes one core, and so do the factorisations; lanes in step take all of them anyway.
-    """
-    exact = all(block.setting.attack in experiment.EXACT for block in blocks)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    pool = concurrent.futures.ThreadPoolExecutor(cores if exact else 1)
+def each(function: Callable[[_S], _T], arguments: Iterable[_S], workers: int) -> Iterator[_T]:
+    """What a function gives for each argument, in their order, so many at a time."""
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
     try:
-        yield from pool.map(function, blocks)
+        yield from pool.map(function, arguments)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Those that this process may use: so many functions compile at a time."""
+    found = (
+        os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count() or 1)
+    )
+    return len(found)
+
+
+def side_by_side(blocks: Iterable[plan.Block]) -> int:
+    """How many blocks run at a time: exact attacks take a core each, lanes in step all of them."""
+    exact = all(block.setting.attack in experiment.EXACT for block in blocks)
+    return cores() if exact else 1
 
 
 def run(

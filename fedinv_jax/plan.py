@@ -1,5 +1,6 @@
 """What a run consists of: a case per seed, shared by its settings, and blocks of victims."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -76,9 +77,10 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
     model = build.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, build.Choice] = {}
+    probe = functools.cache(functools.partial(build.probe, config, model))
     for setting in dict.fromkeys(map(alike, experiment.settings(config))):
         if like is None or setting.attack in experiment.BY_SHARE:  # these know the share
-            attacks[setting] = build.make_attack(config, setting, model, share)
+            attacks[setting] = build.make_attack(config, setting, model, share, probe)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(

@@ -5,6 +5,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def _attack_seed(
         return judge.rows(block, answers, seen.seen, truths, loss, seconds / len(block.users))
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(compiled.each(rows, blocks)):
+        for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side(blocks))):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
 
@@ -159,14 +160,27 @@ def compile_all(
         if compiled.shape(block) not in functions:
             new.setdefault(compiled.shape(block), block)
 
-    def compile_(block: plan.Block) -> compiled.Compiled:
+    def compile_(block: plan.Block) -> Any:
         with compiled.precision(block):
             seen, _, keys = _arguments(recording, block)
             return compiled.compile_(block, seen, keys)
 
+    def try_(pair: tuple[Any, plan.Block]) -> compiled.Compiled:
+        function, block = pair
+        with compiled.precision(block):
+            seen, _, keys = _arguments(recording, block)
+            return compiled.try_(function, block, seen, keys)
+
+    made = []
     with progress.bar('compiling', config.run.progress) as update:
-        update(0, len(new))
-        for shape, found in zip(new, compiled.each(compile_, list(new.values())), strict=True):
+        for function in compiled.each(compile_, new.values(), compiled.cores()):
+            made.append(function)
+            update(len(made), len(new))
+    pairs = zip(made, new.values(), strict=True)
+    with progress.bar('trying', config.run.progress) as update:
+        for shape, found in zip(
+            new, compiled.each(try_, pairs, compiled.side_by_side(new.values())), strict=True
+        ):
             functions[shape] = found
             update(len(functions) - before, len(new))
     left = [*blocks, *later]

@@ -125,7 +125,7 @@ def test_a_field_of_local_sgd_changes_the_client(change):
 def starts(private):
     """A stand-in of `make_exact`, which answers that the first item alone is one."""
 
-    def make(config, setting, model, observation):
+    def make(config, setting, probe):
         def attack(transcript, key, num_iterations):
             scores = jnp.zeros(transcript.items.shape).at[0].set(1.0)
             return Answer(scores, scores > 0.5, private, jnp.zeros(()))
@@ -148,7 +148,7 @@ def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private
     transcript, _ = transcripts.load(seen)
     setting = next(s for s in experiment.settings(config) if s.num_gradients == 2 and s.dynamics)
     model = build.make_model(config.model, 80)
-    choice = build.make_attack(config, setting, model, 0.2)
+    choice = build.make_attack(config, setting, model, 0.2, None)
     assert (choice.solver, choice.why) == ('adam from spectral', 'starts there: for the test')
     key = jax.random.key(0)
     # The best point of one iteration is the start.
@@ -156,7 +156,7 @@ def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private
     assert answer.scores[0] > 0.99
     assert answer.scores[1:].max() < 0.01
     config.attack.start = None
-    drawn = build.make_attack(config, setting, model, 0.2).attack(transcript, key, 1)
+    drawn = build.make_attack(config, setting, model, 0.2, None).attack(transcript, key, 1)
     assert 0.1 < drawn.scores[0] < 0.9
     expected = private if private is not None and jnp.isfinite(private).all() else drawn.private
     np.testing.assert_allclose(answer.private, expected)

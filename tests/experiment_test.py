@@ -126,7 +126,7 @@ def test_every_name_of_the_choices_can_be_made():
         for dynamics in experiment.DYNAMICS:
             build.make_dynamics(dynamics, [0, 2], model)
         for setting in experiment.settings(config):
-            assert callable(build.make_attack(config, setting, model, 0.2).attack)
+            assert callable(build.make_attack(config, setting, model, 0.2, None).attack)
     for prior in experiment.PRIORS:
         config.attack.priors[prior] = 0.5
     assert [weight for weight, _ in build.make_priors(config)] == [0.5] * 4

@@ -337,7 +337,7 @@ def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
     assert abs(np.mean([min(values) for values in aucs.values()]) - 0.5) < 0.2
 
 
-def bias_sign(config, setting, model, observation, flip=lambda items: False):
+def bias_sign(config, setting, probe, flip=lambda items: False):
     """A stand-in of `build.make_exact`: an item bias has a gradient of the sign of `z - y`."""
 
     def attack(transcript, key, num_iterations):
@@ -354,8 +354,8 @@ def bias_sign(config, setting, model, observation, flip=lambda items: False):
 
 # Failed on mutants: seconds over the lanes of a block; certificates of failed victims kept.
 def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypatch):
-    def failing(config, setting, model, observation):
-        choice = bias_sign(config, setting, model, observation)
+    def failing(config, setting, probe):
+        choice = bias_sign(config, setting, probe)
 
         def attack(transcript, key, num_iterations):
             answer = choice.attack(transcript, key, num_iterations)
@@ -364,8 +364,8 @@ def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypa
         return choice._replace(attack=attack)
 
     monkeypatch.setattr(build, 'make_exact', failing)
-    compile_ = compiled.compile_
-    monkeypatch.setattr(compiled, 'compile_', lambda *a: compile_(*a)._replace(seconds=8.0))
+    try_ = compiled.try_
+    monkeypatch.setattr(compiled, 'try_', lambda *a: try_(*a)._replace(seconds=8.0))
     run(tiny(name=('exact',), num_gradients=(1,), num_victims=2, block=4), tmp_path)
     for row in workdir.read_rows(tmp_path):
         assert row['seconds'] == 4
@@ -377,8 +377,8 @@ def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(build, 'make_exact', bias_sign)
     config = tiny(name=('exact', 'mgradinv', 'popularity'), num_gradients=(1,))
     config.dynamics.name = ('unrolled', 'static')
-    compile_, lines = compiled.compile_, []
-    monkeypatch.setattr(compiled, 'compile_', lambda *a: compile_(*a)._replace(seconds=8.0))
+    try_, lines = compiled.try_, []
+    monkeypatch.setattr(compiled, 'try_', lambda *a: try_(*a)._replace(seconds=8.0))
     summary, _ = run(config, tmp_path, lines.append)
     check_folder(tmp_path, config)
     exact, *others = summary['rows']
@@ -476,7 +476,7 @@ def test_seeds_share_compiled_functions(tmp_path, monkeypatch):
     )
     lines = []
     _, rows = run(seeds(3), tmp_path, lines.append)
-    assert [(block.case.config.seed, block.setting.attack) for block in made] == [
+    assert sorted((block.case.config.seed, block.setting.attack) for block in made) == [
         (0, 'mgradinv'),
         (0, 'popularity'),
     ]
