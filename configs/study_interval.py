@@ -1,4 +1,4 @@
-"""C3: does a second gradient still help when it comes 230 training steps later? 1 to 460 steps.
+"""C3: do further gradients still help when 230 training steps lie between them? 1 to 460 steps.
 
 Deng et al., ICDM 2025. A head of one layer of 8, where one gradient does not determine the labels,
 on three data sets; the exact attack and MGradInv with two hypotheses on the private embedding, on
@@ -16,15 +16,16 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config = experiment.default_config()
     config.num_seeds = 5
     config.model.update({'dim': 8, 'hidden': (8,)})
-    config.server.num_rounds = 470
+    config.server.num_rounds = 1400
     config.observation.seen = ('scorer',)
     config.dynamics.name = ('free', 'static')
     config.attack.update(
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
+            'num_gradients': (1, 2, 4),
             'interval': (1, 10, 50, 230, 460),
-            'num_iterations': 4000,
+            'num_iterations': 2000,
         }
     )
     config = experiment.with_arms(

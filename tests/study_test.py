@@ -165,3 +165,27 @@ def test_rows_with_failures_one_victim_or_none(tmp_path):
     summary = json.loads((tmp_path / 'one' / 'all' / 'summary.json').read_text())
     assert all(row['num_victims'] == 1 for row in summary['rows'])
     assert workdir.read_rows(tmp_path) == []
+
+
+STUDIES = sorted((runner_test.ROOT / 'configs').glob('study_*.py'))
+
+
+# On synthetic data, hence everywhere.
+@pytest.mark.slow
+@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
+def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
+    monkeypatch.undo()  # With its figures.
+    config = runner_test.load_config(path, 'smoke')
+    run(config, tmp_path)
+    for name, arm in study.arms(config).items():
+        rows = rows_of(tmp_path / name)
+        assert len(rows) == len(experiment.settings(arm)) * arm.attack.num_victims
+        assert {row['status'] for row in rows.values()} == {'ok'}
+    page = (tmp_path / 'report.html').read_text()
+    figures = list(tmp_path.glob('*/figures/*.png'))
+    assert figures
+    assert page.count('data:image/png;base64,') == len(figures)
+    # What the study is for is in it: the claims that it can speak to.
+    claims = {'attacks': 'C1', 'convergence': 'C2', 'interval': 'C1', 'num_gradients': 'C1'}
+    text = (tmp_path / 'report.md').read_text()
+    assert f'**{claims[path.stem.removeprefix("study_")]}, ' in text
