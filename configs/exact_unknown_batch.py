@@ -5,7 +5,8 @@ membership, on the same victims. F1 is that of the interactions among all 1,682 
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_unknown_batch.py
 
-2026-11-23, exact and popularity alone, one busy core: 10 minutes; exact match 130 of 130.
+2026-11-23, exact and popularity alone, one busy core: 10 minutes; exact match 130 of 130. First
+round 500, T = 1, 2, 4, 8 (2026-11-24, 56 CPU minutes): F1 .998, 1.000, 1.000, .999.
 """
 
 from fedinv_jax import experiment

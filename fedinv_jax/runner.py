@@ -106,6 +106,9 @@ def attack(blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]
         now = [block for block in blocks if block.case is case]
         blocks = blocks[len(now) :]
         yield from _attack_seed(now, blocks, functions, log)
+        # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
+        needed = {compiled.shape(block) for block in blocks}
+        functions = {shape: found for shape, found in functions.items() if shape in needed}
 
 
 def _attack_seed(
