@@ -6,6 +6,9 @@ the same victims, beside its drift.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_interval.py
     python scripts/study.py --config=configs/study_interval.py --arms=synthetic
+
+2026-11-24, one core, ml100k: 8 minutes; C3 holds: 230 rounds apart, T = 4 against one gradient, AUC
++.057 (exact, F1 1.000), +.119 (MGradInv, level with popularity).
 """
 
 from fedinv_jax import experiment

@@ -5,6 +5,9 @@ exact attack, MGradInv and TGIAs-RO on the same victims.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_num_gradients.py
     python scripts/study.py --config=configs/study_num_gradients.py --arms=synthetic
+
+2026-11-24, one core, ml100k: 10 minutes, 1.6 GiB; F1 of the exact attack .838, .991, 1.000, 1.000
+at T = 1, 2, 4, 8, of MGradInv .461, .850, .874, .679; C1 holds.
 """
 
 from fedinv_jax import experiment

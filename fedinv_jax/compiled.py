@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import experiment, plan, tree
+from fedinv_jax import experiment, plan, stats, tree
 from fedinv_jax.types import Answer, Array, Transcript
 
 _S = TypeVar('_S')
@@ -137,8 +137,8 @@ def cores() -> int:
 
 def side_by_side(blocks: Iterable[plan.Block]) -> int:
     """How many blocks run at a time: exact attacks take a core each, lanes in step all of them."""
-    exact = all(block.setting.attack in experiment.EXACT for block in blocks)
-    return cores() if exact else 1
+    single = (*experiment.EXACT, *stats.GUESSERS)
+    return cores() if all(block.setting.attack in single for block in blocks) else 1
 
 
 def run(
