@@ -129,10 +129,9 @@ def each(function: Callable[[_S], _T], arguments: Iterable[_S], workers: int) ->
 
 def cores() -> int:
     """Those that this process may use: so many functions compile at a time."""
-    found = (
-        os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count() or 1)
-    )
-    return len(found)
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def side_by_side(blocks: Iterable[plan.Block]) -> int:

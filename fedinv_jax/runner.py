@@ -176,6 +176,7 @@ def compile_all(
 
     made = []
     with progress.bar('compiling', config.run.progress) as update:
+        update(0, len(new))
         for function in compiled.each(compile_, new.values(), compiled.cores()):
             made.append(function)
             update(len(made), len(new))

@@ -185,6 +185,27 @@ def test_a_solver_that_is_done_ends_the_loop(tolerance):
     np.testing.assert_allclose(answer.objective, 0, atol=1e-6)
 
 
+# Traced once, at the start: failed on the mutant that asks for the slope again in each iteration.
+@pytest.mark.parametrize(
+    ('optimizer', 'places'), [(optax.lbfgs(), ['init']), (optax.adam(0.1), ['update'])]
+)
+def test_a_line_search_knows_its_last_slope(optimizer, places):
+    asked = []
+
+    def slope(problem, point):
+        asked.append(place)
+        return jax.value_and_grad(problem.objective)(point)
+
+    solver, problem = inversion.descent(optimizer, slope=slope), toy(quadratic)
+    place = 'init'
+    state = solver.init(problem, KEY)
+    place = 'update'
+    for _ in range(3):
+        before, state = state, solver.update(problem, state)
+        assert state.objective <= before.objective
+    assert asked == (places if places == ['init'] else places * 3)
+
+
 def test_rows_distance_has_finite_gradients_at_equality():
     seen = {'items': {'q': jnp.array([[1.0, 2.0], [0.0, 0.0]])}}
     slope = jax.grad(distances.rows_distance)(seen, seen)

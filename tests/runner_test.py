@@ -468,6 +468,27 @@ def test_seeds_are_runs_of_their_own(tmp_path):
     assert len({row['seed'] for row in rows.values()}) == 2
 
 
+# Failed on the mutants of `side_by_side` and of `try_` that know of exact attacks only.
+def test_what_runs_side_by_side_and_what_is_tried_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    monkeypatch.setattr(compiled, 'cores', lambda: 7)
+    tried, try_ = {}, compiled.try_
+
+    def watched(function, block, *rest):
+        tried[block.setting.attack] = try_(function, block, *rest)
+        return tried[block.setting.attack]
+
+    monkeypatch.setattr(compiled, 'try_', watched)
+    names = ('exact', 'dlg', 'mgradinv', 'popularity')
+    config = tiny(name=names, num_gradients=(1,), num_victims=2, num_iterations=60)
+    run(config, tmp_path)
+    assert {name for name in names if tried[name].answers is None} == {'mgradinv'}
+    blocks = plan.blocks([plan.make_case(config)])
+    at_a_time = {block.setting.attack: compiled.side_by_side([block]) for block in blocks}
+    assert at_a_time == {'exact': 7, 'popularity': 7, 'dlg': 1, 'mgradinv': 1}
+    assert compiled.side_by_side(blocks) == 1
+
+
 # Failed on the runner that keeps them all: 144 functions took 65,530 memory maps, and it crashed.
 def test_functions_that_no_later_seed_needs_are_dropped(tmp_path, monkeypatch):
     kept, attack_seed = [], runner._attack_seed

@@ -86,7 +86,8 @@ def descent(
         optimizer: a gradient transformation; one with a line search gets the objective.
         tolerance: the run ends where no entry of the gradient is larger than the first, or no
             entry of the point, nor the objective, changes by more than the second; 0: it goes on.
-        slope: `slope(problem, point) -> (value, gradient)`; that of the objective by default.
+        slope: `slope(problem, point) -> (value, gradient)`; that of the objective by default. An
+            optimiser with a line search asks for it at the start only, then its search knows it.
 
     Example:
         >>> solver = descent(optax.adam(0.1))
