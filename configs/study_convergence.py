@@ -26,12 +26,12 @@ def get_config(arg: str | None = None) -> experiment.Config:
         }
     )
     ml100k = {'name': 'ml-100k', 'max_positives': 40}
-    amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+    amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
     small = {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}
     config = experiment.with_arms(
         config,
         {
-            'synthetic': {},
+            'synthetic': {'data': {'max_positives': 40}},
             'ml100k': {'data': ml100k},
             'ml100k_small_head': {
                 'data': small,

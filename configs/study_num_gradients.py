@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'synthetic': {},
             'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
             'amazon': {
-                'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 80}
+                'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
             },
         },
     )

@@ -119,13 +119,29 @@ def test_an_outlying_upload_does_not_pull_the_labels_along():
 
 
 # Failed on the mutant without `stop_gradient`.
-def test_raifle_keeps_the_embedding_that_it_guessed():
+def test_raifle_keeps_the_embedding_that_it_guessed(monkeypatch):
+    monkeypatch.setattr(recipes, '_GUESSES', 1)
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     for name, least in (('raifle', 0), ('raifle_joint', -1)):
         few, many = (made(name)(transcript, KEY, n) for n in (1, 30))
         assert np.all((few.private >= least) & (few.private <= 1))
         assert np.array_equal(few.private, many.private) == (name == 'raifle')
         assert many.objective < few.objective
+
+
+# The first of three guesses is the only one of one. Failed on the mutants that take the first, the
+# last, or that of largest distance.
+def test_raifle_answers_by_the_guess_of_least_distance(monkeypatch):
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
+    keys = jax.random.split(KEY, 8)
+    three = jax.jit(jax.vmap(lambda key: made('raifle')(transcript, key, 5)))(keys)
+    monkeypatch.setattr(recipes, '_GUESSES', 1)
+    one = jax.jit(jax.vmap(lambda key: made('raifle')(transcript, key, 5)))(keys)
+    gain = one.objective - three.objective
+    assert np.all(gain > -1e-3)
+    assert np.sum(gain > 1e-3) > 2
+    same = np.all(one.private == three.private, axis=tuple(range(1, one.private.ndim)))
+    np.testing.assert_array_equal(same, np.abs(gain) < 1e-3)
 
 
 def sides(shared, private, batch):
