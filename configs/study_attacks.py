@@ -23,6 +23,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
                 'raifle', 'raifle_joint', 'imia', 'popularity', 'random',
             ),
             'num_victims': 130,
+            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
             'interval': (10,),
         }
     )  # fmt: skip
@@ -33,6 +34,11 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'ml100k': {'data': {'name': 'ml-100k', 'max_positives': 40}},
             'amazon': {
                 'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
+            },
+            'ml100k_items': {
+                'data': {'name': 'ml-100k', 'max_positives': 40},
+                'observation': {'seen': ('items',)},
+                'attack': {'num_victims': 40},
             },
         },
     )

@@ -21,6 +21,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
+            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
             'first_round': (0, 20, 100, 500, 2000),
             'interval': (10,),
         }

@@ -2,7 +2,8 @@
 
 Deng et al., ICDM 2025. A head of one layer of 8, where one gradient does not determine the labels,
 on three data sets; the exact attack and MGradInv with two hypotheses on the private embedding, on
-the same victims, beside its drift.
+the same victims, beside its drift. On 40 victims also a head of [64, 32, 16], items and scorer
+seen, and matrix factorisation.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_interval.py
     python scripts/study.py --config=configs/study_interval.py --arms=synthetic
@@ -26,11 +27,16 @@ def get_config(arg: str | None = None) -> experiment.Config:
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
+            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
             'num_gradients': (1, 2, 4),
             'interval': (1, 10, 50, 230, 460),
             'num_iterations': 2000,
         }
     )
+    larger = {
+        'data': {'name': 'ml-100k', 'max_positives': 40},
+        'attack': {'num_victims': 40, 'num_gradients': (1, 2), 'num_iterations': 1000},
+    }
     config = experiment.with_arms(
         config,
         {
@@ -38,6 +44,16 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
             'amazon': {
                 'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
+            },
+            'ml100k_ncf': {
+                **larger,
+                'model': {'dim': 16, 'hidden': (64, 32, 16)},
+                'observation': {'seen': ('items+scorer',)},
+            },
+            'ml100k_mf': {
+                **larger,
+                'model': {'name': 'matrix_factorization', 'dim': 16},
+                'observation': {'seen': ('items',)},
             },
         },
     )

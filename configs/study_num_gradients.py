@@ -1,7 +1,8 @@
 """C1: what do several gradients reveal that one does not? T = 1 to 8.
 
 Deng et al., ICDM 2025. A head of one layer of 8 on three data sets, gradients 10 rounds apart; the
-exact attack, MGradInv and TGIAs-RO on the same victims.
+exact attack, MGradInv and TGIAs-RO on the same victims. On 40 victims, consecutive rounds, also a
+head of [64, 32, 16] and matrix factorisation, with all three hypotheses on the private embedding.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_num_gradients.py
     python scripts/study.py --config=configs/study_num_gradients.py --arms=synthetic
@@ -24,11 +25,22 @@ def get_config(arg: str | None = None) -> experiment.Config:
         {
             'name': ('exact', 'mgradinv', 'tgias_ro', 'popularity', 'random'),
             'num_victims': 130,
+            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
             'num_gradients': (1, 2, 4, 8),
             'interval': (10,),
             'num_iterations': 4000,
         }
     )
+    larger = {
+        'data': {'name': 'ml-100k', 'max_positives': 40},
+        'dynamics': {'name': ('free', 'static', 'unrolled')},
+        'attack': {
+            'num_victims': 40,
+            'num_gradients': (1, 2, 4),
+            'interval': (1,),
+            'num_iterations': 1000,
+        },
+    }
     config = experiment.with_arms(
         config,
         {
@@ -36,6 +48,16 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
             'amazon': {
                 'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
+            },
+            'ml100k_ncf': {
+                **larger,
+                'model': {'dim': 16, 'hidden': (64, 32, 16)},
+                'observation': {'seen': ('items+scorer', 'items')},
+            },
+            'ml100k_mf': {
+                **larger,
+                'model': {'name': 'matrix_factorization', 'dim': 16},
+                'observation': {'seen': ('items',)},
             },
         },
     )

@@ -111,6 +111,22 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
     return [int(user) for user in drawn]
 
 
+def work(config: Config) -> float:
+    """Operations of a run up to a factor, to foretell a study's later arms by its first.
+
+    Parameters times victims times iterations times steps, those between observed rounds too where
+    an attack follows them; attacks that do not iterate count as one iteration.
+    """
+    shared = jax.eval_shape(build.make_model(config.model, 1).init_shared, jax.random.key(0))
+    total = 0
+    for setting in experiment.settings(config):
+        rounds, counted = setting.rounds, experiment.iterates(setting.attack)
+        unrolled = setting.dynamics == 'unrolled'
+        steps = rounds[-1] - rounds[0] + 1 if unrolled else len(rounds)
+        total += steps * (config.attack.num_iterations if counted else 1)
+    return float(optax.tree.size(shared) * total * (config.attack.num_victims or 1000))
+
+
 def blocks(cases: Iterable[Case]) -> list[Block]:
     """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
 

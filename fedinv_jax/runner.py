@@ -45,6 +45,7 @@ def run(
     log: Log = print,
     shard: workdir.Shard = (0, 1),
     merge: bool = False,
+    after: float = 0.0,
 ) -> document.Part | None:
     """Attacks the victims of a config; goes on where an earlier run in the folder stopped.
 
@@ -56,6 +57,7 @@ def run(
         shard: which part of the blocks of victims is done here, and of how many parts; no row
             depends on it. Summary and report are written where all rows are there.
         merge: nothing is attacked; the rows of all shards become one file.
+        after: time of a study's later runs over that of this one, for the prediction.
 
     Returns:
         What a report says of the run; None where other shards' rows are missing.
@@ -83,7 +85,7 @@ def run(
         if done:
             log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
                 'blocks of victims are complete and skipped')  # fmt: skip
-        for found in attack(pending, log):
+        for found in attack(pending, log, after * len(own) / max(len(pending), 1)):
             new = [row for row in found if plan.key(row) not in done]
             workdir.append_rows(path, new, shard)
     keys = [key for block in blocks for key in plan.keys(block)]
@@ -98,14 +100,16 @@ def run(
     return None
 
 
-def attack(blocks: Sequence[plan.Block], log: Log) -> Iterator[list[workdir.Row]]:
+def attack(
+    blocks: Sequence[plan.Block], log: Log, after: float = 0.0
+) -> Iterator[list[workdir.Row]]:
     """Seed by seed: trains, compiles what is new, and yields the rows of each block."""
     functions: dict[tuple, compiled.Compiled] = {}
     while blocks:
         case = blocks[0].case
         now = [block for block in blocks if block.case is case]
         blocks = blocks[len(now) :]
-        yield from _attack_seed(now, blocks, functions, log)
+        yield from _attack_seed(now, blocks, functions, log, after)
         # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
         needed = {compiled.shape(block) for block in blocks}
         functions = {shape: found for shape, found in functions.items() if shape in needed}
@@ -116,13 +120,14 @@ def _attack_seed(
     later: Sequence[plan.Block],
     functions: dict[tuple, compiled.Compiled],
     log: Log,
+    after: float,
 ) -> Iterator[list[workdir.Row]]:
     """The rows of one seed's blocks; its training is in memory only meanwhile."""
     case, start = blocks[0].case, time.perf_counter()
     config = case.config
     recording = train(case)
     training = time.perf_counter() - start
-    compile_all(recording, blocks, later, functions, training, log)
+    compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
 
     def rows(block: plan.Block) -> list[workdir.Row]:
@@ -146,6 +151,7 @@ def compile_all(
     functions: dict[tuple, compiled.Compiled],
     training: float,
     log: Log,
+    after: float,
 ) -> None:
     """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
 
@@ -156,6 +162,7 @@ def compile_all(
         functions: by shape; grows.
         training: seconds that the training of a seed took.
         log: prints a line.
+        after: see `run`.
     """
     config, before, start = blocks[0].case.config, len(functions), time.perf_counter()
     new: dict[tuple, plan.Block] = {}
@@ -190,13 +197,17 @@ def compile_all(
     left = [*blocks, *later]
     seeds = len({block.case.config.seed for block in left})
     predicted = sum(compiled.seconds(functions, block) for block in left) + training * (seeds - 1)
+    spent = time.perf_counter() - start
     log(
         f'seed {config.seed}: compiled {len(functions) - before} functions in '
-        f'{time.perf_counter() - start:.1f} s; predicted: {progress.duration(predicted)} for '
+        f'{spent:.1f} s; predicted: {progress.duration(predicted)} for '
         f'{len(left)} blocks of up to {config.attack.block} victims'
         f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
         f'{compiled.gigabytes(functions.values()):.1f} GiB'
     )
+    if after and not before:  # the later runs train and compile too
+        predicted += after * (spent + training + predicted)
+        log(f'the whole study, by operation counts: about {progress.duration(predicted)} more')
     if predicted > 3600:
         log(
             'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '

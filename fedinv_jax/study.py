@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from fedinv_jax import document, experiment, runner, workdir
+from fedinv_jax import document, experiment, plan, runner, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -57,10 +57,11 @@ def run(
         ValueError: see `arms` and `runner.run`.
     """
     root, chosen = pathlib.Path(folder), arms(config, names)
-    parts = []
+    parts, work = [], [plan.work(arm) for arm in chosen.values()]
     for number, (name, arm) in enumerate(chosen.items(), start=1):
         log(f'arm {number} of {len(chosen)}: {name}')
-        part = runner.run(arm, str(root / name), command, log, shard, merge)
+        after = sum(work[number:]) / work[number - 1]
+        part = runner.run(arm, str(root / name), command, log, shard, merge, after)
         if part is not None:
             paths = [pathlib.Path(name) / path for path in part.figures]
             parts.append(part._replace(figures=paths))

@@ -12,7 +12,7 @@ import pytest
 import runner_test
 from runner_test import rows_of, silent, strict, tiny, write_config
 
-from fedinv_jax import experiment, runner, study, workdir
+from fedinv_jax import experiment, plan, runner, study, workdir
 
 compilations, no_figures = runner_test.compilations, runner_test.no_figures
 
@@ -189,3 +189,23 @@ def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
     claims = {'attacks': 'C1', 'convergence': 'C2', 'interval': 'C1', 'num_gradients': 'C1'}
     text = (tmp_path / 'report.md').read_text()
     assert f'**{claims[path.stem.removeprefix("study_")]}, ' in text
+
+
+# Failed on the mutants that count a step once whatever T, and the arms before.
+def test_the_first_arm_foretells_the_whole_study(tmp_path, monkeypatch):
+    config = two_arms(num_iterations=10)
+    small, wide = (plan.work(arm) for arm in study.arms(config).values())
+    assert wide / small == pytest.approx(7 / 5)  # D and a bias of one item
+    steps = [plan.work(tiny(num_gradients=(count,), name=('mgradinv',))) for count in (1, 3)]
+    assert steps[1] == 3 * steps[0]
+    asked = []
+    monkeypatch.setattr(runner, 'run', lambda *args: asked.append(args[-1]))
+    study.run(
+        experiment.with_arms(tiny(), {'a': {}, 'b': {'model': {'dim': 6}}, 'c': {}}), tmp_path, ''
+    )
+    assert asked == pytest.approx([12 / 5, 5 / 7, 0])
+    monkeypatch.undo()
+    lines = run(config, tmp_path)
+    told = [line for line in lines if line.startswith('the whole study')]
+    assert len(told) == 1
+    assert lines.index(told[0]) < lines.index('arm 2 of 2: wide')
