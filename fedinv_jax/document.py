@@ -1,6 +1,7 @@
 """The report: first what leaks, then each run, as Markdown and as one HTML page."""
 
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -179,13 +180,19 @@ def _sections(part: Part) -> dict[str, str]:
     }
 
 
-def markdown(parts: Sequence[Part], command: str, versions: Mapping[str, Any]) -> str:
+def markdown(
+    parts: Sequence[Part],
+    command: str,
+    versions: Mapping[str, Any],
+    missing: Mapping[str, str],
+) -> str:
     """The text of `report.md`: first what leaks, then each run.
 
     Args:
         parts: the runs; one, or those of a study.
         command: the exact command.
         versions: version by package.
+        missing: why a run of the study was left out, by name.
     """
     several = len(parts) > 1
     short = [
@@ -194,6 +201,9 @@ def markdown(parts: Sequence[Part], command: str, versions: Mapping[str, Any]) -
         for part in parts
     ]
     blocks = ['# Privacy audit by gradient inversion', '## Verdict', *short]
+    if missing:
+        reasons = [f'- {name}: {reason}' for name, reason in missing.items()]
+        blocks.append('### Not run\n\n' + '\n'.join(reasons))
     for part in parts:
         if several:
             blocks.append(f'## {part.name}')
@@ -218,15 +228,21 @@ def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
     ]
 
 
-def write(folder: pathlib.Path, parts: Sequence[Part], command: str) -> None:
+def write(
+    folder: pathlib.Path,
+    parts: Sequence[Part],
+    command: str,
+    missing: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
     """Writes `report.md` and `report.html`, one page with the figures in it.
 
     Args:
         folder: where they go; the figures' paths are relative to it.
         parts: the runs.
         command: the exact command.
+        missing: why a run of the study was left out, by name.
     """
-    text = markdown(parts, command, workdir.versions())
+    text = markdown(parts, command, workdir.versions(), missing)
     workdir.write(folder / 'report.md', text)
     title = ', '.join(part.name for part in parts)
     workdir.write(folder / 'report.html', page.html(text, folder, f'Privacy audit: {title}'))

@@ -1,9 +1,9 @@
 """A study: runs of several kinds, its arms, that one report compares."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fedinv_jax import document, experiment, plan, runner, workdir
+from fedinv_jax import build, document, experiment, plan, runner, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -33,6 +33,17 @@ def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
     return found
 
 
+def without_data(arms: Mapping[str, Config]) -> dict[str, str]:
+    """By name, why the data set of an arm is not there; nothing of those whose data are."""
+    missing = {}
+    for name, arm in arms.items():
+        try:
+            build.make_interactions(arm)
+        except FileNotFoundError as error:
+            missing[name] = str(error)
+    return missing
+
+
 def run(
     config: Config,
     folder: str,
@@ -48,15 +59,22 @@ def run(
         config: see `arms`.
         folder: the work directory of the study.
         command: the command line, for the report.
-        names: of the arms wanted; none: all of them.
+        names: of the arms wanted; none: all of those whose data are there, and the report says
+            which are not.
         log: prints a line.
         shard: see `runner.run`.
         merge: see `runner.run`.
 
     Raises:
         ValueError: see `arms` and `runner.run`.
+        FileNotFoundError: if the data of an arm that is named are not there, or of all arms.
     """
     root, chosen = pathlib.Path(folder), arms(config, names)
+    missing = {} if names else without_data(chosen)
+    if len(missing) < len(chosen):
+        for name, reason in missing.items():
+            log(f'warning: without arm {name}: {reason}')
+            del chosen[name]
     parts, work = [], [plan.work(arm) for arm in chosen.values()]
     for number, (name, arm) in enumerate(chosen.items(), start=1):
         log(f'arm {number} of {len(chosen)}: {name}')
@@ -66,5 +84,5 @@ def run(
             paths = [pathlib.Path(name) / path for path in part.figures]
             parts.append(part._replace(figures=paths))
     if len(parts) == len(chosen):
-        document.write(root, parts, command)
+        document.write(root, parts, command, missing)
         log(f'{root}/report.html, report.md')

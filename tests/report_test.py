@@ -81,7 +81,7 @@ def study(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, 
 
 
 def markdown(summary):
-    return document.markdown([document.Part('x', '', summary, [], [], '')], '', {})
+    return document.markdown([document.Part('x', '', summary, [], [], '')], '', {}, {})
 
 
 def by_setting(summary):
@@ -385,7 +385,7 @@ def test_markdown_holds_everything():
         [pathlib.Path('figures/a_b.png')],
         'sees the scorer',
     )
-    text = document.markdown([part], 'python scripts/attack.py', {'jax': '0.10.2'})
+    text = document.markdown([part], 'python scripts/attack.py', {'jax': '0.10.2'}, {})
     for part in (
         report.table(summary),
         report.verdict(summary),

@@ -88,6 +88,22 @@ def test_merged_shards_are_one_run(whole, tmp_path):
     assert (tmp_path / 'report.html').exists()
 
 
+# Failed on the mutant that leaves out arms that are named, and on the one that tells nobody.
+def test_arms_without_data_are_left_out_unless_they_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv('FEDINV_DATA_DIR', str(tmp_path / 'empty'))
+    amazon = {'data': {'name': 'amazon-instant-video'}}
+    config = experiment.with_arms(tiny(), {'amazon': amazon, 'mf': {}})
+    lines = run(config, tmp_path / 'w')
+    assert lines[0].startswith('warning: without arm amazon: Expected ')
+    text = (tmp_path / 'w' / 'report.md').read_text()
+    assert f'### Not run\n\n- amazon: Expected {tmp_path}/empty/amazon-instant-video' in text
+    assert rows_of(tmp_path / 'w' / 'mf')
+    with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
+        run(config, tmp_path / 'v', names=['amazon', 'mf'])
+    with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
+        run(experiment.with_arms(tiny(), {'amazon': amazon}), tmp_path / 'v')
+
+
 def test_merging_refuses_what_is_not_complete(tmp_path):
     run(two_arms(), tmp_path, shard=(0, 2))
     with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
