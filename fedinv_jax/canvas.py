@@ -20,6 +20,11 @@ _XLABELS = {
 }
 
 
+def style(number: int) -> tuple[str, str]:
+    """Colour and marker of a curve: no two of 49 share both."""
+    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+
+
 def page(columns: int, rows: int, width: float, height: float, **shared: Any) -> tuple[Any, Any]:
     """A figure outside pyplot's global state, and its axes `[rows, columns]`."""
     from matplotlib import figure
@@ -88,8 +93,8 @@ def plot_curves(
             mean,
             yerr=np.maximum([mean - low, high - mean], 0),
             label=label,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
+            color=style(number)[0],
+            marker=style(number)[1],
             linestyle=('-', '--', '-.')[number // len(COLOURS) % 3],
             markersize=4.5,
             linewidth=1.2,

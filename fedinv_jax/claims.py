@@ -17,7 +17,7 @@ from fedinv_jax.stats import Row
 CLAIMS = {
     'C1': 'several gradients reveal more than one',
     'C2': 'the attack is strongest early in training',
-    'C3': 'it still helps with 230 steps between the gradients',
+    'C3': 'it still helps with {interval} steps between the gradients',
 }
 _FAR = 230  # the paper's longest interval
 _METRICS = ('auc', 'f1')
@@ -35,8 +35,8 @@ class Comparison(NamedTuple):
         effect: by metric, `stats.interval` of the paired difference.
         popularity: by metric, that of `better` to the popularity guesser; None without one.
         p: by metric, `stats.paired_p` of the paired difference.
-        means: by metric, the mean in either setting.
-        num_victims: pairs.
+        means: by metric, the mean in either setting, over the pairs.
+        num_victims: of `better`; those without a counterpart are undefined in `effect`.
     """
 
     claim: str
@@ -54,7 +54,7 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
 
     C1 compares the largest T at the smallest interval with T = 1, C2 the first with the last
     first round at that T and interval, C3 the largest T at the interval nearest to 230 (100 or
-    more) with T = 1. C1 and C3 are read at the earliest first round.
+    more, and another than C1's) with T = 1. C1 and C3 are read at the earliest first round.
 
     Args:
         rows: rows of victims.
@@ -92,7 +92,7 @@ def _pairs(settings: Sequence[list[Row]]) -> list[tuple[str, list[Row], list[Row
     pairs = [
         ('C1', at(most, rounds[0], near) if most > 1 else None, one),
         ('C2', at(most, rounds[0], near), at(most, rounds[-1], near) if rounds[1:] else None),
-        ('C3', at(most, rounds[0], far) if far and most > 1 else None, one),
+        ('C3', at(most, rounds[0], far) if far != near and most > 1 else None, one),
     ]
     return [(claim, better, worse) for claim, better, worse in pairs if better and worse]
 
@@ -100,73 +100,101 @@ def _pairs(settings: Sequence[list[Row]]) -> list[tuple[str, list[Row], list[Row
 def _comparison(
     claim: str, better: list[Row], worse: list[Row], guess: list[Row] | None
 ) -> Comparison:
+    differences = {name: stats.compared(better, worse, name) for name in _METRICS}
     pairs = stats.pair(better, worse)
-    seeds = [row['seed'] for row, _ in pairs]
-    differences = {name: stats.differences(pairs, name) for name in _METRICS}
-    against = stats.pair(better, guess or ())
-    over = [row['seed'] for row, _ in against]
+
+    def mean(side: int, metric: str) -> float | None:
+        return stats.mean(pair[side]['metrics'].get(metric) for pair in pairs)
+
     return Comparison(
         claim,
         better[0],
         worse[0],
-        {name: stats.interval(values, seeds) for name, values in differences.items()},
-        {name: stats.interval(stats.differences(against, name), over) for name in _METRICS}
-        if against
+        {name: stats.interval(*values) for name, values in differences.items()},
+        {name: stats.interval(*stats.compared(better, guess, name)) for name in _METRICS}
+        if guess
         else None,
-        {name: stats.paired_p(values, seeds) for name, values in differences.items()},
-        {name: (_mean(better, name), _mean(worse, name)) for name in _METRICS},
-        len(pairs),
+        {name: stats.paired_p(*values) for name, values in differences.items()},
+        {name: (mean(0, name), mean(1, name)) for name in _METRICS},
+        len(better),
     )
 
 
-def _mean(rows: Sequence[Row], metric: str) -> float | None:
-    return stats.mean(row['metrics'].get(metric) for row in rows)
+HOLDS, REVERSE, FULL, LEVEL, FEW, NOTHING = (
+    'holds',
+    'the reverse holds',
+    'all is recovered either way',
+    'no difference is seen',
+    'too few victims',
+    'not measured',
+)
+"""What a comparison can say, see `outcome`."""
 
 
-def holds(comparison: Comparison) -> bool:
-    """Whether the 95% interval of the paired difference of AUC lies above 0."""
-    low = comparison.effect['auc']['low']
-    return low is not None and low > 0
+def outcome(comparison: Comparison) -> str:
+    """What a comparison says of its claim, by AUC.
 
-
-def why_not(comparison: Comparison) -> str:
-    """In words, what is there instead of an effect on AUC."""
-    effect, (one, other) = comparison.effect['auc'], comparison.means['auc']
-    if effect['high'] is None:
-        return 'nothing was measured'
-    if effect['high'] < 0:
-        return 'the reverse holds'
-    if min(one or 0, other or 0) >= 0.9995:
-        return 'nothing is left to gain: all is recovered either way'
-    return 'no difference is seen: the interval includes 0'
+    `HOLDS` where the 95% interval of the paired difference lies above 0 and p < .05, `REVERSE`
+    where it lies below; `FULL` where both sides recover everything; `FEW` below `stats.FEW` pairs.
+    """
+    effect, p = comparison.effect['auc'], comparison.p['auc']
+    if effect['mean'] is None:
+        return NOTHING
+    if comparison.num_victims - effect['undefined'] < stats.FEW:
+        return FEW
+    if p is not None and p < 0.05 and (effect['low'] > 0 or effect['high'] < 0):
+        return HOLDS if effect['low'] > 0 else REVERSE
+    full = all(mean is not None and mean >= 0.9995 for mean in comparison.means['auc'])
+    return FULL if full else LEVEL
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One verdict a claim and upload seen: 'holds', 'holds only for ...', 'does not hold'.
+    """One verdict a claim and upload seen, in words: 'holds only for exact; the reverse for dlg'.
+
+    Attacks that recover everything either way have nothing to gain, and say nothing for or against
+    C1 and C3. They do contradict C2.
 
     Args:
         comparisons: from `compare`.
 
     Returns:
-        `{'claim', 'seen', 'word', 'comparisons'}` each, by claim.
+        `{'claim', 'title', 'seen', 'word', 'comparisons'}` each, by claim.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
         key = comparison.claim, tuple(comparison.better['seen'])
         groups.setdefault(key, []).append(comparison)
-    found = []
-    for (claim, seen), members in groups.items():
-        true = [each for each in members if holds(each)]
-        names = dict.fromkeys(name_of(each.better, members) for each in true)
-        word = (
-            'does not hold'
-            if not true
-            else 'holds'
-            if len(true) == len(members)
-            else f'holds only for {", ".join(names)}'
-        )
-        found.append({'claim': claim, 'seen': list(seen), 'word': word, 'comparisons': members})
-    return found
+    return [
+        {
+            'claim': claim,
+            'title': CLAIMS[claim].format(interval=members[0].better['interval']),
+            'seen': list(seen),
+            'word': _word(claim, members),
+            'comparisons': members,
+        }
+        for (claim, seen), members in groups.items()
+    ]
+
+
+def _word(claim: str, members: Sequence[Comparison]) -> str:
+    names: dict[str, list[str]] = {}
+    for each in members:
+        names.setdefault(outcome(each), []).append(name_of(each.better, members))
+    undecided = (NOTHING, FEW) if claim == 'C2' else (NOTHING, FEW, FULL)
+    decided = [found for found in names if found not in undecided]
+    if not decided:
+        return next(found for found in (FULL, FEW, NOTHING) if found in names)
+    if HOLDS not in decided:
+        words = ['does not hold']
+    elif len(decided) == 1:
+        words = [HOLDS]
+    else:
+        words = [f'holds only for {", ".join(names[HOLDS])}']
+    if REVERSE in names:
+        words.append(f'the reverse holds for {", ".join(names[REVERSE])}')
+    if FULL in names:
+        words.append(f'{FULL} by {", ".join(names[FULL])}')
+    return '; '.join(words)
 
 
 def name_of(row: Row, among: Sequence[Comparison]) -> str:

@@ -21,7 +21,8 @@ def leaks(summary: Row) -> list[str]:
     groups: dict[str, list[Row]] = {}
     for row in report.attacks_of(summary):
         groups.setdefault(report.show(row['seen']), []).append(row)
-    lines, stopped = [], []
+    lines: list[str] = []
+    ends: dict[str, list[str]] = {}
     for seen, rows in groups.items():
         best = max(rows, key=_strength)
         victims, f1 = best['num_victims'], best['metrics']['f1']
@@ -35,24 +36,27 @@ def leaks(summary: Row) -> list[str]:
             f'recovers **{exact} of {victims}** histories without an error{sure}; F1 '
             f'{report.estimate(f1, victims)}{_with_one(best, rows)}.'
         )
-        if not any(
-            report.outcome(row['difference_to_popularity'], victims)[0] == 'beats' for row in rows
-        ):
-            stopped.append(seen)
+        ends.setdefault(_ends(rows), []).append(seen)
     if not lines:
         return ['No attack was run.']
     tried = ', '.join(dict.fromkeys(row['defence'] for row in summary['rows']))
-    if stopped:
-        lines.append(
-            f'What stops it: of {" and ".join(stopped)} no attack of this run beats the popularity '
-            'guesser.'
-        )
-    else:
-        lines.append(
-            f'What stops it: nothing that this run looked at (uploads seen: {", ".join(groups)}; '
-            f'defences: {tried}).'
-        )
-    return lines
+    return [
+        *lines,
+        *(f'What stops it, {" and ".join(seen)} seen: {end}' for end, seen in ends.items()),
+        f'Uploads looked at: {", ".join(groups)}; defences: {tried}.',
+    ]
+
+
+def _ends(rows: Sequence[Row]) -> str:
+    """Whether anything stops the attacks on an upload: it does where none beats popularity."""
+    verbs = {report.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
+    if 'beats' in verbs:
+        return 'nothing that this run looked at.'
+    if verbs <= {'is worse than', 'cannot be told from'}:
+        return 'this setting does; no attack of this run beats the popularity guesser.'
+    if 'has no counterpart for' in verbs:
+        return 'not known, as the popularity guesser was not run beside every attack.'
+    return f'not known, as there are fewer than {stats.FEW} victims.'
 
 
 def _with_one(best: Row, rows: Sequence[Row]) -> str:
@@ -80,31 +84,34 @@ def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
     lines = []
     for verdict_ in claims.verdicts(comparisons):
         members = verdict_['comparisons']
-        claim = verdict_['claim']
         lines += [
-            f'**{claim}, {claims.CLAIMS[claim]}** ({report.show(verdict_["seen"])} seen): '
+            f'**{verdict_["claim"]}, {verdict_["title"]}** ({report.show(verdict_["seen"])} seen): '
             f'**{verdict_["word"]}**.',
             '',
-            '| attack | compared | AUC | ΔAUC | p | ΔF1 | ΔAUC to popularity | |',
+            '| attack | verdict | compared | AUC | ΔAUC | p | ΔF1 | ΔAUC to popularity |',
             '|---|---|---|---|---|---|---|---|',
         ]
         for each in members:
             effect, victims = each.effect, each.num_victims
             one, other = (f'{mean:.3f}' if mean is not None else '-' for mean in each.means['auc'])
-            p = each.p['auc']
             cells = [
                 claims.name_of(each.better, members),
+                claims.outcome(each),
                 _sides(each),
                 f'{one}, {other}',
                 report.estimate(effect['auc'], victims, '+'),
-                '-' if p is None else f'{p:.1g}',
+                _p(each),
                 report.estimate(effect['f1'], victims, '+'),
                 report.estimate(each.popularity and each.popularity['auc'], victims, '+'),
-                'holds' if claims.holds(each) else claims.why_not(each),
             ]
             lines.append(f'| {" | ".join(cells)} |')
         lines.append('')
     return '\n'.join(lines).strip()
+
+
+def _p(comparison: claims.Comparison) -> str:
+    p = comparison.p['auc']
+    return '-' if p is None else f'{p:.1g}'
 
 
 def _sides(comparison: claims.Comparison) -> str:
@@ -141,6 +148,28 @@ class Part(NamedTuple):
     threat_model: str
 
 
+_CAPTIONS = {
+    'metrics_vs_num_gradients': 'AUC, average precision and F1 against the number of gradients; '
+    'bars: 95% intervals',
+    'recovered_vs_true': 'Scores of a few victims, items in order, coloured by the truth',
+    'constraints_vs_num_gradients': 'How much the gradients determine against their number',
+    'intervals': 'F1 and certified share over the number of gradients and the interval',
+    'margin_vs_f1': 'F1 of a victim against the margin of its answer over the noise',
+    'metrics_vs_first_round': 'AUC and F1 against the first observed round, and the training '
+    'loss; bars: 95% intervals',
+    'metrics_vs_interval': 'AUC and F1 against the interval, and the drift of the private '
+    'embedding; bars: 95% intervals',
+    'attacks': 'AUC and F1 attack by attack; bars: 95% intervals',
+    'distributions': 'F1 of every victim, attack by attack',
+    'runtime': 'F1 against the seconds that a victim takes',
+}
+
+
+def _caption(path: pathlib.PurePath) -> str:
+    """A figure's caption by its file's name."""
+    return _CAPTIONS.get(path.stem, path.stem.replace('_', ' '))
+
+
 def _sections(part: Part) -> dict[str, str]:
     """The sections of one run, by title."""
     summary = part.summary
@@ -150,7 +179,7 @@ def _sections(part: Part) -> dict[str, str]:
         for row in summary['rows']
         for reason, count in row['failures'].items()
     ]
-    images = [f'![{path.stem.replace("_", " ")}]({path.as_posix()})' for path in part.figures]
+    images = [f'![{_caption(path)}]({path.as_posix()})' for path in part.figures]
     clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
     interval = (
         't-interval from the standard error clustered by seed'
@@ -166,7 +195,7 @@ def _sections(part: Part) -> dict[str, str]:
         f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
         for line in report.certificates(summary)
     ]
-    test = 'a t-test clustered by seed' if clustered else "Wilcoxon's signed-rank test"
+    test = 'a t-test clustered by seed' if clustered else 'a permutation test of the mean'
     told_ = claims_table(part.comparisons)
     return {
         'Threat model': f'```\n{part.threat_model.strip()}\n```',
@@ -220,12 +249,25 @@ def markdown(
 
 
 def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
-    """The claims' verdicts, a line each."""
-    return [
-        f'{found["claim"]}, {claims.CLAIMS[found["claim"]]} ({report.show(found["seen"])} seen): '
-        f'**{found["word"]}**.'
-        for found in claims.verdicts(comparisons)
-    ]
+    """The claims' verdicts, a line each, with the largest effect that says so."""
+    lines = []
+    for found in claims.verdicts(comparisons):
+        members = found['comparisons']
+        told = [one for one in members if claims.outcome(one) == claims.HOLDS] or [
+            one for one in members if claims.outcome(one) == claims.REVERSE
+        ]
+        shown = max(told or members, key=lambda one: abs(one.effect['auc']['mean'] or 0))
+        victims = shown.num_victims
+        effect = report.estimate(shown.effect['auc'], victims, '+')
+        numbers = [f'{claims.name_of(shown.better, members)}: ΔAUC {effect}', f'p = {_p(shown)}']
+        if shown.popularity:
+            over = report.estimate(shown.popularity['auc'], victims, '+')
+            numbers.append(f'to popularity {over}')
+        lines.append(
+            f'{found["claim"]}, {found["title"]} ({report.show(found["seen"])} seen): '
+            f'**{found["word"]}** ({", ".join(numbers)}).'
+        )
+    return lines
 
 
 def write(

@@ -18,7 +18,8 @@ def metrics_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Path |
     """Draws AUC, average precision and F1 against the number of gradients T.
 
     One curve per setting that differs in more than T, with 95% intervals; the guessers are
-    horizontal lines.
+    horizontal lines. Of more than seven curves those at the first round and interval that come
+    first.
 
     Args:
         summary: what `stats.summarize` returns.
@@ -31,6 +32,12 @@ def metrics_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Path |
     if not attacks:
         return None
     curves = canvas.curves(attacks)
+    if len(curves) > len(canvas.COLOURS):
+        first = min(row['first_round'] for row in attacks)
+        near = min((row['interval'] for row in attacks if row['interval']), default=None)
+        attacks = [row for row in attacks if row['first_round'] == first]
+        attacks = [row for row in attacks if row['interval'] in (None, near)]
+        curves = canvas.curves(attacks)
     steps = sorted({row['num_gradients'] for row in attacks})
     height = 3.4 + canvas.legend_height(len(curves) + len(_GUESSER_LINES))
     page, axes = canvas.page(len(stats.COMPARED), 1, 10, height)

@@ -70,7 +70,7 @@ def _against(
         canvas.plot_curves(axis, curves, lambda row: row['metrics'][metric], steps, key)  # noqa: B023
         for number, rows in enumerate(curves.values()):
             for level in _one_gradient(rows[0], attacks, metric) if key == 'interval' else ():
-                axis.axhline(level, color=_colour(number), linewidth=0.7, zorder=1)
+                axis.axhline(level, color=canvas.style(number)[0], linewidth=0.7, zorder=1)
         for level in canvas.guesser_levels(summary, 'popularity', metric):
             axis.axhline(level, color='0.45', linestyle='--', linewidth=1.2, zorder=1)
         axis.set_ylabel(f'{report.title(metric)} (mean over victims)')
@@ -78,7 +78,7 @@ def _against(
     for number, (steps_, values) in enumerate(_by_steps(moving, key, beside).items()):
         places = [steps.index(step) for step in values]
         shown = f'T = {steps_}' if several and beside == 'drift' else None
-        side.plot(places, list(values.values()), color='0.25', marker=canvas.MARKERS[number],
+        side.plot(places, list(values.values()), color='0.25', marker=canvas.style(number)[1],
                   markersize=4, linewidth=1.2, label=shown)  # fmt: skip
     if side.get_legend_handles_labels()[0]:
         side.legend(fontsize=8, frameon=False)
@@ -97,10 +97,6 @@ def _against(
         labels.append('thin: the same attack with one gradient')
     page.legend(handles, labels, loc='outside lower center', ncols=2, fontsize=8, frameon=False)
     return canvas.save(page, path)
-
-
-def _colour(number: int) -> str:
-    return canvas.COLOURS[number % len(canvas.COLOURS)]
 
 
 def _curves(rows: Sequence[Row], key: str) -> dict[str, list[Row]]:
@@ -201,8 +197,8 @@ def _dots(
         [order.index(row['attack']) + shift for row in known],
         xerr=np.maximum([mean - low, high - mean], 0),
         linestyle='none',
-        marker=canvas.MARKERS[number],
-        color=_colour(number),
+        marker=canvas.style(number)[1],
+        color=canvas.style(number)[0],
         markersize=4.5,
         capsize=2.5,
         linewidth=1.2,
@@ -239,7 +235,7 @@ def distributions(rows: Iterable[Row], path: pathlib.Path) -> pathlib.Path | Non
             values = np.sort([row['metrics']['f1'] for row in own])
             # Golden-ratio steps spread the dots evenly without chance.
             places = place + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.6
-            axis.scatter(values, places, s=7, color=canvas.COLOURS[0], alpha=0.45, linewidths=0)
+            axis.scatter(values, places, s=14, color=canvas.COLOURS[0], alpha=0.6, linewidths=0)
             if values.size:
                 quartiles = np.percentile(values, [25, 50, 75])
                 axis.plot(quartiles[[0, 2]], [place] * 2, color='black', linewidth=2)
@@ -284,8 +280,8 @@ def runtime(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
             [row['seconds_per_victim'] for row in own],
             [row['metrics']['f1']['mean'] for row in own],
             s=[18 + 10 * row['num_gradients'] for row in own],
-            color=_colour(number),
-            marker=canvas.MARKERS[(number + number // len(canvas.COLOURS)) % len(canvas.MARKERS)],
+            color=canvas.style(number)[0],
+            marker=canvas.style(number)[1],
             alpha=0.8,
             label=name,
         )

@@ -48,9 +48,13 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { background: var(--soft); cursor: pointer; }
 th[aria-sort=ascending]::after { content: ' \\25B2'; }
 th[aria-sort=descending]::after { content: ' \\25BC'; }
-pre { overflow-x: auto; padding: .8rem; background: var(--soft); font-size: .8rem; }
+pre { overflow-x: auto; white-space: pre-wrap; padding: .8rem; background: var(--soft);
+  font-size: .8rem; }
 figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; }
+@media (max-width: 45rem) {  /* a wide figure scrolls instead of shrinking */
+  figure { overflow-x: auto; } figure img { max-width: none; width: 44rem; }
+}
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 """
 

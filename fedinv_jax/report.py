@@ -12,7 +12,6 @@ _TITLES = {
     'private_error': 'private error', 'private_cosine': 'private cosine',
     'recovered_at_known_count': 'recovered at n',
 }  # fmt: skip
-_FEW = 5  # Below that many victims there is no verdict.
 # What an attack's name stands for in a run.
 _OF_ATTACK = ('dynamics', 'iterations', 'precision', 'solver')
 
@@ -83,6 +82,7 @@ def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, st
         **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
         'ΔAUC to popularity': estimate(popularity and popularity['auc'], victims, '+'),
         'ΔAUC to one gradient': estimate(one and one['auc'], victims, '+'),
+        's a victim': f'{row["seconds_per_victim"]:.2g}',
     }
 
 
@@ -161,7 +161,7 @@ def outcome(difference: Row | None, victims: int) -> tuple[str, str]:
         return 'has no counterpart for', ''
     auc = difference['auc']
     number = f' (ΔAUC {estimate(auc, victims, "+")})'
-    if victims - auc['undefined'] < _FEW:
+    if victims - auc['undefined'] < stats.FEW:
         return 'was run on too few victims for a verdict against', number
     if auc['low'] > 0:
         return 'beats', number

@@ -85,12 +85,18 @@ def run(
         if done:
             log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
                 'blocks of victims are complete and skipped')  # fmt: skip
-        for found in attack(pending, log, after * len(own) / max(len(pending), 1)):
-            new = [row for row in found if plan.key(row) not in done]
+        for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
+            new = [row for row in made if plan.key(row) not in done]
             workdir.append_rows(path, new, shard)
     keys = [key for block in blocks for key in plan.keys(block)]
-    order = {key: index for index, key in enumerate(keys)}
-    rows = sorted(workdir.read_rows(path), key=lambda row: order[plan.key(row)])
+    # By key: a merge that was killed leaves rows twice.
+    found = {plan.key(row): row for row in workdir.read_rows(path)}
+    if strangers := found.keys() - set(keys):
+        raise ValueError(
+            f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '
+            f'as {min(strangers)}; another version wrote them. Choose another --workdir.'
+        )
+    rows = [found[key] for key in keys if key in found]
     if merge:
         workdir.merge(path, rows)
     if len(rows) == len(keys):

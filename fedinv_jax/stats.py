@@ -37,6 +37,8 @@ STEPS = ('num_gradients', 'interval', 'solver')
 _LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
 _RESAMPLES = 2000
+FEW = 5
+"""Below that many victims there is no verdict."""
 
 
 def setting(row: Row, without: Sequence[str] = ()) -> str:
@@ -163,18 +165,30 @@ def differences(pairs: Iterable[tuple[Row, Row]], metric: str) -> list[float | N
     return [one(row['metrics'].get(metric), other['metrics'].get(metric)) for row, other in pairs]
 
 
+def compared(
+    victims: Sequence[Row], others: Iterable[Row], metric: str
+) -> tuple[list[float | None], list[int]]:
+    """`differences` of all victims, None for one without a counterpart, and their seeds."""
+    pairs = pair(victims, others)
+    known = {_victim(row) for row, _ in pairs}
+    lonely = [row['seed'] for row in victims if _victim(row) not in known]
+    values = [*differences(pairs, metric), *[None] * len(lonely)]
+    return values, [*(row['seed'] for row, _ in pairs), *lonely]
+
+
 def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | None:
     """Two-sided p of 'the mean paired difference is 0'.
 
     With several seeds the t-test with the standard error of `interval`, clustered by seed; with
-    one, Wilcoxon's signed-rank test over victims.
+    one, the permutation test of the mean that flips the signs of the victims' differences (all of
+    them, or 9,999 drawn with a fixed seed).
 
     Args:
         values: one difference a victim; None where undefined.
         seeds: of each victim.
 
     Returns:
-        The p-value; 1 where all differences are 0, None where none is defined.
+        The p-value; 1 for one victim and where all differences are 0, None where none is defined.
 
     Example:
         >>> paired_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0] * 6)
@@ -185,10 +199,17 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
     defined, clusters = numbers[known], np.asarray(seeds)[known]
     if not defined.size:
         return None
-    if not np.any(defined):
+    if defined.size == 1 or not np.any(defined):
         return 1.0
     if len(np.unique(clusters)) == 1:
-        return float(scipy.stats.wilcoxon(defined).pvalue)
+        flipped = scipy.stats.permutation_test(
+            (defined,),
+            np.mean,
+            permutation_type='samples',
+            n_resamples=9999,
+            rng=np.random.default_rng(0),
+        )
+        return float(flipped.pvalue)
     error, freedom = _clustered_error(defined, clusters)
     if error == 0:
         return 0.0
@@ -197,15 +218,9 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
 
 def _difference(victims: Sequence[Row], others: Sequence[Row] | None) -> dict[str, Any] | None:
     """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
-    pairs = pair(victims, others or ())
-    if not pairs:
+    if not pair(victims, others or ()):
         return None
-    lonely = {_victim(row) for row in victims} - {_victim(row) for row, _ in pairs}
-    seeds = [row['seed'] for row, _ in pairs] + [seed for seed, _ in lonely]
-    return {
-        name: interval([*differences(pairs, name), *[None] * len(lonely)], seeds)
-        for name in COMPARED
-    }
+    return {name: interval(*compared(victims, others or (), name)) for name in COMPARED}
 
 
 def _victim(row: Row) -> tuple[int, int]:

@@ -31,15 +31,28 @@ _SHARD = flags.DEFINE_string(
 _MERGE = flags.DEFINE_bool('merge', False, 'Join the rows of all shards and write the report.')
 
 
+def _slurm() -> str | None:
+    """The part that a SLURM array gives this task: i/n of its n tasks."""
+    if 'SLURM_ARRAY_TASK_ID' not in os.environ:
+        return None
+    task, first, last, step = (
+        int(os.environ.get(f'SLURM_ARRAY_TASK_{name}') or default)
+        for name, default in (('ID', 0), ('MIN', 0), ('MAX', -1), ('STEP', 1))
+    )
+    count = (last - first) // step + 1
+    if last < first or int(os.environ.get('SLURM_ARRAY_TASK_COUNT') or count) != count:
+        raise ValueError(
+            'Expected a SLURM array of tasks in even steps, as --array=0-7, and its first and last '
+            'in SLURM_ARRAY_TASK_MIN and _MAX. Or say --shard=i/n.'
+        )
+    return f'{(task - first) // step}/{count}'
+
+
 def _shard() -> tuple[int, int]:
     """The part of the work that the flag or SLURM asks for."""
-    text = _SHARD.value
-    if text is None and 'SLURM_ARRAY_TASK_ID' in os.environ:
-        first = int(os.environ.get('SLURM_ARRAY_TASK_MIN', '0'))
-        last = int(os.environ['SLURM_ARRAY_TASK_MAX'])
-        text = f'{int(os.environ["SLURM_ARRAY_TASK_ID"]) - first}/{last - first + 1}'
-    if text is None or _MERGE.value:
+    if _MERGE.value:
         return 0, 1
+    text = _SHARD.value or _slurm() or '0/1'
     index, _, count = text.partition('/')
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise ValueError(f'Expected --shard={text} to be i/n with 0 <= i < n, as in 0/3.')

@@ -77,6 +77,87 @@ def test_objectives(name, distance):
     np.testing.assert_allclose(answer.objective, np.mean(values), rtol=1e-4)
 
 
+def slope(transcript, labels, private, distance, steps):
+    """Gradients in the logits of the labels and in p, of one step each, by central differences."""
+    logits = np.log(labels / (1 - labels))
+    point = np.concatenate([logits, private.ravel()])
+
+    def values(point):
+        ours = 1 / (1 + np.exp(-point[: len(logits)]))
+        uploads = predicted(transcript, ours, point[len(logits) :].reshape(private.shape))
+        seen = [jax.tree.map(lambda leaf, t=t: leaf[t], transcript.seen) for t in range(steps)]
+        return np.array([distance(a, b) for a, b in zip(uploads, seen, strict=True)])
+
+    moves = 1e-5 * np.eye(len(point))
+    return np.stack([(values(point + h) - values(point - h)) / 2e-5 for h in moves], axis=-1)
+
+
+# The first step of L-BFGS goes down the gradient, and the second order pays later on. Failed on
+# `sgd(0.1)`, and where the labels' gradient has its sign turned.
+def test_dlg_steps_down_the_gradient_and_then_converges():
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
+    start, step, end = (made('dlg')(transcript, KEY, n) for n in (1, 2, 300))
+    labels, private = np.asarray(start.scores, float), np.asarray(start.private, float)
+    slopes = slope(transcript, labels, private, squared, 2)
+    gradient = np.mean(slopes, axis=0)
+    gradient[len(labels) :] = slopes[0, len(labels) :] / 2  # The first step's own embedding.
+    logit = [np.log(each.scores / (1 - each.scores)) for each in (start, step)]
+    moved = np.append(logit[1] - logit[0], step.private - start.private)
+    cosine_ = -moved @ gradient / norm(moved) / norm(gradient)
+    assert cosine_ > 0.999
+    assert step.objective < start.objective
+    assert end.objective < 1e-4 * start.objective
+
+
+# Failed on the rate of .1 throughout, and on one restart.
+def test_inverting_gradients_slows_down_and_starts_again(monkeypatch):
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
+    keys = jax.random.split(KEY, 6)
+
+    def run(iterations):
+        attack = made('inverting_gradients')
+        return jax.jit(jax.vmap(lambda key: attack(transcript, key, iterations)))(keys)
+
+    four = run(8)
+    monkeypatch.setattr(recipes, '_RESTARTS', 1)
+    start, one = run(1), run(8)
+    assert np.all(four.objective <= one.objective + 1e-6)
+    assert np.sum(four.objective < one.objective - 1e-4) > 2
+    # Three steps of .1, two of .01, two of .001; the last point is not looked at.
+    moved = np.abs(one.private - start.private).max()
+    np.testing.assert_allclose(moved, 0.322, atol=2e-3)
+
+
+# Adam's first step is its rate, .01, along the signs of the median of three gradients.
+def test_tgias_first_step_follows_the_median():
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step', steps=3)
+    start, step = (made('tgias_ro')(transcript, KEY, n) for n in (1, 2))
+    assert step.objective < start.objective
+    labels, private = np.asarray(start.scores, float), np.asarray(start.private, float)
+    gradients = slope(transcript, labels, private, squared, 3)[:, : len(labels)]
+    logit = [np.log(each.scores / (1 - each.scores)) for each in (start, step)]
+    # Of two iterations the first has the whole rate; labels are 30 times as fast.
+    expected = -0.01 * 30 * np.sign(np.median(gradients, axis=0))
+    np.testing.assert_allclose(logit[1] - logit[0], expected, rtol=1e-2)
+
+
+def test_tgias_of_an_unknown_batch():
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step', steps=3)
+    answer = jax.jit(made('tgias_ro'))(transcript.replace(weights=None), KEY, 5)
+    assert np.all(np.isfinite(answer.scores))
+
+
+# The line search may double it. Failed on the whole step.
+def test_raifle_begins_at_a_tenth_of_a_step(monkeypatch):
+    monkeypatch.setattr(recipes, '_GUESSES', 1)
+    transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
+    start, step = (made('raifle')(transcript, KEY, n) for n in (1, 2))
+    logit = [np.log(each.scores / (1 - each.scores)) for each in (start, step)]
+    doublings = np.log2(norm(logit[1] - logit[0]) / 0.1)
+    np.testing.assert_allclose(doublings, np.round(doublings), atol=1e-2)
+    assert doublings < 2.5
+
+
 # Adam on signs: two steps of .1 each where the sign stays; where it turns, the second is
 # .1 (.9 * .1 - .1) / (1 - .9^2) = -.1 * .01 / .19. Failed on the mutant without `jnp.sign`.
 def test_two_signed_steps():
@@ -153,9 +234,11 @@ def sides(shared, private, batch):
 
 # n = 40, 8 interactions. Where half of the candidates are confirmed at a time, what was guessed
 # right (gap 0) stays and what was guessed wrong is labelled anew: random guesses have 1.6 hits.
-# Failed on mutants: the furthest confirmed; no second round; padding among the candidates.
-def test_imia_confirms_the_nearest(monkeypatch):
-    monkeypatch.setattr(recipes, '_CONFIRMED', 0.5)
+# Nine tenths at a time leave nearly all as it was guessed. Failed on mutants: the furthest
+# confirmed; no second round; padding among the candidates; a tenth at a time.
+@pytest.mark.parametrize(('share', 'least', 'most'), [(0.5, 3, 8), (recipes._CONFIRMED, 1, 3)])
+def test_imia_confirms_the_nearest(monkeypatch, share, least, most):
+    monkeypatch.setattr(recipes, '_CONFIRMED', share)
     size, padded, interactions = 40, 50, 8
     labels = (np.arange(padded) < interactions).astype(np.float32)
     weights = (np.arange(padded) < size).astype(np.float32)
@@ -172,7 +255,7 @@ def test_imia_confirms_the_nearest(monkeypatch):
         assert np.sum(answer.labels) == interactions
         assert not np.any(answer.labels[size:])
         hits.append(np.sum(answer.labels[:interactions]))
-    assert np.mean(hits) > 3
+    assert least < np.mean(hits) < most
 
 
 @pytest.mark.parametrize('name', sorted(recipes.RECIPES))

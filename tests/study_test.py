@@ -112,6 +112,31 @@ def test_merging_refuses_what_is_not_complete(tmp_path):
     assert not (tmp_path / 'report.md').exists()
 
 
+# Failed on the mutant that takes every line of every file.
+def test_a_merge_that_was_killed_can_be_done_again(whole, tmp_path, monkeypatch):
+    for index in (0, 1):
+        run(two_arms(), tmp_path, shard=(index, 2), names=['mf'])
+    monkeypatch.setattr(workdir.pathlib.Path, 'unlink', lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(two_arms(), tmp_path, merge=True, names=['mf'])
+    monkeypatch.undo()
+    run(two_arms(), tmp_path, merge=True, names=['mf'])
+    lines = (tmp_path / 'mf' / 'victims.jsonl').read_text().splitlines()
+    assert len(lines) == len(rows_of(whole / 'mf'))
+    assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
+    assert not list((tmp_path / 'mf').glob('victims-*'))
+
+
+# Failed on the mutant that sorts the rows that it knows and forgets the others.
+def test_rows_of_another_version_are_refused(whole, tmp_path):
+    run(two_arms(), tmp_path, names=['mf'])
+    path = tmp_path / 'mf' / 'victims.jsonl'
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(first.replace('"solver": "adam"', '"solver": "other"') + ''.join(rest))
+    with pytest.raises(ValueError, match=r'1 of \d+ rows are of no setting of this config'):
+        run(two_arms(), tmp_path, names=['mf'])
+
+
 def test_more_shards_than_blocks(whole, tmp_path):
     config, count = two_arms(), 40
     for index in range(count):
@@ -134,11 +159,17 @@ script = functools.partial(runner_test.script, name='study.py')
 @pytest.mark.slow
 def test_slurm_arrays_are_shards(tmp_path):
     path = write_config(tmp_path / 'small.py', tiny())
-    slurm = {'SLURM_ARRAY_TASK_ID': '6', 'SLURM_ARRAY_TASK_MIN': '5', 'SLURM_ARRAY_TASK_MAX': '6'}
+    slurm = {'ID': '9', 'MIN': '5', 'MAX': '9', 'STEP': '4', 'COUNT': '2'}  # --array=5-9:4
+    slurm = {f'SLURM_ARRAY_TASK_{name}': value for name, value in slurm.items()}
     process = script(f'--config={path}', f'--workdir={tmp_path}/w', env={**os.environ, **slurm})
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert (tmp_path / 'w' / 'all' / 'victims-1-of-2.jsonl').exists()
+    for wrong in ({'SLURM_ARRAY_TASK_COUNT': '3'}, {'SLURM_ARRAY_TASK_MAX': ''}):
+        process = script(f'--config={path}', env={**os.environ, **slurm, **wrong})
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert 'error: Expected a SLURM array of tasks in even steps' in output
 
 
 # SIGKILL at a random moment, as often as it takes: also within the writing of a row.

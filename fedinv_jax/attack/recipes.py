@@ -54,6 +54,7 @@ class Recipe(NamedTuple):
 
 
 _TOLERANCE = 1e-7, 1e-9  # of torch's L-BFGS, by which DLG stops
+_RESTARTS = 4  # of Inverting Gradients
 _SCALE = 100.0  # of RAIFLE's distance
 _GUESSES = 3  # of the private embedding, by RAIFLE
 _CONFIRMED = 0.9  # share of the candidates that IMIA confirms in a round
@@ -63,8 +64,10 @@ def dlg(known: Known) -> Attack:
     """Deep Leakage from Gradients: the squared distance of whole uploads, by L-BFGS.
 
     `min over a, p of |g(sigmoid(a), p) - g|^2 / |g|^2`, started near `sigmoid(a) = 1/2` and at a
-    fresh p. Deviations: the original inverts images and soft labels; its distance is not divided;
-    with T uploads the distances are averaged and every step has a private state of its own.
+    fresh p. Deviations: the original inverts images and soft labels, from N(0, 1), with torch's
+    L-BFGS (history of 100, no line search); its distance is not divided. This is optax's (history
+    of 10, zoom line search), and ends by torch's tolerances, 1e-7 on the gradient and 1e-9 on the
+    change. With T uploads the distances are averaged and every step has a private state of its own.
 
     References:
         Zhu, Liu, Han, Deep leakage from gradients, NeurIPS 2019, arXiv:1906.08935, algorithm 1.
@@ -82,8 +85,9 @@ def inverting_gradients(known: Known) -> Attack:
     """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, four restarts.
 
     The rate is .1, and a tenth of that after 3/8, 5/8 and 7/8 of the iterations each; the best
-    restart is that of least distance. Deviations: no total variation (labels are no image); T
-    uploads and private states as in `dlg`.
+    restart is that of least distance. Deviations: no total variation (labels are no image), labels
+    through a sigmoid instead of clipped to their box, from near 1/2 instead of N(0, 1); of each
+    restart the best point visited; T uploads and private states as in `dlg`.
 
     References:
         Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
@@ -97,7 +101,9 @@ def inverting_gradients(known: Known) -> Attack:
             optax.stateless_with_tree_map(lambda gradient, _: jnp.sign(gradient)),
             optax.adam(lambda count: 0.1 * 0.1 ** jnp.sum(count >= steps)),
         )
-        return inversion.invert(problem, inversion.descent(optimizer), key, num_iterations, 4)
+        return inversion.invert(
+            problem, inversion.descent(optimizer), key, num_iterations, _RESTARTS
+        )
 
     return attack
 
@@ -109,7 +115,8 @@ def tgias_ro(known: Known) -> Attack:
     are aggregated entry by entry by the median, so that an invalid upload cannot pull the labels
     along; the private state of a step follows its own gradient. Adam, labels 30 times as fast. At
     T = 1 and 2 the median is the mean. Deviations: written from the paper's abstract and framework
-    (temporal gradients, robust statistics), not from its code; it aggregates at every iteration.
+    (temporal gradients, robust statistics), not from its code; it aggregates at every iteration,
+    and of the points visited keeps that of least median distance.
 
     References:
         Li, Gu, Chen, Li, Wu, Ruan, Si, Fan, Temporal gradient inversion attacks with robust
@@ -121,16 +128,17 @@ def tgias_ro(known: Known) -> Attack:
         def make(transcript: Transcript) -> objective.Problem:
             return _problem(known, transcript, distances.squared_distance, relaxation)
 
-        def one(step: Transcript, labels: Array, latent: PyTree) -> Array:
+        def one(step: Transcript, labels: Array, weights: Array | None, latent: PyTree) -> Array:
             single = jax.tree.map(lambda leaf: leaf[None], latent)
-            return make(step).objective(Guess(labels, None, single))
+            return make(step).objective(Guess(labels, weights, single))
 
         by_step, axes = _steps(transcript)
-        slopes = jax.vmap(jax.value_and_grad(one, argnums=(1, 2)), in_axes=(axes, None, 0))
+        slopes = jax.vmap(jax.value_and_grad(one, argnums=(1, 2, 3)), in_axes=(axes, None, None, 0))
 
         def robust(_: objective.Problem, point: Guess) -> tuple[Array, Guess]:
-            values, (labels, latent) = slopes(by_step, point.labels, point.latent)
-            return jnp.median(values), Guess(jnp.median(labels, axis=0), None, latent)
+            values, (labels, weights, latent) = slopes(by_step, *point)
+            labels, weights = jax.tree.map(lambda leaf: jnp.median(leaf, axis=0), (labels, weights))
+            return jnp.median(values), Guess(labels, weights, latent)
 
         optimizer = optax.adam(lambda count: 0.005 * (1 + jnp.cos(jnp.pi * count / num_iterations)))
         solver = inversion.descent(optimizer, slope=robust)
@@ -148,8 +156,8 @@ def raifle(known: Known) -> Attack:
     distance answers. Deviations: the original draws p once (its code may restart the labels, and
     then keeps the least distance too); it divides by the mean row norm only where that is below
     100; another implementation of L-BFGS, which ends where the objective changes by less than 1e-4
-    (float32 resolves 4e-6 of its usual 50) and searches a line 10 times at most; no manipulation
-    of the data, as it does for ranking; T uploads averaged.
+    (float32 resolves 4e-6 of its usual 50), or no unknown by more, and searches a line 10 times at
+    most; no manipulation of the data, as it does for ranking; T uploads averaged.
 
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE: reconstruction attacks on interaction-based federated
