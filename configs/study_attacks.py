@@ -42,4 +42,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             },
         },
     )
-    return experiment.variant(config, arg)
+    config = experiment.variant(config, arg)
+    if arg == 'smoke':
+        config.attack.name = ('exact', 'spectral', 'mgradinv', 'raifle', 'imia', 'popularity')
+    return config

@@ -49,6 +49,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )
     config = experiment.variant(config, arg)
     if arg == 'smoke':
+        config.observation.seen = ('items+scorer',)
         config.attack.first_round = (0, 5)
         config.server.num_rounds = 20
     return config

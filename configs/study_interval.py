@@ -59,6 +59,6 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )
     config = experiment.variant(config, arg)
     if arg == 'smoke':
-        config.attack.interval = (1, 4)
-        config.server.num_rounds = 10
+        config.attack.interval = (1, 120)
+        config.server.num_rounds = 130
     return config

@@ -156,8 +156,8 @@ def variant(config: Config, arg: str | None) -> Config:
     config.attack.first_round = (0,)
     config.attack.interval = (1,)
     config.num_seeds = min(config.num_seeds, 2)
-    if 'arms' in config:  # one seed and one size of batch: little to compile
-        config.num_seeds, config.data.max_positives = 1, 10
+    if 'arms' in config:  # one seed, one size of batch, one layer: little to compile
+        config.num_seeds, config.data.max_positives, config.model.hidden = 1, 10, (8,)
         return with_arms(config, {'synthetic': {}})
     return config
 
