@@ -49,7 +49,8 @@ def curves(attacks: Sequence[Row]) -> dict[str, list[Row]]:
         spans = {other['interval'] for other in same} - {None} or {None}
         for span in sorted(spans) if row['interval'] is None else [row['interval']]:
             words = [
-                f'{report.title(key)} {report.show(span if key == "interval" else row[key])}'
+                f'{report.title(key)} ' * (key != 'attack')
+                + report.show(span if key == 'interval' else row[key])
                 for key in told
             ]
             found.setdefault(', '.join(words) or row['attack'], []).append(row)

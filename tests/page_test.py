@@ -60,27 +60,13 @@ def test_a_missing_figure_is_an_error(tmp_path):
         page.html(TEXT, tmp_path, '')
 
 
-# Failed on the mutants that sort as text, and without `overflow-x` around tables.
-@pytest.mark.slow
-@pytest.mark.parametrize('width', [400, 1280])
-def test_a_browser_sorts_the_tables_and_nothing_sticks_out(folder, width):
+def browse(folder, text, width, probe):
+    """What a script says in a real browser, after the page `text` has loaded at a width."""
     browser = shutil.which('chromium')
     if browser is None:
         pytest.skip('there is no chromium (Debian package of that name)')
-    wide = '| ' + ' | '.join(f'column number {i}' for i in range(20)) + ' |\n' + '|---' * 20 + '|\n'
-    text = page.html(TEXT + '\n' + wide, folder, '')
-    probe = """<script>
-    const order = () => [...document.querySelector('table').tBodies[0].rows]
-      .map(row => row.cells[0].textContent).join('');
-    const head = document.querySelectorAll('th')[1], said = [order()];
-    head.click(); said.push(order(), head.getAttribute('aria-sort'));
-    head.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));
-    said.push(order(), head.getAttribute('aria-sort'));
-    said.push(document.documentElement.scrollWidth <= window.innerWidth);
-    said.push(document.querySelector('img').naturalWidth);
-    document.title = said.join(' ');
-    </script></body>"""
-    (folder / 'page.html').write_text(text.replace('</body>', probe))
+    script = f'<script>const said = [];\n{probe}\ndocument.title = said.join(" ");</script></body>'
+    (folder / 'page.html').write_text(text.replace('</body>', script))
     # The flags keep it from looking for a network, a screen and a sandbox.
     command = [
         browser, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run',
@@ -89,5 +75,24 @@ def test_a_browser_sorts_the_tables_and_nothing_sticks_out(folder, width):
         f'file://{folder}/page.html',
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = re.search('<title>(.*?)</title>', found).group(1)
+    return re.search('<title>(.*?)</title>', found).group(1)
+
+
+# Failed on the mutants that sort as text, and without `overflow-x` around tables.
+@pytest.mark.slow
+@pytest.mark.parametrize('width', [400, 1280])
+def test_a_browser_sorts_the_tables_and_nothing_sticks_out(folder, width):
+    wide = '| ' + ' | '.join(f'column number {i}' for i in range(20)) + ' |\n' + '|---' * 20 + '|\n'
+    probe = """
+    const order = () => [...document.querySelector('table').tBodies[0].rows]
+      .map(row => row.cells[0].textContent).join('');
+    const head = document.querySelectorAll('th')[1];
+    said.push(order());
+    head.click(); said.push(order(), head.getAttribute('aria-sort'));
+    head.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'}));
+    said.push(order(), head.getAttribute('aria-sort'));
+    said.push(document.documentElement.scrollWidth <= window.innerWidth);
+    said.push(document.querySelector('img').naturalWidth);
+    """
+    title = browse(folder, page.html(TEXT + '\n' + wide, folder, ''), width, probe)
     assert title == 'bca abc ascending bac descending true 1'

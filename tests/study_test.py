@@ -8,6 +8,7 @@ import re
 import signal
 import time
 
+import page_test
 import pytest
 import runner_test
 from runner_test import rows_of, silent, strict, tiny, write_config
@@ -205,16 +206,39 @@ def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def test_rows_with_failures_one_victim_or_none(tmp_path):
+def test_reports_of_one_victim_of_failures_and_of_none(tmp_path, monkeypatch):
     config = tiny(num_victims=1, num_gradients=(1, 2))
     run(config, tmp_path / 'one')
-    assert 'too few victims' in (tmp_path / 'one' / 'report.md').read_text()
+    text = (tmp_path / 'one' / 'report.md').read_text()
+    assert 'C1, several gradients reveal more than one (items seen): **too few victims**' in text
     summary = json.loads((tmp_path / 'one' / 'all' / 'summary.json').read_text())
     assert all(row['num_victims'] == 1 for row in summary['rows'])
-    assert workdir.read_rows(tmp_path) == []
+    rows = workdir.read_rows(tmp_path / 'one' / 'all')
+    failed = [
+        {**row, 'status': 'failed', 'reason': 'it broke', 'metrics': dict.fromkeys(row['metrics'])}
+        for row in rows
+    ]
+    for name, made in (('failures', failed), ('none', [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        runner.finish(config, made, folder, '', '', lambda line: None)
+        text = (folder / 'report.md').read_text()
+        assert (folder / 'report.html').exists()
+        if made:
+            assert '1 of 1 victims: it broke' in text
+            assert '**not measured**' in text
+        else:
+            assert 'No attack was run.' in text
 
 
 STUDIES = sorted((runner_test.ROOT / 'configs').glob('study_*.py'))
+
+
+PROBE = """
+said.push(document.documentElement.scrollWidth <= window.innerWidth);
+const images = [...document.images];
+said.push(images.length, images.every(image => image.naturalWidth > 500));
+"""
 
 
 # On synthetic data, hence everywhere.
@@ -233,9 +257,11 @@ def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
     assert figures
     assert page.count('data:image/png;base64,') == len(figures)
     # What the study is for is in it: the claims that it can speak to.
-    claims = {'attacks': 'C1', 'convergence': 'C2', 'interval': 'C1', 'num_gradients': 'C1'}
+    claims = {'attacks': 'C1', 'convergence': 'C2', 'interval': 'C3', 'num_gradients': 'C1'}
     text = (tmp_path / 'report.md').read_text()
     assert f'**{claims[path.stem.removeprefix("study_")]}, ' in text
+    for width in (390, 1280):
+        assert page_test.browse(tmp_path, page, width, PROBE) == f'true {len(figures)} true'
 
 
 # Failed on the mutants that count a step once whatever T, and the arms before.
