@@ -59,8 +59,8 @@ def run(
         config: see `arms`.
         folder: the work directory of the study.
         command: the command line, for the report.
-        names: of the arms wanted; none: all of those whose data are there, and the report says
-            which are not.
+        names: of the arms wanted, beside those that the folder has complete; none: all of those
+            whose data are there, and the report says which are not.
         log: prints a line.
         shard: see `runner.run`.
         merge: see `runner.run`.
@@ -69,8 +69,11 @@ def run(
         ValueError: see `arms` and `runner.run`.
         FileNotFoundError: if the data of an arm that is named are not there, or of all arms.
     """
-    root, chosen = pathlib.Path(folder), arms(config, names)
+    root, chosen, every = pathlib.Path(folder), arms(config, names), arms(config)
     missing = {} if names else without_data(chosen)
+    # Arms that are complete stay in the report.
+    there = {name: arm for name, arm in every.items() if (root / name / 'summary.json').exists()}
+    chosen = {name: arm for name, arm in every.items() if name in chosen or name in there}
     if len(missing) < len(chosen):
         for name, reason in missing.items():
             log(f'warning: without arm {name}: {reason}')

@@ -105,6 +105,14 @@ def test_arms_without_data_are_left_out_unless_they_are_named(tmp_path, monkeypa
         run(experiment.with_arms(tiny(), {'amazon': amazon}), tmp_path / 'v')
 
 
+def test_an_arm_that_is_complete_stays_in_the_report(tmp_path):
+    run(two_arms(), tmp_path, names=['wide'])
+    lines = run(two_arms(), tmp_path, names=['mf'])
+    assert sum('compiled' in line for line in lines) == 2  # Two seeds of one arm.
+    text = (tmp_path / 'report.md').read_text()
+    assert text.index('### mf') < text.index('### wide')
+
+
 def test_merging_refuses_what_is_not_complete(tmp_path):
     run(two_arms(), tmp_path, shard=(0, 2))
     with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
