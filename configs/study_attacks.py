@@ -27,10 +27,12 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'interval': (10,),
         }
     )  # fmt: skip
+    # One size of batch for all seeds, or each would compile its own.
+    synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     config = experiment.with_arms(
         config,
         {
-            'synthetic': {},
+            'synthetic': {'data': synthetic},
             'ml100k': {'data': {'name': 'ml-100k', 'max_positives': 40}},
             'amazon': {
                 'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}

@@ -26,13 +26,15 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'interval': (10,),
         }
     )
+    # One size of batch for all seeds, or each would compile its own.
+    synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     ml100k = {'name': 'ml-100k', 'max_positives': 40}
     amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
     small = {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}
     config = experiment.with_arms(
         config,
         {
-            'synthetic': {'data': {'max_positives': 40}},
+            'synthetic': {'data': synthetic},
             'ml100k': {'data': ml100k},
             'ml100k_small_head': {
                 'data': small,

@@ -31,6 +31,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_iterations': 4000,
         }
     )
+    # One size of batch for all seeds, or each would compile its own.
+    synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     larger = {
         'data': {'name': 'ml-100k', 'max_positives': 40},
         'dynamics': {'name': ('free', 'static', 'unrolled')},
@@ -44,7 +46,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config = experiment.with_arms(
         config,
         {
-            'synthetic': {},
+            'synthetic': {'data': synthetic},
             'ml100k': {'data': {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}},
             'amazon': {
                 'data': {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
