@@ -2,7 +2,7 @@
 
 Deng et al., ICDM 2025. NCF (D = 16, hidden [64, 32, 16]) on three data sets, a head of one layer
 of 8 and matrix factorisation on MovieLens-100K; the exact attack and MGradInv on the same victims,
-two gradients 10 rounds apart against one.
+two gradients 10 rounds apart against one. 130 victims each, 40 of matrix factorisation.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_convergence.py
     python scripts/study.py --config=configs/study_convergence.py --arms=synthetic
@@ -45,6 +45,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
                 'data': ml100k,
                 'model': {'name': 'matrix_factorization'},
                 'observation': {'seen': ('items',)},
+                'attack': {'num_victims': 40},
             },
             'amazon': {'data': amazon},
         },
