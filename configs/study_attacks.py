@@ -1,6 +1,7 @@
 """Every attack on the same victims, with one gradient and with two.
 
-NCF (D = 16, hidden [64, 32, 16]), items and scorer seen, on three data sets. MGradInv (Deng et al.,
+NCF (D = 16, hidden [64, 32, 16]), items and scorer seen, on three data sets, and item gradients
+alone (40 victims). MGradInv (Deng et al.,
 ICDM 2025), DLG, Inverting Gradients, TGIAs-RO, RAIFLE with a guessed and with an unknown embedding,
 IMIA, and the exact attacks; each recipe's paper is in `fedinv_jax/attack/recipes.py`.
 
