@@ -1,12 +1,16 @@
 """Every attack on the same victims, with one gradient and with two.
 
 NCF (D = 16, hidden [64, 32, 16]), items and scorer seen, on three data sets, and item gradients
-alone (40 victims). MGradInv (Deng et al.,
-ICDM 2025), DLG, Inverting Gradients, TGIAs-RO, RAIFLE with a guessed and with an unknown embedding,
-IMIA, and the exact attacks; each recipe's paper is in `fedinv_jax/attack/recipes.py`.
+alone (40 victims). MGradInv (Deng et al., ICDM 2025), DLG, Inverting Gradients, TGIAs-RO, RAIFLE
+with a guessed and with an unknown embedding, IMIA, and the exact attacks; each recipe's paper is in
+`fedinv_jax/attack/recipes.py`.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_attacks.py --arms=ml100k
     python scripts/study.py --config=configs/study_attacks.py --arms=synthetic
+
+2026-11-25, two cores of an AMD EPYC (Zen 5) beside other work, 2.3 GiB: ml100k 12 minutes. F1 at
+T = 2: exact 1.000, MGradInv .983, spectral .968, TGIAs-RO .957, sign .940, Inverting Gradients
+.832, RAIFLE .729, joint .526, IMIA .289, DLG .117; popularity .581.
 """
 
 from fedinv_jax import experiment

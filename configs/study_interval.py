@@ -8,8 +8,9 @@ seen, and matrix factorisation.
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_interval.py
     python scripts/study.py --config=configs/study_interval.py --arms=synthetic
 
-2026-11-24, one core, ml100k: 8 minutes; C3 holds: 230 rounds apart, T = 4 against one gradient, AUC
-+.057 (exact, F1 1.000), +.119 (MGradInv, level with popularity).
+2026-11-25, one core of an AMD EPYC (Zen 5) beside other work, 1.6 GiB: synthetic 5 minutes, amazon
+9, ml100k 13. 230 rounds apart on ml100k, T = 4 against one gradient, AUC +.054 (exact, F1 1.000),
++.119 (MGradInv, level with popularity); on the others MGradInv has no gain.
 """
 
 from fedinv_jax import experiment
