@@ -61,7 +61,7 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
     """
     groups: dict[str, dict[str, list[Row]]] = {}
     guesses: dict[str, list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
         if row['attack'] == 'popularity':
             guesses.setdefault(stats.setting(row, stats.OWN), []).append(row)
         elif row['attack'] not in stats.GUESSERS:

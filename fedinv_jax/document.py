@@ -42,8 +42,10 @@ def leaks(summary: Row) -> list[str]:
     tried = ', '.join(dict.fromkeys(row['defence'] for row in summary['rows']))
     return [
         *lines,
-        *(f'What stops it, {" and ".join(seen)} seen: {end}' for end, seen in ends.items()),
-        f'Uploads looked at: {", ".join(groups)}; defences: {tried}.',
+        *(
+            f'What would stop it, {" and ".join(seen)} seen: {end} (defences: {tried}).'
+            for end, seen in ends.items()
+        ),
     ]
 
 
@@ -51,12 +53,12 @@ def _ends(rows: Sequence[Row]) -> str:
     """Whether anything stops the attacks on an upload: it does where none beats popularity."""
     verbs = {report.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
     if 'beats' in verbs:
-        return 'nothing that this run looked at.'
+        return 'nothing that was tried'
     if verbs <= {'is worse than', 'cannot be told from'}:
-        return 'this setting does; no attack of this run beats the popularity guesser.'
+        return 'this setting does, in which no attack beats the popularity guesser'
     if 'has no counterpart for' in verbs:
-        return 'not known, as the popularity guesser was not run beside every attack.'
-    return f'not known, as there are fewer than {stats.FEW} victims.'
+        return 'not known, as the popularity guesser was not run beside every attack'
+    return f'not known, as there are fewer than {stats.FEW} victims'
 
 
 def _with_one(best: Row, rows: Sequence[Row]) -> str:
@@ -229,7 +231,8 @@ def markdown(
         + '\n'.join(f'- {line}' for line in [*leaks(part.summary), *_words(part.comparisons)])
         for part in parts
     ]
-    blocks = ['# Privacy audit by gradient inversion', '## Verdict', *short]
+    title = ', '.join(part.name for part in parts)
+    blocks = [f'# Privacy audit by gradient inversion: {title}', '## Verdict', *short]
     if missing:
         reasons = [f'- {name}: {reason}' for name, reason in missing.items()]
         blocks.append('### Not run\n\n' + '\n'.join(reasons))

@@ -273,6 +273,8 @@ def runtime(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
     names = list(dict.fromkeys(row['attack'] for row in rows))
     if len(names) < 2:
         return None
+    from matplotlib import ticker
+
     page, ((axis,),) = canvas.page(1, 1, 6.5, 3.6 + canvas.legend_height(len(names)) / 2)
     for number, name in enumerate(names):
         own = [row for row in rows if row['attack'] == name]
@@ -286,6 +288,7 @@ def runtime(summary: Row, path: pathlib.Path) -> pathlib.Path | None:
             label=name,
         )
     axis.set_xscale('log')
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())  # those within a decade overlap
     axis.set_ylim(-0.04, 1.04)
     axis.set_xlabel('seconds a victim (larger marker: more gradients)')
     axis.set_ylabel('F1 (mean over victims)')

@@ -89,7 +89,7 @@ def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, st
 def _guesser_lines(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """A guesser's lines, as one where its numbers are the same for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
-    blank |= {'ΔAUC to one gradient': '-'}
+    blank |= {'ΔAUC to one gradient': '-', 's a victim': '-'}
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
         rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))

@@ -66,6 +66,8 @@ def run(
         ValueError: for a config that cannot run, a folder of another run, one that another
             process writes, or rows that are missing where shards are merged.
     """
+    if merge and not pathlib.Path(folder).is_dir():
+        raise ValueError(f'There is no {folder}, hence nothing to merge. Is --workdir right?')
     cases = plan.make_cases(config)
     hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
@@ -188,6 +190,8 @@ def compile_all(
             return compiled.try_(function, block, seen, keys)
 
     made = []
+    if new:
+        log(f'seed {config.seed}: compiling {len(new)} functions and trying each ...')
     with progress.bar('compiling', config.run.progress) as update:
         update(0, len(new))
         for function in compiled.each(compile_, new.values(), compiled.cores()):

@@ -70,14 +70,19 @@ def run(
         FileNotFoundError: if the data of an arm that is named are not there, or of all arms.
     """
     root, chosen, every = pathlib.Path(folder), arms(config, names), arms(config)
+    if (root / 'config.json').exists():
+        raise ValueError(
+            f'{root} holds a run of scripts/attack.py, not a study. Choose another --workdir.'
+        )
     missing = {} if names else without_data(chosen)
     # Arms that are complete stay in the report.
     there = {name: arm for name, arm in every.items() if (root / name / 'summary.json').exists()}
     chosen = {name: arm for name, arm in every.items() if name in chosen or name in there}
     if len(missing) < len(chosen):
-        for name, reason in missing.items():
-            log(f'warning: without arm {name}: {reason}')
-            del chosen[name]
+        for reason in dict.fromkeys(missing.values()):
+            without = [name for name in missing if missing[name] == reason]
+            log(f'warning: without arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
+        chosen = {name: arm for name, arm in chosen.items() if name not in missing}
     parts, work = [], [plan.work(arm) for arm in chosen.values()]
     for number, (name, arm) in enumerate(chosen.items(), start=1):
         log(f'arm {number} of {len(chosen)}: {name}')

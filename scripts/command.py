@@ -20,7 +20,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )  # fmt: skip
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder for rows, summary, report and figures; a stopped run goes on there. '
-    'Default: runs/<config>.'
+    'Default: runs/<config>, and for a variant runs/<config>_<variant>.'
 )  # fmt: skip
 
 
@@ -32,7 +32,9 @@ def run(do: Callable[[Any, str, str], None]) -> None:
             raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}')
         logging.set_verbosity(logging.WARNING)
         name = config_flags.get_config_filename(flags.FLAGS['config'])
-        folder = _WORKDIR.value or f'runs/{pathlib.Path(name).stem}'
+        path, _, variant = name.partition(':')
+        default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
+        folder = _WORKDIR.value or f'runs/{default}'
         try:
             do(_CONFIG.value, folder, shlex.join(['python', *sys.argv]))
         except (ValueError, OSError) as error:
@@ -42,4 +44,13 @@ def run(do: Callable[[Any, str, str], None]) -> None:
             sys.exit(130)
 
     flags.mark_flag_as_required('config')
-    app.run(main)
+    app.run(main, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; a field that no config has ends in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        words = str(error.args[0]).replace(r'\n', ' ').replace('\\', '').strip("'")
+        sys.exit(f"error: no field of the config: '{words}")

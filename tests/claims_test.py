@@ -190,8 +190,8 @@ def test_the_first_page_says_what_stops_it():
         for one in rows_of({(1, 0, None): 0.5}, 'popularity', seen=seen)
     ]  # fmt: skip
     text = first_page([*above, *below, *guesses])
-    assert 'What stops it, scorer seen: nothing that this run looked at.' in text
-    assert 'What stops it, items seen: this setting does; no attack' in text
+    assert 'What would stop it, scorer seen: nothing that was tried (defences: none).' in text
+    assert 'What would stop it, items seen: this setting does, in which no attack' in text
     assert 'not known, as the popularity guesser was not run' in first_page(above)
     few = [one for one in [*above, *guesses] if one['user'] < 4 and one['seen'] == ['scorer']]
     assert 'not known, as there are fewer than 5 victims' in first_page(few)

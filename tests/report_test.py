@@ -367,6 +367,13 @@ def test_verdict_follows_the_intervals():
     assert 'it **is worse than** the popularity guesser (ΔAUC -0.050' in text
 
 
+# Failed on the mutant that compares the seconds too.
+def test_a_guesser_is_listed_once_whatever_its_seconds():
+    rows = [{**row, 'seconds': 0.01 * (1 + i % 7)} for i, row in enumerate(study())]
+    text = report.table(stats.summarize(rows))
+    assert text.count('| popularity ') == text.count('| random ') == 1
+
+
 def test_verdict_needs_victims():
     text = report.verdict(stats.summarize(study(victims=4)))
     assert 'beats one gradient in 0 of 4 settings' in text

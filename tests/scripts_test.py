@@ -117,6 +117,7 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
     code, output, folder = outcomes['typo']
     assert code != 0
     assert 'Did you mean "num_gradients" instead of "num_gradiens"?' in output
+    assert 'Traceback' not in output
     assert not folder.exists()
 
 

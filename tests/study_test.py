@@ -113,6 +113,14 @@ def test_an_arm_that_is_complete_stays_in_the_report(tmp_path):
     assert text.index('### mf') < text.index('### wide')
 
 
+def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
+    with pytest.raises(ValueError, match=r'holds a run of scripts/attack\.py, not a study'):
+        run(two_arms(), whole / 'mf')
+    with pytest.raises(ValueError, match=r'There is no .*typo.mf, hence nothing to merge'):
+        run(two_arms(), tmp_path / 'typo', merge=True)
+    assert not (tmp_path / 'typo').exists()
+
+
 def test_merging_refuses_what_is_not_complete(tmp_path):
     run(two_arms(), tmp_path, shard=(0, 2))
     with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
