@@ -493,10 +493,10 @@ def test_what_runs_side_by_side_and_what_is_tried_to_its_end(tmp_path, monkeypat
 def test_functions_that_no_later_seed_needs_are_dropped(tmp_path, monkeypatch):
     kept, attack_seed = [], runner._attack_seed
 
-    def watched(blocks, later, functions, log):
+    def watched(blocks, later, functions, log, after):
         kept.append(set(functions))
         assert set(functions) <= {compiled.shape(block) for block in (*blocks, *later)}
-        yield from attack_seed(blocks, later, functions, log)
+        yield from attack_seed(blocks, later, functions, log, after)
 
     monkeypatch.setattr(runner, '_attack_seed', watched)
     config = tiny(num_gradients=(1,), num_victims=12, name=('popularity',))
