@@ -8,8 +8,9 @@ full histories, 20 epochs of Adam.
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py:raifle
 
 2026-11-25, one busy core (Zen 5): `:raifle` 41 minutes, exact F1 1.000, RAIFLE .988 (AUC .9988),
-joint .996. 2026-11-24, one busy core: `:raifle_drift` without RAIFLE 82 seconds, exact F1 1.000; 130 victims: SGD (18 minutes, with MGradInv) exact F1
-1.000 in both rounds, `:adam` (62 minutes, without) 1.000 (round 0) and .988 (round 100).
+joint .996. 2026-11-24, one busy core: `:raifle_drift` without RAIFLE 82 seconds, exact F1 1.000;
+130 victims: SGD (18 minutes, with MGradInv) exact F1 1.000 in both rounds, `:adam` (62 minutes,
+without) 1.000 (round 0) and .988 (round 100).
 """
 
 from fedinv_jax import experiment
