@@ -240,6 +240,7 @@ def test_lbfgs_sets_its_own_step():
 
 
 # Failed on mutant: a batch of three, which such a client takes in one step.
+@pytest.mark.slow
 def test_a_client_of_minibatches_is_not_taken_for_one_step():
     config = experiment.default_config()
     config.data.synthetic.update({'num_users': 12, 'num_items': 60})

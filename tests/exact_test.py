@@ -215,6 +215,7 @@ class MembersTest(parameterized.TestCase):
 
 class DeviationsTest(absltest.TestCase):
     # Failed on mutants: means over padded rows, of the replays' gaps and of what was seen.
+    @pytest.mark.slow
     def test_padding_does_not_change_them(self):
         model = ncf(4, (6, 5))
         update, size = one_step(model), 5

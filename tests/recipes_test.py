@@ -94,6 +94,7 @@ def slope(transcript, labels, private, distance, steps):
 
 # The first step of L-BFGS goes down the gradient, and the second order pays later on. Failed on
 # `sgd(0.1)`, and where the labels' gradient has its sign turned.
+@pytest.mark.slow
 def test_dlg_steps_down_the_gradient_and_then_converges():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     start, step, end = (made('dlg')(transcript, KEY, n) for n in (1, 2, 300))
@@ -110,6 +111,7 @@ def test_dlg_steps_down_the_gradient_and_then_converges():
 
 
 # Failed on the rate of .1 throughout, and on one restart.
+@pytest.mark.slow
 def test_inverting_gradients_slows_down_and_starts_again(monkeypatch):
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     keys = jax.random.split(KEY, 6)
@@ -172,6 +174,7 @@ def test_two_signed_steps():
 
 
 # The rates depend on the number of iterations, known or traced.
+@pytest.mark.slow
 def test_iterations_may_be_traced():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     for name in recipes.RECIPES:
@@ -200,6 +203,7 @@ def test_an_outlying_upload_does_not_pull_the_labels_along():
 
 
 # Failed on the mutant without `stop_gradient`.
+@pytest.mark.slow
 def test_raifle_keeps_the_embedding_that_it_guessed(monkeypatch):
     monkeypatch.setattr(recipes, '_GUESSES', 1)
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
@@ -212,6 +216,7 @@ def test_raifle_keeps_the_embedding_that_it_guessed(monkeypatch):
 
 # The first of three guesses is the only one of one. Failed on the mutants that take the first, the
 # last, or that of largest distance.
+@pytest.mark.slow
 def test_raifle_answers_by_the_guess_of_least_distance(monkeypatch):
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     keys = jax.random.split(KEY, 8)
@@ -258,6 +263,7 @@ def test_imia_confirms_the_nearest(monkeypatch, share, least, most):
     assert least < np.mean(hits) < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', sorted(recipes.RECIPES))
 def test_contract(name):
     """vmap equals a loop, padding changes nothing of note, zeros give a defined answer."""
