@@ -1,4 +1,8 @@
-"""The channel between a client's upload and what is seen of it; both sides use the same stages."""
+"""The channel between a client's upload and what is seen of it; both sides use the same stages.
+
+Defences are stages of it: those that bound or blur an upload here, those that leave a part of it
+out in `compress`, those that change a client's labels in `perturb`.
+"""
 
 from typing import Any
 
@@ -65,6 +69,72 @@ def chain(*stages: Observation) -> Observation:
         return total
 
     return Observation(init, perturb, observe, predict, variance)
+
+
+def blind(stage: Observation) -> Observation:
+    """The stage as an attacker takes it who does not know of it: as if it were not there.
+
+    For stages that keep the structure of an upload, which `share` does not.
+
+    Example:
+        >>> stage = blind(clip_by_global_norm(1.0))
+        >>> stage.predict({'scorer': 5.0}, {}, ())[0]
+        {'scorer': 5.0}
+    """
+    return stage._replace(predict=identity, variance=chain().variance)
+
+
+def clip_by_global_norm(norm: float) -> Observation:
+    """Scales an upload whose norm over all leaves is above `norm` down to it.
+
+    `seen = upload min(1, norm / |upload|)`, which bounds what one client adds to a sum. On its own
+    it is no defence: a direction says as much as a vector.
+
+    Args:
+        norm: the bound, in the unit of the upload, >= 0.
+
+    Returns:
+        The stage, the same for the victim and the attacker; structure and dtypes are kept.
+
+    Raises:
+        ValueError: if `norm` is negative or not a number.
+
+    | edge case | seen |
+    |---|---|
+    | `norm` 0 | zeros |
+    | `norm` inf | the upload as it is, bit by bit |
+    | an upload within the bound, or of zeros | itself; the derivative at zero is finite |
+    | a tree without leaves | itself |
+    | entries that are not finite | not finite; the victim's row fails |
+
+    Example:
+        >>> stage, upload = clip_by_global_norm(1.0), {'scorer': jnp.array([3.0, 4.0])}
+        >>> stage.observe(upload, (), jax.random.key(0))[0]['scorer'].round(6).tolist()
+        [0.6000000238418579, 0.800000011920929]
+
+    References:
+        Abadi et al., Deep learning with differential privacy, CCS 2016, arXiv:1607.00133,
+        algorithm 1.
+    """
+    if not norm >= 0:
+        raise ValueError(f'Expected norm={norm} >= 0.')
+
+    def clip(upload: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(upload)
+        if not leaves:
+            return upload
+        # The largest entry first: no overflow, and a finite derivative at zero.
+        top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in leaves]))
+        top = jnp.where(top == 0, 1, jax.lax.stop_gradient(top))
+        square = sum(jnp.sum((leaf / top) ** 2) for leaf in leaves)
+        size = top * jnp.sqrt(jnp.where(square == 0, 1, square))
+        factor = jnp.where(size > norm, norm / size, 1)
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), upload)
+
+    return chain()._replace(
+        observe=lambda upload, state, key: (clip(upload), state),
+        predict=lambda upload, seen, state: (clip(upload), state),
+    ) if norm < jnp.inf else chain()  # fmt: skip
 
 
 def add_gaussian_noise(scale: float) -> Observation:
