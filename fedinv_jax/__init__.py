@@ -8,23 +8,27 @@ The whole package in two lines:
               + sum_k weight_k prior_k(guess)
 
 Both sides call the SAME `client_update` and the same observation. Modules in reading order, which
-is the order of the data: data, models, losses, client, observe, server, simulate, attack, metrics,
-report; experiment, build, plan, runner and capture run them from a config.
+is the order of the data: data, models, losses, client, perturb, observe, compress, server, train,
+quality, simulate, attack, metrics, report; experiment, build, plan, runner and capture run them from a config.
 """
 
 from fedinv_jax import (
     attack,
     claims,
     client,
+    compress,
     data,
     losses,
     metrics,
     models,
     observe,
+    perturb,
+    quality,
     report,
     server,
     simulate,
     stats,
+    train,
     transcripts,
     tree,
     types,
@@ -36,15 +40,19 @@ __all__ = [
     'attack',
     'claims',
     'client',
+    'compress',
     'data',
     'losses',
     'metrics',
     'models',
     'observe',
+    'perturb',
+    'quality',
     'report',
     'server',
     'simulate',
     'stats',
+    'train',
     'transcripts',
     'tree',
     'types',

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedinv_jax import client, losses, observe, server, simulate, stats, tree
+from fedinv_jax import (
+    client,
+    compress,
+    losses,
+    observe,
+    perturb,
+    server,
+    stats,
+    train,
+    tree,
+)
 from fedinv_jax.attack import (
     dynamics,
     exact,
@@ -44,6 +54,7 @@ from fedinv_jax.types import (
     Array,
     Batch,
     ClientUpdate,
+    InitPrivate,
     Key,
     Model,
     Observation,
@@ -51,7 +62,7 @@ from fedinv_jax.types import (
 )
 
 Attack: TypeAlias = Callable[[Transcript, Key, Array], Answer]
-Probe: TypeAlias = Callable[[tuple[str, ...]], Known]
+Probe: TypeAlias = Callable[[tuple[str, ...], bool], Known]
 
 
 class Choice(NamedTuple):
@@ -68,8 +79,10 @@ class Choice(NamedTuple):
     attack: Attack
 
 
-def make_interactions(config: Config) -> interactions_lib.Interactions:
-    """The interactions of the config's data set, filtered."""
+def make_interactions(
+    config: Config,
+) -> tuple[interactions_lib.Interactions, interactions_lib.Interactions | None]:
+    """The interactions of the config's data set, filtered; and those held out, or None."""
     data = config.data
     if data.name == 'synthetic':
         interactions = synthetic.generate(seed=config.seed, **data.synthetic)
@@ -79,7 +92,10 @@ def make_interactions(config: Config) -> interactions_lib.Interactions:
         interactions = interactions_lib.binarize(interactions, data.threshold)
         interactions = interactions_lib.k_core(interactions, data.core)
         interactions = interactions_lib.drop_unused_items(interactions)
-    return interactions_lib.leave_one_out(interactions)[0] if data.leave_one_out else interactions
+    if not data.leave_one_out:
+        return interactions, None
+    seed = config.seed if data.ties == 'random' else None
+    return interactions_lib.leave_one_out(interactions, seed)
 
 
 def make_clients(
@@ -148,6 +164,13 @@ def make_client_update(
         private_rate: what an attacker believes it to be; None: the true one.
         learning_rate: the same for the local optimiser.
     """
+    made = _make_client_update(section, model, private_rate, learning_rate)
+    return client.weighted_by_size(made) if section.by_size else made
+
+
+def _make_client_update(
+    section: Config, model: Model, private_rate: float | None, learning_rate: float | None
+) -> ClientUpdate:
     loss = lookup('client.loss', section.loss, LOSSES)
     rate = section.private_rate if private_rate is None else private_rate
     if lookup('client.name', section.name, CLIENTS) == 'gradient_step':
@@ -169,21 +192,86 @@ def make_client_update(
 
 
 def make_channel(config: Config) -> Observation:
-    """What happens to an upload before anyone sees it."""
-    return observe.add_gaussian_noise(config.observation.noise)
+    """What happens to a client's labels and upload before anyone sees the upload."""
+    return observe.chain(observe.share(*config.observation.uploaded), *_defences(config))
 
 
-def make_observation(config: Config, seen: Sequence[str]) -> Observation:
-    """The channel and what is seen behind it, as an attacker knows them."""
-    return observe.chain(make_channel(config), observe.share(*seen))
+def _defences(config: Config) -> list[Observation]:
+    """The stages of a client's channel that keep the structure of an upload."""
+    section, stages = config.observation, []
+    if section.label_epsilon is not None:
+        stages.append(perturb.randomize_labels(section.label_epsilon))
+    stages.append(perturb.add_pseudo_interactions(section.pseudo))
+    if section.clip is not None:
+        stages.append(observe.clip_by_global_norm(section.clip))
+    if section.rank is not None:
+        stages.append(compress.truncate_rank(section.rank))
+    stages.append(compress.keep_top(section.top, section.error_feedback))
+    stages.append(compress.keep_random(section.random, section.error_feedback))
+    if section.levels is not None:
+        stages.append(compress.quantize(section.levels))
+    return [*stages, observe.add_gaussian_noise(section.noise)]
+
+
+def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
+    """The channel and what is seen behind it, as an attacker knows them.
+
+    Of a cohort's sum: what its members do before the sum is in `make_replay`, but for their noise,
+    which adds up.
+    """
+    section = config.observation
+    stages = _defences(config)
+    if section.cohort > 1:
+        stages = [
+            observe.add_gaussian_noise(section.noise * section.cohort**0.5),
+            observe.add_gaussian_noise(section.sum_noise),
+        ]
+    if not adaptive:
+        stages = [observe.blind(stage) for stage in stages]
+    return observe.chain(observe.share(*section.uploaded), *stages, observe.share(*seen))
+
+
+def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUpdate:
+    """The client's training as an attacker replays it; of a cohort, that of all its members.
+
+    Under a sum nobody sees which entries of an upload its client kept: the attacker clips what it
+    predicts of each member, and takes the other stages as if they were not there.
+    """
+    believed = config.attack.private_rate, config.attack.learning_rate
+    client_update = make_client_update(config.client, model, *believed)
+    section = config.observation
+    if section.cohort == 1:
+        return client_update
+    if section.clip is not None and adaptive:
+        client_update = client.through(client_update, observe.clip_by_global_norm(section.clip))
+    return client.cohort(client_update, section.cohort)
+
+
+def make_init_private(config: Config, model: Model) -> InitPrivate:
+    """Draws the private parameters that an attacker looks for: a client's, or a whole cohort's."""
+    size = config.observation.cohort
+    if size == 1:
+        return model.init_private
+    return lambda key: jax.vmap(model.init_private)(jax.random.split(key, size))
+
+
+def make_cohorts(
+    config: Config, clients: Sequence[clients_lib.Clients]
+) -> train.Cohorts | None:
+    """Secure aggregation as a config has it; None without."""
+    section = config.observation
+    if section.cohort == 1:
+        return None
+    of, number = clients_lib.cohorts(clients, section.cohort, config.seed)
+    return train.Cohorts(of, number, observe.add_gaussian_noise(section.sum_noise))
 
 
 def make_federation(
     config: Config, model: Model, clients: Sequence[clients_lib.Clients]
-) -> simulate.Federation:
+) -> train.Federation:
     """The federated training of a config."""
     section = config.server
-    return simulate.federation(
+    return train.federation(
         model,
         make_client_update(config.client, model),
         make_channel(config),
@@ -196,16 +284,17 @@ def make_federation(
         section.clients_per_round,
         config.data.fresh_negatives,
         lookup('client.loss', config.client.loss, LOSSES),
+        make_cohorts(config, clients),
     )
 
 
-def make_dynamics(name: str, rounds: Sequence[int], model: Model) -> dynamics.Dynamics:
+def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -> dynamics.Dynamics:
     """A hypothesis by name, for the observed rounds `[T]`."""
     if lookup('dynamics.name', name, DYNAMICS) == 'static':
-        return dynamics.static(model.init_private)
+        return dynamics.static(init_private)
     if name == 'free':
-        return dynamics.free(model.init_private, len(rounds))
-    return dynamics.unrolled(model.init_private, [round_ - rounds[0] for round_ in rounds])
+        return dynamics.free(init_private, len(rounds))
+    return dynamics.unrolled(init_private, [round_ - rounds[0] for round_ in rounds])
 
 
 def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
@@ -236,35 +325,32 @@ def make_attack(
         return Choice(None, '', lambda transcript, key, _: guessers.random(transcript, key, share))
     if setting.attack in stats.GUESSERS:
         return Choice(None, '', lambda transcript, key, _: guessers.popularity(transcript, share))
-    observation = make_observation(config, setting.seen)
+    observation = make_observation(config, setting.seen, setting.adaptive)
     if setting.attack in EXACT:
         return make_exact(config, setting, probe)
+    init_private = make_init_private(config, model)
     if setting.attack in RECIPES:
-        believed = config.attack.private_rate, config.attack.learning_rate
-        client_update = make_client_update(config.client, model, *believed)
+        client_update = make_replay(config, model, setting.adaptive)
         recipe = recipes.RECIPES[setting.attack]
-        known = recipes.Known(client_update, observation, model.init_private, share)
+        known = recipes.Known(client_update, observation, init_private, share)
         return Choice(recipe.solver, '', recipe.make(known))
-    hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, model)
+    hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, init_private)
     return make_mgradinv(config, setting, model, hypothesis, observation, probe)
 
 
-def probe(config: Config, model: Model, seen: Sequence[str]) -> Known:
+def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = True) -> Known:
     """What holds of every client, as an attacker who sees these parts finds out on random draws."""
-    client_update = make_client_update(
-        config.client, model, config.attack.private_rate, config.attack.learning_rate
-    )
+    client_update = make_replay(config, model, adaptive)
+    observation = make_observation(config, seen, adaptive)
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
         share = 1 / (1 + config.data.per_positive)
+        if config.observation.cohort > 1:
+            init_private = make_init_private(config, model)
+            return exact.unprobed(client_update, observation, init_private, rounding, share)
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         return exact.probe(
-            client_update,
-            make_observation(config, seen),
-            model.init_private,
-            draws,
-            rounding,
-            share,
+            client_update, observation, model.init_private, draws, rounding, share
         )._replace(fresh_negatives=config.data.fresh_negatives)
 
 
@@ -273,13 +359,13 @@ def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:
 
     Args:
         config: the config.
-        setting: of it, `attack`, `num_gradients` and `seen` may be used.
-        probe: `probe(seen) -> Known`, the function above with config and model; it takes seconds,
+        setting: of it, `attack`, `num_gradients`, `seen` and `adaptive` may be used.
+        probe: `probe(seen, adaptive) -> Known`, the function above with config and model; it takes seconds,
             and depends neither on the attack nor on rounds nor on the seed.
     """
     solver = 'auto' if setting.attack == 'exact' else setting.attack
     with jax.enable_x64():
-        choice = exact.choose(probe(setting.seen), config.observation.batch_known, solver)
+        choice = exact.choose(probe(setting.seen, setting.adaptive), config.observation.batch_known, solver)
     return Choice(choice.solver, choice.why, lambda seen, key, _: choice.attack(seen, key))
 
 
@@ -311,9 +397,7 @@ def make_mgradinv(
 ) -> Choice:
     """MGradInv as a config describes it, for any hypothesis and channel."""
     section = config.attack
-    client_update = make_client_update(
-        config.client, model, section.private_rate, section.learning_rate
-    )
+    client_update = make_replay(config, model, setting.adaptive)
     optimizer = make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
     solver = inversion.descent(optimizer)
     distance = lookup('attack.distance', section.distance, DISTANCES)

@@ -33,7 +33,11 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
         'client': client,
-        'observation': {'noise': config.observation.noise},
+        'observation': {
+            name: value
+            for name, value in config.observation.items()
+            if name not in ('seen', 'batch_known')
+        },
         'known': {'batch': config.observation.batch_known, 'step_sizes': known},
     }
     transcripts.save(path, seen, meta)
@@ -105,8 +109,10 @@ def attack_transcript(
                 for field in ('shared', 'participated', 'weights', 'slot')
             },
         )
-    hypothesis = build.make_dynamics(str(name), rounds, model)
-    view = build.make_observation(config, setting.seen)
+    hypothesis = build.make_dynamics(
+        str(name), rounds, build.make_init_private(config, model)
+    )
+    view = build.make_observation(config, setting.seen, setting.adaptive)
     probe = functools.partial(build.probe, config, model)
     if setting.attack == 'mgradinv':  # of rounds at any distance from each other
         choice = build.make_mgradinv(config, setting, model, hypothesis, view, probe)

@@ -11,7 +11,7 @@ import optax
 
 from fedinv_jax import tree
 from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Loss, Model, PyTree
+from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Loss, Model, Observation, PyTree
 
 
 def gather(shared: PyTree, items: Array) -> PyTree:
@@ -204,6 +204,95 @@ def local_sgd(
         return jax.tree.map(jnp.subtract, shared, end), private
 
     return client_update
+
+
+def weighted_by_size(client_update: ClientUpdate) -> ClientUpdate:
+    """Uploads times the total weight of the batch: clients count by their interactions.
+
+    FedAvg's weights `n_k`, applied by the client, so that a plain sum weighs them.
+
+    Example:
+        >>> update = weighted_by_size(lambda shared, private, batch: (shared, private))
+        >>> float(update(jnp.array(1.5), None, Batch(None, jnp.zeros(2), jnp.ones(2)))[0])
+        3.0
+
+    References:
+        McMahan et al., AISTATS 2017, arXiv:1602.05629, algorithm 1.
+    """
+
+    def weighted(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        upload, private = client_update(shared, private, batch)
+        size = jnp.sum(batch.weights)
+        return jax.tree.map(lambda leaf: leaf * size.astype(leaf.dtype), upload), private
+
+    return weighted
+
+
+def through(client_update: ClientUpdate, stage: Observation) -> ClientUpdate:
+    """The client with a stateless stage of the channel behind it, as an attacker predicts it.
+
+    Example:
+        >>> from fedinv_jax import observe
+        >>> update = through(lambda shared, private, batch: (shared, private),
+        ...                  observe.clip_by_global_norm(1.0))
+        >>> update({'scorer': jnp.array(3.0)}, None, None)[0]['scorer'].item()
+        1.0
+    """
+
+    def behind(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        upload, private = client_update(shared, private, batch)
+        return stage.predict(upload, upload, stage.init(upload))[0], private
+
+    return behind
+
+
+def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
+    """Several clients as one, whose uploads are summed before anyone sees them.
+
+    `upload = sum_m client_update(shared, private_m, batch_m)`: what secure aggregation lets an
+    attacker see of M clients is the upload of this one, whose private parameters and labels are
+    those of all members. A member whose weights are 0 adds nothing and does not move.
+
+    Args:
+        client_update: of one client.
+        num_clients: M.
+
+    Returns:
+        `client_update(shared, private, batch)` with private leaves `[M, ...]` and a batch
+        `[M B]`, member after member; items are rows of the table that all members share.
+
+    Raises:
+        ValueError: if `num_clients` is below 1; at trace time if the batch is not M of a length.
+
+    Example:
+        >>> from fedinv_jax import losses, models
+        >>> model = models.matrix_factorization(num_items=1, dim=1)
+        >>> update = cohort(gradient_step(model, losses.squared_error, private_rate=0.0), 2)
+        >>> shared = {'items': {'embedding': jnp.array([[1.0]])}, 'scorer': {}}
+        >>> batch = Batch(jnp.array([0, 0]), jnp.array([0.0, 1.0]), jnp.ones(2))
+        >>> upload, _ = update(shared, jnp.array([[1.0], [3.0]]), batch)
+        >>> upload['items']['embedding'].tolist()  # 2 (1 - 0) 1 + 2 (3 - 1) 3
+        [[14.0]]
+
+    References:
+        Bonawitz et al., Practical secure aggregation for privacy-preserving machine learning, CCS
+        2017, doi:10.1145/3133956.3133982.
+    """
+    if num_clients < 1:
+        raise ValueError(f'Expected num_clients={num_clients} > 0.')
+
+    def client_update_(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+        size = batch.labels.shape[0]
+        if size % num_clients:
+            raise ValueError(f'Expected a batch of {size} to be {num_clients} of one length.')
+        items = jnp.arange(size) if batch.items is None else batch.items
+        members = jax.tree.map(
+            lambda leaf: leaf.reshape(num_clients, -1), Batch(items, batch.labels, batch.weights)
+        )
+        uploads, private = jax.vmap(client_update, in_axes=(None, 0, 0))(shared, private, members)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), uploads), private
+
+    return client_update_
 
 
 def _blocks(batch: Batch, size: int | None) -> Batch:

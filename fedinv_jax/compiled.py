@@ -44,9 +44,9 @@ def shape(block: plan.Block) -> tuple:
     return setting, padded, catalogue, case.share if setting.attack in experiment.BY_SHARE else None
 
 
-def axes(batch_known: bool) -> Transcript:
+def axes(config: experiment.Config) -> Transcript:
     """`vmap` axes of a block's transcripts: one training run's parameters are not copied."""
-    own = 0 if batch_known else None
+    own = 0 if config.observation.batch_known else None
     return Transcript(
         shared={'items': own, 'scorer': None},
         seen=0,
@@ -56,6 +56,7 @@ def axes(batch_known: bool) -> Transcript:
         slot=None,
         weights=own,
         log_odds=0,
+        rows=0 if config.observation.cohort > 1 else None,
     )
 
 
@@ -69,7 +70,7 @@ def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Any:
     """The compiled attack on a block."""
     config = block.case.config
     attack = block.case.attacks[plan.alike(block.setting)].attack
-    own = axes(config.observation.batch_known)
+    own = axes(config)
 
     def together(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
         """Lanes in step: many small operations of the same kind."""

@@ -17,6 +17,9 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
 LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
+PARTS = ('items', 'scorer')
+"""Of the shared parameters."""
+TIES = ('item', 'random')
 CLIENTS = ('gradient_step', 'local_sgd')
 DYNAMICS = ('free', 'static', 'unrolled')
 DISTANCES = {
@@ -61,7 +64,10 @@ def default_config() -> Config:
                 'name': 'synthetic',  # or a known data set, or the path of a file
                 'threshold': optional(float),  # ratings from here on are interactions; None: all
                 'core': 0,  # k of the k-core filter; 0: none
-                'leave_one_out': False,  # leave each user's last interaction out of the training
+                # Leave each user's last interaction out of the training, and evaluate the model that
+                # is trained for server.num_rounds on it.
+                'leave_one_out': False,
+                'ties': 'item',  # which of several last ones: the largest item id, or 'random'
                 'per_positive': 4,  # negatives for each positive
                 'fresh_negatives': False,  # new ones each round; needs batch_known=False
                 'labels': 'implicit',  # or 'ratings'
@@ -98,6 +104,7 @@ def default_config() -> Config:
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
                 'num_epochs': 1,  # of local_sgd
                 'batch_size': optional(int),  # of local_sgd; None: full batch
+                'by_size': False,  # uploads times the number of the client's entries (FedAvg)
                 'item_drift': 0.0,  # of local_sgd: weight of the mean L1 penalty on moved rows
                 'precision': 'float32',  # of the uploads; 'float64' is a control
             },
@@ -112,12 +119,28 @@ def default_config() -> Config:
             'observation': {
                 'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
                 'batch_known': True,  # whether it knows the items of the batch
+                # Defences, in the order in which they act; see docs/defences.md.
+                'label_epsilon': optional(float),  # randomised response on labels; None: none
+                'pseudo': 0.0,  # share of the negatives that clients pass off as interactions
+                'uploaded': ('items', 'scorer'),  # the other parameters stay as they were drawn
+                'clip': optional(float),  # largest norm of an upload; None: any
+                'rank': optional(int),  # of the item rows; None: full
+                'top': 1.0,  # share of an upload's entries that is kept: the largest
+                'random': 1.0,  # the same: by chance
+                'error_feedback': False,  # what top and random leave out is added the next time
+                'levels': optional(int),  # of stochastic quantisation; None: none
                 'noise': 0.0,  # standard deviation of Gaussian noise on every entry of an upload
+                'cohort': 1,  # clients of which the server sees the sum only: secure aggregation
+                'sum_noise': 0.0,  # standard deviation of Gaussian noise on every entry of a sum
+                'delta': 1e-5,  # of (epsilon, delta)-differential privacy
             },
             'dynamics': {'name': ('free',)},  # free, static, unrolled; of mgradinv
             'attack': {
                 'name': ('mgradinv', 'popularity', 'random'),  # see ATTACKS
+                'adaptive': (True,),  # whether the attacker knows the defences
                 'num_victims': 64,  # of all seeds, drawn among the clients; 0: all of them
+                'min_positives': 1,  # clients with fewer are no victims
+                'max_positives': optional(int),  # clients with more are none; None: any number
                 'num_gradients': (1, 2),  # T
                 'first_round': (0,),
                 'interval': (1,),  # server rounds between two observed ones
@@ -202,10 +225,25 @@ def iterates(attack: str) -> bool:
 
 
 def defence(config: Config) -> str:
-    """What the clients do against attacks, for a row: 'noise 0.1', or 'none'."""
-    strengths = {'noise': config.observation.noise, 'item_drift': config.client.item_drift}
-    used = [f'{name} {strength:g}' for name, strength in strengths.items() if strength]
-    return ', '.join(used) or 'none'
+    """What the clients do against attacks, for a row: 'clip 1, noise 0.1', or 'none'."""
+    seen, client = config.observation, config.client
+    feedback = ' with error feedback' * seen.error_feedback
+    used = {
+        'randomised response {:g}': seen.label_epsilon,
+        'pseudo-interactions {:g}': seen.pseudo or None,
+        'item_drift {:g}': client.item_drift or None,
+        'only {}': '+'.join(seen.uploaded) if len(seen.uploaded) < len(PARTS) else None,
+        'clip {:g}': seen.clip,
+        'rank {:g}': seen.rank,
+        f'top {{:g}}{feedback}': seen.top if seen.top < 1 else None,
+        f'random {{:g}}{feedback}': seen.random if seen.random < 1 else None,
+        'levels {:g}': seen.levels,
+        'noise {:g}': seen.noise or None,
+        'cohort {:g}': seen.cohort if seen.cohort > 1 else None,
+        'sum noise {:g}': seen.sum_noise or None,
+    }
+    words = [text.format(value) for text, value in used.items() if value is not None]
+    return ', '.join(words) or 'none'
 
 
 def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) -> Any:
@@ -233,6 +271,7 @@ class Setting(NamedTuple):
         first_round: the first observed round.
         interval: rounds between two observed ones; None at T = 1.
         seen: parts of the upload that are seen.
+        adaptive: whether the attacker knows the defences.
     """
 
     attack: str
@@ -241,6 +280,7 @@ class Setting(NamedTuple):
     first_round: int
     interval: int | None
     seen: tuple[str, ...]
+    adaptive: bool = True
 
     @property
     def rounds(self) -> list[int]:
@@ -257,7 +297,9 @@ def settings(config: Config) -> list[Setting]:
         config.attack.interval,
         config.attack.name,
         config.dynamics.name,
+        config.attack.adaptive,
     )
+    undefended = defence(config) == 'none'
     return list(
         dict.fromkeys(
             Setting(
@@ -267,7 +309,8 @@ def settings(config: Config) -> list[Setting]:
                 first_round,
                 interval if num_gradients > 1 else None,
                 tuple(seen.split('+')),
+                adaptive or undefended or attack in stats.GUESSERS,
             )
-            for seen, first_round, num_gradients, interval, attack, hypothesis in axes
+            for seen, first_round, num_gradients, interval, attack, hypothesis, adaptive in axes
         )
     )

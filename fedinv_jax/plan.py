@@ -10,6 +10,7 @@ import optax
 
 from fedinv_jax import build, checks, experiment, stats, workdir
 from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import evaluation
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.experiment import Config, Setting
 from fedinv_jax.types import Model
@@ -20,7 +21,8 @@ class Case(NamedTuple):
 
     Attributes:
         config: the config of this training run: its seed, its share of the victims.
-        interactions: all interactions of the data set.
+        interactions: all interactions of the data set, less those held out.
+        held: what the trained model is evaluated on; None where nothing is held out.
         clients: groups of clients, the population.
         victims: user indices.
         model: the recommender.
@@ -32,6 +34,7 @@ class Case(NamedTuple):
 
     config: Config
     interactions: interactions_lib.Interactions
+    held: evaluation.Held | None
     clients: tuple[clients_lib.Clients, ...]
     victims: list[int]
     model: Model
@@ -66,10 +69,11 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         like: the case of another seed, from which everything is taken that no seed changes.
     """
     checks.check(config)
-    if like is None or config.data.name == 'synthetic':
-        interactions = build.make_interactions(config)
+    if like is None or config.data.name == 'synthetic' or config.data.leave_one_out:
+        interactions, test = build.make_interactions(config)
+        held = None if test is None else evaluation.held_out(interactions, test, config.seed)
     else:
-        interactions = like.interactions
+        interactions, held = like.interactions, like.held
     clients = build.make_clients(config, interactions)
     share = clients_lib.public_share(clients)
     if not config.observation.batch_known:  # the candidates are the whole catalogue
@@ -86,6 +90,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     return Case(
         config,
         interactions,
+        held,
         clients,
         choose_victims(config, clients),
         model,
@@ -102,10 +107,22 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
     Raises:
         ValueError: if there are fewer clients than victims.
     """
-    users = np.sort(np.concatenate([group.users for group in clients]))
-    count = config.attack.num_victims or len(users)
+    attack = config.attack
+    least, most = attack.min_positives, attack.max_positives or np.inf
+    users = np.sort(
+        np.concatenate(
+            [
+                group.users[(group.num_positives >= least) & (group.num_positives <= most)]
+                for group in clients
+            ]
+        )
+    )
+    count = attack.num_victims or len(users)
     if not 0 < count <= len(users):
-        raise ValueError(f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients.')
+        raise ValueError(
+            f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients (of '
+            f'attack.min_positives={least} to attack.max_positives={attack.max_positives}).'
+        )
     # Another stream than those of the clients, [seed, user], and of the generator, [seed, 0, 2].
     drawn = np.random.default_rng([config.seed, 0, 3]).permutation(users)[:count]
     return [int(user) for user in drawn]
@@ -176,7 +193,8 @@ def group_of(case: Case, user: int) -> clients_lib.Clients:
 
 def num_private(case: Case, setting: Setting) -> int:
     """Private numbers that an attack does not know: `D`, or `T D` where every step has its own."""
-    size = optax.tree.size(jax.eval_shape(case.model.init_private, jax.random.key(0)))
+    init_private = build.make_init_private(case.config, case.model)
+    size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 
 
@@ -192,6 +210,7 @@ def columns(case: Case, setting: Setting) -> workdir.Row:
         'seen': list(setting.seen),
         'batch_known': config.observation.batch_known,
         'defence': experiment.defence(config),
+        'attacker': 'adaptive' if setting.adaptive else 'blind',
         'data': config.data.name,
         'model': config.model.name,
         'client': config.client.name,

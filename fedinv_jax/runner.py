@@ -259,7 +259,7 @@ def transcript(
     counts = case.counts.copy()
     counts[case.interactions.items[first:last]] -= 1
     others = case.num_users - 1
-    seen, truth = simulate.transcript(
+    return simulate.transcript(
         recording,
         user,
         setting.rounds,
@@ -267,16 +267,8 @@ def transcript(
         every_round=setting.dynamics == 'unrolled',
         batch_known=case.config.observation.batch_known,
         log_odds=clients_lib.log_odds(counts, others),
+        cohort_size=case.config.observation.cohort,
     )
-    if case.config.observation.batch_known and 'items' in seen.seen:
-        # The channel's noise falls on padding too, which no client has.
-        real = seen.weights[0] > 0
-        rows = jax.tree.map(
-            lambda leaf: np.where(real.reshape(-1, *(1,) * (leaf.ndim - 2)), leaf, 0),
-            seen.seen['items'],
-        )
-        seen = dataclasses.replace(seen, seen={**seen.seen, 'items': rows})
-    return seen, truth
 
 
 def finish(
@@ -310,7 +302,7 @@ def _arguments(
     case, config = block.case, block.case.config
     users = block.users + block.users[:1] * (config.attack.block - len(block.users))
     pairs = [transcript(case, recording, block.setting, user) for user in users]
-    axes = compiled.axes(config.observation.batch_known)
+    axes = compiled.axes(config)
     transcripts_ = jax.tree.map(
         lambda axis, *leaves: (
             leaves[0] if axis is None else jax.tree.map(lambda *x: np.stack(x), *leaves)

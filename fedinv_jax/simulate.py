@@ -1,4 +1,4 @@
-"""A federated training run, and what it leaves in the server's hands; the only source of truth.
+"""What a training run leaves in the server's hands, and apart from it the only source of truth.
 
 One run serves every attack on it: `record` keeps the rounds asked for, `transcript` slices one
 client out of them.
@@ -14,179 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, losses, observe, server, tree
+from fedinv_jax import client, observe, tree
 from fedinv_jax.data.clients import Clients
-from fedinv_jax.types import (
-    Array,
-    Batch,
-    ClientUpdate,
-    GroundTruth,
-    Key,
-    Leaf,
-    Loss,
-    Model,
-    Observation,
-    PyTree,
-    Transcript,
-)
+from fedinv_jax.train import Federation, State
+from fedinv_jax.types import Array, GroundTruth, Key, PyTree, Transcript
 
 _ROUNDS_PER_CALL = 50  # between two progress reports
-
-
-class State(NamedTuple):
-    """A federation between two rounds.
-
-    Attributes:
-        round: int32 `[]`, the number of rounds done.
-        shared: the server's parameters.
-        server: the server optimiser's state.
-        private: per group of clients, leaves `[C, ...]`.
-        channel: per group, the observation's state, leaves `[C, ...]`.
-    """
-
-    round: Array
-    shared: PyTree
-    server: Any
-    private: tuple[PyTree, ...]
-    channel: tuple[PyTree, ...]
-
-
-class Federation(NamedTuple):
-    """A federated training run as pure functions.
-
-    Attributes:
-        init: `init(key) -> State`.
-        step: `step(state, key, forced) -> (state, seen)`, one round; `forced` is per group a
-            bool `[C]` of clients that take part in any case; `seen` per group a `server.Seen`.
-        loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
-        clients: the groups of clients.
-    """
-
-    init: Callable[[Key], State]
-    step: Callable[[State, Key, tuple[Array, ...]], tuple[State, tuple[server.Seen, ...]]]
-    loss: Callable[[State], Array]
-    clients: tuple[Clients, ...]
-
-
-def federation(
-    model: Model,
-    client_update: ClientUpdate,
-    observation: Observation,
-    federated_server: server.Server,
-    clients: Sequence[Clients],
-    clients_per_round: int | None = None,
-    fresh_negatives: bool = False,
-    loss: Loss = losses.bce,
-) -> Federation:
-    """Puts model, clients, channel and server together.
-
-    A round: every client gathers its item rows, trains on its batch, and its upload goes through
-    the channel; the server aggregates what it sees. A client's randomness depends on the run's
-    key, the round and its user index only, not on its place in a group.
-
-    Args:
-        model: the recommender.
-        client_update: the local training.
-        observation: the channel from a client to the server.
-        federated_server: aggregation and optimiser.
-        clients: groups of clients.
-        clients_per_round: clients drawn afresh each round; None: all of them.
-        fresh_negatives: whether a client draws new ones each round (`client.fresh_negatives`).
-        loss: elementwise, to tell how far the training is; the clients' own.
-
-    Returns:
-        The federation.
-
-    Raises:
-        ValueError: if there are no clients, or fewer than `clients_per_round`.
-    """
-    clients = tuple(clients)
-    num_clients = sum(len(group.users) for group in clients)
-    clients_per_round = num_clients if clients_per_round is None else clients_per_round
-    if not 1 <= clients_per_round <= num_clients:
-        raise ValueError(
-            f'Expected 1 <= clients_per_round={clients_per_round} <= {num_clients} clients.'
-        )
-
-    def init(key: Key) -> State:
-        shared_key, private_key = jax.random.split(key)
-        # Models draw float32, so that a float64 run is a control of the same start.
-        cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
-        shared = cast(model.init_shared(shared_key))
-
-        def one(user: Leaf, items: Leaf, labels: Leaf, weights: Leaf) -> tuple[PyTree, PyTree]:
-            private = cast(model.init_private(jax.random.fold_in(private_key, user)))
-            upload = jax.eval_shape(
-                lambda: client_update(
-                    client.gather(shared, items), private, Batch(None, labels, weights)
-                )[0]
-            )
-            return private, observation.init(upload)
-
-        parts = [jax.vmap(one)(g.users, g.items, g.labels, g.weights) for g in clients]
-        private, channel = zip(*parts, strict=True)
-        return State(
-            jnp.zeros((), jnp.int32),
-            shared,
-            server.init(federated_server, shared),
-            private,
-            channel,
-        )
-
-    def step(
-        state: State, key: Key, forced: tuple[Array, ...]
-    ) -> tuple[State, tuple[server.Seen, ...]]:
-        round_key = jax.random.fold_in(key, state.round)
-        participation_key, client_key = jax.random.split(round_key)
-        lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
-        last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
-
-        def one(user, items, labels, weights, private, channel, active):
-            keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
-            if fresh_negatives:
-                num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
-                items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
-            batch = observation.perturb(Batch(None, labels, weights), keys[0])
-            local = client.gather(state.shared, items)
-            upload, new_private = client_update(local, private, batch)
-            seen, new_channel = observation.observe(upload, channel, keys[1])
-            private, channel = jax.tree.map(
-                partial(jnp.where, active), (new_private, new_channel), (private, channel)
-            )
-            return server.Seen(seen, items, batch.weights > 0, active), private, channel
-
-        outcomes = []
-        for group, lot, must, private, channel in zip(
-            clients, lots, forced, state.private, state.channel, strict=True
-        ):
-            active = (lot <= last) | must
-            data = group.users, group.items, group.labels, group.weights
-            outcomes.append(jax.vmap(one)(*data, private, channel, active))
-        groups, privates, channels = zip(*outcomes, strict=True)
-        shared, optimizer_state = server.apply(federated_server, state.shared, state.server, groups)
-        new = State(state.round + 1, shared, optimizer_state, privates, channels)
-        return new, groups
-
-    value = client.mean_loss(model, loss)
-
-    def mean(state: State) -> Array:
-        def one(items: Leaf, labels: Leaf, weights: Leaf, private: PyTree) -> Array:
-            return value(client.gather(state.shared, items), private, Batch(None, labels, weights))
-
-        values = [
-            jax.vmap(one)(group.items, group.labels, group.weights, private)
-            for group, private in zip(clients, state.private, strict=True)
-        ]
-        return jnp.mean(jnp.concatenate(values))
-
-    return Federation(init, step, mean, clients)
-
-
-def _lots(key: Key, users: Array) -> Array:
-    """A uniform draw `[C]` per client; the round's clients are those with the smallest ones."""
-    return jax.vmap(lambda user: jax.random.uniform(jax.random.fold_in(key, user), (), 'float32'))(
-        users
-    )
 
 
 class Snapshot(NamedTuple):
@@ -194,15 +27,17 @@ class Snapshot(NamedTuple):
 
     Attributes:
         shared: the parameters that the server sent.
-        private: per group, the victims' private parameters before the round, leaves `[V, ...]`.
-        seen: per group, the victims' uploads as seen, leaves `[V, ...]`.
+        private: per group, the kept clients' private parameters before the round, leaves
+            `[V, ...]`.
+        seen: per group, the kept clients' uploads as seen, leaves `[V, ...]`; under secure
+            aggregation the sums of the kept cohorts, as the parameters, leaves `[G, ...]`.
         participated: per group, bool `[V]`.
         loss: `[]`, the mean over all clients of their loss before the round.
     """
 
     shared: PyTree
     private: tuple[PyTree, ...]
-    seen: tuple[PyTree, ...]
+    seen: PyTree
     participated: tuple[Array, ...]
     loss: Array
 
@@ -211,12 +46,18 @@ class Recording(NamedTuple):
     """The kept rounds of one training run.
 
     Attributes:
-        clients: per group, the victims among the clients.
+        clients: per group, the clients that were kept: the victims and, under secure aggregation,
+            the others of their cohorts.
+        cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
+            without secure aggregation.
         snapshots: kept round -> snapshot.
+        end: the state after the last round trained.
     """
 
     clients: tuple[Clients, ...]
+    cohorts: tuple[np.ndarray, ...] | None
     snapshots: dict[int, Snapshot]
+    end: State
 
 
 def record(
@@ -225,9 +66,10 @@ def record(
     victims: Sequence[int],
     observed: Sequence[int],
     between: Sequence[int] = (),
+    num_rounds: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recording:
-    """Trains up to the last kept round and keeps what the attacks on `victims` need.
+    """Trains and keeps what the attacks on `victims` need.
 
     Memory grows with the kept rounds, not with the rounds trained.
 
@@ -238,6 +80,7 @@ def record(
         observed: rounds (0 is the first) whose uploads are kept.
         between: further rounds of which only parameters and participation are kept, for
             `unrolled`.
+        num_rounds: least length of the training; as a rule it ends with the last kept round.
         progress: called with (rounds done, rounds in all).
 
     Returns:
@@ -252,8 +95,18 @@ def record(
     known = {int(user) for group in run.clients for user in group.users}
     if missing := sorted(set(map(int, victims)) - known):
         raise ValueError(f'Expected victims to be clients; users {missing[:5]} are not.')
-    chosen = [np.flatnonzero(np.isin(group.users, victims)) for group in run.clients]
-    forced = tuple(jnp.asarray(np.isin(group.users, victims)) for group in run.clients)
+    wanted = [np.isin(group.users, victims) for group in run.clients]
+    forced = tuple(map(jnp.asarray, wanted))
+    cohorts, kept_cohorts = None, np.zeros(0, int)
+    if run.cohorts is not None:
+        pairs = list(zip(run.cohorts.of, wanted, strict=True))
+        kept_cohorts = np.unique(np.concatenate([of[mask] for of, mask in pairs]))
+        wanted = [np.isin(of, kept_cohorts) for of, _ in pairs]
+        cohorts = tuple(
+            np.searchsorted(kept_cohorts, of[mask])
+            for of, mask in zip(run.cohorts.of, wanted, strict=True)
+        )
+    chosen = [np.flatnonzero(mask) for mask in wanted]
     nobody = tuple(jnp.zeros_like(mask) for mask in forced)
 
     @jax.jit
@@ -262,33 +115,39 @@ def record(
 
     @jax.jit
     def keep(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, Snapshot]:
-        new, groups = run.step(state, key, forced)
+        new, groups, sums = run.step(state, key, forced)
         pick = [partial(tree.take, index=index) for index in chosen]
+        if cohorts is None:
+            seen = tuple(p(group.uploads) for p, group in zip(pick, groups, strict=True))
+        else:
+            seen = tree.take(sums, kept_cohorts)
         return new, Snapshot(
             state.shared,
             tuple(p(private) for p, private in zip(pick, state.private, strict=True)),
-            tuple(p(group.uploads) for p, group in zip(pick, groups, strict=True)),
+            seen,
             tuple(p(group.active) for p, group in zip(pick, groups, strict=True)),
             run.loss(state),
         )
 
     init_key, run_key = jax.random.split(key)
     state, snapshots, done = jax.jit(run.init)(init_key), {}, 0
-    for round_ in kept:
-        while done < round_:
-            rounds = min(round_ - done, _ROUNDS_PER_CALL)
+    last = max(kept[-1] + 1, num_rounds)
+    for stop in [*kept, last]:
+        while done < stop:
+            rounds = min(stop - done, _ROUNDS_PER_CALL)
             state = jax.block_until_ready(advance(state, run_key, rounds))
             done += rounds
-            progress(done, kept[-1] + 1)
-        state, snapshot = keep(state, run_key, forced if round_ in observed else nobody)
-        snapshots[round_] = jax.device_get(snapshot)
-        done += 1
-        progress(done, kept[-1] + 1)
+            progress(done, last)
+        if stop < last and stop not in snapshots:
+            state, snapshot = keep(state, run_key, forced if stop in observed else nobody)
+            snapshots[stop] = jax.device_get(snapshot)
+            done += 1
+            progress(done, last)
     clients = tuple(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
         for group, index in zip(run.clients, chosen, strict=True)
     )
-    return Recording(clients, snapshots)
+    return Recording(clients, cohorts, snapshots, state)
 
 
 def transcript(
@@ -299,6 +158,7 @@ def transcript(
     every_round: bool = False,
     batch_known: bool = True,
     log_odds: np.ndarray | None = None,
+    cohort_size: int = 1,
 ) -> tuple[Transcript, GroundTruth]:
     """Slices one client out of a recording: what the server holds, and apart from it the truth.
 
@@ -311,13 +171,19 @@ def transcript(
         batch_known: whether the attacker knows the items of the batch; if not, the candidates
             are the whole catalogue (K = N).
         log_odds: float `[N]`, public popularity for this user; None: zeros.
+        cohort_size: M, under secure aggregation: smaller cohorts are filled up with members that
+            have no batch, so that all victims have as many candidates.
 
     Returns:
-        The transcript and the truth, NumPy leaves.
+        The transcript and the truth, NumPy leaves. Under secure aggregation the transcript is one
+        of the whole cohort: the candidates are those of its M members, `[M B]`, the user's first,
+        with weights where a member took part; only the user's own count in the truth, whose
+        private parameters are those of all members, leaves `[T, M, ...]`.
 
     Raises:
         ValueError: if `rounds` do not increase or were not recorded, or the user is no victim, or
-            item rows are seen of a batch that is said to be unknown.
+            item rows are seen of a batch that is said to be unknown, or a cohort's batches are not
+            known.
     """
     rounds = [int(round_) for round_ in rounds]
     if not rounds or any(b <= a for a, b in itertools.pairwise(rounds)):
@@ -327,44 +193,99 @@ def transcript(
         raise ValueError(f'Expected recorded rounds; {missing[:5]} are not among them.')
     if not batch_known and any(name.split('/')[0] == 'items' for name in seen):
         raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+    if not batch_known and recording.cohorts is not None:
+        raise ValueError('Secure aggregation needs batch_known=True.')
     found = [g for g, group in enumerate(recording.clients) if user in group.users]
     if not found:
         raise ValueError(f'Expected user={user} to be one of the recorded victims.')
     g, group = found[0], recording.clients[found[0]]
     v = int(np.flatnonzero(group.users == user)[0])
-
-    def stacked(values: Sequence[PyTree]) -> PyTree:
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
-
     snapshots = [recording.snapshots[round_] for round_ in kept]
     observed = [recording.snapshots[round_] for round_ in rounds]
     share = observe.share(*seen)
-    view = [share.observe(tree.take(s.seen[g], v), (), jax.random.key(0))[0] for s in observed]
-    num_items = jax.tree.leaves(snapshots[0].shared['items'])[0].shape[0]
-    if batch_known:
-        items, labels, evaluated = group.items[v], group.labels[v], group.weights[v]
-        weights = np.tile(evaluated, (len(kept), 1))
+
+    def view(upload: PyTree) -> PyTree:
+        return share.observe(upload, (), jax.random.key(0))[0]
+
+    rows = None
+    if recording.cohorts is not None:
+        members = _members(recording.cohorts[g], v, cohort_size)
+        items, labels = (leaf[members].ravel() for leaf in (group.items, group.labels))
+        real = group.weights[members] * (members >= 0)[:, None]
+        present = np.stack([s.participated[g][members] for s in snapshots])
+        weights = (present[..., None] * real).reshape(len(kept), -1).astype(real.dtype)
+        own = np.arange(len(items)) < len(group.items[v])
+        evaluated = real.ravel() * own
+        rows = _first_rows(items, real.ravel())
+        first = rows == np.arange(len(items))
+        cohort = recording.cohorts[g][v]
+        uploads = [
+            _masked(client.gather(tree.take(s.seen, cohort), items), first & (real.ravel() > 0))
+            for s in observed
+        ]
+        participated = present.any(axis=1)
+        private = [tree.take(s.private[g], np.maximum(members, 0)) for s in observed]
     else:
-        items, weights = np.arange(num_items, dtype=np.int32), None
+        items, labels, evaluated = group.items[v], group.labels[v], group.weights[v]
+        # The channel's noise falls on padding too, which no client has.
+        uploads = [_masked(tree.take(s.seen[g], v), evaluated > 0) for s in observed]
+        participated = np.asarray([s.participated[g][v] for s in snapshots])
+        private = [tree.take(s.private[g], v) for s in observed]
+        weights = np.tile(evaluated, (len(kept), 1))
+    if not batch_known:
+        num_items = jax.tree.leaves(snapshots[0].shared['items'])[0].shape[0]
         real = group.weights[v] > 0
+        items, weights = np.arange(num_items, dtype=np.int32), None
         labels = np.zeros(num_items, group.labels.dtype)
         labels[group.items[v][real]] = group.labels[v][real]
         evaluated = np.ones(num_items, group.weights.dtype)
     return (
         Transcript(
-            shared=stacked([client.gather(s.shared, items) for s in snapshots]),
-            seen=stacked(view),
+            shared=_stacked([client.gather(s.shared, items) for s in snapshots]),
+            seen=_stacked([view(upload) for upload in uploads]),
             rounds=np.asarray(rounds, np.int32),
-            participated=np.asarray([s.participated[g][v] for s in snapshots]),
+            participated=participated,
             items=items,
             slot=None,
             weights=weights,
             log_odds=np.zeros(len(items), np.float32) if log_odds is None else log_odds[items],
+            rows=rows,
         ),
         GroundTruth(
             user=np.asarray(user, np.int32),
             labels=labels,
             weights=(evaluated > 0).astype(labels.dtype),
-            private=stacked([tree.take(s.private[g], v) for s in observed]),
+            private=_stacked(private),
         ),
     )
+
+
+def _stacked(values: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
+
+
+def _members(cohorts: np.ndarray, victim: int, size: int) -> np.ndarray:
+    """Positions `[M]` of a victim's cohort, the victim first; -1 where it has fewer than `size`."""
+    members = np.flatnonzero(cohorts == cohorts[victim])
+    members = np.r_[victim, members[members != victim]]
+    return np.r_[members, np.full(max(size - len(members), 0), -1)]
+
+
+def _first_rows(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """int32 `[K]`, for each candidate the first one of the same item; padding is its own."""
+    rows = np.arange(len(items), dtype=np.int32)
+    real = np.flatnonzero(weights > 0)
+    _, first, inverse = np.unique(items[real], return_index=True, return_inverse=True)
+    rows[real] = real[first][inverse]
+    return rows
+
+
+def _masked(upload: PyTree, where: np.ndarray) -> PyTree:
+    """An upload with zeros in the item rows that are not in `where [B]`."""
+
+    def mask(leaf: np.ndarray) -> np.ndarray:
+        return np.where(where.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
+
+    return {
+        name: jax.tree.map(mask, part) if name == 'items' else part for name, part in upload.items()
+    }

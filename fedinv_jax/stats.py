@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 SETTING = (
     'attack', 'dynamics', 'num_gradients', 'first_round', 'interval', 'seen', 'batch_known',
-    'defence', 'data', 'model', 'client', 'solver', 'iterations', 'precision', 'upload_precision',
+    'defence', 'attacker', 'data', 'model', 'client', 'solver', 'iterations', 'precision', 'upload_precision',
 )  # fmt: skip
 METRICS = (
     'auc', 'average_precision', 'f1', 'precision', 'recall', 'exact', 'recovered_at_known_count',
@@ -31,7 +31,7 @@ GUESSERS = ('random', 'popularity')
 """Attacks that read no upload."""
 
 # What a guesser does not share.
-OWN = ('attack', 'dynamics', 'solver', 'iterations', 'precision')
+OWN = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'precision')
 # What one gradient does not share; an attack may take another solver for it.
 STEPS = ('num_gradients', 'interval', 'solver')
 _LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))

@@ -9,6 +9,7 @@
 | `rounds` | int32 `[T]` | server rounds of the uploads, increasing |
 | `participated` | bool `[S]` | whether the client took part in each kept round |
 | `items` | int32 `[K]` | catalogue ids of the candidates |
+| `rows` | int32 `[K]` | row of each candidate's item, of several clients; absent: its own |
 | `weights` | float `[S, B]` | weight of each batch entry (0: padding); absent: batch unknown |
 | `slot` | int32 `[S, B]` | candidate of each batch entry; absent: all candidates in order |
 | `log_odds` | float `[K]` | public popularity; zeros if none |
@@ -31,7 +32,8 @@ from fedinv_jax.types import Transcript
 
 FORMAT, VERSION = 'fedinv_jax.transcript', 1
 _ARRAYS = ('rounds', 'participated', 'items', 'log_odds')
-_OPTIONAL = ('weights', 'slot')
+_OPTIONAL = {'weights': 2, 'slot': 2, 'rows': 1}
+"""By name, the number of axes."""
 
 
 def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any]) -> None:
@@ -49,7 +51,7 @@ def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any
             getattr(transcript, part), sep='/'
         ).items()
     }
-    for name in _ARRAYS + _OPTIONAL:
+    for name in (*_ARRAYS, *_OPTIONAL):
         if getattr(transcript, name) is not None:
             arrays[name] = getattr(transcript, name)
     text = json.dumps({'format': FORMAT, 'version': VERSION, **meta})
@@ -98,17 +100,20 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
     trees = {k: flax.traverse_util.unflatten_dict(v, sep='/') for k, v in parts.items()}
     # Empty parts (the scorer of matrix factorisation) leave no array behind.
     trees['shared'] = {'items': {}, 'scorer': {}, **trees['shared']}
-    transcript = Transcript(**trees, **{'weights': None, 'slot': None, **arrays})
+    transcript = Transcript(**trees, **{**dict.fromkeys(_OPTIONAL), **arrays})
     _check(path, transcript)
     return transcript, meta
 
 
 def _check(path: str | os.PathLike, transcript: Transcript) -> None:
     """Shapes that must agree; a wrong one is named."""
-    for name, ndim in {**dict.fromkeys(_ARRAYS, 1), **dict.fromkeys(_OPTIONAL, 2)}.items():
+    for name, ndim in {**dict.fromkeys(_ARRAYS, 1), **_OPTIONAL}.items():
         value = getattr(transcript, name)
         if value is not None and value.ndim != ndim:
             raise ValueError(f'{path}: expected {name} of {ndim} axes, found {value.shape}.')
+    rows = transcript.rows
+    if rows is not None and np.any((rows < 0) | (rows >= len(transcript.items))):
+        raise ValueError(f'{path}: expected rows to index the {len(transcript.items)} items.')
     slot = transcript.slot
     if slot is not None and transcript.weights is None:
         raise ValueError(f'{path}: expected weights beside slot.')
@@ -125,6 +130,7 @@ def _check(path: str | os.PathLike, transcript: Transcript) -> None:
         )
     batch = candidates if transcript.slot is None else transcript.slot.shape[-1]
     expected = {'log_odds': (candidates,), 'weights': (kept, batch), 'slot': (kept, batch)}
+    expected['rows'] = (candidates,)
     for name, shape in expected.items():
         value = getattr(transcript, name)
         if value is not None and value.shape != shape:

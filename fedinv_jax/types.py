@@ -135,6 +135,9 @@ class Transcript:
             (then the candidates are the whole catalogue).
         log_odds: float `[K]`, public prior log odds that a candidate is an interaction
             (popularity among other users); zeros when nothing is known.
+        rows: int32 `[K]`, for each candidate the row of the item leaves that is its item's: of
+            several clients together the candidates of one item share the first one's row, and the
+            other rows are zero in what is seen. None where every candidate has its own.
     """
 
     shared: PyTree
@@ -145,6 +148,7 @@ class Transcript:
     slot: Leaf
     weights: Leaf
     log_odds: Leaf
+    rows: Leaf = None
 
 
 @flax.struct.dataclass

@@ -9,7 +9,7 @@ import optax
 import reference
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, losses, models, observe, server, simulate, types
+from fedinv_jax import client, losses, models, observe, server, simulate, train, types
 from fedinv_jax.attack import distances, dynamics, objective, relax
 from fedinv_jax.data import clients as clients_lib
 
@@ -52,7 +52,7 @@ def make_clients():
 def recording(name, kind, x64, private_rate=0.4, per_round=None, observed=tuple(range(7)), seed=7):
     """Seven rounds of a federation in which all clients train: the shared parameters move."""
     with jax.enable_x64(x64):
-        run = simulate.federation(
+        run = train.federation(
             MODELS[name],
             make_client(name, kind, private_rate),
             observe.chain(),

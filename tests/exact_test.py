@@ -10,7 +10,7 @@ import optax
 import pytest
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, data, losses, models, observe, server, simulate, tree
+from fedinv_jax import client, data, losses, models, observe, server, simulate, train, tree
 from fedinv_jax.attack import (
     dynamics,
     exact,
@@ -66,7 +66,7 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
         seed=0, num_users=12, num_items=ITEMS, median_activity=6.0, min_activity=4, max_activity=8
     )
     clients = data.clients.build(interactions)
-    run = simulate.federation(
+    run = train.federation(
         model, update, observe.chain(), server.server(optax.sgd(0.1)), clients
     )
     victims = [int(user) for user in clients[0].users[:users]]

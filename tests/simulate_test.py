@@ -9,7 +9,7 @@ import optax
 import reference
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, losses, models, observe, server, simulate, tree
+from fedinv_jax import client, losses, models, observe, server, simulate, train, tree
 from fedinv_jax.data import clients as clients_lib
 
 N, D = 9, 3
@@ -76,7 +76,7 @@ def federation(
 ):
     model = model_of(name)
     update = update or (lambda model: client.gradient_step(model, losses.bce, 0.4))
-    return simulate.federation(
+    return train.federation(
         model,
         update(model),
         observe.chain(),
@@ -94,7 +94,7 @@ def steps(run, key, num_rounds, forced=None):
     step = jax.jit(run.step)
     states, seen = [jax.jit(run.init)(init_key)], []
     for _ in range(num_rounds):
-        state, groups = step(states[-1], run_key, forced)
+        state, groups, _ = step(states[-1], run_key, forced)
         states.append(state)
         seen.append(groups)
     return states, seen
@@ -213,7 +213,7 @@ class ReferenceTest(parameterized.TestCase):
             state, active = jax.jit(run.init)(init_key), []
             privates = by_user(run, state.private)
             for t in range(4):
-                state, seen = jax.jit(run.step)(state, run_key, nobody if t == 1 else forced)
+                state, seen, _ = jax.jit(run.step)(state, run_key, nobody if t == 1 else forced)
                 active.append(by_user(run, [group.active for group in seen]))
         participation = [[user for user in DATA if drawn[user]] for drawn in active]
         history, final = reference.federated_run(
@@ -269,7 +269,7 @@ class ParticipationTest(parameterized.TestCase):
         absent = 0
         for round_ in range(7):
             must = forced if round_ in observed else nobody
-            state, seen = step(state, run_key, must)
+            state, seen, _ = step(state, run_key, must)
             active = by_user(run, [group.active for group in seen])
             recorded = recording.snapshots[round_].participated
             self.assertEqual([bool(recorded[0][0]), bool(recorded[1][0])], [active[3], active[1]])

@@ -51,6 +51,20 @@ def probe(
     )
 
 
+def unprobed(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    rounding: float = 2.0**-24,
+    positives: float = 0.2,
+) -> Known:
+    """Nothing is taken for granted: for attacks on the rows of a sum of several clients."""
+    nothing = labels.Structure(affine=False, separable=False, outer=(), items=False)
+    return Known(
+        client_update, observation, init_private, nothing, None, None, rounding, positives
+    )
+
+
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:
     """The strongest member that applies, with the reason, or the one that is asked for.
 

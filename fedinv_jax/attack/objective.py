@@ -80,7 +80,8 @@ def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Bat
     steps = transcript.participated.shape[0]
     known = transcript.weights if weights is None else jnp.tile(weights, (steps, 1))
     if transcript.slot is None:
-        return Batch(None, jnp.tile(labels, (steps, 1)), known)
+        rows = None if transcript.rows is None else jnp.tile(transcript.rows, (steps, 1))
+        return Batch(rows, jnp.tile(labels, (steps, 1)), known)
     return Batch(transcript.slot, labels[transcript.slot], known)
 
 
@@ -263,7 +264,7 @@ def problem(
         return whiten(optax.tree.sub(predict(guess), transcript.seen))
 
     def columns(guess: Guess, keep: Callable[[Columns], PyTree]) -> PyTree:
-        if not separable or transcript.slot is not None:
+        if not separable or transcript.slot is not None or transcript.rows is not None:
             by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
             jacobian = by_label(guess.labels)
             return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)

@@ -47,7 +47,7 @@ def spectral(transcript: Transcript) -> Answer:
         ValueError: if no item rows are seen.
     """
     where = priors.candidates(transcript)
-    units, norms = _polar(_rows(transcript.seen))
+    units, norms = _polar(_rows(transcript, transcript.seen))
     units = jnp.where((where & (norms > 0))[..., None], units, 0)
     directions = jnp.linalg.eigh(jnp.einsum('tkd,tke->tde', units, units))[1][..., -1]
     cosines = jnp.einsum('tkd,td->tk', units, directions)
@@ -86,7 +86,7 @@ def levels(transcript: Transcript) -> Answer:
         Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 28(2),
         1982, doi:10.1109/TIT.1982.1056489.
     """
-    rows = jnp.where(priors.candidates(transcript)[:, None], _rows(transcript.seen), 0)
+    rows = jnp.where(priors.candidates(transcript)[:, None], _rows(transcript, transcript.seen), 0)
     sizes = jnp.where(rows != 0, jnp.abs(rows), jnp.nan)
     quarters = jnp.nanquantile(sizes, jnp.array([0.25, 0.5, 0.75]), axis=(1, 2))  # [3, T]
     level = jnp.sum(sizes > quarters[:, :, None, None], axis=0)
@@ -129,8 +129,10 @@ def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
         ValueError: if no item rows are seen.
     """
     guess = Guess(jnp.zeros(transcript.items.shape, jnp.result_type(float)), None, latent)
-    zeros, ones = (_rows(problem.predict(guess._replace(labels=guess.labels + y))) for y in (0, 1))
-    seen = _rows(transcript.seen)
+    zeros, ones = (
+        _rows(transcript, problem.predict(guess._replace(labels=guess.labels + y))) for y in (0, 1)
+    )
+    seen = _rows(transcript, transcript.seen)
     where = priors.candidates(transcript)
     cosines = _cosines(zeros[None], ones[None], seen)[0]
     known = where & jnp.any(seen != 0, axis=-1)
@@ -192,7 +194,7 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
     """
     if isinstance(width, int | float) and not width > 0:
         raise ValueError(f'Expected width={width} > 0.')
-    seen = _rows(transcript.seen)
+    seen = _rows(transcript, transcript.seen)
     units, norms = _polar(seen)
     where = priors.candidates(transcript)
     known = where & (norms > 0)
@@ -215,9 +217,8 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
         offsets = width[:, None, None] * jnp.concatenate([basis, -basis], axis=1)  # [T, 2 P, P]
 
         def predict(labels: Array, latent: Array) -> Array:
-            return _rows(
-                problem.predict(Guess(labels.astype(latent.dtype), None, unflatten(latent)))
-            )
+            guess = Guess(labels.astype(latent.dtype), None, unflatten(latent))
+            return _rows(transcript, problem.predict(guess))
 
         points = centre + jnp.moveaxis(offsets, 1, 0)
         this, other = (jax.vmap(lambda p, y=y: predict(y, p))(points) for y in (labels, ~labels))
@@ -262,12 +263,13 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
     return Inversion(init, update)
 
 
-def _rows(view: PyTree) -> Array:
-    """The item rows `[T, K, F]` of an upload, all leaves of an item side by side."""
+def _rows(transcript: Transcript, view: PyTree) -> Array:
+    """The candidates' item rows `[T, K, F]` of an upload, all leaves of an item side by side."""
     if not jax.tree.leaves(dict(view).get('items', {})):
         raise ValueError('Expected item rows to be seen: observation.seen needs items.')
     leaves = jax.tree.leaves(view['items'])
-    return jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    rows = jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    return rows if transcript.rows is None else rows[:, transcript.rows]
 
 
 def _polar(rows: Array) -> tuple[Array, Array]:

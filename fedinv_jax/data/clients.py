@@ -203,6 +203,43 @@ def build(
     return tuple(groups)
 
 
+def cohorts(
+    clients: Sequence[Clients], size: int, seed: int = 0
+) -> tuple[tuple[np.ndarray, ...], int]:
+    """Parts every group of clients at random into cohorts of at most `size`, as even as can be.
+
+    Members of a cohort have batches of similar size, as they are of one group.
+
+    Args:
+        clients: groups of clients.
+        size: M, most members of a cohort, at least 1.
+        seed: of the draw.
+
+    Returns:
+        Per group int `[C]`, the cohort of each client, counted over all groups; their number.
+
+    Raises:
+        ValueError: if `size < 1`.
+
+    Example:
+        >>> of, number = cohorts(build(interactions_lib.make([1, 2, 3], [7, 8, 9])), size=2)
+        >>> np.bincount(of[0]).tolist(), number
+        ([2, 1], 2)
+    """
+    if size < 1:
+        raise ValueError(f'Expected {size=} >= 1.')
+    rng = np.random.default_rng([seed, 0, 5])  # another stream than `plan.choose_victims`
+    of, number = [], 0
+    for group in clients:
+        count = -(-len(group.users) // size)
+        members = np.zeros(len(group.users), int)
+        for index, part in enumerate(np.array_split(rng.permutation(len(members)), count)):
+            members[part] = number + index
+        of.append(members)
+        number += count
+    return tuple(of), number
+
+
 def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
     """Users of each item, int64 `[N]`.
 

@@ -189,11 +189,15 @@ def drop_unused_items(interactions: Interactions) -> Interactions:
     )
 
 
-def leave_one_out(interactions: Interactions) -> tuple[Interactions, Interactions]:
+def leave_one_out(
+    interactions: Interactions, seed: int | None = None
+) -> tuple[Interactions, Interactions]:
     """Splits off the last interaction of each user by (time, item).
 
     Args:
         interactions: M of them.
+        seed: None, or to take one at random of those that are last at the same time: many data sets
+            hold lists of ratings of one moment, and a fixed order among them favours some items.
 
     Returns:
         `(train, test)`, with the same ids and indices. A user's only interaction stays in
@@ -205,8 +209,12 @@ def leave_one_out(interactions: Interactions) -> tuple[Interactions, Interaction
         ([0, 0], [1])
     """
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    order = np.arange(len(interactions.users))
+    if seed is not None:  # another stream than those of single users, [seed, user, ...]
+        lots = np.random.default_rng([seed, 0, 6]).random(len(order))
+        order = np.lexsort((lots, interactions.timestamps, interactions.users))
     last = np.zeros(len(interactions.users), bool)
-    last[np.cumsum(counts)[counts > 1] - 1] = True
+    last[order[np.cumsum(counts)[counts > 1] - 1]] = True
     return take(interactions, ~last), take(interactions, last)
 
 

@@ -1,0 +1,70 @@
+"""What a recommender is evaluated on: each user's held-out item, among fixed negatives or all."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fedinv_jax.data import interactions as interactions_lib
+
+NEGATIVES = 99
+"""Of the protocol `loo99`."""
+
+
+class Held(NamedTuple):
+    """One held-out interaction of each of E users, and what it is ranked among.
+
+    Attributes:
+        users: int32 `[E]`, user indices.
+        items: int32 `[E]`, the held-out items.
+        negatives: int32 `[E, 99]`, fixed items that the user never interacted with; -1 where there
+            are no more.
+        known: int32 `[E, P]`, the items of the user's training interactions; -1 behind them.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    negatives: np.ndarray
+    known: np.ndarray
+
+
+def held_out(
+    train: interactions_lib.Interactions, test: interactions_lib.Interactions, seed: int = 0
+) -> Held:
+    """The held-out interactions of `interactions.leave_one_out`, with their negatives.
+
+    A user's negatives are drawn uniformly without replacement among the items of neither part, from
+    a stream of the user's own: they depend on `(seed, user index)`, N and the user's items only.
+
+    Args:
+        train: what the recommender learns from.
+        test: one interaction of a user, or none.
+        seed: of the negatives, at least 0.
+
+    Returns:
+        Those of all users of `test`.
+
+    Raises:
+        ValueError: if `test` is empty, or a user has two interactions in it.
+
+    Example:
+        >>> data = interactions_lib.make([1, 1, 2, 2], ['a', 'b', 'b', 'c'])
+        >>> held = held_out(*interactions_lib.leave_one_out(data))
+        >>> held.items.tolist(), held.negatives[:, :2].tolist(), held.known.tolist()
+        ([1, 2], [[2, -1], [0, -1]], [[0], [1]])
+    """
+    users, items = test.users, test.items
+    if not len(users):
+        raise ValueError('Expected held-out interactions: every user has a single one.')
+    if len(np.unique(users)) < len(users):
+        raise ValueError('Expected one held-out interaction of a user; some have several.')
+    negatives = np.full((len(users), NEGATIVES), -1, np.int32)
+    own = [train.items[slice(*np.searchsorted(train.users, [user, user + 1]))] for user in users]
+    known = np.full((len(users), max(map(len, own))), -1, np.int32)
+    for row, (user, item) in enumerate(zip(users, items, strict=True)):
+        known[row, : len(own[row])] = own[row]
+        others = np.setdiff1d(np.arange(train.num_items), [*own[row], item])
+        # Another stream than those of `clients` and of the generator, see there.
+        rng = np.random.default_rng([seed, int(user), 4])
+        drawn = rng.choice(others, min(NEGATIVES, len(others)), replace=False)
+        negatives[row, : len(drawn)] = drawn
+    return Held(users, items, negatives, known)

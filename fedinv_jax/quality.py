@@ -1,0 +1,119 @@
+"""How well a model recommends: hit rate and NDCG of held-out items, the protocol in the name.
+
+| protocol | a user's held-out item is ranked among |
+|---|---|
+| `loo99` | 99 fixed items that the user never interacted with |
+| `full` | all items that are not in the user's training interactions |
+
+Ties count against the held-out item: a scorer that gives every item the same has hit rate 0. Random
+scores have HR@10 .100 and NDCG@10 .0454 under `loo99`.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import client, tree
+from fedinv_jax.data.clients import Clients
+from fedinv_jax.data.evaluation import Held
+from fedinv_jax.types import Array, Model, PyTree
+
+PROTOCOLS = ('loo99', 'full')
+K = 10
+_USERS = 64  # scored at a time
+
+
+def rank(scores: Array, target: Array, where: Array) -> Array:
+    """How many of the other items do at least as well as the target: 0 is the first place.
+
+    Args:
+        scores: float `[N]`; NaN counts as better than all, and no target that is NaN is found.
+        target: int `[]`, its place.
+        where: bool `[N]`, the items that it is ranked among; itself is not counted.
+
+    Example:
+        >>> int(rank(jnp.array([0.1, 0.5, 0.5, 0.9]), 1, jnp.array([True, True, True, False])))
+        1
+    """
+    better = ~(scores < scores[target]) & where
+    return jnp.sum(better.at[target].set(False))
+
+
+def hit_rate(rank: Array, k: int = K) -> Array:
+    """1 where the held-out item is among the first k, `[rank < k]`.
+
+    Example:
+        >>> hit_rate(jnp.array([0, 9, 10])).tolist()
+        [1.0, 1.0, 0.0]
+    """
+    return (rank < k).astype(float)
+
+
+def ndcg(rank: Array, k: int = K) -> Array:
+    """NDCG of one relevant item, `[rank < k] / log2(rank + 2)`.
+
+    Example:
+        >>> ndcg(jnp.array([0, 2, 10])).tolist()
+        [1.0, 0.5, 0.0]
+
+    References:
+        He et al., Neural collaborative filtering, WWW 2017, arXiv:1708.05031, section 4.1.
+    """
+    return jnp.where(rank < k, 1 / jnp.log2(rank + 2.0), 0)
+
+
+def evaluate(
+    model: Model, shared: PyTree, private: Sequence[PyTree], clients: Sequence[Clients], held: Held
+) -> dict[str, float]:
+    """Means over the clients that have a held-out item.
+
+    Args:
+        model: the recommender.
+        shared: the server's parameters.
+        private: per group of clients, their private parameters, leaves `[C, ...]`.
+        clients: the groups.
+        held: from `data.evaluation.held_out`; users who are no clients do not count.
+
+    Returns:
+        `{'hr@10_loo99': ..., 'ndcg@10_loo99': ..., 'hr@10_full': ..., 'ndcg@10_full': ...}`.
+
+    Raises:
+        ValueError: if no client has a held-out item.
+    """
+    num_items = jax.tree.leaves(shared['items'])[0].shape[0]
+
+    @jax.jit
+    def ranks(shared: PyTree, private: PyTree, held: Held) -> tuple[Array, Array]:
+        def one(pair: tuple[PyTree, Held]) -> tuple[Array, Array]:
+            own, user = pair
+            scores = model.score(client.gather(shared, jnp.arange(num_items)), own, None)
+            among = jnp.zeros(num_items, bool).at[_valid(user.negatives, num_items)].set(
+                True, mode='drop'
+            )  # fmt: skip
+            unseen = jnp.ones(num_items, bool).at[_valid(user.known, num_items)].set(
+                False, mode='drop'
+            )  # fmt: skip
+            return rank(scores, user.items, among), rank(scores, user.items, unseen)
+
+        return jax.lax.map(one, (private, held), batch_size=_USERS)
+
+    found = []
+    for group, own in zip(clients, private, strict=True):
+        both, of_group, of_held = np.intersect1d(group.users, held.users, return_indices=True)
+        if len(both):
+            found.append(ranks(shared, tree.take(own, of_group), tree.take(held, of_held)))
+    if not found:
+        raise ValueError('Expected a client with a held-out item, to evaluate the model on.')
+    names = dict(zip(PROTOCOLS, map(jnp.concatenate, zip(*found, strict=True)), strict=True))
+    return {
+        f'{name}@{K}_{protocol}': float(jnp.mean(metric(ranks_)))
+        for protocol, ranks_ in names.items()
+        for name, metric in (('hr', hit_rate), ('ndcg', ndcg))
+    }
+
+
+def _valid(items: Array, num_items: int) -> Array:
+    """Items, with the filling behind them moved out of range."""
+    return jnp.where(items < 0, num_items, items)

@@ -1,0 +1,215 @@
+"""A federated training run as pure functions: clients, channel and server, round by round."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import client, losses, server, tree
+from fedinv_jax.data.clients import Clients
+from fedinv_jax.types import (
+    Array,
+    Batch,
+    ClientUpdate,
+    Key,
+    Leaf,
+    Loss,
+    Model,
+    Observation,
+    PyTree,
+)
+
+# Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
+_LABELS, _SUMS = 2**31 - 1, 2
+
+
+class State(NamedTuple):
+    """A federation between two rounds.
+
+    Attributes:
+        round: int32 `[]`, the number of rounds done.
+        shared: the server's parameters.
+        server: the server optimiser's state.
+        private: per group of clients, leaves `[C, ...]`.
+        channel: per group, the observation's state, leaves `[C, ...]`.
+    """
+
+    round: Array
+    shared: PyTree
+    server: Any
+    private: tuple[PyTree, ...]
+    channel: tuple[PyTree, ...]
+
+
+class Cohorts(NamedTuple):
+    """Secure aggregation: of each cohort the server sees the sum of its uploads and no upload.
+
+    The sum is one of whole tables: which rows a client touched stays hidden in it.
+
+    Attributes:
+        of: per group of clients, int `[C]`, the cohort of each, below `number`.
+        number: G, of all groups together.
+        after: the channel behind the sum, a stage without state, such as noise.
+    """
+
+    of: tuple[np.ndarray, ...]
+    number: int
+    after: Observation
+
+
+class Federation(NamedTuple):
+    """A federated training run as pure functions.
+
+    Attributes:
+        init: `init(key) -> State`.
+        step: `step(state, key, forced) -> (state, seen, sums)`, one round; `forced` is per group a
+            bool `[C]` of clients that take part in any case; `seen` per group a `server.Seen`;
+            `sums` what the server sees of the cohorts, leaves `[G, ...]` as the parameters, or
+            None where every client uploads by itself.
+        loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
+        clients: the groups of clients.
+        cohorts: see `Cohorts`.
+    """
+
+    init: Callable[[Key], State]
+    step: Callable[[State, Key, tuple[Array, ...]], tuple[State, tuple[server.Seen, ...], PyTree]]
+    loss: Callable[[State], Array]
+    clients: tuple[Clients, ...]
+    cohorts: Cohorts | None
+
+
+def federation(
+    model: Model,
+    client_update: ClientUpdate,
+    observation: Observation,
+    federated_server: server.Server,
+    clients: Sequence[Clients],
+    clients_per_round: int | None = None,
+    fresh_negatives: bool = False,
+    loss: Loss = losses.bce,
+    cohorts: Cohorts | None = None,
+) -> Federation:
+    """Puts model, clients, channel and server together.
+
+    A round: every client gathers its item rows, trains on its batch, and its upload goes through
+    the channel; the server aggregates what it sees. A client's randomness depends on the run's
+    key, the round and its user index only, not on its place in a group; what it does to its labels
+    (`perturb`) not on the round either.
+
+    Args:
+        model: the recommender.
+        client_update: the local training.
+        observation: the channel from a client to the server.
+        federated_server: aggregation and optimiser.
+        clients: groups of clients.
+        clients_per_round: clients drawn afresh each round; None: all of them.
+        fresh_negatives: whether a client draws new ones each round (`client.fresh_negatives`).
+        loss: elementwise, to tell how far the training is; the clients' own.
+        cohorts: of secure aggregation; None: every client uploads by itself.
+
+    Returns:
+        The federation.
+
+    Raises:
+        ValueError: if there are no clients, or fewer than `clients_per_round`.
+    """
+    clients = tuple(clients)
+    num_clients = sum(len(group.users) for group in clients)
+    clients_per_round = num_clients if clients_per_round is None else clients_per_round
+    if not 1 <= clients_per_round <= num_clients:
+        raise ValueError(
+            f'Expected 1 <= clients_per_round={clients_per_round} <= {num_clients} clients.'
+        )
+
+    def init(key: Key) -> State:
+        shared_key, private_key = jax.random.split(key)
+        # Models draw float32, so that a float64 run is a control of the same start.
+        cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
+        shared = cast(model.init_shared(shared_key))
+
+        def one(user: Leaf, items: Leaf, labels: Leaf, weights: Leaf) -> tuple[PyTree, PyTree]:
+            private = cast(model.init_private(jax.random.fold_in(private_key, user)))
+            upload = jax.eval_shape(
+                lambda: client_update(
+                    client.gather(shared, items), private, Batch(None, labels, weights)
+                )[0]
+            )
+            return private, observation.init(upload)
+
+        parts = [jax.vmap(one)(g.users, g.items, g.labels, g.weights) for g in clients]
+        private, channel = zip(*parts, strict=True)
+        return State(
+            jnp.zeros((), jnp.int32),
+            shared,
+            server.init(federated_server, shared),
+            private,
+            channel,
+        )
+
+    def step(
+        state: State, key: Key, forced: tuple[Array, ...]
+    ) -> tuple[State, tuple[server.Seen, ...], PyTree]:
+        round_key = jax.random.fold_in(key, state.round)
+        participation_key, client_key = jax.random.split(round_key)
+        lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
+        last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
+
+        def one(user, items, labels, weights, private, channel, active):
+            keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
+            if fresh_negatives:
+                num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
+                items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
+            own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
+            batch = observation.perturb(Batch(None, labels, weights), own)
+            local = client.gather(state.shared, items)
+            upload, new_private = client_update(local, private, batch)
+            seen, new_channel = observation.observe(upload, channel, keys[1])
+            private, channel = jax.tree.map(
+                partial(jnp.where, active), (new_private, new_channel), (private, channel)
+            )
+            return server.Seen(seen, items, batch.weights > 0, active), private, channel
+
+        outcomes = []
+        for group, lot, must, private, channel in zip(
+            clients, lots, forced, state.private, state.channel, strict=True
+        ):
+            active = (lot <= last) | must
+            data = group.users, group.items, group.labels, group.weights
+            outcomes.append(jax.vmap(one)(*data, private, channel, active))
+        groups, privates, channels = zip(*outcomes, strict=True)
+        if cohorts is None:
+            sums, total = None, server.total(state.shared, groups)
+        else:
+            sums = server.total_by_cohort(state.shared, groups, cohorts.of, cohorts.number)
+            keys = jax.random.split(jax.random.fold_in(round_key, _SUMS), cohorts.number)
+            sums = jax.vmap(lambda own, k: cohorts.after.observe(own, (), k)[0])(sums, keys)
+            total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
+        shared, optimizer_state = server.apply(
+            federated_server, state.shared, state.server, total, groups
+        )
+        new = State(state.round + 1, shared, optimizer_state, privates, channels)
+        return new, groups, sums
+
+    value = client.mean_loss(model, loss)
+
+    def mean(state: State) -> Array:
+        def one(items: Leaf, labels: Leaf, weights: Leaf, private: PyTree) -> Array:
+            return value(client.gather(state.shared, items), private, Batch(None, labels, weights))
+
+        values = [
+            jax.vmap(one)(group.items, group.labels, group.weights, private)
+            for group, private in zip(clients, state.private, strict=True)
+        ]
+        return jnp.mean(jnp.concatenate(values))
+
+    return Federation(init, step, mean, clients, cohorts)
+
+
+def _lots(key: Key, users: Array) -> Array:
+    """A uniform draw `[C]` per client; the round's clients are those with the smallest ones."""
+    return jax.vmap(lambda user: jax.random.uniform(jax.random.fold_in(key, user), (), 'float32'))(
+        users
+    )
