@@ -9,7 +9,8 @@ The whole package in two lines:
 
 Both sides call the SAME `client_update` and the same observation. Modules in reading order, which
 is the order of the data: data, models, losses, client, perturb, observe, compress, server, train,
-quality, simulate, attack, metrics, report; experiment, build, plan, runner and capture run them from a config.
+quality, simulate, attack, metrics, report; experiment, build, plan, runner and capture run them
+from a config.
 """
 
 from fedinv_jax import (

@@ -44,6 +44,7 @@ from fedinv_jax.experiment import (
     LOSSES,
     MODELS,
     OPTIMIZERS,
+    PARTS,
     RECIPES,
     Config,
     Setting,
@@ -193,7 +194,13 @@ def _make_client_update(
 
 def make_channel(config: Config) -> Observation:
     """What happens to a client's labels and upload before anyone sees the upload."""
-    return observe.chain(observe.share(*config.observation.uploaded), *_defences(config))
+    return observe.chain(*_uploaded(config), *_defences(config))
+
+
+def _uploaded(config: Config) -> list[Observation]:
+    """The stage that leaves a part of the parameters out, where one is."""
+    uploaded = config.observation.uploaded
+    return [observe.share(*uploaded)] if len(uploaded) < len(PARTS) else []
 
 
 def _defences(config: Config) -> list[Observation]:
@@ -228,7 +235,7 @@ def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True)
         ]
     if not adaptive:
         stages = [observe.blind(stage) for stage in stages]
-    return observe.chain(observe.share(*section.uploaded), *stages, observe.share(*seen))
+    return observe.chain(*_uploaded(config), *stages, observe.share(*seen))
 
 
 def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUpdate:
@@ -255,9 +262,7 @@ def make_init_private(config: Config, model: Model) -> InitPrivate:
     return lambda key: jax.vmap(model.init_private)(jax.random.split(key, size))
 
 
-def make_cohorts(
-    config: Config, clients: Sequence[clients_lib.Clients]
-) -> train.Cohorts | None:
+def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:
     """Secure aggregation as a config has it; None without."""
     section = config.observation
     if section.cohort == 1:
@@ -360,12 +365,14 @@ def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:
     Args:
         config: the config.
         setting: of it, `attack`, `num_gradients`, `seen` and `adaptive` may be used.
-        probe: `probe(seen, adaptive) -> Known`, the function above with config and model; it takes seconds,
-            and depends neither on the attack nor on rounds nor on the seed.
+        probe: `probe(seen, adaptive) -> Known`, the function above with config and model; it takes
+            seconds, and depends neither on the attack nor on rounds nor on the seed.
     """
     solver = 'auto' if setting.attack == 'exact' else setting.attack
     with jax.enable_x64():
-        choice = exact.choose(probe(setting.seen, setting.adaptive), config.observation.batch_known, solver)
+        choice = exact.choose(
+            probe(setting.seen, setting.adaptive), config.observation.batch_known, solver
+        )
     return Choice(choice.solver, choice.why, lambda seen, key, _: choice.attack(seen, key))
 
 

@@ -109,9 +109,7 @@ def attack_transcript(
                 for field in ('shared', 'participated', 'weights', 'slot')
             },
         )
-    hypothesis = build.make_dynamics(
-        str(name), rounds, build.make_init_private(config, model)
-    )
+    hypothesis = build.make_dynamics(str(name), rounds, build.make_init_private(config, model))
     view = build.make_observation(config, setting.seen, setting.adaptive)
     probe = functools.partial(build.probe, config, model)
     if setting.attack == 'mgradinv':  # of rounds at any distance from each other

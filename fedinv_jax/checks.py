@@ -1,5 +1,6 @@
 """Refuses a config that no run can follow, before anything is computed."""
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,18 +16,39 @@ _COUNTS = (
     'attack.num_iterations',
     'attack.num_restarts',
     'attack.block',
+    'attack.min_positives',
+    'observation.cohort',
     'server.num_rounds',
     'data.per_positive',
 )
-_AXES: dict[str, Sequence[str]] = {
+_AXES: dict[str, Sequence[Any]] = {
     'observation.seen': (),
     'dynamics.name': experiment.DYNAMICS,
     'attack.name': experiment.ATTACKS,
     'attack.num_gradients': (),
     'attack.first_round': (),
     'attack.interval': (),
+    'attack.adaptive': (True, False),
+}
+# Least and largest value of a field; those that may be None are then off.
+_RANGES = {
+    'seed': (0, math.inf),
+    'client.item_drift': (0, math.inf),
+    'observation.label_epsilon': (0, math.inf),
+    'observation.pseudo': (0, 1),
+    'observation.clip': (0, math.inf),
+    'observation.rank': (1, math.inf),
+    'observation.top': (0, 1),
+    'observation.random': (0, 1),
+    'observation.levels': (1, math.inf),
+    'observation.noise': (0, math.inf),
+    'observation.sum_noise': (0, math.inf),
+    'observation.delta': (0, 1),
+    'data.max_users': (1, math.inf),
+    'attack.max_positives': (1, math.inf),
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'data.ties': experiment.TIES,
     'model.name': experiment.MODELS,
     'model.kernel_init': models.KERNELS,
     'client.name': experiment.CLIENTS,
@@ -88,18 +110,17 @@ def check(config: Config) -> None:
 
 def _check_combinations(config: Config) -> None:
     """Refuses values out of range, and fields that contradict each other."""
-    client, attack, users = config.client, config.attack, config.data.max_users
+    client, attack = config.client, config.attack
     rounding = {'mgradinv', *experiment.RECIPES}.intersection(attack.name)
     rounds_uploads = rounding and attack.precision == 'float32'
     if client.precision == 'float64' and rounds_uploads:
         raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
-    for name, value in (
-        ('seed', config.seed),
-        ('observation.noise', config.observation.noise),
-        ('client.item_drift', client.item_drift),
-    ):
-        if not value >= 0:
-            raise ValueError(f'Expected {name}={value} >= 0.')
+    for name, (least, most) in _RANGES.items():
+        value = operator.attrgetter(name)(config)
+        if value is not None and not least <= value <= most:
+            bound = f'>= {least}' if most == math.inf else f'in [{least}, {most}]'
+            raise ValueError(f'Expected {name}={value} {bound}.')
+    _check_defences(config)
     if config.data.labels == 'ratings' and 'exact' in attack.name:
         raise ValueError(
             "attack.name='exact' finds binary labels: it needs data.labels='implicit'."
@@ -109,8 +130,6 @@ def _check_combinations(config: Config) -> None:
             'Items that come back are interactions where negatives are fresh: '
             'data.fresh_negatives needs observation.batch_known=False.'
         )
-    if users is not None and users < 1:
-        raise ValueError(f'Expected data.max_users={users} > 0.')
     if 0 < attack.num_victims < config.num_seeds:
         raise ValueError(
             f'Expected attack.num_victims={attack.num_victims} to be at least '
@@ -124,3 +143,40 @@ def _check_combinations(config: Config) -> None:
         experiment.lookup('attack.start', attack.start, experiment.EXACT)
         if attack.start == 'exact' and attack.precision == 'float32':
             raise ValueError("attack.start='exact' needs attack.precision='float64'.")
+
+
+def _check_defences(config: Config) -> None:
+    """Refuses defences that contradict the rest, and attacks that cannot read what they leave."""
+    section, attack = config.observation, config.attack
+    for part in section.uploaded:
+        experiment.lookup('observation.uploaded', part, experiment.PARTS)
+    if not section.uploaded:
+        raise ValueError('Expected observation.uploaded to name a part: items, scorer.')
+    for setting in experiment.settings(config):
+        hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
+        if hidden:
+            raise ValueError(
+                f'observation.seen has {"+".join(sorted(hidden))}, which '
+                f'observation.uploaded={section.uploaded} leaves out.'
+            )
+    draws = section.label_epsilon is not None or section.pseudo
+    if draws and config.data.labels == 'ratings':
+        raise ValueError(
+            'observation.label_epsilon and pseudo flip binary labels: they need '
+            "data.labels='implicit'."
+        )
+    if section.error_feedback and section.top == 1 and section.random == 1:
+        raise ValueError('observation.error_feedback needs observation.top or random below 1.')
+    if section.sum_noise and section.cohort == 1:
+        raise ValueError(
+            'observation.sum_noise is noise on a sum that hides its parts: it needs '
+            'observation.cohort above 1; observation.noise is noise on each upload.'
+        )
+    if section.cohort > 1:
+        if not section.batch_known:
+            raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
+        if 'exact' in attack.name or attack.start is not None:
+            raise ValueError(
+                "attack.name='exact' and attack.start solve for one client: with "
+                "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
+            )

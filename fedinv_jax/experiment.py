@@ -64,8 +64,8 @@ def default_config() -> Config:
                 'name': 'synthetic',  # or a known data set, or the path of a file
                 'threshold': optional(float),  # ratings from here on are interactions; None: all
                 'core': 0,  # k of the k-core filter; 0: none
-                # Leave each user's last interaction out of the training, and evaluate the model that
-                # is trained for server.num_rounds on it.
+                # Leave each user's last interaction out of the training, and evaluate the model
+                # that is trained for server.num_rounds on it.
                 'leave_one_out': False,
                 'ties': 'item',  # which of several last ones: the largest item id, or 'random'
                 'per_positive': 4,  # negatives for each positive

@@ -1,7 +1,7 @@
 """From answers to rows: the one place where answers and truth meet."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,22 @@ from fedinv_jax.types import Answer, Array, Certificate, GroundTruth, PyTree
 _EXAMPLES = 4
 
 
+class Run(NamedTuple):
+    """What a block's rows share.
+
+    Attributes:
+        training_loss: mean over all clients, before the first observed round.
+        quality: of the trained model, see `quality.evaluate`; None where nothing was held out.
+        seconds: that a victim took.
+    """
+
+    training_loss: float
+    quality: dict[str, float] | None
+    seconds: float
+
+
 def rows(
-    block: plan.Block,
-    answers: Answer,
-    seen: PyTree,
-    truths: GroundTruth,
-    training_loss: float,
-    seconds: float,
+    block: plan.Block, answers: Answer, seen: PyTree, truths: GroundTruth, run: Run
 ) -> list[workdir.Row]:
     """The rows of a block's victims.
 
@@ -30,8 +39,7 @@ def rows(
         answers: of the attack.
         seen: what the server saw.
         truths: what it did not.
-        training_loss: mean over all clients, before the first observed round.
-        seconds: that a victim took.
+        run: what they share.
     """
     values, finite = _judge(block.case, answers, truths), _finite(seen)
     certificates = jax.device_get(answers.certificate)
@@ -42,7 +50,11 @@ def rows(
             {**tree.take(values, lane), 'seen_ok': finite[lane]},
             None if certificates is None else tree.take(certificates, lane),
             tree.take(truths, lane),
-            {'training_loss': _number(training_loss), 'seconds': seconds},
+            {
+                'training_loss': _number(run.training_loss),
+                'quality': run.quality,
+                'seconds': run.seconds,
+            },
         )
         for lane, user in enumerate(block.users)
     ]

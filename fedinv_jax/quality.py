@@ -18,14 +18,14 @@ import numpy as np
 from fedinv_jax import client, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.data.evaluation import Held
-from fedinv_jax.types import Array, Model, PyTree
+from fedinv_jax.types import Array, Leaf, Model, PyTree
 
 PROTOCOLS = ('loo99', 'full')
 K = 10
 _USERS = 64  # scored at a time
 
 
-def rank(scores: Array, target: Array, where: Array) -> Array:
+def rank(scores: Array, target: Leaf, where: Array) -> Array:
     """How many of the other items do at least as well as the target: 0 is the first place.
 
     Args:
@@ -89,12 +89,7 @@ def evaluate(
         def one(pair: tuple[PyTree, Held]) -> tuple[Array, Array]:
             own, user = pair
             scores = model.score(client.gather(shared, jnp.arange(num_items)), own, None)
-            among = jnp.zeros(num_items, bool).at[_valid(user.negatives, num_items)].set(
-                True, mode='drop'
-            )  # fmt: skip
-            unseen = jnp.ones(num_items, bool).at[_valid(user.known, num_items)].set(
-                False, mode='drop'
-            )  # fmt: skip
+            among, unseen = _mask(user.negatives, num_items), ~_mask(user.known, num_items)
             return rank(scores, user.items, among), rank(scores, user.items, unseen)
 
         return jax.lax.map(one, (private, held), batch_size=_USERS)
@@ -114,6 +109,7 @@ def evaluate(
     }
 
 
-def _valid(items: Array, num_items: int) -> Array:
-    """Items, with the filling behind them moved out of range."""
-    return jnp.where(items < 0, num_items, items)
+def _mask(items: Leaf, num_items: int) -> Array:
+    """Bool `[N]` of the items; -1 is none."""
+    places = jnp.where(items < 0, num_items, items)
+    return jnp.zeros(num_items, bool).at[places].set(True, mode='drop')

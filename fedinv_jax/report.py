@@ -228,7 +228,11 @@ def certificates(summary: Row) -> list[str]:
             f'{", ".join(where)}: {certified} of {row["num_victims"]} histories recovered, '
             'certified, without looking at the truth.'
         )
-        if exact != certified:
+        if any(word in row['defence'] for word in stats.HIDING):
+            lines.append(
+                'They are certified as what the clients trained on: labels that hide the true ones.'
+            )
+        elif exact != certified:
             lines.append(
                 f'WARNING: {certified - exact} of these {certified} certified histories are NOT '
                 'the truth: the certificates of this setting are wrong.'

@@ -1,6 +1,5 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -21,6 +20,7 @@ from fedinv_jax import (
     judge,
     plan,
     progress,
+    quality,
     report,
     simulate,
     stats,
@@ -134,6 +134,10 @@ def _attack_seed(
     case, start = blocks[0].case, time.perf_counter()
     config = case.config
     recording = train(case)
+    measured = recommends(case, recording)
+    if measured:
+        numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
+        log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
@@ -143,8 +147,12 @@ def _attack_seed(
             seen, truths, keys = _arguments(recording, block)
             function = functions[compiled.shape(block)]
             answers, seconds = compiled.run(function, block, seen, keys)
-        loss = float(recording.snapshots[block.setting.first_round].loss)
-        return judge.rows(block, answers, seen.seen, truths, loss, seconds / len(block.users))
+        run = judge.Run(
+            float(recording.snapshots[block.setting.first_round].loss),
+            measured,
+            seconds / len(block.users),
+        )
+        return judge.rows(block, answers, seen.seen, truths, run)
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
         for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side(blocks))):
@@ -246,9 +254,20 @@ def train(case: plan.Case) -> simulate.Recording:
         jax.enable_x64(config.client.precision == 'float64'),
     ):
         federation = build.make_federation(config, case.model, case.clients)
+        # A model that is evaluated is trained to the end.
+        num_rounds = 0 if case.held is None else config.server.num_rounds
         return simulate.record(
-            federation, key, case.victims, sorted(observed), sorted(between), update
+            federation, key, case.victims, sorted(observed), sorted(between), num_rounds, update
         )
+
+
+def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float] | None:
+    """How well the trained model recommends, see `quality`; None where nothing is held out."""
+    if case.held is None:
+        return None
+    with jax.enable_x64(case.config.client.precision == 'float64'):
+        end = recording.end
+        return quality.evaluate(case.model, end.shared, end.private, case.clients, case.held)
 
 
 def transcript(

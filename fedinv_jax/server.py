@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedinv_jax.types import Array, PyTree
+from fedinv_jax.types import Array, Leaf, PyTree
 
 AGGREGATIONS = ('sum', 'mean', 'mean_over_touched')
 
@@ -78,7 +78,7 @@ def total(shared: PyTree, groups: Sequence[Seen]) -> PyTree:
 
 
 def total_by_cohort(
-    shared: PyTree, groups: Sequence[Seen], of: Sequence[Array], number: int
+    shared: PyTree, groups: Sequence[Seen], of: Sequence[Leaf], number: int
 ) -> PyTree:
     """The sum of each cohort's uploads, leaves `[G, ...]`: what secure aggregation lets through.
 

@@ -18,7 +18,8 @@ Row = Mapping[str, Any]
 
 SETTING = (
     'attack', 'dynamics', 'num_gradients', 'first_round', 'interval', 'seen', 'batch_known',
-    'defence', 'attacker', 'data', 'model', 'client', 'solver', 'iterations', 'precision', 'upload_precision',
+    'defence', 'attacker', 'data', 'model', 'client', 'solver', 'iterations', 'precision',
+    'upload_precision',
 )  # fmt: skip
 METRICS = (
     'auc', 'average_precision', 'f1', 'precision', 'recall', 'exact', 'recovered_at_known_count',
@@ -29,6 +30,9 @@ CERTIFICATE = ('certified', 'margin', 'noise', 'rank', 'determined', 'unknowns')
 COMPARED = ('auc', 'average_precision', 'f1')
 GUESSERS = ('random', 'popularity')
 """Attacks that read no upload."""
+
+HIDING = ('randomised response', 'pseudo-interactions')
+"""Defences by which a client trains on other labels than its own."""
 
 # What a guesser does not share.
 OWN = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'precision')

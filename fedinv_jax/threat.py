@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import experiment, observe, plan
+from fedinv_jax import accounting, experiment, observe, plan
 from fedinv_jax.experiment import Config
 
 
@@ -70,7 +70,8 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     client, attack, sizes = config.client, config.attack, _sizes(cases)
     embedding = plan.num_private(cases[0], experiment.settings(config)[0]._replace(dynamics=None))
     items = _span(case.interactions.num_items for case in cases)
-    clients = _span(sum(len(group.users) for group in case.clients) for case in cases)
+    counts = [sum(len(group.users) for group in case.clients) for case in cases]
+    clients, number = _span(counts), min(counts)
     runs = ''
     if len(cases) > 1:
         seeds = _span(case.config.seed for case in cases)
@@ -83,12 +84,6 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         )
         if client.private_optimizer.name != 'sgd':
             private = f' of {client.private_optimizer.name}'
-    defences = []
-    if config.observation.noise:
-        noise = f'{config.observation.noise:g}'
-        defences.append(f'Gaussian noise of standard deviation {noise} on every entry of an upload')
-    if client.item_drift:
-        defences.append(f'mean L1 penalty of weight {client.item_drift:g} on moved item rows')
     used = [
         f'{name} (weight {weight:g}, mgradinv)'
         for name, weight in attack.priors.items()
@@ -115,12 +110,43 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
                   + '; new negatives each round' * config.data.fresh_negatives),
         ('not seen', 'parts of an upload that a setting does not list reach the server only '
                      'inside the aggregate'),
-        ('defence', '; '.join(defences) + ', known to the attacker' if defences else 'none'),
+        *[('defence', text) for text in _defences(config)],
+        *[('privacy', accounting.describe(each)) for each in accounting.guarantees(config, number)],
         ('priors', ', '.join(used) or 'none'),
         *([('symmetry', 'labels y with embedding p and 1 - y with -p give the same uploads; only '
                         'a prior (sparsity, popularity) tells them apart')] if symmetric else []),
         *_solvers(cases[0]),
     ]  # fmt: skip
+
+
+def _defences(config: Config) -> list[str]:
+    """What the clients do, a line each, and whether the attacker knows."""
+    seen = config.observation
+    feedback = ', what is left out is added the next time' * seen.error_feedback
+    noise = 'Gaussian noise of standard deviation'
+    used = {
+        f'randomised response, epsilon {seen.label_epsilon} a label':
+            seen.label_epsilon is not None,
+        f'{seen.pseudo:.0%} of the negatives are passed off as interactions': seen.pseudo > 0,
+        f'mean L1 penalty of weight {config.client.item_drift:g} on moved item rows':
+            config.client.item_drift > 0,
+        f'only {"+".join(seen.uploaded)} are uploaded and trained': len(seen.uploaded) == 1,
+        f'uploads clipped to norm {seen.clip}': seen.clip is not None,
+        f'item rows of rank {seen.rank}': seen.rank is not None,
+        f'the largest {seen.top:.2%} of the entries{feedback}': seen.top < 1,
+        f'{seen.random:.2%} of the entries, by chance{feedback}': seen.random < 1,
+        f'entries rounded to one of {seen.levels} levels by chance': seen.levels is not None,
+        f'{noise} {seen.noise:g} on every entry of an upload': seen.noise > 0,
+        f'secure aggregation: only sums over cohorts of at most {seen.cohort} clients are seen, '
+        'who took part and with which items is known': seen.cohort > 1,
+        f'{noise} {seen.sum_noise:g} on every entry of a sum': seen.sum_noise > 0,
+    }  # fmt: skip
+    lines = [text for text, is_used in used.items() if is_used]
+    if not lines:
+        return ['none']
+    knows = {True: 'knows of them', False: 'does not know of them'}
+    attackers = [knows[known] for known in dict.fromkeys(config.attack.adaptive)]
+    return [*lines, f'the attacker {" or ".join(attackers)}']
 
 
 def _solvers(case: plan.Case) -> list[tuple[str, str]]:
@@ -142,10 +168,12 @@ def _count(case: plan.Case, setting: experiment.Setting, batch: int) -> str:
     """A setting's numbers seen against its unknowns, for a batch of that size."""
     shared = jax.eval_shape(case.model.init_shared, jax.random.key(0))
     num_items = case.interactions.num_items
+    section = case.config.observation
     seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
     rows = optax.tree.size(seen.get('items', {})) // num_items
     numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
-    labels = batch if case.config.observation.batch_known else 2 * num_items
+    batch *= section.cohort  # at most: members share items
+    labels = batch if section.batch_known else 2 * num_items
     latent = plan.num_private(case, setting)
     return (
         f'  {setting.num_gradients:<2} {"+".join(setting.seen):<13} {setting.dynamics:<11} '

@@ -199,16 +199,16 @@ def test_the_saved_transcript_has_the_most_gradients(seen):
 def test_a_filter_leaves_no_item_without_interactions():
     config = small_config()
     config.data.core = 3
-    data = build.make_interactions(config)
+    data = build.make_interactions(config)[0]
     assert data.num_items < 80
     assert np.bincount(data.items, minlength=data.num_items).min() >= 3
 
 
 def test_leave_one_out_leaves_one_out():
     config = small_config()
-    everything = build.make_interactions(config)
+    everything = build.make_interactions(config)[0]
     config.data.leave_one_out = True
-    train = build.make_interactions(config)
+    train = build.make_interactions(config)[0]
     assert len(everything.items) - len(train.items) == everything.num_users
 
 

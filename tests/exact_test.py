@@ -66,9 +66,7 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
         seed=0, num_users=12, num_items=ITEMS, median_activity=6.0, min_activity=4, max_activity=8
     )
     clients = data.clients.build(interactions)
-    run = train.federation(
-        model, update, observe.chain(), server.server(optax.sgd(0.1)), clients
-    )
+    run = train.federation(model, update, observe.chain(), server.server(optax.sgd(0.1)), clients)
     victims = [int(user) for user in clients[0].users[:users]]
     recording = simulate.record(run, jax.random.key(0), victims, rounds)
     member = exact.choose(known(model, update, *seen), solver=solver)
@@ -179,7 +177,7 @@ class MembersTest(parameterized.TestCase):
         errors, certified = [], 0
         with jax.enable_x64():
             attacker = exact.probe(update, observe.chain(*stages), model.init_private, draws(model))
-            self.assertTrue(attacker.noisy)
+            self.assertTrue(attacker.lossy)
             attack = jax.jit(exact.choose(attacker).attack)
             for user, (_, truth, transcript) in enumerate(found):
                 seen, _ = stages[0].observe(transcript.seen, (), jax.random.key(user))

@@ -331,7 +331,7 @@ def test_rounds_of_a_setting():
 # Failed on the mutants without the seed, and `users[:count]` without the permutation.
 def test_victims_are_drawn_by_seed():
     config = small()
-    interactions = build.make_interactions(config)
+    interactions = build.make_interactions(config)[0]
     clients = build.make_clients(config, interactions)
     users = {int(user) for group in clients for user in group.users}
     victims = plan.choose_victims(config, clients)
@@ -356,7 +356,7 @@ def test_victims_are_drawn_by_seed():
 def test_only_the_first_users_are_clients():
     config = small()
     config.data.synthetic.update({'num_users': 40, 'num_items': 400})
-    interactions = build.make_interactions(config)
+    interactions = build.make_interactions(config)[0]
     everyone = build.make_clients(config, interactions)
     users = np.sort(np.concatenate([group.users for group in everyone]))
     assert len(everyone) > 1
@@ -376,7 +376,7 @@ def test_only_the_first_users_are_clients():
 @pytest.mark.parametrize('count', [-1, 13])
 def test_too_many_victims(count):
     config = small()
-    clients = build.make_clients(config, build.make_interactions(config))
+    clients = build.make_clients(config, build.make_interactions(config)[0])
     assert sum(len(group.users) for group in clients) == 12
     config.attack.num_victims = count
     with pytest.raises(ValueError, match=rf'attack\.num_victims={count} <= 12 clients'):
@@ -387,7 +387,7 @@ def test_data_sections_reach_the_data(tmp_path):
     path = tmp_path / 'ratings.csv'
     path.write_text(''.join(f'{u},{i},{(u + i) % 5 + 1}\n' for u in range(8) for i in range(8)))
     config = small(name=str(path), threshold=4.0, core=2)
-    interactions = build.make_interactions(config)
+    interactions = build.make_interactions(config)[0]
     assert interactions.ratings.min() >= 4
     counts = np.bincount(interactions.users)
     assert counts.min() >= 2

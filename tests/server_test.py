@@ -126,9 +126,7 @@ class AggregateTest(parameterized.TestCase):
             jnp.ones((1, 2), bool),
             jnp.array([True]),
         )
-        result = aggregate(
-            {'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'}
-        )
+        result = aggregate({'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'})
         np.testing.assert_array_equal(result['items'], [[0.0], [3.0]])
 
     # Failed on: `value / num_active` without a guard.

@@ -47,7 +47,7 @@ def probe(
         leak.find(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
         positives,
-        labels.is_noisy(client_update, observation, draws[0]),
+        labels.is_lossy(client_update, observation, draws[0]),
     )
 
 
@@ -60,9 +60,7 @@ def unprobed(
 ) -> Known:
     """Nothing is taken for granted: for attacks on the rows of a sum of several clients."""
     nothing = labels.Structure(affine=False, separable=False, outer=(), items=False)
-    return Known(
-        client_update, observation, init_private, nothing, None, None, rounding, positives
-    )
+    return Known(client_update, observation, init_private, nothing, None, None, rounding, positives)
 
 
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:

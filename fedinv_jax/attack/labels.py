@@ -29,6 +29,7 @@ EXPLAINED = 4.0
 """Mean square of the whitened residual up to which noise may explain it."""
 
 _TOLERANCE = 1e-5
+_FAR = 1e6
 _PHASES = (0.6180339887498949, 0.41421356237309515, 0.7320508075688772, 0.23606797749978969)
 
 
@@ -72,29 +73,35 @@ def probe(
 
 
 def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) -> Structure:
-    def upload(draw: Draw, labels: Array) -> PyTree:
+    def upload(draw: Draw, seen: PyTree, labels: Array) -> PyTree:
         alike = draw._replace(batch=draw.batch._replace(labels=labels))
-        return leak.upload_of(client_update, observation, alike)
+        return leak.upload_of(client_update, observation, alike, seen)
 
-    def alone(draw: Draw, items: PyTree, label: Array) -> PyTree:
-        items = jax.tree.map(lambda leaf: leaf[None], items)
+    def alone(draw: Draw, seen: PyTree, items: PyTree, own: PyTree, label: Array) -> PyTree:
+        items, own = jax.tree.map(lambda leaf: leaf[None], (items, own))
         batch = Batch(None, label[None], jnp.ones(1))
-        return upload(Draw({**draw.shared, 'items': items}, draw.private, batch), label[None])
+        draw = Draw({**draw.shared, 'items': items}, draw.private, batch)
+        return upload(draw, {**seen, **own}, label[None])
+
+    # Large, so that a bound on the upload shows on one side.
+    others = _FAR * (1 - draw.batch.labels**2)
 
     @jax.jit
     def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
         """Uploads of labels, of others, and of their mix; the Jacobian; the one-item columns."""
         labels = draw.batch.labels
-        mixed = jnp.stack([labels, 1 - labels**2, 0.3 * labels + 0.7 * (1 - labels**2)])
-        uploads = jax.vmap(partial(upload, draw))(mixed)
+        seen = leak.upload_of(client_update, observation, draw)
+        rows = {name: part for name, part in seen.items() if name == 'items'}
+        mixed = jnp.stack([labels, others, 0.3 * labels + 0.7 * others])
+        uploads = jax.vmap(partial(upload, draw, seen))(mixed)
         jacobian = jax.vmap(
-            lambda tangent: jax.jvp(partial(upload, draw), (labels,), (tangent,))[1]
+            lambda tangent: jax.jvp(partial(upload, draw, seen), (labels,), (tangent,))[1]
         )(jnp.eye(len(labels)))
         singles = jax.vmap(
-            lambda items, label: jax.jvp(
-                partial(alone, draw, items), (label,), (jnp.ones_like(label),)
+            lambda items, own, label: jax.jvp(
+                partial(alone, draw, seen, items, own), (label,), (jnp.ones_like(label),)
             )[1]
-        )(draw.shared['items'], labels)
+        )(draw.shared['items'], rows, labels)
         shares = draw.batch.weights / jnp.sum(draw.batch.weights)
         return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
 
@@ -135,10 +142,20 @@ def _rank_one(matrices: np.ndarray) -> bool:
     return bool(np.all(values[:, 1] <= _TOLERANCE * values[:, 0]))
 
 
-def is_noisy(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
-    """Whether the channel adds noise to a random client's upload, as the attacker knows it."""
-    seen = leak.upload_of(client_update, observation, draw)
-    return any(bool(jnp.any(leaf > 0)) for leaf in jax.tree.leaves(observation.variance(seen)))
+def is_lossy(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
+    """Whether the channel adds noise to a random client's upload, or leaves a part of it out.
+
+    As the attacker knows it: by the variance, and by whether what it predicts depends on which
+    entries it has seen.
+    """
+    upload = leak.upload_of(client_update, observation, draw)
+    nothing = jax.tree.map(jnp.zeros_like, upload)
+    masked = leak.upload_of(client_update, observation, draw, nothing)
+    noisy = any(bool(jnp.any(v > 0)) for v in jax.tree.leaves(observation.variance(upload)))
+    return noisy or not all(
+        bool(jnp.all(a == b))
+        for a, b in zip(jax.tree.leaves(upload), jax.tree.leaves(masked), strict=True)
+    )
 
 
 def require_affine(structure: Structure) -> None:

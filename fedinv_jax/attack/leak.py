@@ -41,10 +41,21 @@ class Leak(NamedTuple):
     bias: str | None
 
 
-def upload_of(client_update: ClientUpdate, observation: Observation, draw: Draw) -> PyTree:
-    """What the attacker predicts that is seen of a client it knows everything of."""
+def upload_of(
+    client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
+) -> PyTree:
+    """What the attacker predicts that is seen of a client it knows everything of.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draw: the client.
+        seen: what was seen, by which a stage may tell what is left of an upload; None: all of it.
+    """
     upload = client_update(*draw)[0]
-    return observation.predict(upload, upload, observation.init(upload))[0]
+    return observation.predict(upload, upload if seen is None else seen, observation.init(upload))[
+        0
+    ]
 
 
 def find(
@@ -115,6 +126,9 @@ def find(
 def exact(leak: Leak, seen: PyTree) -> Array:
     """`p = kernel · bias / |bias|^2`, `[D]`, of one step's upload; NaN at a zero bias.
 
+    Where the channel left entries out, the sums are over the entries of a row that are there, and a
+    row without any has p = 0.
+
     Args:
         leak: with a bias.
         seen: the upload of one step.
@@ -126,7 +140,10 @@ def exact(leak: Leak, seen: PyTree) -> Array:
         raise ValueError(f'Expected a leak with a bias, got {leak}.')
     leaves = flax.traverse_util.flatten_dict(seen, sep='/')
     kernel, bias = jnp.moveaxis(leaves[leak.kernel], leak.axis, 0), leaves[leak.bias]
-    return kernel @ bias / jnp.sum(bias**2)
+    squares = jnp.sum(jnp.where(kernel != 0, bias**2, 0), axis=1)
+    known = squares > 0
+    size = jnp.where(jnp.any(bias != 0), 1.0, jnp.nan)
+    return size * jnp.where(known, kernel @ bias / jnp.where(known, squares, 1), 0)
 
 
 def direction(leak: Leak, seen: PyTree) -> Array:

@@ -56,7 +56,7 @@ class Known(NamedTuple):
         rough: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
-        noisy: whether the channel adds noise.
+        lossy: whether the channel adds noise, or leaves a part of an upload out.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
     """
 
@@ -68,7 +68,7 @@ class Known(NamedTuple):
     rough: leak.Leak | None
     rounding: float
     positives: float = 0.2
-    noisy: bool = False
+    lossy: bool = False
     fresh_negatives: bool = False
 
 
@@ -109,7 +109,8 @@ def closed_form(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
-        if known.noisy and len(transcript.items) <= labels.DENSE:
+        if known.lossy and len(transcript.items) <= labels.DENSE:
+            latent = jnp.nan_to_num(latent)  # a step of which no entry of the bias is left
             return _jointly(known, transcript, latent, spent)
         problem = whitened_problem(known, transcript, latent, spent)
         # What rounding leaves uncertain of p.

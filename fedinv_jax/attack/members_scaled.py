@@ -82,7 +82,7 @@ def scaled(known: members.Known) -> members.Attack:
         latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
         problem = members.whitened_problem(known, transcript, latent)
         tangents = jnp.eye(len(latent))[:, :, None] * latent[None]  # the scales
-        if known.noisy:  # the directions too
+        if known.lossy:  # the directions too
             tangents = jnp.eye(latent.size).reshape(-1, *latent.shape)
         answer = members.solved(known, problem, transcript, tangents=tangents)
         if answer.certificate is None:

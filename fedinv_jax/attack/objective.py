@@ -269,12 +269,14 @@ def problem(
             jacobian = by_label(guess.labels)
             return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)
 
-        def one(candidate: tuple[PyTree, Array, Array]) -> PyTree:
+        def one(candidate: tuple[PyTree, PyTree, Array, Array]) -> PyTree:
             """The uploads' derivative in the label of a candidate, from a batch of it alone."""
-            items, label, shares = candidate
+            items, seen, label, shares = candidate
+            items, seen = jax.tree.map(lambda leaf: leaf[:, None], (items, seen))
             alone = dataclasses.replace(
                 transcript,
-                shared={**transcript.shared, 'items': jax.tree.map(lambda x: x[:, None], items)},
+                shared={**transcript.shared, 'items': items},
+                seen={**transcript.seen, **seen},
                 items=jnp.zeros(1, int),
                 weights=jnp.ones((len(shares), 1), shares.dtype),
             )
@@ -290,8 +292,11 @@ def problem(
         total = jnp.sum(transcript.weights, axis=1, keepdims=True)
         shares = transcript.weights / jnp.where(total > 0, total, 1)
         labels, _ = decode(guess)
-        items = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), transcript.shared['items'])
-        return tree.map_chunks(one, (items, labels, shares.T))
+        rows = {name: part for name, part in transcript.seen.items() if name == 'items'}
+        items, seen = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf, 0, 1), (transcript.shared['items'], rows)
+        )
+        return tree.map_chunks(one, (items, seen, labels, shares.T))
 
     def objective(guess: Guess) -> Array:
         value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen))

@@ -1,0 +1,226 @@
+"""What differential privacy a run's noise gives, by dp-accounting: against whom, and of what unit.
+
+An epsilon means nothing without its adjacency, unit, sensitivity, number of releases and delta: a
+`Guarantee` holds them all. Noise without a bound on the upload has no finite epsilon, and no noise
+neither: both are inf, not an error.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import dp_accounting
+from dp_accounting import pld, rdp
+
+from fedinv_jax.experiment import Config
+
+_PLAIN = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+_REPLACE = dp_accounting.NeighboringRelation.REPLACE_ONE
+# From there on, epsilon above 5,000, the grid of privacy losses would have steps above 1.
+_COARSE = 100.0
+
+
+class Guarantee(NamedTuple):
+    """A statement of differential privacy.
+
+    Attributes:
+        mechanism: what is random.
+        against: whom it holds against.
+        unit: what differs between two adjacent inputs: a user's labels, a user, a label.
+        adjacency: how: 'replace' or 'add or remove'.
+        sensitivity: most that a release changes by, in the Euclidean norm; None where there is no
+            additive noise.
+        noise: its standard deviation; None likewise.
+        releases: how many there are of each unit.
+        sampling: how the releases that a unit is in are drawn, for people.
+        delta: of (epsilon, delta); 0 where epsilon is pure.
+        rdp: epsilon by Renyi accounting.
+        pld: epsilon by the privacy loss distribution, which is tight; None where the accountant
+            does not know the sampling.
+    """
+
+    mechanism: str
+    against: str
+    unit: str
+    adjacency: str
+    sensitivity: float | None
+    noise: float | None
+    releases: int
+    sampling: str
+    delta: float
+    rdp: float
+    pld: float | None
+
+    @property
+    def epsilon(self) -> float:
+        """The smaller of the accountants' bounds: both hold."""
+        return self.rdp if self.pld is None else min(self.rdp, self.pld)
+
+
+def gaussian(noise: float, sensitivity: float, releases: int, delta: float) -> tuple[float, float]:
+    """Epsilon of so many Gaussian releases, by Renyi accounting and by privacy loss distribution.
+
+    Two inputs whose releases differ by `sensitivity` in norm, whatever the adjacency: with noise
+    `N(0, noise^2 I)` nothing but `sensitivity / noise` and the number of releases matters.
+
+    Args:
+        noise: standard deviation of an entry.
+        sensitivity: largest norm of the difference.
+        releases: how many, composed adaptively.
+        delta: in (0, 1).
+
+    Returns:
+        Two bounds on epsilon; inf without noise or without a bound, 0 without sensitivity. Where
+        they are in the thousands, which is no privacy, both are the first.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> [round(float(epsilon), 2) for epsilon in gaussian(4.0, 1.0, 10, 1e-5)]
+        [3.62, 3.34]
+        >>> gaussian(0.0, 1.0, 10, 1e-5)
+        (inf, inf)
+
+    References:
+        Mironov, Renyi differential privacy, CSF 2017, arXiv:1702.07476.
+        Koskela, Jälkö, Honkela, Computing tight differential privacy guarantees using FFT, AISTATS
+        2020, arXiv:1906.03049.
+    """
+    if not (noise >= 0 and sensitivity >= 0 and releases >= 0 and 0 < delta < 1):
+        raise ValueError(
+            f'Expected {noise=} >= 0, {sensitivity=} >= 0, {releases=} >= 0 and {delta=} in (0, 1).'
+        )
+    if not sensitivity or not releases:
+        return 0.0, 0.0
+    if not noise or math.isinf(sensitivity):
+        return math.inf, math.inf
+    event = dp_accounting.GaussianDpEvent(noise / sensitivity)
+    by_rdp = _epsilon(rdp.RdpAccountant(neighboring_relation=_PLAIN), event, releases, delta)
+    # The composition of Gaussian releases is one Gaussian release; its losses are around
+    # shift^2 / 2, and a grid finer than 1e-5 of that would not fit the memory.
+    shift = sensitivity / noise * math.sqrt(releases)
+    if shift > _COARSE:
+        return by_rdp, by_rdp
+    accountant = pld.PLDAccountant(_PLAIN, max(1e-4, 1e-5 * shift**2))
+    by_pld = _epsilon(accountant, dp_accounting.GaussianDpEvent(1 / shift), 1, delta)
+    return by_rdp, by_pld
+
+
+def sampled(
+    noise: float, sensitivity: float, releases: int, delta: float, population: int, sample: int
+) -> float:
+    """Epsilon of Gaussian releases of a secret sample of fixed size, by Renyi accounting.
+
+    Each release is of `sample` of `population` units, drawn without replacement, and one unit is
+    replaced by another. Who is in the sample must be unknown to the attacker.
+
+    Args:
+        noise: see `gaussian`.
+        sensitivity: see `gaussian`, of replacing one unit of the sample.
+        releases: see `gaussian`.
+        delta: see `gaussian`.
+        population: how many units there are.
+        sample: how many of them a release is of.
+
+    Returns:
+        A bound on epsilon, at most that of `gaussian`.
+
+    References:
+        Wang, Balle, Kasiviswanathan, Subsampled Renyi differential privacy and analytical moments
+        accountant, AISTATS 2019, arXiv:1808.00087.
+    """
+    whole = min(gaussian(noise, sensitivity, releases, delta))
+    if sample >= population or math.isinf(whole) or not whole:
+        return whole
+    event = dp_accounting.SampledWithoutReplacementDpEvent(
+        population, sample, dp_accounting.GaussianDpEvent(noise / sensitivity)
+    )
+    accountant = rdp.RdpAccountant(neighboring_relation=_REPLACE)
+    return min(whole, _epsilon(accountant, event, releases, delta))
+
+
+def _epsilon(
+    accountant: dp_accounting.PrivacyAccountant,
+    event: dp_accounting.DpEvent,
+    releases: int,
+    delta: float,
+) -> float:
+    return float(accountant.compose(event, releases).get_epsilon(delta))
+
+
+def guarantees(config: Config, num_clients: int) -> list[Guarantee]:
+    """Every statement that a config's defences allow, for its own sampling and number of rounds.
+
+    The server knows who takes part, so sampling hides nothing from it: against it each round counts
+    that a client may take part in. Against those who see the trained models only, it does hide.
+
+    Args:
+        config: see `experiment.default_config`.
+        num_clients: of the training.
+    """
+    section, rounds = config.observation, config.server.num_rounds
+    clip = math.inf if section.clip is None else float(section.clip)
+    sample = config.server.clients_per_round or num_clients
+    found = []
+    if section.label_epsilon is not None:
+        epsilon = float(section.label_epsilon)
+        found.append(
+            Guarantee('randomised response on labels, drawn once', 'the server', 'one label',
+                      'replace', None, None, 1, 'none', 0.0, epsilon, epsilon)
+        )  # fmt: skip
+    if section.pseudo:
+        found.append(
+            Guarantee('pseudo-interactions, drawn once', 'the server', 'one label', 'replace',
+                      None, None, 1, 'none', 0.0, math.inf, math.inf)
+        )  # fmt: skip
+    if section.noise:
+        by_rdp, by_pld = gaussian(section.noise, 2 * clip, rounds, section.delta)
+        found.append(
+            Guarantee('Gaussian noise on each upload', 'the server',
+                      "all of one user's labels and embedding, given the items of the batch",
+                      'replace', 2 * clip, section.noise, rounds,
+                      'none: the server knows who takes part', section.delta, by_rdp, by_pld)
+        )  # fmt: skip
+    if section.sum_noise:
+        text = "Gaussian noise on each cohort's sum"
+        by_rdp, by_pld = gaussian(section.sum_noise, clip, rounds, section.delta)
+        found.append(
+            Guarantee(text, 'the server, under secure aggregation only', 'one user',
+                      'add or remove', clip, section.sum_noise, rounds,
+                      'none: the server knows who takes part', section.delta, by_rdp, by_pld)
+        )  # fmt: skip
+        if sample < num_clients:
+            amplified = sampled(
+                section.sum_noise, 2 * clip, rounds, section.delta, num_clients, sample
+            )
+            found.append(
+                Guarantee(text, 'those who see the models only', 'one user', 'replace', 2 * clip,
+                          section.sum_noise, rounds,
+                          f'{sample} of {num_clients} clients without replacement',
+                          section.delta, amplified, None)
+            )  # fmt: skip
+    return found
+
+
+def against_server(found: Sequence[Guarantee]) -> float | None:
+    """The least epsilon against the server, of whatever unit; None where there is none finite."""
+    values = [each.epsilon for each in found if each.against.startswith('the server')]
+    return min((value for value in values if math.isfinite(value)), default=None)
+
+
+def describe(guarantee: Guarantee) -> str:
+    """One line for people."""
+    shown = 'inf' if math.isinf(guarantee.epsilon) else f'{guarantee.epsilon:.3g}'
+    words = f'epsilon = {shown} ({guarantee.mechanism}; against {guarantee.against}; unit: '
+    words += f'{guarantee.unit}, {guarantee.adjacency}'
+    if guarantee.noise is not None:
+        bound = guarantee.sensitivity
+        words += (
+            f'; delta = {guarantee.delta:g}, sensitivity '
+            f'{"unbounded: uploads are not clipped" if math.isinf(bound or 0) else f"{bound:g}"}, '
+            f'noise {guarantee.noise:g}, {guarantee.releases} rounds, sampling: '
+            f'{guarantee.sampling}; RDP {guarantee.rdp:.3g}'
+        )
+        words += '' if guarantee.pld is None else f', PLD {guarantee.pld:.3g}'
+    return words + ')'
