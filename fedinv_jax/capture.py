@@ -10,7 +10,17 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import build, checks, experiment, plan, runner, transcripts, tree, workdir
+from fedinv_jax import (
+    attackers,
+    build,
+    checks,
+    experiment,
+    plan,
+    runner,
+    transcripts,
+    tree,
+    workdir,
+)
 from fedinv_jax.experiment import Config
 
 
@@ -109,13 +119,15 @@ def attack_transcript(
                 for field in ('shared', 'participated', 'weights', 'slot')
             },
         )
-    hypothesis = build.make_dynamics(str(name), rounds, build.make_init_private(config, model))
-    view = build.make_observation(config, setting.seen, setting.adaptive)
-    probe = functools.partial(build.probe, config, model)
+    hypothesis = attackers.make_dynamics(
+        str(name), rounds, attackers.make_init_private(config, model)
+    )
+    view = attackers.make_observation(config, setting.seen, setting.adaptive)
+    probe = functools.partial(attackers.probe, config, model)
     if setting.attack == 'mgradinv':  # of rounds at any distance from each other
-        choice = build.make_mgradinv(config, setting, model, hypothesis, view, probe)
+        choice = attackers.make_mgradinv(config, setting, model, hypothesis, view, probe)
     else:
-        choice = build.make_exact(config, setting, probe)
+        choice = attackers.make_exact(config, setting, probe)
     precision = experiment.precision(config, setting.attack)
     numbers = optax.tree.size(seen.seen)
     labels = len(seen.items) * (2 if seen.weights is None else 1)

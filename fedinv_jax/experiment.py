@@ -138,6 +138,7 @@ def default_config() -> Config:
             'attack': {
                 'name': ('mgradinv', 'popularity', 'random'),  # see ATTACKS
                 'adaptive': (True,),  # whether the attacker knows the defences
+                'popularity': True,  # whether attacks that read uploads may use it as a prior too
                 'num_victims': 64,  # of all seeds, drawn among the clients; 0: all of them
                 'min_positives': 1,  # clients with fewer are no victims
                 'max_positives': optional(int),  # clients with more are none; None: any number
@@ -309,7 +310,7 @@ def settings(config: Config) -> list[Setting]:
                 first_round,
                 interval if num_gradients > 1 else None,
                 tuple(seen.split('+')),
-                adaptive or undefended or attack in stats.GUESSERS,
+                adaptive or undefended or attack in ('spectral', *stats.GUESSERS),
             )
             for seen, first_round, num_gradients, interval, attack, hypothesis, adaptive in axes
         )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import build, checks, experiment, stats, workdir
+from fedinv_jax import attackers, build, checks, experiment, stats, workdir
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import evaluation
 from fedinv_jax.data import interactions as interactions_lib
@@ -41,7 +41,7 @@ class Case(NamedTuple):
     share: float
     counts: np.ndarray
     num_users: int
-    attacks: dict[Setting, build.Choice]
+    attacks: dict[Setting, attackers.Choice]
 
 
 class Block(NamedTuple):
@@ -80,11 +80,11 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         positives = sum(group.num_positives.sum() for group in clients)
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
     model = build.make_model(config.model, interactions.num_items)
-    attacks: dict[Setting, build.Choice] = {}
-    probe = functools.cache(functools.partial(build.probe, config, model))
+    attacks: dict[Setting, attackers.Choice] = {}
+    probe = functools.cache(functools.partial(attackers.probe, config, model))
     for setting in dict.fromkeys(map(alike, experiment.settings(config))):
         if like is None or setting.attack in experiment.BY_SHARE:  # these know the share
-            attacks[setting] = build.make_attack(config, setting, model, share, probe)
+            attacks[setting] = attackers.make_attack(config, setting, model, share, probe)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(
@@ -193,7 +193,7 @@ def group_of(case: Case, user: int) -> clients_lib.Clients:
 
 def num_private(case: Case, setting: Setting) -> int:
     """Private numbers that an attack does not know: `D`, or `T D` where every step has its own."""
-    init_private = build.make_init_private(case.config, case.model)
+    init_private = attackers.make_init_private(case.config, case.model)
     size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 

@@ -278,6 +278,7 @@ def transcript(
     counts = case.counts.copy()
     counts[case.interactions.items[first:last]] -= 1
     others = case.num_users - 1
+    known = case.config.attack.popularity or setting.attack in stats.GUESSERS
     return simulate.transcript(
         recording,
         user,
@@ -285,7 +286,7 @@ def transcript(
         setting.seen,
         every_round=setting.dynamics == 'unrolled',
         batch_known=case.config.observation.batch_known,
-        log_odds=clients_lib.log_odds(counts, others),
+        log_odds=clients_lib.log_odds(counts, others) if known else None,
         cohort_size=case.config.observation.cohort,
     )
 

@@ -91,6 +91,8 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     ]
     solvers = {choice.solver for choice in cases[0].attacks.values()}
     used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
+    if not attack.popularity:
+        used.append('popularity is switched off for attacks that read uploads')
     symmetric = (
         config.model.name == 'matrix_factorization'
         and client.loss == 'bce'

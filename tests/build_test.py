@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from fedinv_jax import (
+    attackers,
     build,
     capture,
     checks,
@@ -130,7 +131,7 @@ def starts(private):
             scores = jnp.zeros(transcript.items.shape).at[0].set(1.0)
             return Answer(scores, scores > 0.5, private, jnp.zeros(()))
 
-        return build.Choice(setting.attack, 'for the test', attack)
+        return attackers.Choice(setting.attack, 'for the test', attack)
 
     return make
 
@@ -141,14 +142,14 @@ def starts(private):
     'private', [None, jnp.array([3.0, -4.0]), jnp.full(2, jnp.nan)], ids=['none', 'some', 'nan']
 )
 def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private):
-    monkeypatch.setattr(build, 'make_exact', starts(private))
+    monkeypatch.setattr(attackers, 'make_exact', starts(private))
     config = small_config()
     config.attack.update({'start': 'spectral', 'num_iterations': 1})
     config.dynamics.name = (dynamics,)
     transcript, _ = transcripts.load(seen)
     setting = next(s for s in experiment.settings(config) if s.num_gradients == 2 and s.dynamics)
     model = build.make_model(config.model, 80)
-    choice = build.make_attack(config, setting, model, 0.2, None)
+    choice = attackers.make_attack(config, setting, model, 0.2, None)
     assert (choice.solver, choice.why) == ('adam from spectral', 'starts there: for the test')
     key = jax.random.key(0)
     # The best point of one iteration is the start.
@@ -156,7 +157,7 @@ def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private
     assert answer.scores[0] > 0.99
     assert answer.scores[1:].max() < 0.01
     config.attack.start = None
-    drawn = build.make_attack(config, setting, model, 0.2, None).attack(transcript, key, 1)
+    drawn = attackers.make_attack(config, setting, model, 0.2, None).attack(transcript, key, 1)
     assert 0.1 < drawn.scores[0] < 0.9
     expected = private if private is not None and jnp.isfinite(private).all() else drawn.private
     np.testing.assert_allclose(answer.private, expected)
@@ -164,8 +165,8 @@ def test_a_start_is_where_the_attack_begins(seen, monkeypatch, dynamics, private
 
 # One choice serves every first round and interval, and is made before anything is trained.
 def test_the_solver_of_an_exact_attack_is_chosen_once(monkeypatch):
-    made, make = [], build.make_exact
-    monkeypatch.setattr(build, 'make_exact', lambda *a: made.append(a[1]) or make(*a))
+    made, make = [], attackers.make_exact
+    monkeypatch.setattr(attackers, 'make_exact', lambda *a: made.append(a[1]) or make(*a))
     config = small_config()
     config.num_seeds = 2
     config.attack.update({'name': ('exact',), 'first_round': (0, 5), 'interval': (1, 3)})
@@ -185,7 +186,7 @@ def test_the_norm_prior_knows_the_models_scale():
     config = small_config()
     config.attack.priors.norm = 1.0
     config.model.scale = 0.5
-    ((_, prior),) = build.make_priors(config)
+    ((_, prior),) = attackers.make_priors(config)
     np.testing.assert_allclose(prior(None, jnp.array([0.5, 1.0]), None), (1 + 4) / 2)
 
 

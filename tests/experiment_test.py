@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from fedinv_jax import build, checks, experiment, plan, study, threat
+from fedinv_jax import attackers, build, checks, experiment, plan, study, threat
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 
@@ -124,12 +124,12 @@ def test_every_name_of_the_choices_can_be_made():
                 config.client.loss = loss
                 build.make_client_update(config.client, model)
         for dynamics in experiment.DYNAMICS:
-            build.make_dynamics(dynamics, [0, 2], model)
+            attackers.make_dynamics(dynamics, [0, 2], model)
         for setting in experiment.settings(config):
-            assert callable(build.make_attack(config, setting, model, 0.2, None).attack)
+            assert callable(attackers.make_attack(config, setting, model, 0.2, None).attack)
     for prior in experiment.PRIORS:
         config.attack.priors[prior] = 0.5
-    assert [weight for weight, _ in build.make_priors(config)] == [0.5] * 4
+    assert [weight for weight, _ in attackers.make_priors(config)] == [0.5] * 4
 
 
 # Failed on the mutant `number < 0`.

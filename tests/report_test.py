@@ -30,6 +30,7 @@ def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'seen': ['scorer'],
         'batch_known': True,
         'defence': 'none',
+        'attacker': 'adaptive',
         'data': 'synthetic',
         'model': 'ncf',
         'client': 'gradient_step',

@@ -18,7 +18,7 @@ import sklearn.metrics
 from jax.experimental.compilation_cache import compilation_cache
 
 from fedinv_jax import (
-    build,
+    attackers,
     capture,
     compiled,
     experiment,
@@ -116,6 +116,7 @@ SETTING_TYPES = {
     'seen': list,
     'batch_known': bool,
     'defence': str,
+    'attacker': str,
     'data': str,
     'model': str,
     'client': str,
@@ -338,7 +339,7 @@ def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
 
 
 def bias_sign(config, setting, probe, flip=lambda items: False):
-    """A stand-in of `build.make_exact`: an item bias has a gradient of the sign of `z - y`."""
+    """A stand-in of `attackers.make_exact`: an item bias has a gradient of the sign of `z - y`."""
 
     def attack(transcript, key, num_iterations):
         rows = transcript.seen['items']['bias'][0]
@@ -349,7 +350,7 @@ def bias_sign(config, setting, probe, flip=lambda items: False):
         certificate = Certificate(margin > 1e-6, margin, margin / 8, len(rows), len(rows))
         return Answer(labels * 1.0, labels, None, jax.numpy.sum(rows**2), certificate)
 
-    return build.Choice('bias sign', 'item biases are seen', attack)
+    return attackers.Choice('bias sign', 'item biases are seen', attack)
 
 
 # Failed on mutants: seconds over the lanes of a block; certificates of failed victims kept.
@@ -363,7 +364,7 @@ def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypa
 
         return choice._replace(attack=attack)
 
-    monkeypatch.setattr(build, 'make_exact', failing)
+    monkeypatch.setattr(attackers, 'make_exact', failing)
     try_ = compiled.try_
     monkeypatch.setattr(compiled, 'try_', lambda *a: try_(*a)._replace(seconds=8.0))
     run(tiny(name=('exact',), num_gradients=(1,), num_victims=2, block=4), tmp_path)
@@ -374,7 +375,7 @@ def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypa
 
 
 def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    monkeypatch.setattr(attackers, 'make_exact', bias_sign)
     config = tiny(name=('exact', 'mgradinv', 'popularity'), num_gradients=(1,))
     config.dynamics.name = ('unrolled', 'static')
     try_, lines = compiled.try_, []
@@ -430,7 +431,7 @@ def test_certificates_of_wrong_and_of_failed_answers(tmp_path, monkeypatch):
             transcript = transcript.replace(seen={'items': rows})
         return transcript, truth
 
-    monkeypatch.setattr(build, 'make_exact', flipping)
+    monkeypatch.setattr(attackers, 'make_exact', flipping)
     monkeypatch.setattr(runner, 'transcript', damaged)
     lines = []
     summary, rows = run(config, tmp_path, lines.append)
@@ -470,7 +471,7 @@ def test_seeds_are_runs_of_their_own(tmp_path):
 
 # Failed on the mutants of `side_by_side` and of `try_` that know of exact attacks only.
 def test_what_runs_side_by_side_and_what_is_tried_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    monkeypatch.setattr(attackers, 'make_exact', bias_sign)
     monkeypatch.setattr(compiled, 'cores', lambda: 7)
     tried, try_ = {}, compiled.try_
 
@@ -850,7 +851,7 @@ def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     result = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
     assert sklearn.metrics.roc_auc_score(labels, result['scores']) > 0.9
     # The config's first attack that reads uploads is taken.
-    monkeypatch.setattr(build, 'make_exact', bias_sign)
+    monkeypatch.setattr(attackers, 'make_exact', bias_sign)
     config.attack.name = ('popularity', 'exact', 'mgradinv')
     exact = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
     assert set(exact['interactions']) == set(np.asarray(exact['items'])[labels].tolist())

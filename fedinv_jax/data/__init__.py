@@ -1,10 +1,11 @@
 """Interaction data, in NumPy: files or a generator -> interactions -> padded clients.
 
 ```
-loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_out -> clients.build
+loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_out -> clients.build,
+    evaluation.held_out
 ```
 """
 
-from fedinv_jax.data import clients, interactions, loaders, synthetic
+from fedinv_jax.data import clients, evaluation, interactions, loaders, synthetic
 
-__all__ = ['clients', 'interactions', 'loaders', 'synthetic']
+__all__ = ['clients', 'evaluation', 'interactions', 'loaders', 'synthetic']
