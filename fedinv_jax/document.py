@@ -216,6 +216,7 @@ def markdown(
     command: str,
     versions: Mapping[str, Any],
     missing: Mapping[str, str],
+    defences: str = '',
 ) -> str:
     """The text of `report.md`: first what leaks, then each run.
 
@@ -224,6 +225,7 @@ def markdown(
         command: the exact command.
         versions: version by package.
         missing: why a run of the study was left out, by name.
+        defences: leakage against utility, as Markdown; empty where no models were evaluated.
     """
     several = len(parts) > 1
     short = [
@@ -233,6 +235,8 @@ def markdown(
     ]
     title = ', '.join(part.name for part in parts)
     blocks = [f'# Privacy audit by gradient inversion: {title}', '## Verdict', *short]
+    if defences:
+        blocks.insert(1, f'## Leakage against utility\n\n{defences}')
     if missing:
         reasons = [f'- {name}: {reason}' for name, reason in missing.items()]
         blocks.append('### Not run\n\n' + '\n'.join(reasons))
@@ -278,6 +282,7 @@ def write(
     parts: Sequence[Part],
     command: str,
     missing: Mapping[str, str] = types.MappingProxyType({}),
+    defences: str = '',
 ) -> None:
     """Writes `report.md` and `report.html`, one page with the figures in it.
 
@@ -286,8 +291,9 @@ def write(
         parts: the runs.
         command: the exact command.
         missing: why a run of the study was left out, by name.
+        defences: see `markdown`.
     """
-    text = markdown(parts, command, workdir.versions(), missing)
+    text = markdown(parts, command, workdir.versions(), missing, defences)
     workdir.write(folder / 'report.md', text)
     title = ', '.join(part.name for part in parts)
     workdir.write(folder / 'report.html', page.html(text, folder, f'Privacy audit: {title}'))

@@ -21,11 +21,13 @@ class Run(NamedTuple):
     Attributes:
         training_loss: mean over all clients, before the first observed round.
         quality: of the trained model, see `quality.evaluate`; None where nothing was held out.
+        epsilon: against the server, see `accounting.against_server`; None where there is none.
         seconds: that a victim took.
     """
 
     training_loss: float
     quality: dict[str, float] | None
+    epsilon: float | None
     seconds: float
 
 
@@ -53,6 +55,7 @@ def rows(
             {
                 'training_loss': _number(run.training_loss),
                 'quality': run.quality,
+                'epsilon': run.epsilon,
                 'seconds': run.seconds,
             },
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import (
+    accounting,
     build,
     claims,
     compiled,
@@ -138,6 +139,8 @@ def _attack_seed(
     if measured:
         numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
+    number = sum(len(group.users) for group in case.clients)
+    epsilon = accounting.against_server(accounting.guarantees(config, number))
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
@@ -150,6 +153,7 @@ def _attack_seed(
         run = judge.Run(
             float(recording.snapshots[block.setting.first_round].loss),
             measured,
+            epsilon,
             seconds / len(block.users),
         )
         return judge.rows(block, answers, seen.seen, truths, run)

@@ -249,6 +249,18 @@ def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def _quality(victims: Sequence[Row]) -> dict[str, Any] | None:
+    """What the trained models are worth, means over seeds; None where they were not evaluated."""
+    by_seed = {row['seed']: row['quality'] for row in victims if row.get('quality')}
+    if not by_seed:
+        return None
+    names = next(iter(by_seed.values()))
+    return {
+        name: interval([found[name] for found in by_seed.values()], list(by_seed), (0.0, 1.0))
+        for name in names
+    }
+
+
 def summarize(rows: Iterable[Row]) -> dict[str, Any]:
     """One summary row per setting: what `summary.json` holds.
 
@@ -288,6 +300,8 @@ def summarize(rows: Iterable[Row]) -> dict[str, Any]:
             'num_failed': len(failed),
             'drift': mean(row['drift'] for row in victims),
             'training_loss': mean(row.get('training_loss') for row in victims),
+            'epsilon': first.get('epsilon'),
+            'quality': _quality(victims),
             'seconds_per_victim': mean(row['seconds'] for row in victims),
             'metrics': {
                 name: interval(

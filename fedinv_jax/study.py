@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from fedinv_jax import build, document, experiment, plan, runner, workdir
+from fedinv_jax import build, document, experiment, frontier, plan, runner, workdir
 from fedinv_jax.experiment import Config
 
 
@@ -92,5 +92,24 @@ def run(
             paths = [pathlib.Path(name) / path for path in part.figures]
             parts.append(part._replace(figures=paths))
     if len(parts) == len(chosen):
-        document.write(root, parts, command, missing)
+        document.write(root, parts, command, missing, _defences(root, parts))
         log(f'{root}/report.html, report.md')
+
+
+def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
+    """Leakage against utility, as Markdown with its figure; empty below two defences."""
+    found = frontier.points([part.summary for part in parts])
+    path = frontier.draw(found, root / 'figures' / 'frontier.png')
+    if path is None:
+        return ''
+    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger'
+    return '\n\n'.join(
+        [
+            f'![{caption}]({path.relative_to(root).as_posix()})',
+            'The weakest strength at which no attack exceeds the popularity guesser (mean AUC in '
+            'pairs), and what is left of the model:',
+            frontier.table(found),
+            'Everything that was tried:',
+            frontier.details(found),
+        ]
+    )

@@ -57,6 +57,7 @@ def test_all_of_a_namespace_covers_its_modules(name):
         'figures',
         'figures_exact',
         'figures_study',
+        'frontier',
         'judge',
         'page',
         'plan',

@@ -1,0 +1,98 @@
+"""Defences: what leaks at which strength, and what hit rate and NDCG are left of the model.
+
+Federated NCF (D = 16, hidden [16, 8]) on MovieLens-100K, all 943 users, trained for 160 rounds with
+each defence; uploads are gradients times the number of a client's entries, and all that is uploaded
+is seen. 30 victims with 40 to 58 interactions over 3 seeds, gradients from round 10 on, 10 rounds
+apart, by attackers who know the defence and by those who do not, without popularity as a prior. An
+arm is a defence at one strength, in the families of docs/defences.md.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_defences.py
+    ... python scripts/study.py --config=configs/study_defences.py --arms=none,noise_3
+
+Numbers, device and date: docs/defences.md.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedinv_jax import experiment
+
+_CLIP = 20.0  # about the median norm of an upload
+_ROWS = ('spectral', 'sign', 'mgradinv', 'popularity')  # attacks on sums of several clients
+
+
+def _seen(**fields: Any) -> Mapping[str, Any]:
+    return {'observation': fields}
+
+
+def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping[str, Any]:
+    return {
+        'observation': {'cohort': size, **fields},
+        'attack': {'name': names, 'num_iterations': 300, 'adaptive': (True,)},
+    }
+
+
+def _drift(weight: float) -> Mapping[str, Any]:
+    """Five local steps: with one, rows have not moved yet when the penalty acts."""
+    return {'client': {'name': 'local_sgd', 'num_epochs': 5, 'item_drift': weight}}
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.num_seeds = 3
+    config.data.leave_one_out = True
+    config.data.name = 'ml-100k'
+    config.model.update({'dim': 16, 'hidden': (16, 8), 'scale': 0.03})
+    config.client.update({'private_rate': 1.0, 'by_size': True})
+    config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.02})
+    with config.server.optimizer.unlocked():
+        config.server.optimizer.weight_decay = 0.1
+    config.server.num_rounds = 160
+    config.attack.update(
+        {
+            'name': ('exact', 'spectral', 'sign', 'mgradinv', 'popularity'),
+            'adaptive': (True, False),
+            'popularity': False,
+            'num_victims': 30,
+            'min_positives': 40,
+            'max_positives': 58,
+            'block': 10,
+            'num_gradients': (1, 2, 4, 8),
+            'first_round': (10,),
+            'interval': (10,),
+            'num_iterations': 500,
+        }
+    )
+    arms: dict[str, Any] = {'none': {}}
+    arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
+    arms |= {f'noise_{s:g}': _seen(clip=_CLIP, noise=s) for s in (0.3, 1.0, 3.0, 10.0, 30.0)}
+    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (4.0, 2.0, 1.0, 0.5)}
+    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.3, 0.6)}
+    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.01, 0.001)}
+    arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01, 0.001)}
+    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
+    arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
+    arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
+    arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}
+    arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
+    arms['only_scorer'] = _seen(uploaded=('scorer',), seen=('scorer',))
+    arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}
+    arms |= {f'drift_{w:g}': _drift(w) for w in (0.0, 1.0)}
+    arms |= {f'cohort_{n}': _cohort(n) for n in (2, 8)}
+    rows_only = ('spectral', 'sign', 'popularity')
+    arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
+    arms |= {
+        f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s) for s in (3.0, 30.0)
+    }
+    # A field of a config has no dot in its name.
+    arms = {name.replace('.', '_'): changes for name, changes in arms.items()}
+    config = experiment.with_arms(config, arms)
+    if arg != 'smoke':
+        return config
+    config = experiment.variant(config, arg)
+    config.data.name = 'synthetic'
+    config.server.num_rounds = 30
+    config.attack.update({'name': ('exact', 'spectral', 'popularity'), 'min_positives': 1,
+                          'max_positives': None, 'adaptive': (True,)})  # fmt: skip
+    return experiment.with_arms(config, {'none': {}, 'noise_3': _seen(clip=_CLIP, noise=3.0)})
