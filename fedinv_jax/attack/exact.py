@@ -118,8 +118,9 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
         if known.rough is not None and known.rough.bias is not None:
             return (
                 'rough',
-                f'not affine in the labels (several local steps, clipping): {known.rough.kernel} and {known.rough.bias} give p away '
-                'roughly, which tells the two directions of each item row apart',
+                'the upload is not affine in the labels (several local steps, clipping): '
+                f'{known.rough.kernel} and {known.rough.bias} give p away roughly, which tells the '
+                'two directions of each item row apart',
             )
         return 'levels', 'several local steps, item rows only: the rows fall into two classes'
     if known.structure.items:
