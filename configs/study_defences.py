@@ -21,14 +21,19 @@ _CLIP = 20.0  # about the median norm of an upload
 _ROWS = ('spectral', 'sign', 'mgradinv', 'popularity')  # attacks on sums of several clients
 
 
-def _seen(**fields: Any) -> Mapping[str, Any]:
+def _seen(**fields: Any) -> dict[str, Any]:
     return {'observation': fields}
+
+
+def _both(**fields: Any) -> dict[str, Any]:
+    """Beside the adaptive attackers those who do not know of the defence."""
+    return {'observation': fields, 'attack': {'adaptive': (True, False)}}
 
 
 def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping[str, Any]:
     return {
         'observation': {'cohort': size, **fields},
-        'attack': {'name': names, 'num_iterations': 300, 'adaptive': (True,)},
+        'attack': {'name': names, 'num_iterations': 300},
     }
 
 
@@ -51,8 +56,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.server.num_rounds = 160
     config.attack.update(
         {
-            'name': ('exact', 'spectral', 'sign', 'mgradinv', 'popularity'),
-            'adaptive': (True, False),
+            'name': ('exact', 'spectral', 'mgradinv', 'popularity'),
             'popularity': False,
             'num_victims': 30,
             'min_positives': 40,
@@ -66,12 +70,12 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
-    arms |= {f'noise_{s:g}': _seen(clip=_CLIP, noise=s) for s in (0.3, 1.0, 3.0, 10.0, 30.0)}
-    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (4.0, 2.0, 1.0, 0.5)}
-    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.3, 0.6)}
-    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.01, 0.001)}
-    arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01, 0.001)}
-    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
+    arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
+    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (3.0, 2.0, 1.0)}
+    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.2, 0.4)}
+    arms |= {f'top_{s:g}': _both(top=s) for s in (0.1, 0.01, 0.001)}
+    arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01,)}
+    arms |= {f'random_{s:g}': _both(random=s) for s in (0.1, 0.01, 0.001)}
     arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
     arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
     arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedinv_jax import build, client, observe, stats, tree
 from fedinv_jax.attack import (
+    distances,
     dynamics,
     exact,
     guessers,
@@ -54,11 +55,12 @@ class Choice(NamedTuple):
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
     """The channel and what is seen behind it, as an attacker knows them.
 
-    Of a cohort's sum: what its members do before the sum is in `make_replay`, but for their noise,
-    which adds up.
+    Behind noise nobody reads off how far an upload was clipped: the attacker takes it for one of
+    another size, as the order of the labels does not depend on that. Of a cohort's sum: what its
+    members do before the sum is in `make_replay`, but for their noise, which adds up.
     """
     section = config.observation
-    stages = build.defences(config)
+    stages = build.defences(config, bounded=not section.noise)
     if section.cohort > 1:
         stages = [
             observe.add_gaussian_noise(section.noise * section.cohort**0.5),
@@ -208,6 +210,9 @@ def make_mgradinv(
     optimizer = build.make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
     solver = inversion.descent(optimizer)
     distance = lookup('attack.distance', section.distance, DISTANCES)
+    noisy = config.observation.noise or config.observation.sum_noise
+    if noisy and setting.adaptive:  # as likely on every entry, whatever the leaf's size
+        distance = distances.squared_distance
     weighted_priors = make_priors(config)
     relaxation = relax.sigmoid(section.label_gain)
     start = None

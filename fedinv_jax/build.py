@@ -146,13 +146,19 @@ def uploaded(config: Config) -> list[Observation]:
     return [observe.share(*uploaded)] if len(uploaded) < len(PARTS) else []
 
 
-def defences(config: Config) -> list[Observation]:
-    """The stages of a client's channel that keep the structure of an upload."""
-    section, stages = config.observation, []
+def defences(config: Config, bounded: bool = True) -> list[Observation]:
+    """The stages of a client's channel that keep the structure of an upload.
+
+    Args:
+        config: the config.
+        bounded: whether uploads are clipped, where the config has it.
+    """
+    section = config.observation
+    stages: list[Observation] = []
     if section.label_epsilon is not None:
         stages.append(perturb.randomize_labels(section.label_epsilon))
     stages.append(perturb.add_pseudo_interactions(section.pseudo))
-    if section.clip is not None:
+    if section.clip is not None and bounded:
         stages.append(observe.clip_by_global_norm(section.clip))
     if section.rank is not None:
         stages.append(compress.truncate_rank(section.rank))

@@ -11,9 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'fedinv_jax'
 LONGEST = 350
 # Modules above LONGEST lines, each with the reason why it is not split.
-LONGER: dict[str, str] = {
-    'simulate': 'the only source of truth: training, recording and slicing read as one',
-}
+LONGER: dict[str, str] = {}
 # Folders that are no part of the repository.
 SKIPPED = {'.git', '.venv', '.pytest_cache', '.mypy_cache', '.ruff_cache', '.hypothesis'}
 SKIPPED |= {'__pycache__', 'runs', 'build', 'dist'}

@@ -229,15 +229,12 @@ def cohorts(
     if size < 1:
         raise ValueError(f'Expected {size=} >= 1.')
     rng = np.random.default_rng([seed, 0, 5])  # another stream than `plan.choose_victims`
-    of, number = [], 0
-    for group in clients:
-        count = -(-len(group.users) // size)
-        members = np.zeros(len(group.users), int)
-        for index, part in enumerate(np.array_split(rng.permutation(len(members)), count)):
-            members[part] = number + index
-        of.append(members)
-        number += count
-    return tuple(of), number
+    counts = [-(-len(group.users) // size) for group in clients]
+    of = [
+        rng.permutation(np.arange(len(group.users)) % count) + sum(counts[:index])
+        for index, (group, count) in enumerate(zip(clients, counts, strict=True))
+    ]
+    return tuple(of), sum(counts)
 
 
 def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
