@@ -92,7 +92,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     # A field of a config has no dot in its name.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}
     config = experiment.with_arms(config, arms)
-    if arg != 'smoke':
+    if not arg:
         return config
     config = experiment.variant(config, arg)
     config.data.name = 'synthetic'

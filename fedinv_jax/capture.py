@@ -40,13 +40,15 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     known = config.attack.private_rate is None and config.attack.learning_rate is None
     if not known:
         del client['private_rate'], client['optimizer']
+    usual = experiment.default_config()
     meta = {
         'model': {**config.model.to_dict(), 'num_items': case.interactions.num_items},
         'client': client,
         'observation': {
             name: value
             for name, value in config.observation.items()
-            if name not in ('seen', 'batch_known')
+            if name == 'noise'
+            or (name not in ('seen', 'batch_known') and value != usual.observation[name])
         },
         'known': {'batch': config.observation.batch_known, 'step_sizes': known},
     }

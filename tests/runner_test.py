@@ -133,6 +133,8 @@ SUMMARY_TYPES = {
     'num_failed': int,
     'drift': (float, type(None)),
     'training_loss': float,
+    'epsilon': (float, type(None)),
+    'quality': (dict, type(None)),
     'seconds_per_victim': float,
     'metrics': dict,
     # Beyond the schema of the first version: differences and failures.
