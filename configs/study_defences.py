@@ -9,7 +9,7 @@ arm is a defence at one strength, in the families of docs/defences.md.
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_defences.py
     ... python scripts/study.py --config=configs/study_defences.py --arms=none,noise_3
 
-Numbers, device and date: docs/defences.md.
+What is measured of it: docs/defences.md.
 """
 
 from collections.abc import Mapping

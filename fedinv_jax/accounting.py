@@ -7,15 +7,10 @@ neither: both are inf, not an error.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import dp_accounting
-from dp_accounting import pld, rdp
+from typing import Any, NamedTuple
 
 from fedinv_jax.experiment import Config
 
-_PLAIN = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-_REPLACE = dp_accounting.NeighboringRelation.REPLACE_ONE
 # From there on, epsilon above 5,000, the grid of privacy losses would have steps above 1.
 _COARSE = 100.0
 
@@ -57,7 +52,9 @@ class Guarantee(NamedTuple):
         return self.rdp if self.pld is None else min(self.rdp, self.pld)
 
 
-def gaussian(noise: float, sensitivity: float, releases: int, delta: float) -> tuple[float, float]:
+def gaussian(
+    noise: float, sensitivity: float, releases: int, delta: float
+) -> tuple[float, float | None]:
     """Epsilon of so many Gaussian releases, by Renyi accounting and by privacy loss distribution.
 
     Two inputs whose releases differ by `sensitivity` in norm, whatever the adjacency: with noise
@@ -70,8 +67,8 @@ def gaussian(noise: float, sensitivity: float, releases: int, delta: float) -> t
         delta: in (0, 1).
 
     Returns:
-        Two bounds on epsilon; inf without noise or without a bound, 0 without sensitivity. Where
-        they are in the thousands, which is no privacy, both are the first.
+        Two bounds on epsilon; inf without noise or without a bound, 0 without sensitivity. The
+        second is None where the first is in the thousands, which is no privacy.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -95,14 +92,19 @@ def gaussian(noise: float, sensitivity: float, releases: int, delta: float) -> t
         return 0.0, 0.0
     if not noise or math.isinf(sensitivity):
         return math.inf, math.inf
+    # Slow to import, and most runs need none of it.
+    import dp_accounting
+    from dp_accounting import pld, rdp
+
+    plain = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     event = dp_accounting.GaussianDpEvent(noise / sensitivity)
-    by_rdp = _epsilon(rdp.RdpAccountant(neighboring_relation=_PLAIN), event, releases, delta)
+    by_rdp = _epsilon(rdp.RdpAccountant(neighboring_relation=plain), event, releases, delta)
     # The composition of Gaussian releases is one Gaussian release; its losses are around
     # shift^2 / 2, and a grid finer than 1e-5 of that would not fit the memory.
     shift = sensitivity / noise * math.sqrt(releases)
     if shift > _COARSE:
-        return by_rdp, by_rdp
-    accountant = pld.PLDAccountant(_PLAIN, max(1e-4, 1e-5 * shift**2))
+        return by_rdp, None
+    accountant = pld.PLDAccountant(plain, max(1e-4, 1e-5 * shift**2))
     by_pld = _epsilon(accountant, dp_accounting.GaussianDpEvent(1 / shift), 1, delta)
     return by_rdp, by_pld
 
@@ -130,22 +132,22 @@ def sampled(
         Wang, Balle, Kasiviswanathan, Subsampled Renyi differential privacy and analytical moments
         accountant, AISTATS 2019, arXiv:1808.00087.
     """
-    whole = min(gaussian(noise, sensitivity, releases, delta))
+    bounds = gaussian(noise, sensitivity, releases, delta)
+    whole = min(bound for bound in bounds if bound is not None)
     if sample >= population or math.isinf(whole) or not whole:
         return whole
+    import dp_accounting
+    from dp_accounting import rdp
+
+    replace = dp_accounting.NeighboringRelation.REPLACE_ONE
     event = dp_accounting.SampledWithoutReplacementDpEvent(
         population, sample, dp_accounting.GaussianDpEvent(noise / sensitivity)
     )
-    accountant = rdp.RdpAccountant(neighboring_relation=_REPLACE)
+    accountant = rdp.RdpAccountant(neighboring_relation=replace)
     return min(whole, _epsilon(accountant, event, releases, delta))
 
 
-def _epsilon(
-    accountant: dp_accounting.PrivacyAccountant,
-    event: dp_accounting.DpEvent,
-    releases: int,
-    delta: float,
-) -> float:
+def _epsilon(accountant: Any, event: Any, releases: int, delta: float) -> float:
     return float(accountant.compose(event, releases).get_epsilon(delta))
 
 
@@ -203,10 +205,23 @@ def guarantees(config: Config, num_clients: int) -> list[Guarantee]:
     return found
 
 
-def against_server(found: Sequence[Guarantee]) -> float | None:
-    """The least epsilon against the server, of whatever unit; None where there is none finite."""
-    values = [each.epsilon for each in found if each.against.startswith('the server')]
-    return min((value for value in values if math.isfinite(value)), default=None)
+def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
+    """The guarantee of least epsilon against the server, for a row; None where none is finite.
+
+    Returns:
+        `{'epsilon', 'delta', 'unit', 'adjacency', 'releases'}`: an epsilon of one label and one of
+        a user are not of one kind.
+    """
+    finite = [
+        each
+        for each in found
+        if each.against.startswith('the server') and math.isfinite(each.epsilon)
+    ]
+    if not finite:
+        return None
+    least = min(finite, key=lambda each: each.epsilon)
+    names = ('epsilon', 'delta', 'unit', 'adjacency', 'releases')
+    return {name: getattr(least, name) for name in names}
 
 
 def describe(guarantee: Guarantee) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 
 from fedinv_jax import build, client, observe, stats, tree
 from fedinv_jax.attack import (
-    distances,
     dynamics,
     exact,
     guessers,
@@ -209,10 +208,9 @@ def make_mgradinv(
     client_update = make_replay(config, model, setting.adaptive)
     optimizer = build.make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
     solver = inversion.descent(optimizer)
-    distance = lookup('attack.distance', section.distance, DISTANCES)
-    noisy = config.observation.noise or config.observation.sum_noise
-    if noisy and setting.adaptive:  # as likely on every entry, whatever the leaf's size
-        distance = distances.squared_distance
+    noisy = setting.adaptive and (config.observation.noise or config.observation.sum_noise)
+    name = section.distance or ('squared' if noisy else 'squared_per_leaf')
+    distance = lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
     relaxation = relax.sigmoid(section.label_gain)
     start = None

@@ -147,7 +147,7 @@ def uploaded(config: Config) -> list[Observation]:
 
 
 def defences(config: Config, bounded: bool = True) -> list[Observation]:
-    """The stages of a client's channel that keep the structure of an upload.
+    """The stages of a client's channel that keep the structure of an upload, in their order.
 
     Args:
         config: the config.
@@ -157,16 +157,22 @@ def defences(config: Config, bounded: bool = True) -> list[Observation]:
     stages: list[Observation] = []
     if section.label_epsilon is not None:
         stages.append(perturb.randomize_labels(section.label_epsilon))
-    stages.append(perturb.add_pseudo_interactions(section.pseudo))
-    if section.clip is not None and bounded:
-        stages.append(observe.clip_by_global_norm(section.clip))
+    if section.pseudo:
+        stages.append(perturb.add_pseudo_interactions(section.pseudo))
     if section.rank is not None:
         stages.append(compress.truncate_rank(section.rank))
-    stages.append(compress.keep_top(section.top, section.error_feedback))
-    stages.append(compress.keep_random(section.random, section.error_feedback))
+    if section.top < 1:
+        stages.append(compress.keep_top(section.top, section.error_feedback))
+    if section.random < 1:
+        stages.append(compress.keep_random(section.random, section.error_feedback))
     if section.levels is not None:
         stages.append(compress.quantize(section.levels))
-    return [*stages, observe.add_gaussian_noise(section.noise)]
+    # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
+    if section.clip is not None and bounded:
+        stages.append(observe.clip_by_global_norm(section.clip))
+    if section.noise:
+        stages.append(observe.add_gaussian_noise(section.noise))
+    return stages
 
 
 def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:

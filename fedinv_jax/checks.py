@@ -88,7 +88,8 @@ def check(config: Config) -> None:
             if not isinstance(number, int) or number < least:
                 raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
     for field, choices in _NAMES.items():
-        experiment.lookup(field, values[field], choices)
+        if values[field] is not None:
+            experiment.lookup(field, values[field], choices)
     _check_combinations(config)
     for setting in experiment.settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
@@ -173,6 +174,11 @@ def _check_defences(config: Config) -> None:
             'observation.cohort above 1; observation.noise is noise on each upload.'
         )
     if section.cohort > 1:
+        if 'mean_over_touched' in (config.server.aggregate_items, config.server.aggregate_scorer):
+            raise ValueError(
+                'A sum hides how many clients touched a row: observation.cohort above 1 needs '
+                'server.aggregate_items=sum or mean.'
+            )
         if not section.batch_known:
             raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
         if 'exact' in attack.name or attack.start is not None:

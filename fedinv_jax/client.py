@@ -11,10 +11,20 @@ import optax
 
 from fedinv_jax import tree
 from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Loss, Model, Observation, PyTree
+from fedinv_jax.types import (
+    Array,
+    Batch,
+    ClientUpdate,
+    Key,
+    Leaf,
+    Loss,
+    Model,
+    Observation,
+    PyTree,
+)
 
 
-def gather(shared: PyTree, items: Array) -> PyTree:
+def gather(shared: PyTree, items: Leaf) -> PyTree:
     """The parameters that a client works on: `shared` with the rows `items [B]` of its item table.
 
     A `client_update` on these rows with `Batch(items=None, ...)` uploads `[B, ...]` rows, never a

@@ -123,12 +123,12 @@ def default_config() -> Config:
                 'label_epsilon': optional(float),  # randomised response on labels; None: none
                 'pseudo': 0.0,  # share of the negatives that clients pass off as interactions
                 'uploaded': ('items', 'scorer'),  # the other parameters stay as they were drawn
-                'clip': optional(float),  # largest norm of an upload; None: any
                 'rank': optional(int),  # of the item rows; None: full
                 'top': 1.0,  # share of an upload's entries that is kept: the largest
                 'random': 1.0,  # the same: by chance
                 'error_feedback': False,  # what top and random leave out is added the next time
                 'levels': optional(int),  # of stochastic quantisation; None: none
+                'clip': optional(float),  # largest norm of an upload; None: any
                 'noise': 0.0,  # standard deviation of Gaussian noise on every entry of an upload
                 'cohort': 1,  # clients of which the server sees the sum only: secure aggregation
                 'sum_noise': 0.0,  # standard deviation of Gaussian noise on every entry of a sum
@@ -145,7 +145,9 @@ def default_config() -> Config:
                 'num_gradients': (1, 2),  # T
                 'first_round': (0,),
                 'interval': (1,),  # server rounds between two observed ones
-                'distance': 'squared_per_leaf',
+                # None: squared_per_leaf, or squared where the attacker knows of noise, which is as
+                # likely on every entry.
+                'distance': optional(str),
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
                 'num_iterations': 1000,
@@ -230,15 +232,15 @@ def defence(config: Config) -> str:
     seen, client = config.observation, config.client
     feedback = ' with error feedback' * seen.error_feedback
     used = {
-        'randomised response {:g}': seen.label_epsilon,
-        'pseudo-interactions {:g}': seen.pseudo or None,
+        f'{stats.HIDING[0]} {{:g}}': seen.label_epsilon,
+        f'{stats.HIDING[1]} {{:g}}': seen.pseudo or None,
         'item_drift {:g}': client.item_drift or None,
         'only {}': '+'.join(seen.uploaded) if len(seen.uploaded) < len(PARTS) else None,
-        'clip {:g}': seen.clip,
         'rank {:g}': seen.rank,
         f'top {{:g}}{feedback}': seen.top if seen.top < 1 else None,
         f'random {{:g}}{feedback}': seen.random if seen.random < 1 else None,
         'levels {:g}': seen.levels,
+        'clip {:g}': seen.clip,
         'noise {:g}': seen.noise or None,
         'cohort {:g}': seen.cohort if seen.cohort > 1 else None,
         'sum noise {:g}': seen.sum_noise or None,

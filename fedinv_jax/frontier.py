@@ -5,11 +5,10 @@ than the popularity guesser; the best of the attacks, blind or adaptive, speaks 
 is the auditor's, who knows the truth.
 """
 
-import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedinv_jax import canvas, report
 from fedinv_jax.stats import Row
@@ -31,7 +30,7 @@ class Point(NamedTuple):
         best: the summary row of the attack of largest mean AUC; its differences to popularity.
         stopped: whether no attack exceeds popularity; None where popularity was not run.
         quality: of the model that was trained with it, by name; see `quality`.
-        epsilon: against the server, None where there is none.
+        epsilon: against the server, see `accounting.against_server`; None where there is none.
     """
 
     family: str
@@ -40,7 +39,7 @@ class Point(NamedTuple):
     best: Row
     stopped: bool | None
     quality: Mapping[str, Row]
-    epsilon: float | None
+    epsilon: Row | None
 
 
 def family(defence: str) -> str:
@@ -125,9 +124,11 @@ def _weakest(own: Sequence[Point]) -> tuple[str, ...]:
     return first.defence, *(_quality(first, name) for name in _SHOWN), epsilon(first.epsilon)
 
 
-def epsilon(value: float | None) -> str:
-    """An epsilon for people."""
-    return '-' if value is None or math.isinf(value) else f'{value:.3g}'
+def epsilon(found: Row | None) -> str:
+    """An epsilon for people, with its unit and delta."""
+    if found is None:
+        return '-'
+    return f'{found["epsilon"]:.3g} ({found["unit"]}, delta {found["delta"]:g})'
 
 
 def _mean(point: Point) -> str:
@@ -203,17 +204,15 @@ def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:
     return canvas.save(page, path)
 
 
-def _line(
-    axis: object, own: Sequence[Point], name: str, colour: str, marker: str, label: str
-) -> None:
+def _line(axis: Any, own: Sequence[Point], name: str, colour: str, marker: str, label: str) -> None:
     """A family's points, weak to strong; a stronger one has a larger marker."""
     pairs = [(p.quality[name]['mean'], p.best['metrics']['auc']['mean']) for p in own]
     known = [pair for pair in pairs if None not in pair]
     if not known:
         return
     across, up = zip(*known, strict=True)
-    axis.plot(across, up, color=colour, linewidth=1, zorder=2)  # type: ignore[attr-defined]
-    axis.scatter(  # type: ignore[attr-defined]
+    axis.plot(across, up, color=colour, linewidth=1, zorder=2)
+    axis.scatter(
         across, up, color=colour, marker=marker, zorder=3, label=label,
         s=[90 if marker == '*' else 22 + 16 * place for place in range(len(known))],
     )  # fmt: skip

@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
     training_loss: float
     quality: dict[str, float] | None
-    epsilon: float | None
+    epsilon: dict[str, Any] | None
     seconds: float
 
 

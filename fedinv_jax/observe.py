@@ -21,9 +21,9 @@ def identity(upload: PyTree, seen: PyTree, state: Any) -> tuple[PyTree, Any]:
 
 
 def chain(*stages: Observation) -> Observation:
-    """Stages one after the other; `chain()` is the identity, and chaining is associative.
+    """Stages one after the other; `chain()` is the identity, a chain of one that stage itself.
 
-    The variances of the stages add, each taken at the end of the chain.
+    Chaining is associative but for keys. Variances add, each taken at the end of the chain.
 
     Example:
         >>> stage, key = chain(share('scorer')), jax.random.key(0)
@@ -31,6 +31,8 @@ def chain(*stages: Observation) -> Observation:
         >>> stage.observe(upload, stage.init(upload), key)[0]
         {'scorer': 2.0}
     """
+    if len(stages) == 1:
+        return stages[0]
 
     def init(upload: PyTree) -> tuple:
         states = []

@@ -210,18 +210,20 @@ def transcript(
     rows = None
     if recording.cohorts is not None:
         members = _members(recording.cohorts[g], v, cohort_size)
-        items, labels = (leaf[members].ravel() for leaf in (group.items, group.labels))
-        real = group.weights[members] * (members >= 0)[:, None]
-        present = np.stack([s.participated[g][members] for s in snapshots])
-        weights = (present[..., None] * real).reshape(len(kept), -1).astype(real.dtype)
-        own = np.arange(len(items)) < len(group.items[v])
-        evaluated = real.ravel() * own
-        rows = _first_rows(items, real.ravel())
-        first = rows == np.arange(len(items))
+        there = members >= 0
+        items, labels, real = (
+            np.where(there[:, None], leaf[members], 0).astype(leaf.dtype).ravel()
+            for leaf in (group.items, group.labels, group.weights)
+        )
+        present = np.stack([s.participated[g][members] & there for s in snapshots])
+        size = len(group.items[v])
+        weights = np.repeat(present, size, axis=1) * real
+        evaluated = np.where(np.arange(len(items)) < size, real, 0)
+        rows = _first_rows(items, real)
+        kept_rows = (rows == np.arange(len(items))) & (real > 0)
         cohort = recording.cohorts[g][v]
         uploads = [
-            _masked(client.gather(tree.take(s.seen, cohort), items), first & (real.ravel() > 0))
-            for s in observed
+            _masked(client.gather(tree.take(s.seen, cohort), items), kept_rows) for s in observed
         ]
         participated = present.any(axis=1)
         private = [tree.take(s.private[g], np.maximum(members, 0)) for s in observed]

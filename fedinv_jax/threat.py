@@ -133,11 +133,11 @@ def _defences(config: Config) -> list[str]:
         f'mean L1 penalty of weight {config.client.item_drift:g} on moved item rows':
             config.client.item_drift > 0,
         f'only {"+".join(seen.uploaded)} are uploaded and trained': len(seen.uploaded) == 1,
-        f'uploads clipped to norm {seen.clip}': seen.clip is not None,
         f'item rows of rank {seen.rank}': seen.rank is not None,
         f'the largest {seen.top:.2%} of the entries{feedback}': seen.top < 1,
         f'{seen.random:.2%} of the entries, by chance{feedback}': seen.random < 1,
         f'entries rounded to one of {seen.levels} levels by chance': seen.levels is not None,
+        f'uploads clipped to norm {seen.clip}': seen.clip is not None,
         f'{noise} {seen.noise:g} on every entry of an upload': seen.noise > 0,
         f'secure aggregation: only sums over cohorts of at most {seen.cohort} clients are seen, '
         'who took part and with which items is known': seen.cohort > 1,

@@ -133,7 +133,7 @@ SUMMARY_TYPES = {
     'num_failed': int,
     'drift': (float, type(None)),
     'training_loss': float,
-    'epsilon': (float, type(None)),
+    'epsilon': (dict, type(None)),
     'quality': (dict, type(None)),
     'seconds_per_victim': float,
     'metrics': dict,

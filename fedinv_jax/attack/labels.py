@@ -83,16 +83,16 @@ def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) ->
         draw = Draw({**draw.shared, 'items': items}, draw.private, batch)
         return upload(draw, {**seen, **own}, label[None])
 
-    # Large, so that a bound on the upload shows on one side.
-    others = _FAR * (1 - draw.batch.labels**2)
-
     @jax.jit
     def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
-        """Uploads of labels, of others, and of their mix; the Jacobian; the one-item columns."""
+        """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
         labels = draw.batch.labels
         seen = leak.upload_of(client_update, observation, draw)
         rows = {name: part for name, part in seen.items() if name == 'items'}
-        mixed = jnp.stack([labels, others, 0.3 * labels + 0.7 * others])
+        # Others as large too, by which a bound on the upload shows.
+        near = 1 - labels**2
+        others = [near, 0.3 * labels + 0.7 * near, _FAR * near, 0.3 * labels + 0.7 * _FAR * near]
+        mixed = jnp.stack([labels, *others])
         uploads = jax.vmap(partial(upload, draw, seen))(mixed)
         jacobian = jax.vmap(
             lambda tangent: jax.jvp(partial(upload, draw, seen), (labels,), (tangent,))[1]
@@ -123,7 +123,11 @@ def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) ->
         return own
 
     return Structure(
-        all(close(0.3 * leaf[0] + 0.7 * leaf[1], leaf[2]) for leaf in uploads.values()),
+        all(
+            close(0.3 * leaf[0] + 0.7 * leaf[other], leaf[other + 1])
+            for leaf in uploads.values()
+            for other in (1, 3)
+        ),
         all(close(expanded(name), leaf) for name, leaf in jacobian.items()),
         tuple(
             name

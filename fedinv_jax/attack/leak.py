@@ -53,9 +53,9 @@ def upload_of(
         seen: what was seen, by which a stage may tell what is left of an upload; None: all of it.
     """
     upload = client_update(*draw)[0]
-    return observation.predict(upload, upload if seen is None else seen, observation.init(upload))[
-        0
-    ]
+    seen = upload if seen is None else seen
+    predicted, _ = observation.predict(upload, seen, observation.init(upload))
+    return predicted
 
 
 def find(
