@@ -1,0 +1,11 @@
+"""What every test module shares."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _compiled_code_ends_with_its_module():
+    """Drops compiled programs after each module: a process may map only so many (Linux: 65,530)."""
+    yield
+    jax.clear_caches()
