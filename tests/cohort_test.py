@@ -27,7 +27,9 @@ from fedinv_jax.data import clients as clients_lib
 
 KEY = jax.random.key(2)
 N, M = 60, 3
-CLIENTS = data.clients.build(data.synthetic.generate(seed=1, num_users=20, num_items=N))
+CLIENTS = data.clients.build(
+    data.synthetic.generate(seed=1, num_users=20, num_items=N), per_positive=1, max_waste=0.1
+)
 MODEL = models.ncf(N, 4, hidden=(6,), scale=0.5)
 UPDATE = client.gradient_step(MODEL, losses.bce, 0.4)
 PARTS = ('items', 'scorer')
@@ -180,8 +182,8 @@ def test_a_small_cohort_is_filled_up_with_nobody():
     close(problem.predict(guess), transcript.seen, atol=1e-5)
 
 
-# Rows that one member alone touched are its own: their sides tell its labels. Failed on: rows of
-# the candidates in their own order.
+# Rows that one member alone touched are its own: their sides tell its labels. Failed on: rows read
+# at the candidates' own places, where those of shared items are zero.
 def test_attacks_on_rows_read_the_sum():
     items = [[2 * user, 2 * user + 1, 30 + user] for user in range(8)]
     few = data.interactions.make(np.repeat(range(8), 3), np.ravel(items))
@@ -195,6 +197,13 @@ def test_attacks_on_rows_read_the_sum():
     right = np.asarray(answer.labels) == (truth.labels > 0)
     assert np.sum(alone) > 5
     assert right[alone].all()
+    # An item of two members has one row, hence one score at both places.
+    scores = np.asarray(answer.scores)
+    shared = np.flatnonzero(
+        (transcript.rows != np.arange(len(scores))) & (transcript.weights[0] > 0)
+    )
+    assert shared.size
+    np.testing.assert_array_equal(scores[shared], scores[transcript.rows[shared]])
 
 
 def test_cohorts_are_even_and_cover_all():
@@ -202,9 +211,12 @@ def test_cohorts_are_even_and_cover_all():
     sizes = np.bincount(np.concatenate(of), minlength=number)
     assert sizes.max() <= 4
     assert sizes.sum() == sum(len(group.users) for group in CLIENTS)
+    assert len(of) > 1
     for own in of:
         counts = np.bincount(own)[np.unique(own)]
         assert np.ptp(counts) <= 1
+    # Failed on: cohorts counted from 0 in every group.
+    assert sum(len(np.unique(own)) for own in of) == number == 1 + max(own.max() for own in of)
     other, _ = clients_lib.cohorts(CLIENTS, 4, seed=4)
     assert any(np.any(a != b) for a, b in zip(of, other, strict=True))
     with pytest.raises(ValueError, match='Expected size=0 >= 1'):

@@ -41,6 +41,7 @@ SUMMARIES = [
             row('clip 1, noise 1', 1, 'exact', 0.8, -0.06, 0.5),
             row('clip 1, noise 1', 1, 'spectral', 0.7, -0.16, 0.5),
             row('clip 1, noise 1', 8, 'exact', 0.95, 0.09, 0.5),
+            row('clip 1, noise 1', 8, 'spectral', 0.8, -0.06, 0.5),
         ]
     },
 ]
