@@ -46,8 +46,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     """`arg`: None or 'smoke'."""
     config = experiment.default_config()
     config.num_seeds = 3
-    config.data.leave_one_out = True
-    config.data.name = 'ml-100k'
+    config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
     config.model.update({'dim': 16, 'hidden': (16, 8), 'scale': 0.03})
     config.client.update({'private_rate': 1.0, 'by_size': True})
     config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.02})
