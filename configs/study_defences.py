@@ -18,6 +18,7 @@ from typing import Any
 from fedinv_jax import experiment
 
 _CLIP = 20.0  # about the median norm of an upload
+_ONE = ('exact', 'spectral', 'mgradinv', 'popularity')
 _ROWS = ('spectral', 'sign', 'mgradinv', 'popularity')  # attacks on sums of several clients
 
 
@@ -55,7 +56,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.server.num_rounds = 160
     config.attack.update(
         {
-            'name': ('exact', 'spectral', 'mgradinv', 'popularity'),
+            'name': _ONE,
             'popularity': False,
             'num_victims': 30,
             'min_positives': 40,
@@ -70,11 +71,13 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
-    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (3.0, 2.0, 1.0)}
-    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.2, 0.4)}
+    for name in [name for name in arms if name.startswith('noise')]:
+        arms[name]['attack']['name'] = (*_ONE, 'summed')
+    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (2.0, 1.0)}
+    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.4)}
     arms |= {f'top_{s:g}': _both(top=s) for s in (0.1, 0.01, 0.001)}
     arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01,)}
-    arms |= {f'random_{s:g}': _both(random=s) for s in (0.1, 0.01, 0.001)}
+    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
     arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
     arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
     arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}
@@ -86,7 +89,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
     rows_only = ('spectral', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
     arms |= {
-        f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s) for s in (3.0, 30.0)
+        f'sum_noise_{s:g}': _cohort(32, ('summed', *rows_only), clip=_CLIP, sum_noise=s)
+        for s in (3.0, 30.0)
     }
     # A field of a config has no dot in its name.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}

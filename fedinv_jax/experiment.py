@@ -29,12 +29,12 @@ DISTANCES = {
     'squared_per_leaf': distances.squared_distance_per_leaf,
 }
 PRIORS = ('binary', 'norm', 'popularity', 'sparsity')
-EXACT = ('exact', 'sign', 'spectral')
+EXACT = ('exact', 'sign', 'spectral', 'summed')
 """Attacks that solve for the labels instead of descending an objective; always in float64."""
 STOPPING = ('dlg', 'imia', 'raifle', 'raifle_joint')
 RECIPES = (*STOPPING, 'inverting_gradients', 'tgias_ro')
 """Attacks of the literature, see `attack.recipes`; those of `STOPPING` end by themselves."""
-ON_ROWS = ('imia', 'raifle', 'raifle_joint', 'sign', 'spectral')
+ON_ROWS = ('imia', 'raifle', 'raifle_joint', 'sign', 'spectral', 'summed')
 """Attacks that read item rows."""
 BY_SHARE = ('imia', *stats.GUESSERS)
 """Attacks that know how many candidates are interactions."""

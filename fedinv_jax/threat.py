@@ -41,6 +41,7 @@ _ASSUMED = {
     'scaled': f'size of a fresh embedding, {_POPULAR}; interactions are fewer than negatives',
     'sparse': 'popularity and the public share of interactions',
     'spectral': 'interactions are fewer than negatives',
+    'summed': 'interactions are fewer than negatives',
     'variable_projection': 'size of a fresh embedding',
 }
 

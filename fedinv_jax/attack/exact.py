@@ -89,6 +89,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'sign': members_rows.sign,
     'sparse': sparse.unknown_batch,
     'spectral': members_rows.spectral,
+    'summed': members_rows.summed,
     'variable_projection': gauss_newton.variable_projection,
 }
 

@@ -26,6 +26,12 @@ def spectral(known: members.Known) -> members.Attack:
     return lambda transcript, key: rows.spectral(transcript)
 
 
+def summed(known: members.Known) -> members.Attack:
+    """`rows.summed`: `spectral` where noise hides the direction of a single step."""
+    del known
+    return lambda transcript, key: rows.summed(transcript)
+
+
 def levels(known: members.Known) -> members.Attack:
     """`rows.levels`: no model, no loss, only the item rows, of clients that take several steps."""
     del known

@@ -6,6 +6,7 @@ depends on the private state p only through which ReLUs are on. Nothing here rea
 the difference of the rows that the client would upload for either label.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -59,6 +60,26 @@ def spectral(transcript: Transcript) -> Answer:
     side = jnp.where(jnp.sum(total > 0) > jnp.sum(total < 0), -1, 1)
     rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
     return _answer(transcript, -side * total / len(cosines), None, rest)
+
+
+def summed(transcript: Transcript) -> Answer:
+    """`spectral` of the sum of the steps' uploads.
+
+    Rows of several steps add up where their directions stay, independent noise grows by `sqrt(T)`
+    only: T uploads count as one behind noise smaller by `sqrt(T)`. Where noise drowns each step's
+    direction, averages of cosines to it, as in `spectral`, add nothing.
+
+    Args:
+        transcript: of one client, item rows seen.
+
+    Returns:
+        As `spectral` of one step.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), transcript.seen)
+    return spectral(dataclasses.replace(transcript, seen=total))
 
 
 def levels(transcript: Transcript) -> Answer:

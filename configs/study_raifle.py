@@ -1,0 +1,82 @@
+"""RAIFLE's setting behind defences: local training, large embeddings, item rows only.
+
+The first 30 users of MovieLens-100K with their full histories, D = 64, hidden [128, 64, 32], 20
+local epochs of Adam, first round 0, a gradient of every round (Pham et al., NDSS 2025); see
+`exact_local_training.py:raifle` for it without defences. `dp_E`: the whole upload clipped to norm
+.05 (sensitivity .1), noise that gives each single upload epsilon E at delta 1e-8. Arms `raifle_*`
+are RAIFLE itself, minutes for one upload; all others are attacks of milliseconds.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_raifle.py
+    ... python scripts/study.py --config=configs/study_raifle.py --arms=dp_100,raifle_dp_100
+
+What is measured of it: docs/defences.md.
+"""
+
+from typing import Any
+
+from fedinv_jax import experiment
+
+_CLIP, _DELTA = 0.05, 1e-8
+_NOISE = {100: 0.010358, 10: 0.061585, 1: 0.510031}  # by epsilon, analytic Gaussian
+_LONG = (1, 8, 32, 64, 128, 256, 512)
+
+
+def _dp(epsilon: int) -> dict[str, Any]:
+    return {'observation': {'clip': _CLIP, 'noise': _NOISE[epsilon], 'delta': _DELTA}}
+
+
+def _raifle(changes: dict[str, Any]) -> dict[str, Any]:
+    one = {'name': ('raifle', 'popularity'), 'num_gradients': (1,)}
+    return {**changes, 'attack': one, 'server': {'num_rounds': 1}}
+
+
+def get_config(arg: str | None = None) -> experiment.Config:
+    """`arg`: None or 'smoke'."""
+    config = experiment.default_config()
+    config.data.update({'name': 'ml-100k', 'max_users': 30})
+    config.model.update(
+        {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
+    )
+    config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_rate': 1e-3})
+    config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
+    config.client.private_optimizer.name = 'adam'
+    with config.unlocked():  # as torchopt's Adam in RAIFLE's code
+        config.client.optimizer.eps_root = 1e-8
+        config.client.private_optimizer.eps_root = 1e-8
+    config.server.num_rounds = 8
+    config.observation.seen = ('items',)
+    config.attack.update(
+        {
+            'name': ('exact', 'spectral', 'summed', 'sign', 'popularity'),
+            'popularity': False,
+            'num_victims': 30,
+            'num_gradients': (1, 2, 4, 8),
+            'interval': (1,),
+        }
+    )
+    drift: dict[str, Any] = {'client': {'item_drift': 1.0}}
+    arms: dict[str, Any] = {'none': {}, 'drift_1': drift}
+    arms |= {f'dp_{epsilon}': _dp(epsilon) for epsilon in _NOISE}
+    for name, fields in {
+        'labels_1': {'label_epsilon': 1.0},
+        'pseudo_0_4': {'pseudo': 0.4},
+        'top_0_01': {'top': 0.01},
+        'random_0_01': {'random': 0.01},
+        'levels_1': {'levels': 1},
+        'rank_1': {'rank': 1},
+    }.items():
+        arms[name] = {'observation': fields}
+    arms['cohort_8'] = {
+        'observation': {'cohort': 8},
+        'attack': {'name': ('spectral', 'summed', 'popularity')},
+    }
+    arms |= {f'raifle_dp_{epsilon}': _raifle(_dp(epsilon)) for epsilon in (100, 1)}
+    arms['raifle_drift_1'] = _raifle(drift)
+    many = {'name': ('spectral', 'summed', 'popularity'), 'num_gradients': _LONG}
+    arms['dp_100_long'] = {**_dp(100), 'attack': many, 'server': {'num_rounds': max(_LONG)}}
+    config = experiment.with_arms(config, arms)
+    if not arg:
+        return config
+    config = experiment.variant(config, arg)
+    config.attack.update({'name': ('spectral', 'summed', 'popularity'), 'num_gradients': (1, 2)})
+    return experiment.with_arms(config, {'none': {}, 'dp_100': _dp(100)})
