@@ -86,6 +86,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}
     arms |= {f'drift_{w:g}': _drift(w) for w in (0.0, 1.0)}
     arms |= {f'cohort_{n}': _cohort(n) for n in (2, 8)}
+    # Half of the clients take part in a round: sums over changing members of the same cohorts.
+    arms['cohort_4_half'] = {**_cohort(4), 'server': {'clients_per_round': 471}}
     rows_only = ('spectral', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
     arms |= {
