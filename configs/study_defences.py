@@ -79,6 +79,11 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01,)}
     arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
     arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
+    for name in (
+        'top_feedback_0.01',
+        'random_feedback_0.01',
+    ):  # the rest is followed from the start
+        arms[name]['attack'] = {'first_round': (0,), 'interval': (1,)}
     arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
     arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
@@ -87,7 +92,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms |= {f'drift_{w:g}': _drift(w) for w in (0.0, 1.0)}
     arms |= {f'cohort_{n}': _cohort(n) for n in (2, 8)}
     # Half of the clients take part in a round: sums over changing members of the same cohorts.
-    arms['cohort_4_half'] = {**_cohort(4), 'server': {'clients_per_round': 471}}
+    arms['cohort_8_half'] = {**_cohort(8), 'server': {'clients_per_round': 471}}
+    arms['cohort_8_half']['attack']['num_gradients'] = (1, 8)
     rows_only = ('spectral', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
     arms |= {

@@ -18,7 +18,7 @@ from fedinv_jax import experiment
 
 _CLIP, _DELTA = 0.05, 1e-8
 _NOISE = {100: 0.010358, 10: 0.061585, 1: 0.510031}  # by epsilon, analytic Gaussian
-_LONG = (1, 8, 32, 64, 128, 256, 512)
+_LONG = (64, 128, 256, 384, 512)
 
 
 def _dp(epsilon: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms |= {f'dp_{epsilon}': _dp(epsilon) for epsilon in _NOISE}
     for name, fields in {
         'labels_1': {'label_epsilon': 1.0},
-        'pseudo_0_4': {'pseudo': 0.4},
+        'pseudo_0_2': {'pseudo': 0.2},
         'top_0_01': {'top': 0.01},
         'random_0_01': {'random': 0.01},
         'levels_1': {'levels': 1},
@@ -72,8 +72,12 @@ def get_config(arg: str | None = None) -> experiment.Config:
     }
     arms |= {f'raifle_dp_{epsilon}': _raifle(_dp(epsilon)) for epsilon in (100, 1)}
     arms['raifle_drift_1'] = _raifle(drift)
-    many = {'name': ('spectral', 'summed', 'popularity'), 'num_gradients': _LONG}
-    arms['dp_100_long'] = {**_dp(100), 'attack': many, 'server': {'num_rounds': max(_LONG)}}
+    many = {'name': ('summed', 'popularity'), 'num_gradients': _LONG}
+    arms['dp_100_long'] = {
+        **_dp(100),
+        'attack': {**many, 'block': 1},
+        'server': {'num_rounds': max(_LONG)},
+    }
     config = experiment.with_arms(config, arms)
     if not arg:
         return config

@@ -22,7 +22,8 @@ class Guarantee(NamedTuple):
         mechanism: what is random.
         against: whom it holds against.
         unit: what differs between two adjacent inputs: a user's labels, a user, a label.
-        adjacency: how: 'replace' or 'add or remove'.
+        adjacency: how: 'replace', or 'zero-out': the user's upload counts as zeros, where it is
+            known that the user takes part.
         sensitivity: most that a release changes by, in the Euclidean norm; None where there is no
             additive noise.
         noise: its standard deviation; None likewise.
@@ -155,7 +156,9 @@ def guarantees(config: Config, num_clients: int) -> list[Guarantee]:
     """Every statement that a config's defences allow, for its own sampling and number of rounds.
 
     The server knows who takes part, so sampling hides nothing from it: against it each round counts
-    that a client may take part in. Against those who see the trained models only, it does hide.
+    that a client may take part in. Against those who see the trained models only, it does hide, for
+    clients whom no recording forces to take part; of the noise on the sums that of one cohort is
+    counted, which is a bound.
 
     Args:
         config: see `experiment.default_config`.
@@ -168,13 +171,17 @@ def guarantees(config: Config, num_clients: int) -> list[Guarantee]:
     if section.label_epsilon is not None:
         epsilon = float(section.label_epsilon)
         found.append(
-            Guarantee('randomised response on labels, drawn once', 'the server', 'one label',
+            Guarantee('randomised response on labels, drawn once', 'the server',
+                      'one label, given the items and the size of the batch',
                       'replace', None, None, 1, 'none', 0.0, epsilon, epsilon)
         )  # fmt: skip
     if section.pseudo:
+        # A negative that stays one is surely none, unless all are passed off.
+        epsilon = 0.0 if section.pseudo == 1 else math.inf
         found.append(
-            Guarantee('pseudo-interactions, drawn once', 'the server', 'one label', 'replace',
-                      None, None, 1, 'none', 0.0, math.inf, math.inf)
+            Guarantee('pseudo-interactions, drawn once', 'the server',
+                      'one label, given the items and the size of the batch', 'replace',
+                      None, None, 1, 'none', 0.0, epsilon, epsilon)
         )  # fmt: skip
     if section.noise:
         by_rdp, by_pld = gaussian(section.noise, 2 * clip, rounds, section.delta)
@@ -189,7 +196,7 @@ def guarantees(config: Config, num_clients: int) -> list[Guarantee]:
         by_rdp, by_pld = gaussian(section.sum_noise, clip, rounds, section.delta)
         found.append(
             Guarantee(text, 'the server, under secure aggregation only', 'one user',
-                      'add or remove', clip, section.sum_noise, rounds,
+                      'zero-out', clip, section.sum_noise, rounds,
                       'none: the server knows who takes part', section.delta, by_rdp, by_pld)
         )  # fmt: skip
         if sample < num_clients:
@@ -209,8 +216,8 @@ def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
     """The guarantee of least epsilon against the server, for a row; None where none is finite.
 
     Returns:
-        `{'epsilon', 'delta', 'unit', 'adjacency', 'releases'}`: an epsilon of one label and one of
-        a user are not of one kind.
+        Those of its fields that an epsilon means nothing without; epsilons of one label and of a
+        user are not of one kind.
     """
     finite = [
         each
@@ -220,7 +227,7 @@ def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
     if not finite:
         return None
     least = min(finite, key=lambda each: each.epsilon)
-    names = ('epsilon', 'delta', 'unit', 'adjacency', 'releases')
+    names = ('epsilon', 'delta', 'against', 'unit', 'adjacency', 'sensitivity', 'releases')
     return {name: getattr(least, name) for name in names}
 
 

@@ -1,5 +1,6 @@
 """Config -> functions: attacks, and what an attacker knows of clients and channel."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -54,12 +55,16 @@ class Choice(NamedTuple):
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
     """The channel and what is seen behind it, as an attacker knows them.
 
-    Behind noise nobody reads off how far an upload was clipped: the attacker takes it for one of
-    another size, as the order of the labels does not depend on that. Of a cohort's sum: what its
-    members do before the sum is in `make_replay`, but for their noise, which adds up.
+    Behind noise nobody reads off what the stages before it did to an upload: which entries they
+    left, how far they clipped it. There the attacker takes the upload for a whole one: clipping
+    what it predicts instead made MGradInv worse (docs/defences.md). Of a cohort's sum: what its
+    members do before the sum is in `make_replay`, but for their noise, which adds up to at most
+    that of all of them.
     """
     section = config.observation
-    stages = build.defences(config, bounded=not section.noise)
+    stages = build.defences(config)
+    if section.noise:
+        stages = [*map(observe.blind, stages[:-1]), stages[-1]]
     if section.cohort > 1:
         stages = [
             observe.add_gaussian_noise(section.noise * section.cohort**0.5),
@@ -74,16 +79,20 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     """The client's training as an attacker replays it; of a cohort, that of all its members.
 
     Under a sum nobody sees which entries of an upload its client kept: the attacker clips what it
-    predicts of each member, and takes the other stages as if they were not there.
+    predicts of each member, and takes the other stages as if they were not there. Who does not know
+    of the defences knows of no penalty on the drift of item rows either.
     """
+    section = config.client.copy_and_resolve_references()
+    if not adaptive:
+        section.item_drift = 0.0
     believed = config.attack.private_rate, config.attack.learning_rate
-    client_update = build.make_client_update(config.client, model, *believed)
-    section = config.observation
-    if section.cohort == 1:
+    client_update = build.make_client_update(section, model, *believed)
+    size, clip = config.observation.cohort, config.observation.clip
+    if size == 1:
         return client_update
-    if section.clip is not None and adaptive:
-        client_update = client.through(client_update, observe.clip_by_global_norm(section.clip))
-    return client.cohort(client_update, section.cohort)
+    if clip is not None and adaptive:
+        client_update = client.through(client_update, observe.clip_by_global_norm(clip))
+    return client.cohort(client_update, size)
 
 
 def make_init_private(config: Config, model: Model) -> InitPrivate:
@@ -92,6 +101,20 @@ def make_init_private(config: Config, model: Model) -> InitPrivate:
     if size == 1:
         return model.init_private
     return lambda key: jax.vmap(model.init_private)(jax.random.split(key, size))
+
+
+def trained_share(config: Config, share: float, adaptive: bool = True) -> float:
+    """The share of a batch that trains as interactions, of which `share` are.
+
+    Randomised response and pseudo-interactions change it; who does not know of them takes `share`.
+    """
+    section = config.observation
+    if not adaptive:
+        return share
+    if section.label_epsilon is not None:
+        flipped = 1 / (1 + math.exp(section.label_epsilon))
+        share = share * (1 - flipped) + (1 - share) * flipped
+    return share + (1 - share) * section.pseudo
 
 
 def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -> dynamics.Dynamics:
@@ -138,7 +161,8 @@ def make_attack(
     if setting.attack in RECIPES:
         client_update = make_replay(config, model, setting.adaptive)
         recipe = recipes.RECIPES[setting.attack]
-        known = recipes.Known(client_update, observation, init_private, share)
+        trained = trained_share(config, share, setting.adaptive)
+        known = recipes.Known(client_update, observation, init_private, trained)
         return Choice(recipe.solver, '', recipe.make(known))
     hypothesis = make_dynamics(str(setting.dynamics), setting.rounds, init_private)
     return make_mgradinv(config, setting, model, hypothesis, observation, probe)
@@ -150,7 +174,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     observation = make_observation(config, seen, adaptive)
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        share = 1 / (1 + config.data.per_positive)
+        share = trained_share(config, 1 / (1 + config.data.per_positive), adaptive)
         if config.observation.cohort > 1:
             init_private = make_init_private(config, model)
             return exact.unprobed(client_update, observation, init_private, rounding, share)

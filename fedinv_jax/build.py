@@ -146,13 +146,8 @@ def uploaded(config: Config) -> list[Observation]:
     return [observe.share(*uploaded)] if len(uploaded) < len(PARTS) else []
 
 
-def defences(config: Config, bounded: bool = True) -> list[Observation]:
-    """The stages of a client's channel that keep the structure of an upload, in their order.
-
-    Args:
-        config: the config.
-        bounded: whether uploads are clipped, where the config has it.
-    """
+def defences(config: Config) -> list[Observation]:
+    """The stages of a client's channel that keep the structure of an upload, in their order."""
     section = config.observation
     stages: list[Observation] = []
     if section.label_epsilon is not None:
@@ -168,7 +163,7 @@ def defences(config: Config, bounded: bool = True) -> list[Observation]:
     if section.levels is not None:
         stages.append(compress.quantize(section.levels))
     # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
-    if section.clip is not None and bounded:
+    if section.clip is not None:
         stages.append(observe.clip_by_global_norm(section.clip))
     if section.noise:
         stages.append(observe.add_gaussian_noise(section.noise))
@@ -189,12 +184,18 @@ def make_federation(
 ) -> train.Federation:
     """The federated training of a config."""
     section = config.server
+    # A part that nobody uploads stays as it was drawn, whatever the optimiser decays.
+    kept = {name: name not in config.observation.uploaded for name in PARTS}
+    optimizer = optax.chain(
+        make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
+        optax.masked(optax.set_to_zero(), kept),
+    )
     return train.federation(
         model,
         make_client_update(config.client, model),
         make_channel(config),
         server.server(
-            make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
+            optimizer,
             section.aggregate_items,
             section.aggregate_scorer,
         ),

@@ -104,10 +104,10 @@ def attack_transcript(
             config[section].update(values)
         except (KeyError, TypeError) as error:
             raise ValueError(f'{path}: meta, section {section}: {error}') from error
-    checks.check(config)
-    model = build.make_model(config.model, num_items)
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
+    checks.check(config)
+    model = build.make_model(config.model, num_items)
     setting = _reading(config)[0]._replace(num_gradients=len(seen.rounds))
     name, rounds = setting.dynamics, [int(round_) for round_ in seen.rounds]
     if name == 'unrolled' and len(seen.participated) <= rounds[-1] - rounds[0]:

@@ -161,10 +161,20 @@ def _check_defences(config: Config) -> None:
                 f'observation.uploaded={section.uploaded} leaves out.'
             )
     draws = section.label_epsilon is not None or section.pseudo
+    if config.data.fresh_negatives and (draws or section.noise or section.error_feedback):
+        raise ValueError(
+            'Where negatives are fresh, items that come back are interactions, and the entries of '
+            'a batch are of other items each round: data.fresh_negatives allows no '
+            'observation.label_epsilon, pseudo, noise or error_feedback.'
+        )
     if draws and config.data.labels == 'ratings':
         raise ValueError(
             'observation.label_epsilon and pseudo flip binary labels: they need '
             "data.labels='implicit'."
+        )
+    if section.delta in (0, 1):
+        raise ValueError(
+            f'Expected observation.delta={section.delta} between 0 and 1, not at them.'
         )
     if section.error_feedback and section.top == 1 and section.random == 1:
         raise ValueError('observation.error_feedback needs observation.top or random below 1.')

@@ -243,6 +243,7 @@ def defence(config: Config) -> str:
         'clip {:g}': seen.clip,
         'noise {:g}': seen.noise or None,
         'cohort {:g}': seen.cohort if seen.cohort > 1 else None,
+        '{:g} clients a round': config.server.clients_per_round if seen.cohort > 1 else None,
         'sum noise {:g}': seen.sum_noise or None,
     }
     words = [text.format(value) for text, value in used.items() if value is not None]
@@ -312,7 +313,7 @@ def settings(config: Config) -> list[Setting]:
                 first_round,
                 interval if num_gradients > 1 else None,
                 tuple(seen.split('+')),
-                adaptive or undefended or attack in ('spectral', *stats.GUESSERS),
+                adaptive or undefended or attack in ('spectral', 'summed', *stats.GUESSERS),
             )
             for seen, first_round, num_gradients, interval, attack, hypothesis, adaptive in axes
         )

@@ -1,13 +1,15 @@
 """Leakage against utility over the arms of a study: which defence stops the attacks, at what cost.
 
-A defence at a strength stops the attacks at T where none of them has a larger mean AUC, in pairs,
-than the popularity guesser; the best of the attacks, blind or adaptive, speaks for all. That choice
-is the auditor's, who knows the truth.
+A defence at a strength stops the attacks at T where none of them, with T gradients or fewer, has a
+larger mean AUC, in pairs, than the popularity guesser; the best of the attacks, blind or adaptive,
+speaks for all. That choice is the auditor's, who knows the truth.
 """
 
+import itertools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedinv_jax import canvas, report
@@ -24,9 +26,9 @@ class Point(NamedTuple):
     """A defence at a strength, against the attacks with T gradients.
 
     Attributes:
-        family: the defence without its numbers.
+        family: the defence without its numbers, and the client where it is not the first arm's.
         defence: with them.
-        num_gradients: T.
+        num_gradients: T; attacks may use fewer.
         best: the summary row of the attack of largest mean AUC; its differences to popularity.
         stopped: whether no attack exceeds popularity; None where popularity was not run.
         quality: of the model that was trained with it, by name; see `quality`.
@@ -72,19 +74,22 @@ def points(summaries: Sequence[Row]) -> list[Point]:
             none.
     """
     found: list[Point] = []
+    clients = [row['client'] for summary in summaries for row in report.attacks_of(summary)]
+    usual = statistics.mode(clients) if clients else None
     for summary in summaries:
-        groups: dict[tuple[str, int], list[Row]] = {}
+        groups: dict[tuple[str, str], list[Row]] = {}
         for row in report.attacks_of(summary):
             if row.get('quality'):
-                groups.setdefault((row['defence'], row['num_gradients']), []).append(row)
-        for (defence, steps), rows in groups.items():
+                other = '' if row['client'] == usual else f' ({row["client"]})'
+                groups.setdefault((row['defence'], other), []).append(row)
+        for (defence, other), steps, rows in _at_most(groups):
             gaps = [(row['difference_to_popularity'] or {}).get('auc') for row in rows]
             known = [gap['mean'] for gap in gaps if gap and gap['mean'] is not None]
             best = max(rows, key=lambda row: row['metrics']['auc']['mean'] or 0)
             found.append(
                 Point(
-                    family(defence),
-                    defence,
+                    family(defence) + other,
+                    defence + other,
                     steps,
                     best,
                     max(known) <= 0 if known else None,
@@ -98,37 +103,67 @@ def points(summaries: Sequence[Row]) -> list[Point]:
     )
 
 
+def _at_most(
+    groups: Mapping[tuple[str, str], Sequence[Row]],
+) -> Iterator[tuple[tuple[str, str], int, list[Row]]]:
+    """Each group at each of its T, with the rows of T gradients or fewer."""
+    for name, rows in groups.items():
+        for steps in sorted({row['num_gradients'] for row in rows}):
+            yield name, steps, [row for row in rows if row['num_gradients'] <= steps]
+
+
 def table(found: Sequence[Point]) -> str:
-    """For each defence the weakest strength that stops the attacks at each T, as Markdown."""
+    """For each defence the weakest strength from which on the attacks are stopped, as Markdown."""
     steps = sorted({point.num_gradients for point in found})
     shown = [steps[0], steps[-1]] if len(steps) > 1 else steps
     head = ['defence', *(f'stops T = {step} from' for step in shown)]
-    head += [f'{name} (T = {step})' for step in shown for name in (*_SHOWN, 'epsilon')]
+    head += [f'{name} of what stops T = {step}' for step in shown for name in (*_SHOWN, 'epsilon')]
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for name in dict.fromkeys(point.family for point in found):
         cells = [_weakest([p for p in found if (p.family, p.num_gradients) == (name, step)])
                  for step in shown]  # fmt: skip
         words = [name, *(cell[0] for cell in cells), *(text for cell in cells for text in cell[1:])]
         lines.append(f'| {" | ".join(words)} |')
-    return '\n'.join(lines)
+    return _noted(lines, [epsilon(point.epsilon) for point in found])
 
 
 def _weakest(own: Sequence[Point]) -> tuple[str, ...]:
     """Of one family and T: the weakest strength that stops the attacks, quality and epsilon."""
-    stops = [point for point in own if point.stopped]
+    stops = list(itertools.takewhile(lambda point: point.stopped, reversed(own)))
     if not stops:
         best = min(own, key=lambda p: p.best['metrics']['auc']['mean'] or 0, default=None)
         left = 'not measured' if best is None else f'none tried (AUC {_mean(best)} at least)'
         return left, *['-'] * (len(_SHOWN) + 1)
-    first = stops[0]
+    first = stops[-1]
     return first.defence, *(_quality(first, name) for name in _SHOWN), epsilon(first.epsilon)
 
 
 def epsilon(found: Row | None) -> str:
-    """An epsilon for people, with its unit and delta."""
+    """An epsilon of a whole training and what it means, for people.
+
+    Example:
+        >>> epsilon({'epsilon': 2.0, 'against': 'the server', 'unit': 'one label',
+        ...          'adjacency': 'replace', 'delta': 0.0, 'releases': 1})
+        '2 (against the server; unit: one label, replace; delta = 0, 1 release)'
+    """
     if found is None:
         return '-'
-    return f'{found["epsilon"]:.3g} ({found["unit"]}, delta {found["delta"]:g})'
+    releases = found['releases']
+    return (
+        f'{found["epsilon"]:.3g} (against {found["against"]}; unit: {found["unit"]}, '
+        f'{found["adjacency"]}; delta = {found["delta"]:g}, {releases} '
+        f'release{"s" * (releases != 1)})'
+    )
+
+
+def _noted(lines: Sequence[str], cells: Sequence[str]) -> str:
+    """A Markdown table whose epsilons have their meanings below it, each once."""
+    notes = dict.fromkeys(cell[cell.index('(') :] for cell in cells if '(' in cell)
+    text = '\n'.join(lines)
+    for number, note in enumerate(notes, start=1):
+        text = text.replace(f' {note}', f' [{number}]')
+    named = [f'[{number}] Epsilon {note[1:-1]}.' for number, note in enumerate(notes, start=1)]
+    return '\n\n'.join([text, *named])
 
 
 def _mean(point: Point) -> str:
@@ -160,7 +195,7 @@ def details(found: Sequence[Point]) -> str:
             epsilon(point.epsilon),
         ]
         lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+    return _noted(lines, [epsilon(point.epsilon) for point in found])
 
 
 def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:

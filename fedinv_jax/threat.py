@@ -174,8 +174,8 @@ def _count(case: plan.Case, setting: experiment.Setting, batch: int) -> str:
     section = case.config.observation
     seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
     rows = optax.tree.size(seen.get('items', {})) // num_items
-    numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
     batch *= section.cohort  # at most: members share items
+    numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
     labels = batch if section.batch_known else 2 * num_items
     latent = plan.num_private(case, setting)
     return (

@@ -13,6 +13,7 @@ def row(defence, steps, attack, auc, gap, hit=0.5, attacker='adaptive', epsilon=
     difference = {'low': gap - 0.01, 'mean': gap, 'high': gap + 0.01, 'undefined': 0}
     return {
         **dict.fromkeys(stats.SETTING),
+        'client': 'gradient_step',
         'attack': attack,
         'attacker': attacker,
         'defence': defence,
@@ -26,7 +27,10 @@ def row(defence, steps, attack, auc, gap, hit=0.5, attacker='adaptive', epsilon=
     }
 
 
-EPSILON = {'epsilon': 12.5, 'delta': 1e-5, 'unit': 'one user', 'adjacency': 'replace'}
+EPSILON = {
+    'epsilon': 12.5, 'delta': 1e-5, 'against': 'the server', 'unit': 'one user',
+    'adjacency': 'replace', 'releases': 160,
+}  # fmt: skip
 SUMMARIES = [
     {'rows': [row('none', t, 'exact', 1.0, 0.14, hit=0.6) for t in (1, 8)]},
     {
@@ -47,7 +51,8 @@ SUMMARIES = [
 ]
 
 
-# Failed on: strongest first; the first attack for the best; stopped where one attack fails.
+# Failed on: strongest first; the first attack for the best; stopped where one attack fails; the
+# attacks with exactly T gradients.
 def test_points():
     found = frontier.points(SUMMARIES)
     names = [
@@ -65,17 +70,43 @@ def test_points():
 
 
 def test_the_weakest_strength_that_stops():
-    lines = frontier.table(frontier.points(SUMMARIES)).splitlines()
+    text = frontier.table(frontier.points(SUMMARIES))
+    lines = [line for line in text.splitlines() if line.startswith('|')]
     cells = [cell.strip() for cell in lines[-1].split('|')][1:-1]
     assert cells[:3] == ['clip, noise', 'clip 1, noise 1', 'clip 1, noise 3']
     assert cells[3:6] == ['0.500', '0.500', '-']
-    assert cells[6:] == ['0.400', '0.400', '12.5 (one user, delta 1e-05)']
+    assert cells[6:] == ['0.400', '0.400', '12.5 [1]']
+    assert text.splitlines()[-1] == (
+        '[1] Epsilon against the server; unit: one user, replace; delta = 1e-05, 160 releases.'
+    )
     assert 'none tried (AUC 1.000 at least)' in lines[2]
     assert len({line.count('|') for line in lines}) == 1
 
 
+# With 8 gradients an attacker may use one. Failed on: the attacks with exactly T gradients.
+def test_more_gradients_never_leak_less():
+    rows = [row('top 0.1', 1, 'exact', 0.95, 0.09), row('top 0.1', 8, 'exact', 0.7, -0.16)]
+    _, last = frontier.points([{'rows': rows}])
+    assert (last.num_gradients, last.stopped, last.best['num_gradients']) == (8, False, 1)
+
+
+# Failed on: the weakest strength that stops, though a stronger one does not.
+def test_stronger_ones_must_stop_too():
+    gaps = {4: 0.1, 2: -0.1, 1: 0.1, 0.5: -0.1}
+    rows = [{'rows': [row(f'clip {c}', 1, 'exact', 0.8, gap)]} for c, gap in gaps.items()]
+    assert '| clip | clip 0.5 |' in frontier.table(frontier.points(rows))
+
+
+def test_another_client_is_another_family():
+    rows = [row('none', 1, 'exact', 1.0, 0.1), row('clip 1', 1, 'exact', 1.0, 0.1)]
+    local = {**row('none', 1, 'exact', 0.9, 0.0), 'client': 'local_sgd'}
+    found = frontier.points([{'rows': [one]} for one in (*rows, local)])
+    assert [p.family for p in found] == ['none', 'clip', 'none (local_sgd)']
+
+
 def test_details_list_every_point():
     lines = frontier.details(frontier.points(SUMMARIES)).splitlines()
+    lines = [line for line in lines if line.startswith('|')]
     assert len(lines) == 2 + 6
     assert 'exact (blind)' in lines[-1]
     assert len({line.count('|') for line in lines}) == 1
