@@ -170,6 +170,24 @@ def test_counts_below_one(field, value):
         ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
         ({'attack.start': 'exact'}, r"attack\.start='exact' needs attack\.precision='float64'"),
         ({'client.precision': 'float64'}, r'attack\.precision=float64'),
+        ({'observation.delta': 0.0}, r'Expected observation\.delta=0\.0 between 0 and 1'),
+        *(
+            (
+                {
+                    'data.fresh_negatives': True,
+                    'observation.batch_known': False,
+                    'observation.seen': ('scorer',),
+                    **defence,
+                },
+                'fresh_negatives allows no',
+            )
+            for defence in (
+                {'observation.label_epsilon': 1.0},
+                {'observation.pseudo': 0.1},
+                {'observation.noise': 0.1},
+                {'observation.top': 0.1, 'observation.error_feedback': True},
+            )
+        ),
     ],
     ids=str,
 )
