@@ -32,7 +32,8 @@ def keep_top(share: float, error_feedback: bool = False) -> Observation:
         error_feedback: whether the rest is kept for the next round.
 
     Returns:
-        The stage. The attacker takes the entries that it sees for the ones kept; with error
+        The stage. The attacker takes the entries that it sees for the ones kept (with `quantize`
+        behind it, those that were rounded to zero for left out as well); with error
         feedback it follows the rest from zero at the first round that it observes, which is the
         truth where it observes every round from the first.
 
