@@ -75,7 +75,9 @@ def get_config(arg: str | None = None) -> experiment.Config:
         arms[name]['attack']['name'] = (*_ONE, 'summed')
     arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (2.0, 1.0)}
     arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.4)}
-    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.001)} | {'top_0.01': _both(top=0.01)}
+    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.01, 0.001)}
+    for name in [name for name in arms if name.startswith('top')]:  # names the classes by the model
+        arms[name]['attack'] = {'name': (*_ONE, 'sign')}
     arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01,)}
     arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
     arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
