@@ -36,12 +36,12 @@ _POPULAR = 'popularity and the public share of interactions where equations are 
 _ASSUMED = {
     'aligned': 'size of a fresh embedding',
     'closed_form': _POPULAR,
-    'levels': 'interactions are fewer than negatives',
+    'levels': 'public share of interactions',
     'rough': 'size of a fresh embedding',
     'scaled': f'size of a fresh embedding, {_POPULAR}; interactions are fewer than negatives',
     'sparse': 'popularity and the public share of interactions',
-    'spectral': 'interactions are fewer than negatives',
-    'summed': 'interactions are fewer than negatives',
+    'spectral': 'public share of interactions',
+    'summed': 'public share of interactions',
     'variable_projection': 'size of a fresh embedding',
 }
 

@@ -180,6 +180,15 @@ class RowsTest(parameterized.TestCase):
         np.testing.assert_array_equal(answer.labels, [False, False, True, False])
         self.assertLess(float(answer.objective), 1e-9)
 
+    # Failed on: the smaller side positive.
+    def test_the_side_is_named_by_the_share_where_rows_are_left_out(self):
+        labels = np.arange(100) < 20
+        whole = np.where(labels, -1.0, 1.0)[:, None] * np.array([1.0, 2.0])
+        kept = whole * (np.arange(100) < 30)[:, None]  # of the negatives 10 rows are left
+        for attack in (rows.spectral, rows.summed, rows.levels):
+            np.testing.assert_array_equal(attack(seeing(kept[None])).labels, labels)
+            np.testing.assert_array_equal(attack(seeing(whole[None]), 0.8).labels, ~labels)
+
     # Failed on: the mean of the steps' own directions; the last step alone.
     def test_summed_sees_through_noise_that_hides_each_step(self):
         random = np.random.default_rng(0)

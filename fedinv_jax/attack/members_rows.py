@@ -22,20 +22,17 @@ _EXPLAINED = 1e-2  # squared residual, relative to what was seen, at which its a
 
 def spectral(known: members.Known) -> members.Attack:
     """`rows.spectral`: no model, no loss, only the item rows."""
-    del known
-    return lambda transcript, key: rows.spectral(transcript)
+    return lambda transcript, key: rows.spectral(transcript, known.positives)
 
 
 def summed(known: members.Known) -> members.Attack:
     """`rows.summed`: `spectral` where noise hides the direction of a single step."""
-    del known
-    return lambda transcript, key: rows.summed(transcript)
+    return lambda transcript, key: rows.summed(transcript, known.positives)
 
 
 def levels(known: members.Known) -> members.Attack:
     """`rows.levels`: no model, no loss, only the item rows, of clients that take several steps."""
-    del known
-    return lambda transcript, key: rows.levels(transcript)
+    return lambda transcript, key: rows.levels(transcript, known.positives)
 
 
 def sign(known: members.Known) -> members.Attack:

@@ -31,14 +31,17 @@ _ROUNDS = 20  # of the two means
 _DONE, _LEAST = 1e-6, 1e-7
 
 
-def spectral(transcript: Transcript) -> Answer:
-    """The side of the first principal direction of the rows; the smaller side is positive.
+def spectral(transcript: Transcript, share: float = 0.2) -> Answer:
+    """The side of the first principal direction of the rows; which side is positive, by its size.
 
     Reads neither the model nor the loss. Rows count by direction only. With T steps the cosines are
-    averaged, each step's direction turned to agree with those before it.
+    averaged, each step's direction turned to agree with those before it. Of the two sides the one
+    is positive whose number of rows is nearer to `share` of the candidates: the smaller one as a
+    rule, the larger one where sparsification left out most rows of negatives.
 
     Args:
         transcript: of one client, item rows seen.
+        share: public share of interactions among the candidates.
 
     Returns:
         Scores `(1 + mean cosine) / 2`; labels False where the rows are zero. The objective is the
@@ -57,12 +60,12 @@ def spectral(transcript: Transcript) -> Answer:
         return total + cosine * jnp.where(total @ cosine < 0, -1, 1), None
 
     total = jax.lax.scan(add, jnp.zeros_like(cosines[0]), cosines)[0]
-    side = jnp.where(jnp.sum(total > 0) > jnp.sum(total < 0), -1, 1)
+    side = _side(total, where, share)
     rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
     return _answer(transcript, -side * total / len(cosines), None, rest)
 
 
-def summed(transcript: Transcript) -> Answer:
+def summed(transcript: Transcript, share: float = 0.2) -> Answer:
     """`spectral` of the sum of the steps' uploads.
 
     Rows of several steps add up where their directions stay, independent noise grows by `sqrt(T)`
@@ -71,6 +74,7 @@ def summed(transcript: Transcript) -> Answer:
 
     Args:
         transcript: of one client, item rows seen.
+        share: see `spectral`.
 
     Returns:
         As `spectral` of one step.
@@ -79,11 +83,11 @@ def summed(transcript: Transcript) -> Answer:
         ValueError: if no item rows are seen.
     """
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), transcript.seen)
-    return spectral(dataclasses.replace(transcript, seen=total))
+    return spectral(dataclasses.replace(transcript, seen=total), share)
 
 
-def levels(transcript: Transcript) -> Answer:
-    """Two classes of rows by the signs and levels of their entries; the smaller one is positive.
+def levels(transcript: Transcript, share: float = 0.2) -> Answer:
+    """Two classes of rows by the signs and levels of their entries, named as in `spectral`.
 
     After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
     its slope by a sign and by which of few sizes it has: sums of entries mean little, and the
@@ -94,6 +98,7 @@ def levels(transcript: Transcript) -> Answer:
 
     Args:
         transcript: of one client, item rows seen.
+        share: see `spectral`.
 
     Returns:
         Scores of 1/2 on the border between the means, 0 or 1 for the row furthest from it; labels
@@ -123,11 +128,11 @@ def levels(transcript: Transcript) -> Answer:
         one, other = means(side)
         return jnp.where(known, (codes - (one + other) / 2) @ (one - other), 0)
 
-    side = jnp.where(known, jnp.where(spectral(transcript).labels, 1.0, -1.0), 0)
+    side = jnp.where(known, jnp.where(spectral(transcript, share).labels, 1.0, -1.0), 0)
     side = jax.lax.fori_loop(0, _ROUNDS, nearer, side.astype(rows.dtype))
     counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
     kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
-    side = side * jnp.where(jnp.sum(side > 0) > jnp.sum(side < 0), -1, 1)
+    side = side * _side(side, priors.candidates(transcript), share)
     off = 1 - kept / jnp.maximum(jnp.sum(codes**2), 1)
     return _answer(transcript, -side / _positive(jnp.max(jnp.abs(side))), None, off)
 
@@ -320,6 +325,13 @@ def _vote(zeros: Array, ones: Array, seen: Array) -> Array:
     return jnp.where(
         count > 0, mean, jnp.where(small < large, -1.0, jnp.where(small > large, 1.0, 0))
     )
+
+
+def _side(values: Array, where: Array, share: float) -> Array:
+    """1 if about as many `values [K]` are above 0 as are interactions, -1 if below it."""
+    expected = share * jnp.sum(where)
+    above, below = jnp.sum(values > 0), jnp.sum(values < 0)
+    return jnp.where(jnp.abs(above - expected) > jnp.abs(below - expected), -1, 1)
 
 
 def _answer(transcript: Transcript, cosines: Array, private: PyTree, objective: Array) -> Answer:
