@@ -84,4 +84,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config = experiment.variant(config, arg)
     config.data.name = 'synthetic'
     config.attack.update({'name': ('spectral', 'summed', 'popularity'), 'num_gradients': (1, 2)})
-    return experiment.with_arms(config, {'none': {}, 'dp_100': _dp(100)})
+    return experiment.with_arms(config, {'dp_100': _dp(100)})
