@@ -22,24 +22,18 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config.data.name = 'ml-100k'
     config.client.update({'name': 'local_sgd', 'num_epochs': 5})
     config.attack.num_gradients = (1,)
-    if arg in ('adam', 'raifle', 'raifle_drift'):
+    if arg in ('raifle', 'raifle_drift'):
+        config = experiment.raifle_setting(config)
+        config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
+        config.server.num_rounds = 1
+        config.attack.name = (
+            'exact', 'spectral', 'raifle', 'raifle_joint', 'imia', 'popularity',
+        )  # fmt: skip
+        return config
+    if arg == 'adam':
         config.client.update({'num_epochs': 20, 'private_rate': 1e-3})
         config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
         config.client.private_optimizer.name = 'adam'
-    if arg in ('raifle', 'raifle_drift'):
-        with config.unlocked():  # as torchopt's Adam in RAIFLE's code
-            config.client.optimizer.eps_root = 1e-8
-            config.client.private_optimizer.eps_root = 1e-8
-        config.data.max_users = 30
-        config.model.update(
-            {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
-        )
-        config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
-        config.server.num_rounds = 1
-        config.observation.seen = ('items',)
-        attacks = ('exact', 'spectral', 'raifle', 'raifle_joint', 'imia', 'popularity')
-        config.attack.update({'name': attacks, 'num_victims': 30})
-        return config
     config.num_seeds = 5
     config.data.max_positives = 40
     config.server.num_rounds = 200

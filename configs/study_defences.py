@@ -27,8 +27,11 @@ def _seen(**fields: Any) -> dict[str, Any]:
 
 
 def _both(**fields: Any) -> dict[str, Any]:
-    """Beside the adaptive attackers those who do not know of the defence."""
-    return {'observation': fields, 'attack': {'adaptive': (True, False)}}
+    """Beside the adaptive attackers those who do not know of the noise, and sums of the steps."""
+    return {
+        'observation': fields,
+        'attack': {'name': (*_ONE, 'summed'), 'adaptive': (True, False)},
+    }
 
 
 def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping[str, Any]:
@@ -71,21 +74,15 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
-    for name in [name for name in arms if name.startswith('noise')]:
-        arms[name]['attack']['name'] = (*_ONE, 'summed')
     arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (2.0, 1.0)}
     arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.4)}
-    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.01, 0.001)}
-    for name in [name for name in arms if name.startswith('top')]:  # names the classes by the model
-        arms[name]['attack'] = {'name': (*_ONE, 'sign')}
-    arms |= {f'top_feedback_{s:g}': _seen(top=s, error_feedback=True) for s in (0.01,)}
+    # `sign` names the classes by the model where rows are left out.
+    by_model = {'attack': {'name': (*_ONE, 'sign')}}
+    arms |= {f'top_{s:g}': _seen(top=s) | by_model for s in (0.1, 0.01, 0.001)}
     arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
-    arms |= {f'random_feedback_{s:g}': _seen(random=s, error_feedback=True) for s in (0.01,)}
-    for name in (
-        'top_feedback_0.01',
-        'random_feedback_0.01',
-    ):  # the rest is followed from the start
-        arms[name]['attack'] = {'first_round': (0,), 'interval': (1,)}
+    followed = {'attack': {'first_round': (0,), 'interval': (1,)}}  # the rest, from the start
+    arms['top_feedback_0.01'] = _seen(top=0.01, error_feedback=True) | followed
+    arms['random_feedback_0.01'] = _seen(random=0.01, error_feedback=True) | followed
     arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
     arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))

@@ -32,24 +32,12 @@ def _raifle(changes: dict[str, Any]) -> dict[str, Any]:
 
 def get_config(arg: str | None = None) -> experiment.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
-    config.data.update({'name': 'ml-100k', 'max_users': 30})
-    config.model.update(
-        {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
-    )
-    config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_rate': 1e-3})
-    config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
-    config.client.private_optimizer.name = 'adam'
-    with config.unlocked():  # as torchopt's Adam in RAIFLE's code
-        config.client.optimizer.eps_root = 1e-8
-        config.client.private_optimizer.eps_root = 1e-8
+    config = experiment.raifle_setting(experiment.default_config())
     config.server.num_rounds = 8
-    config.observation.seen = ('items',)
     config.attack.update(
         {
             'name': ('exact', 'spectral', 'summed', 'sign', 'popularity'),
             'popularity': False,
-            'num_victims': 30,
             'num_gradients': (1, 2, 4, 8),
             'interval': (1,),
         }

@@ -216,8 +216,8 @@ def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
     """The guarantee of least epsilon against the server, for a row; None where none is finite.
 
     Returns:
-        Those of its fields that an epsilon means nothing without; epsilons of one label and of a
-        user are not of one kind.
+        `{'epsilon', 'delta', 'against', 'unit', 'adjacency', 'sensitivity', 'releases'}`, as in
+        `Guarantee`: an epsilon of one label and one of a user are not of one kind.
     """
     finite = [
         each

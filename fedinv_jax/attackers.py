@@ -104,9 +104,16 @@ def make_init_private(config: Config, model: Model) -> InitPrivate:
 
 
 def trained_share(config: Config, share: float, adaptive: bool = True) -> float:
-    """The share of a batch that trains as interactions, of which `share` are.
+    """The share of a batch, in [0, 1], whose labels are 1 when it trains, where `share` truly are.
 
     Randomised response and pseudo-interactions change it; who does not know of them takes `share`.
+
+    Example:
+        >>> from fedinv_jax import experiment
+        >>> config = experiment.default_config()
+        >>> config.observation.pseudo = 0.5
+        >>> round(trained_share(config, 0.2), 6), trained_share(config, 0.2, adaptive=False)
+        (0.6, 0.2)
     """
     section = config.observation
     if not adaptive:

@@ -9,7 +9,7 @@ import itertools
 import pathlib
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedinv_jax import canvas, report
@@ -26,7 +26,7 @@ class Point(NamedTuple):
     """A defence at a strength, against the attacks with T gradients.
 
     Attributes:
-        family: the defence without its numbers, and the client where it is not the first arm's.
+        family: the defence without its numbers, and the client where it is not that of most rows.
         defence: with them.
         num_gradients: T; attacks may use fewer.
         best: the summary row of the attack of largest mean AUC; its differences to popularity.
@@ -82,7 +82,9 @@ def points(summaries: Sequence[Row]) -> list[Point]:
             if row.get('quality'):
                 other = '' if row['client'] == usual else f' ({row["client"]})'
                 groups.setdefault((row['defence'], other), []).append(row)
-        for (defence, other), steps, rows in _at_most(groups):
+        steps_of = {name: {row['num_gradients'] for row in rows} for name, rows in groups.items()}
+        for (defence, other), steps in [(n, t) for n, own in steps_of.items() for t in own]:
+            rows = [row for row in groups[defence, other] if row['num_gradients'] <= steps]
             gaps = [(row['difference_to_popularity'] or {}).get('auc') for row in rows]
             known = [gap['mean'] for gap in gaps if gap and gap['mean'] is not None]
             best = max(rows, key=lambda row: row['metrics']['auc']['mean'] or 0)
@@ -103,31 +105,23 @@ def points(summaries: Sequence[Row]) -> list[Point]:
     )
 
 
-def _at_most(
-    groups: Mapping[tuple[str, str], Sequence[Row]],
-) -> Iterator[tuple[tuple[str, str], int, list[Row]]]:
-    """Each group at each of its T, with the rows of T gradients or fewer."""
-    for name, rows in groups.items():
-        for steps in sorted({row['num_gradients'] for row in rows}):
-            yield name, steps, [row for row in rows if row['num_gradients'] <= steps]
-
-
 def table(found: Sequence[Point]) -> str:
     """For each defence the weakest strength from which on the attacks are stopped, as Markdown."""
     steps = sorted({point.num_gradients for point in found})
     shown = [steps[0], steps[-1]] if len(steps) > 1 else steps
     head = ['defence', *(f'stops T = {step} from' for step in shown)]
     head += [f'{name} of what stops T = {step}' for step in shown for name in (*_SHOWN, 'epsilon')]
+    notes = _notes(found)
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for name in dict.fromkeys(point.family for point in found):
-        cells = [_weakest([p for p in found if (p.family, p.num_gradients) == (name, step)])
-                 for step in shown]  # fmt: skip
+        own = [[p for p in found if (p.family, p.num_gradients) == (name, t)] for t in shown]
+        cells = [_weakest(points_, notes) for points_ in own]
         words = [name, *(cell[0] for cell in cells), *(text for cell in cells for text in cell[1:])]
         lines.append(f'| {" | ".join(words)} |')
-    return _noted(lines, [epsilon(point.epsilon) for point in found])
+    return _below(lines, notes)
 
 
-def _weakest(own: Sequence[Point]) -> tuple[str, ...]:
+def _weakest(own: Sequence[Point], notes: Sequence[str]) -> tuple[str, ...]:
     """Of one family and T: the weakest strength that stops the attacks, quality and epsilon."""
     stops = list(itertools.takewhile(lambda point: point.stopped, reversed(own)))
     if not stops:
@@ -135,35 +129,41 @@ def _weakest(own: Sequence[Point]) -> tuple[str, ...]:
         left = 'not measured' if best is None else f'none tried (AUC {_mean(best)} at least)'
         return left, *['-'] * (len(_SHOWN) + 1)
     first = stops[-1]
-    return first.defence, *(_quality(first, name) for name in _SHOWN), epsilon(first.epsilon)
+    cells = [_quality(first, name) for name in _SHOWN]
+    return first.defence, *cells, _epsilon(first.epsilon, notes)
 
 
-def epsilon(found: Row | None) -> str:
-    """An epsilon of a whole training and what it means, for people.
+def meaning(epsilon: Row) -> str:
+    """What an epsilon of a whole training depends on, for people.
 
     Example:
-        >>> epsilon({'epsilon': 2.0, 'against': 'the server', 'unit': 'one label',
+        >>> meaning({'epsilon': 2.0, 'against': 'the server', 'unit': 'one label',
         ...          'adjacency': 'replace', 'delta': 0.0, 'releases': 1})
-        '2 (against the server; unit: one label, replace; delta = 0, 1 release)'
+        'against the server; unit: one label, replace; delta = 0, 1 release'
     """
-    if found is None:
-        return '-'
-    releases = found['releases']
+    releases = epsilon['releases']
     return (
-        f'{found["epsilon"]:.3g} (against {found["against"]}; unit: {found["unit"]}, '
-        f'{found["adjacency"]}; delta = {found["delta"]:g}, {releases} '
-        f'release{"s" * (releases != 1)})'
+        f'against {epsilon["against"]}; unit: {epsilon["unit"]}, {epsilon["adjacency"]}; '
+        f'delta = {epsilon["delta"]:g}, {releases} release{"s" * (releases != 1)}'
     )
 
 
-def _noted(lines: Sequence[str], cells: Sequence[str]) -> str:
-    """A Markdown table whose epsilons have their meanings below it, each once."""
-    notes = dict.fromkeys(cell[cell.index('(') :] for cell in cells if '(' in cell)
-    text = '\n'.join(lines)
-    for number, note in enumerate(notes, start=1):
-        text = text.replace(f' {note}', f' [{number}]')
-    named = [f'[{number}] Epsilon {note[1:-1]}.' for number, note in enumerate(notes, start=1)]
-    return '\n\n'.join([text, *named])
+def _notes(found: Sequence[Point]) -> list[str]:
+    """The meanings of the points' epsilons, each once."""
+    return list(dict.fromkeys(meaning(point.epsilon) for point in found if point.epsilon))
+
+
+def _epsilon(epsilon: Row | None, notes: Sequence[str]) -> str:
+    """A cell: the number, and which of the notes says what it means."""
+    if epsilon is None:
+        return '-'
+    return f'{epsilon["epsilon"]:.3g} [{notes.index(meaning(epsilon)) + 1}]'
+
+
+def _below(lines: Sequence[str], notes: Sequence[str]) -> str:
+    """A table with the notes below it."""
+    named = [f'[{number}] Epsilon {note}.' for number, note in enumerate(notes, start=1)]
+    return '\n\n'.join(['\n'.join(lines), *named])
 
 
 def _mean(point: Point) -> str:
@@ -179,6 +179,7 @@ def details(found: Sequence[Point]) -> str:
     """Every point as a line of a Markdown table: best attack, AUC, difference, quality, epsilon."""
     head = ['defence', 'T', 'best attack', 'AUC', 'ΔAUC to popularity', 'stopped', *_SHOWN,
             'epsilon']  # fmt: skip
+    notes = _notes(found)
     lines = [f'| {" | ".join(head)} |', '|---' * len(head) + '|']
     for point in found:
         best, victims = point.best, point.best['num_victims']
@@ -192,10 +193,10 @@ def details(found: Sequence[Point]) -> str:
             report.estimate(gap, victims, '+'),
             {None: '-', True: 'yes', False: 'no'}[point.stopped],
             *(report.estimate(point.quality[name], best['num_seeds']) for name in _SHOWN),
-            epsilon(point.epsilon),
+            _epsilon(point.epsilon, notes),
         ]
         lines.append(f'| {" | ".join(cells)} |')
-    return _noted(lines, [epsilon(point.epsilon) for point in found])
+    return _below(lines, notes)
 
 
 def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:

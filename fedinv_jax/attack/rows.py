@@ -328,7 +328,7 @@ def _vote(zeros: Array, ones: Array, seen: Array) -> Array:
 
 
 def _side(values: Array, where: Array, share: float) -> Array:
-    """1 if about as many `values [K]` are above 0 as are interactions, -1 if below it."""
+    """The sign `[]` for `values [K]` with which about `share` of the candidates are above 0."""
     expected = share * jnp.sum(where)
     above, below = jnp.sum(values > 0), jnp.sum(values < 0)
     return jnp.where(jnp.abs(above - expected) > jnp.abs(below - expected), -1, 1)
