@@ -126,8 +126,10 @@ class TestGuarantees:
         (found,) = accounting.guarantees(config_of(label_epsilon=2.0), 10)
         assert (found.epsilon, found.delta) == (2.0, 0.0)
         assert found.unit.startswith('one label, given the items')
-        (found,) = accounting.guarantees(config_of(pseudo=0.5), 10)
-        assert found.epsilon == math.inf
+        # A negative that stays one tells for sure, where not all are passed off.
+        for pseudo, epsilon in ((0.5, math.inf), (1.0, 0.0)):
+            (found,) = accounting.guarantees(config_of(pseudo=pseudo), 10)
+            assert found.epsilon == epsilon
 
     # The server knows who takes part: a sample is no secret from it.
     def test_noise_on_a_sum(self):

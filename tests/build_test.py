@@ -1,5 +1,7 @@
 """Config fields do what they say: each changes the objective, the answer or the data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from fedinv_jax import (
 from fedinv_jax.attack import inversion, objective
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.types import Answer, Batch, Guess
+from fedinv_jax.types import Answer, Batch, Guess, Transcript
 
 
 def small_config():
@@ -350,3 +352,41 @@ def test_a_blind_attacker_knows_of_no_penalty():
     config.client.item_drift = 0.0
     jax.tree.map(np.testing.assert_array_equal, blind, upload(True))
     assert np.any(knowing['items']['embedding'] != blind['items']['embedding'])
+
+
+# Failed on: entries that the noise fills, read as those that the client kept.
+def test_behind_noise_nobody_reads_off_what_was_kept():
+    upload = {'items': jnp.array([[1.0, -2.0], [0.5, 3.0]])}
+    seen = {'items': jnp.array([[0.0, 0.0], [0.0, 3.0]])}
+    config = small_config()
+    config.observation.update({'top': 0.25, 'uploaded': ('items',)})
+
+    def predicted():
+        channel = attackers.make_observation(config, ('items',))
+        return channel.predict(upload, seen, channel.init(upload))[0]['items']
+
+    np.testing.assert_array_equal(predicted(), seen['items'])
+    config.observation.noise = 0.1
+    np.testing.assert_array_equal(predicted(), upload['items'])
+
+
+# Failed on: a share of 0.2, whatever the clients do to their labels.
+@pytest.mark.parametrize('name', ['spectral', 'summed'])
+def test_attacks_on_rows_name_the_classes_by_the_share_that_trains(name):
+    config = small_config()
+    config.observation.update({'pseudo': 0.75, 'seen': ('items',)})  # 0.8 of the labels are 1
+    config.attack.name = (name,)
+    setting = experiment.settings(config)[0]._replace(seen=('items',))
+    model = build.make_model(config.model, 10)
+    choice = attackers.make_attack(
+        config, setting, model, 0.2, functools.partial(attackers.probe, config, model)
+    )
+    few = np.arange(10) < 2
+    rows = np.where(few, 1.0, -1.0)[None, :, None] * np.ones(3)
+    transcript = Transcript(
+        shared={}, seen={'items': {'embedding': rows}}, rounds=np.arange(1),
+        participated=np.ones(1, bool), items=np.arange(10), slot=None, weights=np.ones((1, 10)),
+        log_odds=np.zeros(10),
+    )  # fmt: skip
+    answer = choice.attack(transcript, jax.random.key(0), 1)
+    np.testing.assert_array_equal(answer.labels, ~few)

@@ -454,6 +454,33 @@ def test_threat_model_counts_knowns_and_unknowns():
     assert 'items known, labels unknown' in text
 
 
+# Failed on: the numbers of one member's rows.
+def test_threat_model_counts_the_whole_cohort():
+    config = small(min_positives=8, max_positives=8)
+    config.model.update({'name': 'matrix_factorization', 'dim': 4})
+    config.observation.update({'seen': ('items',), 'cohort': 3})
+    config.attack.update({'name': ('sign',), 'num_gradients': (1,), 'num_victims': 1})
+    text = threat.describe(config, plan.make_cases(config))
+    assert '480 : 120 + 12 = 3.64' in text
+
+
+def test_a_row_says_how_many_of_the_cohorts_take_part():
+    config = experiment.default_config()
+    config.observation.update({'cohort': 3, 'sum_noise': 0.5})
+    assert experiment.defence(config) == 'cohort 3, sum noise 0.5'
+    config.server.clients_per_round = 10
+    assert experiment.defence(config) == 'cohort 3, 10 clients a round, sum noise 0.5'
+
+
+# Failed on: the same rows twice, of attackers who use nothing that a blind one does not know.
+def test_attacks_on_rows_alone_are_run_once():
+    config = experiment.default_config()
+    config.observation.noise = 0.1
+    config.attack.update({'name': ('sign', 'spectral', 'summed'), 'adaptive': (True, False)})
+    found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
+    assert found == {('sign', True), ('sign', False), ('spectral', True), ('summed', True)}
+
+
 def test_threat_model_counts_only_the_leaves_that_are_seen():
     config = small(min_positives=8, max_positives=8)
     config.model.update({'name': 'matrix_factorization', 'dim': 4, 'item_bias': True})
