@@ -1,6 +1,6 @@
 """The server: aggregates what it sees, leaf by leaf, and applies an optax optimiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.traverse_util
@@ -60,114 +60,108 @@ def server(
     return Server({'items': items, 'scorer': scorer}, optimizer)
 
 
-def total(shared: PyTree, groups: Sequence[Seen]) -> PyTree:
-    """The sum of the round's uploads, in the structure of `shared`; zero where nothing is seen.
+class Total(NamedTuple):
+    """The sum of a round's uploads, and the counts that their means are over.
+
+    Attributes:
+        uploads: in the structure of the parameters, zero where nothing is seen; of cohorts, leaves
+            `[G, ...]`, the sum of each: what secure aggregation lets through.
+        clients: int `[]`, the clients that took part.
+        touched: int `[N]`, those of them that had the item in their batch.
+    """
+
+    uploads: PyTree
+    clients: Array
+    touched: Array
+
+
+def nothing(shared: PyTree, number: int | None = None) -> Total:
+    """The total of no upload.
 
     Args:
-        shared: current parameters (structure and shapes only).
-        groups: the round's uploads; inactive clients and padding count for nothing.
+        shared: current parameters, of which structure and shapes count.
+        number: G, where uploads are summed by cohort.
+    """
+    leading = () if number is None else (number,)
+    num_items = jax.tree.leaves(shared['items'])[0].shape[0]
+    return Total(
+        jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), shared),
+        jnp.zeros((), int),
+        jnp.zeros(num_items, int),
+    )
+
+
+def add(total: Total, seen: Seen, cohorts: Leaf | None = None) -> Total:
+    """A total with further uploads; only the rows that they touch are read and written.
+
+    Args:
+        total: from `nothing`, and so on.
+        seen: the uploads; inactive clients and padding count for nothing.
+        cohorts: int `[C]`, the cohort of each client, where they are summed by cohort.
 
     Example:
         >>> shared = {'items': jnp.zeros((3, 1)), 'scorer': {}}
         >>> seen = Seen({'items': jnp.ones((2, 2, 1)), 'scorer': {}}, jnp.array([[0, 1], [1, 0]]),
         ...             jnp.array([[True, True], [True, False]]), jnp.array([True, True]))
-        >>> total(shared, [seen])['items'].ravel().tolist()
-        [1.0, 2.0, 0.0]
+        >>> total = add(nothing(shared), seen)
+        >>> total.uploads['items'].ravel().tolist(), total.touched.tolist(), int(total.clients)
+        ([1.0, 2.0, 0.0], [1, 2, 0], 2)
+        >>> add(nothing(shared, 2), seen, jnp.array([0, 1])).uploads['items'][..., 0].tolist()
+        [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    return _scatter(shared, groups, [() for _ in groups], ())
+    own = dict(flax.traverse_util.flatten_dict(seen.uploads, sep='/'))
+    touched = seen.active[:, None] & seen.touched
+
+    def one(path: tuple, value: Array) -> Array:
+        upload = own.get(jax.tree_util.keystr(path, simple=True, separator='/'))
+        if upload is None:
+            return value
+        rows = path[0].key == 'items'
+        kept = touched if rows else seen.active
+        upload = jnp.where(kept.reshape(kept.shape + (1,) * (upload.ndim - kept.ndim)), upload, 0)
+        if rows:
+            place = () if cohorts is None else (cohorts[:, None],)
+            return value.at[(*place, seen.items)].add(upload)
+        return value + jnp.sum(upload, axis=0) if cohorts is None else value.at[cohorts].add(upload)
+
+    return Total(
+        jax.tree_util.tree_map_with_path(one, total.uploads),
+        total.clients + jnp.sum(seen.active),
+        total.touched.at[seen.items].add(touched),
+    )
 
 
-def total_by_cohort(
-    shared: PyTree, groups: Sequence[Seen], of: Sequence[Leaf], number: int
-) -> PyTree:
-    """The sum of each cohort's uploads, leaves `[G, ...]`: what secure aggregation lets through.
+def average(total: Total, aggregation: Mapping[str, str]) -> PyTree:
+    """A round's uploads, summed over all clients, divided as `Server.aggregation` says.
 
     Args:
-        shared: see `total`.
-        groups: see `total`.
-        of: per group int `[C]`, the cohort of each client, below `number`.
-        number: G.
-
-    Example:
-        >>> shared = {'items': jnp.zeros((2, 1)), 'scorer': {}}
-        >>> seen = Seen({'items': jnp.ones((3, 1, 1)), 'scorer': {}}, jnp.array([[0], [0], [1]]),
-        ...             jnp.ones((3, 1), bool), jnp.ones(3, bool))
-        >>> total_by_cohort(shared, [seen], [jnp.array([0, 0, 1])], 2)['items'][..., 0].tolist()
-        [[2.0, 0.0], [0.0, 1.0]]
-    """
-    return _scatter(shared, groups, [(cohort,) for cohort in of], (number,))
-
-
-def _scatter(
-    shared: PyTree, groups: Sequence[Seen], places: Sequence[tuple], leading: tuple[int, ...]
-) -> PyTree:
-    """Uploads summed at `places` (an index `[C]` each) of leaves `[*leading, ...]`."""
-    leaves = flax.traverse_util.flatten_dict(shared, sep='/', keep_empty_nodes=True)
-    uploads = [flax.traverse_util.flatten_dict(group.uploads, sep='/') for group in groups]
-
-    def one(name: str, like: Array) -> Array:
-        rows = name.split('/')[0] == 'items'
-        value = jnp.zeros((*leading, *like.shape), like.dtype)
-        for group, upload, place in zip(groups, uploads, places, strict=True):
-            if name not in upload:
-                continue
-            kept = group.active[:, None] & group.touched if rows else group.active
-            shape = kept.shape + (1,) * (upload[name].ndim - kept.ndim)
-            kept_upload = jnp.where(kept.reshape(shape), upload[name], 0)
-            if rows:
-                value = value.at[(*(index[:, None] for index in place), group.items)].add(
-                    kept_upload
-                )
-            elif place:
-                value = value.at[place].add(kept_upload)
-            else:
-                value += jnp.sum(kept_upload, axis=0)
-        return value
-
-    summed = {
-        name: leaf if isinstance(leaf, dict) or not hasattr(leaf, 'shape') else one(name, leaf)
-        for name, leaf in leaves.items()
-    }
-    return flax.traverse_util.unflatten_dict(summed, sep='/')
-
-
-def average(total: PyTree, groups: Sequence[Seen], aggregation: Mapping[str, str]) -> PyTree:
-    """A round's total, divided as `Server.aggregation` says.
-
-    Args:
-        total: from `total`.
-        groups: the round's uploads, of which only who took part and which rows count.
+        total: of the round, its uploads as the parameters.
         aggregation: see `Server`.
 
     Example:
-        >>> seen = Seen({}, jnp.array([[0, 1], [1, 0]]),
-        ...             jnp.array([[True, True], [True, False]]), jnp.array([True, True]))
         >>> summed = {'items': jnp.array([[1.0], [2.0], [0.0]]), 'scorer': {}}
-        >>> average(summed, [seen], {'items': 'mean_over_touched'})['items'].ravel().tolist()
+        >>> total = Total(summed, jnp.array(2), jnp.array([1, 2, 0]))
+        >>> average(total, {'items': 'mean_over_touched'})['items'].ravel().tolist()
         [1.0, 1.0, 0.0]
     """
-    num_active = sum(jnp.sum(group.active) for group in groups)
 
     def one(path: tuple, value: Array) -> Array:
         how = aggregation[path[0].key]
         if how == 'sum':
             return value
         if how == 'mean_over_touched' and path[0].key == 'items':
-            count = jnp.zeros(value.shape[:1])
-            for group in groups:
-                count = count.at[group.items].add(group.active[:, None] & group.touched)
-            return value / jnp.maximum(count, 1).reshape(-1, *(1,) * (value.ndim - 1))
-        return value / jnp.maximum(num_active, 1)
+            count = jnp.maximum(total.touched, 1)
+            return value / count.reshape(-1, *(1,) * (value.ndim - 1)).astype(value.dtype)
+        return value / jnp.maximum(total.clients, 1)
 
-    return jax.tree_util.tree_map_with_path(one, total)
+    return jax.tree_util.tree_map_with_path(one, total.uploads)
 
 
 def apply(
-    server: Server, shared: PyTree, state: optax.OptState, total: PyTree, groups: Sequence[Seen]
+    server: Server, shared: PyTree, state: optax.OptState, total: Total
 ) -> tuple[PyTree, optax.OptState]:
     """The shared parameters and the server's state after one round."""
-    aggregated = average(total, groups, server.aggregation)
-    updates, state = server.optimizer.update(aggregated, state, shared)
+    updates, state = server.optimizer.update(average(total, server.aggregation), state, shared)
     return optax.apply_updates(shared, updates), state
 
 

@@ -109,23 +109,24 @@ def record(
     chosen = [np.flatnonzero(mask) for mask in wanted]
     nobody = tuple(jnp.zeros_like(mask) for mask in forced)
 
-    @jax.jit
-    def advance(state: State, key: Key, rounds: Array) -> State:
-        return jax.lax.fori_loop(0, rounds, lambda _, s: run.step(s, key, nobody)[0], state)
+    @partial(jax.jit, donate_argnames='state')
+    def advance(
+        state: State, key: Key, forced: tuple[Array, ...], rounds: Array
+    ) -> tuple[State, PyTree]:
+        like = jax.eval_shape(run.step, state, key, forced)[1]
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        return jax.lax.fori_loop(
+            0, rounds, lambda _, carry: run.step(carry[0], key, forced), (state, nothing)
+        )
 
     @jax.jit
-    def keep(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, Snapshot]:
-        new, groups, sums = run.step(state, key, forced)
-        pick = [partial(tree.take, index=index) for index in chosen]
-        if cohorts is None:
-            seen = tuple(p(group.uploads) for p, group in zip(pick, groups, strict=True))
-        else:
-            seen = tree.take(sums, kept_cohorts)
-        return new, Snapshot(
+    def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
+        groups = run.uploads(state, key, forced, chosen)
+        return Snapshot(
             state.shared,
-            tuple(p(private) for p, private in zip(pick, state.private, strict=True)),
-            seen,
-            tuple(p(group.active) for p, group in zip(pick, groups, strict=True)),
+            tuple(map(tree.take, state.private, chosen)),
+            tuple(group.uploads for group in groups),
+            tuple(group.active for group in groups),
             run.loss(state),
         )
 
@@ -135,12 +136,16 @@ def record(
     for stop in [*kept, last]:
         while done < stop:
             rounds = min(stop - done, _ROUNDS_PER_CALL)
-            state = jax.block_until_ready(advance(state, run_key, rounds))
+            state, _ = jax.block_until_ready(advance(state, run_key, nobody, rounds))
             done += rounds
             progress(done, last)
         if stop < last and stop not in snapshots:
-            state, snapshot = keep(state, run_key, forced if stop in observed else nobody)
-            snapshots[stop] = jax.device_get(snapshot)
+            must = forced if stop in observed else nobody
+            snapshot = jax.device_get(keep(state, run_key, must))
+            state, sums = advance(state, run_key, must, 1)
+            if cohorts is not None:
+                snapshot = snapshot._replace(seen=jax.device_get(tree.take(sums, kept_cohorts)))
+            snapshots[stop] = snapshot
             done += 1
             progress(done, last)
     clients = tuple(

@@ -24,6 +24,7 @@ from fedinv_jax.types import (
 
 # Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
 _LABELS, _SUMS = 2**31 - 1, 2
+_ENTRIES = 2**16  # of the batches that train at a time: what they upload fits the caches
 
 
 class State(NamedTuple):
@@ -65,17 +66,22 @@ class Federation(NamedTuple):
 
     Attributes:
         init: `init(key) -> State`.
-        step: `step(state, key, forced) -> (state, seen, sums)`, one round; `forced` is per group a
-            bool `[C]` of clients that take part in any case; `seen` per group a `server.Seen`;
-            `sums` what the server sees of the cohorts, leaves `[G, ...]` as the parameters, or
-            None where every client uploads by itself.
+        step: `step(state, key, forced) -> (state, sums)`, one round; `forced` is per group a bool
+            `[C]` of clients that take part in any case; `sums` is what the server sees of the
+            cohorts, leaves `[G, ...]` as the parameters, or None where every client uploads by
+            itself. Only those who take part are trained.
+        uploads: `uploads(state, key, forced, chosen) -> seen`, what the server sees of some clients
+            in that round; `chosen` is per group an int `[V]`, `seen` per group a `server.Seen`.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.
     """
 
     init: Callable[[Key], State]
-    step: Callable[[State, Key, tuple[Array, ...]], tuple[State, tuple[server.Seen, ...], PyTree]]
+    step: Callable[[State, Key, tuple[Array, ...]], tuple[State, PyTree]]
+    uploads: Callable[
+        [State, Key, tuple[Array, ...], Sequence[np.ndarray]], tuple[server.Seen, ...]
+    ]
     loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
     cohorts: Cohorts | None
@@ -124,6 +130,15 @@ def federation(
             f'Expected 1 <= clients_per_round={clients_per_round} <= {num_clients} clients.'
         )
 
+    # How many clients of a group train at a time: about those that a round has of it.
+    chunks = [
+        max(
+            1,
+            min(-(-len(g.users) * clients_per_round // num_clients), _ENTRIES // g.items.shape[1]),
+        )
+        for g in clients
+    ]
+
     def init(key: Key) -> State:
         shared_key, private_key = jax.random.split(key)
         # Models draw float32, so that a float64 run is a control of the same start.
@@ -149,15 +164,20 @@ def federation(
             channel,
         )
 
-    def step(
-        state: State, key: Key, forced: tuple[Array, ...]
-    ) -> tuple[State, tuple[server.Seen, ...], PyTree]:
-        round_key = jax.random.fold_in(key, state.round)
-        participation_key, client_key = jax.random.split(round_key)
+    def active(state: State, key: Key, forced: tuple[Array, ...]) -> list[Array]:
+        """Who takes part in a round: per group, bool `[C]`."""
+        participation_key = jax.random.split(jax.random.fold_in(key, state.round))[0]
         lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
         last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
+        return [(lot <= last) | must for lot, must in zip(lots, forced, strict=True)]
 
-        def one(user, items, labels, weights, private, channel, active):
+    def train(
+        state: State, key: Key, g: int, private: PyTree, channel: PyTree, index: Array, there: Array
+    ) -> tuple[server.Seen, PyTree, PyTree]:
+        """What clients `index [V]` of a group upload, and become, where they are `there`."""
+        client_key = jax.random.split(jax.random.fold_in(key, state.round))[1]
+
+        def one(user, items, labels, weights, private, channel, there):
             keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
             if fresh_negatives:
                 num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
@@ -167,31 +187,62 @@ def federation(
             local = client.gather(state.shared, items)
             upload, new_private = client_update(local, private, batch)
             seen, new_channel = observation.observe(upload, channel, keys[1])
-            private, channel = jax.tree.map(
-                partial(jnp.where, active), (new_private, new_channel), (private, channel)
-            )
-            return server.Seen(seen, items, batch.weights > 0, active), private, channel
+            return server.Seen(seen, items, batch.weights > 0, there), new_private, new_channel
 
-        outcomes = []
-        for group, lot, must, private, channel in zip(
-            clients, lots, forced, state.private, state.channel, strict=True
-        ):
-            active = (lot <= last) | must
-            data = group.users, group.items, group.labels, group.weights
-            outcomes.append(jax.vmap(one)(*data, private, channel, active))
-        groups, privates, channels = zip(*outcomes, strict=True)
-        if cohorts is None:
-            sums, total = None, server.total(state.shared, groups)
-        else:
-            sums = server.total_by_cohort(state.shared, groups, cohorts.of, cohorts.number)
+        group = clients[g]
+        data = jax.tree.map(jnp.asarray, (group.users, group.items, group.labels, group.weights))
+        return jax.vmap(one)(*tree.take((*data, private, channel), index), there)
+
+    def step(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
+        total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
+        privates, channels = [], []
+        for g, taking in enumerate(active(state, key, forced)):
+            count, size = len(taking), chunks[g]
+            # Those who take part first, then places that nobody has.
+            order = jnp.nonzero(taking, size=count + -count % size, fill_value=count)[0]
+            of = None if cohorts is None else jnp.asarray(cohorts.of[g])
+
+            def some(i: Array, carry: tuple, g=g, count=count, size=size, order=order, of=of):
+                total, private, channel = carry
+                place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+                index = jnp.minimum(place, count - 1)
+                seen, *new = train(state, key, g, private, channel, index, place < count)
+                private, channel = jax.tree.map(
+                    lambda leaf, rows: leaf.at[place].set(rows, mode='drop'),
+                    (private, channel), tuple(new),
+                )  # fmt: skip
+                total = server.add(total, seen, None if of is None else of[index])
+                return total, private, channel
+
+            total, private, channel = jax.lax.fori_loop(
+                0,
+                -(-jnp.sum(taking) // size),
+                some,
+                (total, state.private[g], state.channel[g]),
+            )
+            privates.append(private)
+            channels.append(channel)
+        sums = None
+        if cohorts is not None:
+            round_key = jax.random.fold_in(key, state.round)
             keys = jax.random.split(jax.random.fold_in(round_key, _SUMS), cohorts.number)
-            sums = jax.vmap(lambda own, k: cohorts.after.observe(own, (), k)[0])(sums, keys)
-            total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
-        shared, optimizer_state = server.apply(
-            federated_server, state.shared, state.server, total, groups
+            sums = jax.vmap(lambda own, k: cohorts.after.observe(own, (), k)[0])(
+                total.uploads, keys
+            )
+            total = total._replace(uploads=jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
+        shared, optimizer_state = server.apply(federated_server, state.shared, state.server, total)
+        new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
+        return new, sums
+
+    def uploads(
+        state: State, key: Key, forced: tuple[Array, ...], chosen: Sequence[np.ndarray]
+    ) -> tuple[server.Seen, ...]:
+        return tuple(
+            train(state, key, g, state.private[g], state.channel[g], index, taking[index])[0]
+            for g, (taking, index) in enumerate(
+                zip(active(state, key, forced), map(jnp.asarray, chosen), strict=True)
+            )
         )
-        new = State(state.round + 1, shared, optimizer_state, privates, channels)
-        return new, groups, sums
 
     value = client.mean_loss(model, loss)
 
@@ -200,12 +251,16 @@ def federation(
             return value(client.gather(state.shared, items), private, Batch(None, labels, weights))
 
         values = [
-            jax.vmap(one)(group.items, group.labels, group.weights, private)
+            tree.map_chunks(
+                lambda own: one(*own),
+                (*map(jnp.asarray, (group.items, group.labels, group.weights)), private),
+                max(_ENTRIES // group.items.shape[1], 1),
+            )
             for group, private in zip(clients, state.private, strict=True)
         ]
         return jnp.mean(jnp.concatenate(values))
 
-    return Federation(init, step, mean, clients, cohorts)
+    return Federation(init, step, uploads, mean, clients, cohorts)
 
 
 def _lots(key: Key, users: Array) -> Array:

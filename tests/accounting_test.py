@@ -74,14 +74,13 @@ class TestCalibration:
         stage = observe.chain(
             observe.clip_by_global_norm(self.CLIP), observe.add_gaussian_noise(self.NOISE)
         )
-        zeros = {'items': {}, 'scorer': jnp.zeros(self.SIZE)}
+        zeros = {'items': jnp.zeros((1, 1)), 'scorer': jnp.zeros(self.SIZE)}
         keys = jax.random.split(jax.random.key(3), self.CLIENTS)
         uploads = jax.vmap(lambda key: stage.observe(zeros, stage.init(zeros), key)[0])(keys)
         nothing = jnp.zeros((self.CLIENTS, 1), int)
         seen = server.Seen(uploads, nothing, nothing > 0, jnp.ones(self.CLIENTS, bool))
-        groups = [seen]
-        total = server.total(zeros, groups)
-        aggregate = server.average(total, groups, {'items': 'sum', 'scorer': how})
+        total = server.add(server.nothing(zeros), seen)
+        aggregate = server.average(total, {'items': 'sum', 'scorer': how})
         # Calibrated to the sensitivity of one client's part of that aggregate.
         multiplier = self.NOISE / (2 * self.CLIP)
         sensitivity = 2 * self.CLIP / (1 if how == 'sum' else self.CLIENTS)

@@ -1,5 +1,7 @@
 """Aggregation against arithmetic."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,9 +58,13 @@ SCORER_SUM = np.array([1.0 + 3 + 5, 2.0 + 4 + 9])
 TOUCHED = np.array([2.0, 2.0, 3.0, 1.0])
 
 
+def total(shared, groups):
+    return functools.reduce(server.add, groups, server.nothing(shared))
+
+
 def aggregate(shared, groups, aggregation):
     """A round's total, divided as the server is told."""
-    return server.average(server.total(shared, groups), groups, aggregation)
+    return server.average(total(shared, groups), aggregation)
 
 
 class AggregateTest(parameterized.TestCase):
@@ -155,17 +161,15 @@ class ServerTest(parameterized.TestCase):
     def test_subtracts(self):
         sgd = server.server(optax.sgd(0.5))
         shared = jax.tree.map(lambda leaf: leaf + 1, SHARED)
-        new, _ = server.apply(
-            sgd, shared, server.init(sgd, shared), server.total(shared, GROUPS), GROUPS
-        )
+        new, _ = server.apply(sgd, shared, server.init(sgd, shared), total(shared, GROUPS))
         np.testing.assert_allclose(new['items']['embedding'], 1 - 0.5 * SUM, rtol=1e-6)
         np.testing.assert_allclose(new['scorer']['kernel'], 1 - 0.5 * SCORER_SUM / 3, rtol=1e-6)
 
     def test_server_momentum_carries_over(self):
         heavy = server.server(optax.sgd(1.0, momentum=0.5), scorer='sum')
         state = server.init(heavy, SHARED)
-        shared, state = server.apply(heavy, SHARED, state, server.total(SHARED, GROUPS), GROUPS)
-        shared, state = server.apply(heavy, shared, state, server.total(shared, GROUPS), GROUPS)
+        shared, state = server.apply(heavy, SHARED, state, total(SHARED, GROUPS))
+        shared, state = server.apply(heavy, shared, state, total(shared, GROUPS))
         # g, then g + g/2.
         np.testing.assert_allclose(shared['scorer']['kernel'], -2.5 * SCORER_SUM, rtol=1e-6)
 

@@ -1,0 +1,115 @@
+"""MGradInv in plain PyTorch, one victim after the other: the rate that JAX's is compared with.
+
+The same objective as `fedinv_jax.attack.objective` for NCF, binary cross-entropy and one gradient
+a step: of every leaf the squared distance to what was seen over its squared norm, mean over leaves
+and steps. It reads victims from an .npz file (leaf names with slashes; `items`, `labels`, `private`
+and `seen/...` have an axis of victims, all but `labels` one of steps behind it) and writes the
+objective and its gradient at the start, and the seconds of every repeat. Needs torch and numpy
+only.
+
+    python benchmarks/torch_mgradinv.py victims.npz answers.npz --iterations=20 --repeats=3
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+
+def uploads(items, scorer, private, labels):
+    """Gradients of the mean loss of one step in the item rows and the scorer, differentiable."""
+    rows = items.detach().requires_grad_()
+    leaves = {name: leaf.detach().requires_grad_() for name, leaf in scorer.items()}
+    x = private @ leaves['private/kernel'] + rows @ leaves['items/kernel'] + leaves['items/bias']
+    for layer in range(1, len(leaves) // 2):
+        x = torch.relu(x) @ leaves[f'layer_{layer}/kernel'] + leaves[f'layer_{layer}/bias']
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels)
+    found = torch.autograd.grad(loss, [rows, *leaves.values()], create_graph=True)
+    names = ['items/embedding', *(f'scorer/{name}' for name in leaves)]
+    return dict(zip(names, found, strict=True))
+
+
+def objective(victim, logits, private):
+    """The mean over steps of the mean over leaves of `|g' - g|^2 / |g|^2`."""
+    total = 0.0
+    for t, items in enumerate(victim['items']):
+        scorer = {name: leaf[t] for name, leaf in victim['scorer'].items()}
+        predicted = uploads(items, scorer, private[t], torch.sigmoid(logits))
+        ratios = [
+            torch.sum((predicted[name] - leaf[t]) ** 2) / torch.sum(leaf[t] ** 2)
+            for name, leaf in victim['seen'].items()
+        ]
+        total = total + torch.stack(ratios).mean()
+    return total / len(victim['items'])
+
+
+def attack(victim, iterations):
+    """Adam on labels and embeddings from the start that the file has."""
+    logits = victim['labels'].clone().requires_grad_()
+    private = victim['private'].clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits, private], lr=0.1)
+    for _ in range(iterations):
+        optimizer.zero_grad()
+        value = objective(victim, logits, private)
+        value.backward()
+        optimizer.step()
+    return value
+
+
+def main():
+    """Reads victims, writes objective, gradient and times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('victims')
+    parser.add_argument('answers')
+    parser.add_argument('--iterations', type=int, default=20)
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--threads', type=int, default=None)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with np.load(arguments.victims) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+
+    def part(prefix, index=slice(None)):
+        return {
+            name.removeprefix(prefix): leaf[index]
+            for name, leaf in arrays.items()
+            if name.startswith(prefix)
+        }
+
+    victims = [
+        {
+            **{name: arrays[name][v] for name in ('items', 'labels', 'private')},
+            'scorer': part('scorer/'),
+            'seen': part('seen/', v),
+        }
+        for v in range(len(arrays['labels']))
+    ]
+    found = {'value': [], 'labels': [], 'private': []}
+    for victim in victims:
+        logits = victim['labels'].clone().requires_grad_()
+        private = victim['private'].clone().requires_grad_()
+        value = objective(victim, logits, private)
+        value.backward()
+        found['value'].append(value.item())
+        found['labels'].append(logits.grad.numpy())
+        found['private'].append(private.grad.numpy())
+    attack(victims[0], 3)
+    seconds = []
+    for _ in range(arguments.repeats):
+        start = time.perf_counter()
+        for victim in victims:
+            attack(victim, arguments.iterations)
+        seconds.append(time.perf_counter() - start)
+    np.savez(
+        arguments.answers,
+        seconds=np.array(seconds),
+        threads=torch.get_num_threads(),
+        version=np.array(torch.__version__),
+        **{name: np.stack(value) for name, value in found.items()},
+    )
+
+
+if __name__ == '__main__':
+    main()
