@@ -191,7 +191,8 @@ def federation(
 
         group = clients[g]
         data = jax.tree.map(jnp.asarray, (group.users, group.items, group.labels, group.weights))
-        return jax.vmap(one)(*tree.take((*data, private, channel), index), there)
+        arguments = (*tree.take((*data, private, channel), index), there)
+        return jax.vmap(one)(*arguments)
 
     def step(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
         total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
