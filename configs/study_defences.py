@@ -18,8 +18,8 @@ from typing import Any
 from fedinv_jax import experiment
 
 _CLIP = 20.0  # about the median norm of an upload
-_ONE = ('exact', 'spectral', 'mgradinv', 'popularity')
-_ROWS = ('spectral', 'sign', 'mgradinv', 'popularity')  # attacks on sums of several clients
+_ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
+_ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # on sums of several clients
 
 
 def _seen(**fields: Any) -> dict[str, Any]:
@@ -27,11 +27,8 @@ def _seen(**fields: Any) -> dict[str, Any]:
 
 
 def _both(**fields: Any) -> dict[str, Any]:
-    """Beside the adaptive attackers those who do not know of the noise, and sums of the steps."""
-    return {
-        'observation': fields,
-        'attack': {'name': (*_ONE, 'summed'), 'adaptive': (True, False)},
-    }
+    """Beside the adaptive attackers those who do not know of the defence."""
+    return {'observation': fields, 'attack': {'adaptive': (True, False)}}
 
 
 def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping[str, Any]:
@@ -39,11 +36,6 @@ def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping
         'observation': {'cohort': size, **fields},
         'attack': {'name': names, 'num_iterations': 300},
     }
-
-
-def _drift(weight: float) -> Mapping[str, Any]:
-    """Five local steps: with one, rows have not moved yet when the penalty acts."""
-    return {'client': {'name': 'local_sgd', 'num_epochs': 5, 'item_drift': weight}}
 
 
 def get_config(arg: str | None = None) -> experiment.Config:
@@ -74,30 +66,29 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
-    arms |= {f'labels_{e:g}': _seen(label_epsilon=e) for e in (2.0, 1.0)}
-    arms |= {f'pseudo_{s:g}': _seen(pseudo=s) for s in (0.1, 0.4)}
-    # `sign` names the classes by the model where rows are left out.
-    by_model = {'attack': {'name': (*_ONE, 'sign')}}
-    arms |= {f'top_{s:g}': _seen(top=s) | by_model for s in (0.1, 0.01, 0.001)}
-    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
+    # Of the defences that tell an attacker what they do, one strength has blind attackers.
+    arms |= {'labels_2': _seen(label_epsilon=2.0), 'labels_1': _both(label_epsilon=1.0)}
+    arms['pseudo_0.4'] = _both(pseudo=0.4)
+    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.001)} | {'top_0.01': _both(top=0.01)}
+    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.001)}
+    arms['random_0.01'] = _both(random=0.01)
     followed = {'attack': {'first_round': (0,), 'interval': (1,)}}  # the rest, from the start
     arms['top_feedback_0.01'] = _seen(top=0.01, error_feedback=True) | followed
     arms['random_feedback_0.01'] = _seen(random=0.01, error_feedback=True) | followed
-    arms |= {f'levels_{n}': _seen(levels=n) for n in (4, 1)}
-    arms |= {f'rank_{n}': _seen(rank=n) for n in (4, 1)}
+    arms |= {'levels_1': _both(levels=1), 'rank_1': _both(rank=1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
     arms['only_scorer'] = _seen(uploaded=('scorer',), seen=('scorer',))
     arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}
-    arms |= {f'drift_{w:g}': _drift(w) for w in (0.0, 1.0)}
+    # Five local steps: with one, rows have not moved yet when the penalty acts.
+    steps = {'name': 'local_sgd', 'num_epochs': 5}
+    arms |= {f'drift_{w:g}': {'client': {**steps, 'item_drift': w}} for w in (0.0, 1.0)}
     arms |= {f'cohort_{n}': _cohort(n) for n in (2, 8)}
     # Half of the clients take part in a round: sums over changing members of the same cohorts.
     arms['cohort_8_half'] = {**_cohort(8), 'server': {'clients_per_round': 471}}
-    arms['cohort_8_half']['attack']['num_gradients'] = (1, 8)
-    rows_only = ('spectral', 'sign', 'popularity')
+    rows_only = ('spectral', 'summed', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
     arms |= {
-        f'sum_noise_{s:g}': _cohort(32, ('summed', *rows_only), clip=_CLIP, sum_noise=s)
-        for s in (3.0, 30.0)
+        f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s) for s in (3.0, 30.0)
     }
     # A field of a config has no dot in its name.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}

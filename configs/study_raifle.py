@@ -60,7 +60,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     }
     arms |= {f'raifle_dp_{epsilon}': _raifle(_dp(epsilon)) for epsilon in (100, 1)}
     arms['raifle_drift_1'] = _raifle(drift)
-    many = {'name': ('summed', 'popularity'), 'num_gradients': _LONG}
+    many = {'name': ('summed', 'sign', 'popularity'), 'num_gradients': _LONG}
     arms['dp_100_long'] = {
         **_dp(100),
         'attack': {**many, 'block': 1},

@@ -13,6 +13,8 @@ from fedinv_jax.experiment import Config
 
 # From there on, epsilon above 5,000, the grid of privacy losses would have steps above 1.
 _COARSE = 100.0
+# Renyi orders for an epsilon in the thousands, beside dp-accounting's own, which begin at 1.1.
+_ORDERS = [1 + 10 ** (k / 20) for k in range(-100, -20)]
 
 
 class Guarantee(NamedTuple):
@@ -99,7 +101,8 @@ def gaussian(
 
     plain = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     event = dp_accounting.GaussianDpEvent(noise / sensitivity)
-    by_rdp = _epsilon(rdp.RdpAccountant(neighboring_relation=plain), event, releases, delta)
+    orders = [*_ORDERS, *rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS]
+    by_rdp = _epsilon(rdp.RdpAccountant(orders, plain), event, releases, delta)
     # The composition of Gaussian releases is one Gaussian release; its losses are around
     # shift^2 / 2, and a grid finer than 1e-5 of that would not fit the memory.
     shift = sensitivity / noise * math.sqrt(releases)

@@ -34,6 +34,8 @@ from fedinv_jax.types import (
     Transcript,
 )
 
+_FAINT = 1e-3  # noise relative to the clip norm, in whose front a clipped upload is told as such
+
 Attack: TypeAlias = Callable[[Transcript, Key, Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], Known]
 
@@ -55,16 +57,18 @@ class Choice(NamedTuple):
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
     """The channel and what is seen behind it, as an attacker knows them.
 
-    Behind noise nobody reads off what the stages before it did to an upload: which entries they
-    left, how far they clipped it. There the attacker takes the upload for a whole one: clipping
-    what it predicts instead made MGradInv worse (docs/defences.md). Of a cohort's sum: what its
-    members do before the sum is in `make_replay`, but for their noise, which adds up to at most
-    that of all of them.
+    Behind noise nobody reads off which entries the stages before it left. There the attacker takes
+    the upload for a whole one, and for one that was not clipped unless the noise is faint: clipping
+    what is predicted made the attacks worse behind more of it (docs/defences.md). Of a cohort's
+    sum: what its members do before the sum is in `make_replay`, but for their noise, which adds up
+    to at most that of all of them.
     """
     section = config.observation
     stages = build.defences(config)
     if section.noise:
-        stages = [*map(observe.blind, stages[:-1]), stages[-1]]
+        clips = section.clip is not None and section.noise < _FAINT * section.clip
+        first = len(stages) - 1 - clips
+        stages = [*map(observe.blind, stages[:first]), *stages[first:]]
     if section.cohort > 1:
         stages = [
             observe.add_gaussian_noise(section.noise * section.cohort**0.5),
@@ -91,7 +95,8 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     if size == 1:
         return client_update
     if clip is not None and adaptive:
-        client_update = client.through(client_update, observe.clip_by_global_norm(clip))
+        stages = *build.uploaded(config), observe.clip_by_global_norm(clip)
+        client_update = client.through(client_update, observe.chain(*stages))
     return client.cohort(client_update, size)
 
 
@@ -188,7 +193,10 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         return exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
-        )._replace(fresh_negatives=config.data.fresh_negatives)
+        )._replace(
+            largest=adaptive and config.observation.top < 1,
+            fresh_negatives=config.data.fresh_negatives,
+        )
 
 
 def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:

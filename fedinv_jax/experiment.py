@@ -327,7 +327,10 @@ def settings(config: Config) -> list[Setting]:
         config.dynamics.name,
         config.attack.adaptive,
     )
-    undefended = defence(config) == 'none'
+    undefended, defended = defence(config) == 'none', config.observation
+    # What these attacks know of a defence: the share of interactions, and that entries are large.
+    simple = defended.label_epsilon is None and not defended.pseudo and defended.top == 1
+    same = (*stats.GUESSERS, *('spectral', 'summed') * simple)
     return list(
         dict.fromkeys(
             Setting(
@@ -337,7 +340,7 @@ def settings(config: Config) -> list[Setting]:
                 first_round,
                 interval if num_gradients > 1 else None,
                 tuple(seen.split('+')),
-                adaptive or undefended or attack in ('spectral', 'summed', *stats.GUESSERS),
+                adaptive or undefended or attack in same,
             )
             for seen, first_round, num_gradients, interval, attack, hypothesis, adaptive in axes
         )

@@ -13,6 +13,7 @@ from fedinv_jax import (
     build,
     capture,
     checks,
+    client,
     experiment,
     models,
     observe,
@@ -20,6 +21,7 @@ from fedinv_jax import (
     runner,
     threat,
     transcripts,
+    tree,
 )
 from fedinv_jax.attack import inversion, objective
 from fedinv_jax.data import clients as clients_lib
@@ -368,6 +370,37 @@ def test_behind_noise_nobody_reads_off_what_was_kept():
     np.testing.assert_array_equal(predicted(), seen['items'])
     config.observation.noise = 0.1
     np.testing.assert_array_equal(predicted(), upload['items'])
+
+
+# Failed on: clipping forgotten behind any noise, which made it a defence.
+def test_faint_noise_hides_no_clipping():
+    upload = {'items': jnp.array([[3.0, 0.0], [0.0, 4.0]])}
+    config = small_config()
+    config.observation.update({'clip': 1.0, 'uploaded': ('items',)})
+    for noise, factor in ((0.0, 0.2), (1e-6, 0.2), (0.1, 1.0)):
+        config.observation.noise = noise
+        channel = attackers.make_observation(config, ('items',))
+        predicted = channel.predict(upload, upload, channel.init(upload))[0]['items']
+        np.testing.assert_allclose(predicted, factor * upload['items'], rtol=1e-6)
+
+
+# Failed on: the norm of the whole upload, of which half is not sent.
+def test_a_cohort_is_clipped_by_what_is_uploaded():
+    config = small_config()
+    config.observation.update({'uploaded': ('items',), 'clip': 1e-3, 'cohort': 2})
+    model = build.make_model(config.model, 6)
+    shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
+    batch = Batch(None, jnp.array([1.0, 0, 0]), jnp.ones(3))
+    own = client.gather(shared, jnp.arange(3))
+    upload = build.make_client_update(config.client, model)(own, private, batch)[0]
+    channel = build.make_channel(config)
+    sent = channel.observe(upload, channel.init(upload), jax.random.key(2))[0]['items']
+    two = Batch(jnp.arange(6), jnp.tile(batch.labels, 2), jnp.ones(6))
+    both = {**shared, 'items': tree.take(own['items'], jnp.tile(jnp.arange(3), 2))}
+    replayed = attackers.make_replay(config, model)(both, jnp.stack([private, private]), two)[0]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[:3], b, rtol=1e-4), replayed['items'], sent
+    )
 
 
 # Failed on: a share of 0.2, whatever the clients do to their labels.

@@ -479,6 +479,10 @@ def test_attacks_on_rows_alone_are_run_once():
     config.attack.update({'name': ('sign', 'spectral', 'summed'), 'adaptive': (True, False)})
     found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
     assert found == {('sign', True), ('sign', False), ('spectral', True), ('summed', True)}
+    # A blind one takes the public share for the one that trains.
+    config.observation.pseudo = 0.5
+    found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
+    assert ('spectral', False) in found
 
 
 def test_threat_model_counts_only_the_leaves_that_are_seen():

@@ -184,9 +184,15 @@ class RowsTest(parameterized.TestCase):
     def test_the_side_is_named_by_the_share_where_rows_are_left_out(self):
         labels = np.arange(100) < 20
         whole = np.where(labels, -1.0, 1.0)[:, None] * np.array([1.0, 2.0])
-        kept = whole * (np.arange(100) < 30)[:, None]  # of the negatives 10 rows are left
+        largest = whole * (np.arange(100) < 30)[:, None]  # of the negatives 10 rows are left
+        chance = whole * (np.arange(100) % 5 == 0)[:, None]  # 4 of 20 and 16 of 80 rows
         for attack in (rows.spectral, rows.summed, rows.levels):
-            np.testing.assert_array_equal(attack(seeing(kept[None])).labels, labels)
+            np.testing.assert_array_equal(
+                attack(seeing(largest[None]), largest=True).labels, labels
+            )
+            np.testing.assert_array_equal(
+                attack(seeing(chance[None])).labels, labels & (np.arange(100) % 5 == 0)
+            )
             np.testing.assert_array_equal(attack(seeing(whole[None]), 0.8).labels, ~labels)
 
     # Failed on: the mean of the steps' own directions; the last step alone.

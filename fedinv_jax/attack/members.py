@@ -57,6 +57,7 @@ class Known(NamedTuple):
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
         lossy: whether the channel adds noise, or leaves a part of an upload out.
+        largest: whether the client is known to send the largest entries only.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
     """
 
@@ -69,6 +70,7 @@ class Known(NamedTuple):
     rounding: float
     positives: float = 0.2
     lossy: bool = False
+    largest: bool = False
     fresh_negatives: bool = False
 
 

@@ -22,17 +22,17 @@ _EXPLAINED = 1e-2  # squared residual, relative to what was seen, at which its a
 
 def spectral(known: members.Known) -> members.Attack:
     """`rows.spectral`: no model, no loss, only the item rows."""
-    return lambda transcript, key: rows.spectral(transcript, known.positives)
+    return lambda transcript, key: rows.spectral(transcript, known.positives, known.largest)
 
 
 def summed(known: members.Known) -> members.Attack:
     """`rows.summed`: `spectral` where noise hides the direction of a single step."""
-    return lambda transcript, key: rows.summed(transcript, known.positives)
+    return lambda transcript, key: rows.summed(transcript, known.positives, known.largest)
 
 
 def levels(known: members.Known) -> members.Attack:
     """`rows.levels`: no model, no loss, only the item rows, of clients that take several steps."""
-    return lambda transcript, key: rows.levels(transcript, known.positives)
+    return lambda transcript, key: rows.levels(transcript, known.positives, known.largest)
 
 
 def sign(known: members.Known) -> members.Attack:

@@ -31,17 +31,19 @@ _ROUNDS = 20  # of the two means
 _DONE, _LEAST = 1e-6, 1e-7
 
 
-def spectral(transcript: Transcript, share: float = 0.2) -> Answer:
+def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """The side of the first principal direction of the rows; which side is positive, by its size.
 
     Reads neither the model nor the loss. Rows count by direction only. With T steps the cosines are
     averaged, each step's direction turned to agree with those before it. Of the two sides the one
-    is positive whose number of rows is nearer to `share` of the candidates: the smaller one as a
-    rule, the larger one where sparsification left out most rows of negatives.
+    is positive whose number of rows is nearer to `share` of those that are seen: the smaller one as
+    a rule.
 
     Args:
         transcript: of one client, item rows seen.
         share: public share of interactions among the candidates.
+        largest: whether only the largest entries were sent: the rows that are missing are those of
+            negatives then, and `share` is one of all candidates.
 
     Returns:
         Scores `(1 + mean cosine) / 2`; labels False where the rows are zero. The objective is the
@@ -60,12 +62,12 @@ def spectral(transcript: Transcript, share: float = 0.2) -> Answer:
         return total + cosine * jnp.where(total @ cosine < 0, -1, 1), None
 
     total = jax.lax.scan(add, jnp.zeros_like(cosines[0]), cosines)[0]
-    side = _side(total, where, share)
+    side = _side(total, where if largest else jnp.any(norms > 0, axis=0) & where, share)
     rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
     return _answer(transcript, -side * total / len(cosines), None, rest)
 
 
-def summed(transcript: Transcript, share: float = 0.2) -> Answer:
+def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """`spectral` of the sum of the steps' uploads.
 
     Rows of several steps add up where their directions stay, independent noise grows by `sqrt(T)`
@@ -75,6 +77,7 @@ def summed(transcript: Transcript, share: float = 0.2) -> Answer:
     Args:
         transcript: of one client, item rows seen.
         share: see `spectral`.
+        largest: see `spectral`.
 
     Returns:
         As `spectral` of one step.
@@ -83,10 +86,10 @@ def summed(transcript: Transcript, share: float = 0.2) -> Answer:
         ValueError: if no item rows are seen.
     """
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), transcript.seen)
-    return spectral(dataclasses.replace(transcript, seen=total), share)
+    return spectral(dataclasses.replace(transcript, seen=total), share, largest)
 
 
-def levels(transcript: Transcript, share: float = 0.2) -> Answer:
+def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """Two classes of rows by the signs and levels of their entries, named as in `spectral`.
 
     After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
@@ -99,6 +102,7 @@ def levels(transcript: Transcript, share: float = 0.2) -> Answer:
     Args:
         transcript: of one client, item rows seen.
         share: see `spectral`.
+        largest: see `spectral`.
 
     Returns:
         Scores of 1/2 on the border between the means, 0 or 1 for the row furthest from it; labels
@@ -132,7 +136,7 @@ def levels(transcript: Transcript, share: float = 0.2) -> Answer:
     side = jax.lax.fori_loop(0, _ROUNDS, nearer, side.astype(rows.dtype))
     counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
     kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
-    side = side * _side(side, priors.candidates(transcript), share)
+    side = side * _side(side, priors.candidates(transcript) if largest else known, share)
     off = 1 - kept / jnp.maximum(jnp.sum(codes**2), 1)
     return _answer(transcript, -side / _positive(jnp.max(jnp.abs(side))), None, off)
 
@@ -328,7 +332,7 @@ def _vote(zeros: Array, ones: Array, seen: Array) -> Array:
 
 
 def _side(values: Array, where: Array, share: float) -> Array:
-    """The sign `[]` for `values [K]` with which about `share` of the candidates are above 0."""
+    """The sign `[]` for `values [K]` with which about `share` of those `where` are above 0."""
     expected = share * jnp.sum(where)
     above, below = jnp.sum(values > 0), jnp.sum(values < 0)
     return jnp.where(jnp.abs(above - expected) > jnp.abs(below - expected), -1, 1)
