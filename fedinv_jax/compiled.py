@@ -41,7 +41,8 @@ def shape(block: plan.Block) -> tuple:
     case, setting = block.case, plan.alike(block.setting)
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
-    return setting, padded, catalogue, case.share if setting.attack in experiment.BY_SHARE else None
+    share = case.share if setting.attack in experiment.BY_SHARE else None
+    return setting, padded, block.lanes, catalogue, share
 
 
 def axes(config: experiment.Config) -> Transcript:
@@ -60,6 +61,19 @@ def axes(config: experiment.Config) -> Transcript:
     )
 
 
+def mesh() -> jax.sharding.Mesh:
+    """The devices of this process, over which the lanes of a block are spread."""
+    devices = jax.local_devices()
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), ('victims',), auto, devices=devices)
+
+
+def lanes(block: plan.Block) -> int:
+    """Places of a block's call: as many on each device."""
+    devices = jax.local_device_count()
+    return -(-block.lanes // devices) * devices
+
+
 def precision(block: plan.Block) -> contextlib.AbstractContextManager:
     """The scope of a block's arithmetic: whatever concerns it is computed within."""
     name = experiment.precision(block.case.config, block.setting.attack)
@@ -67,7 +81,7 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
 
 
 def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Any:
-    """The compiled attack on a block."""
+    """The compiled attack on a block, its lanes spread over `mesh`; devices do not communicate."""
     config = block.case.config
     attack = block.case.attacks[plan.alike(block.setting)].attack
     own = axes(config)
@@ -90,14 +104,27 @@ def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Any:
         empty = jax.tree.map(
             lambda leaf: jnp.zeros((len(keys), *leaf.shape), leaf.dtype), jax.eval_shape(one, 0)
         )
+        before = jax.lax.axis_index('victims') * len(keys)
         return jax.lax.fori_loop(
             0,
-            count,
+            jnp.clip(count - before, 0, len(keys)),
             lambda lane, all_: jax.tree.map(lambda x, new: x.at[lane].set(new), all_, one(lane)),
             empty,
         )
 
-    mapped = jax.jit(in_turn if alone(block) else together)
+    spread, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
+    specs = jax.tree.map(
+        lambda axis: whole if axis is None else spread, own, is_leaf=lambda leaf: leaf is None
+    )
+    mapped = jax.jit(
+        jax.shard_map(
+            in_turn if alone(block) else together,
+            mesh=mesh(),
+            in_specs=(specs, spread, whole, whole),
+            out_specs=spread,
+            check_vma=False,
+        )
+    )
     return mapped.lower(seen, keys, config.attack.num_iterations, len(block.users)).compile()
 
 
@@ -136,8 +163,13 @@ def cores() -> int:
 
 
 def side_by_side(blocks: Iterable[plan.Block]) -> int:
-    """How many blocks run at a time: exact attacks take a core each, lanes in step all of them."""
+    """How many blocks run at a time: exact attacks take a core each, lanes in step all of them.
+
+    One, where a block is spread over several devices.
+    """
     single = (*experiment.EXACT, *stats.GUESSERS)
+    if jax.local_device_count() > 1:
+        return 1
     return cores() if all(block.setting.attack in single for block in blocks) else 1
 
 

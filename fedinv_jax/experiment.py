@@ -157,7 +157,7 @@ def default_config() -> Config:
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
                 'precision': 'float32',  # of mgradinv and the guessers
-                'block': 16,  # victims in one compiled call
+                'block': 16,  # most victims in one compiled call
             },
             # What may not change a result.
             'run': {'progress': True},

@@ -117,7 +117,7 @@ def _row(
     measured: workdir.Row,
 ) -> workdir.Row:
     """One victim's row; undefined numbers are null."""
-    case, setting, _ = block
+    case, setting = block.case, block.setting
     group = plan.group_of(case, user)
     place = int(np.flatnonzero(group.users == user)[0])
     reason = None if values['ok'] else (

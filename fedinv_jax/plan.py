@@ -45,11 +45,19 @@ class Case(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Victims that go through one compiled call: of one seed, setting and group of clients."""
+    """Victims that go through one compiled call: of one seed, setting and group of clients.
+
+    Attributes:
+        case: of their seed.
+        setting: of the attack.
+        users: the victims.
+        lanes: places of the call, as many for every block of a shape.
+    """
 
     case: Case
     setting: Setting
     users: tuple[int, ...]
+    lanes: int
 
 
 def make_cases(config: Config) -> list[Case]:
@@ -147,20 +155,31 @@ def work(config: Config) -> float:
 def blocks(cases: Iterable[Case]) -> list[Block]:
     """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
 
-    They are independent of what is done.
+    The victims of a group are spread evenly over its blocks, so that few places stay empty; blocks
+    of a shape have as many places in every seed. They are independent of what is done.
     """
-    planned = []
-    for case in cases:
-        size = case.config.attack.block
-        for setting in experiment.settings(case.config):
-            for group in case.clients:
-                members = set(group.users.tolist())
-                users = [user for user in case.victims if user in members]
-                planned += [
-                    Block(case, setting, tuple(users[start : start + size]))
-                    for start in range(0, len(users), size)
-                ]
-    return planned
+    cases = list(cases)
+    victims = [[_within(case.victims, group) for group in case.clients] for case in cases]
+    lanes: dict[int, int] = {}
+    for case, groups in zip(cases, victims, strict=True):
+        for group, users in zip(case.clients, groups, strict=True):
+            needed = -(-len(users) // max(-(-len(users) // case.config.attack.block), 1))
+            padded = group.items.shape[1]
+            lanes[padded] = max(lanes.get(padded, 0), needed)
+    return [
+        Block(case, setting, tuple(users[start : start + size]), size)
+        for case, groups in zip(cases, victims, strict=True)
+        for setting in experiment.settings(case.config)
+        for group, users in zip(case.clients, groups, strict=True)
+        for size in [lanes[group.items.shape[1]]]
+        for start in range(0, len(users), max(size, 1))
+    ]
+
+
+def _within(users: Sequence[int], group: clients_lib.Clients) -> list[int]:
+    """Those of the users that are in a group, in their order."""
+    members = set(group.users.tolist())
+    return [user for user in users if user in members]
 
 
 def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:

@@ -322,9 +322,9 @@ def finish(
 def _arguments(
     recording: simulate.Recording, block: plan.Block
 ) -> tuple[Transcript, GroundTruth, Array]:
-    """A block's transcripts, truths and keys, padded to the block's size with its first victim."""
+    """A block's transcripts, truths and keys, padded to its lanes with its first victim."""
     case, config = block.case, block.case.config
-    users = block.users + block.users[:1] * (config.attack.block - len(block.users))
+    users = block.users + block.users[:1] * (compiled.lanes(block) - len(block.users))
     pairs = [transcript(case, recording, block.setting, user) for user in users]
     axes = compiled.axes(config)
     transcripts_ = jax.tree.map(
