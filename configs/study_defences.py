@@ -66,16 +66,15 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
-    # Of the defences that tell an attacker what they do, one strength has blind attackers.
+    # Blind attackers where what they do not know may mislead them.
     arms |= {'labels_2': _seen(label_epsilon=2.0), 'labels_1': _both(label_epsilon=1.0)}
     arms['pseudo_0.4'] = _both(pseudo=0.4)
     arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.001)} | {'top_0.01': _both(top=0.01)}
-    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.001)}
-    arms['random_0.01'] = _both(random=0.01)
+    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
     followed = {'attack': {'first_round': (0,), 'interval': (1,)}}  # the rest, from the start
     arms['top_feedback_0.01'] = _seen(top=0.01, error_feedback=True) | followed
     arms['random_feedback_0.01'] = _seen(random=0.01, error_feedback=True) | followed
-    arms |= {'levels_1': _both(levels=1), 'rank_1': _both(rank=1)}
+    arms |= {'levels_1': _seen(levels=1), 'rank_1': _seen(rank=1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
     arms['only_scorer'] = _seen(uploaded=('scorer',), seen=('scorer',))
     arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}

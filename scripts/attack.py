@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scripts import command
 
 # isort: split
-from fedinv_jax import capture, runner
+from fedinv_jax import capture, runner, workdir
 
 flags.adopt_module_key_flags(command)
 _SAVE = flags.DEFINE_string(
@@ -30,14 +30,14 @@ _TRANSCRIPT = flags.DEFINE_string(
 )
 
 
-def do(config: Any, folder: str, line: str) -> None:
+def do(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
     """Runs what the flags ask for."""
     if _SAVE.value:
         capture.save_transcript(config, _SAVE.value)
     elif _TRANSCRIPT.value:
         capture.attack_transcript(config, _TRANSCRIPT.value, folder)
     else:
-        runner.run(config, folder, line)
+        runner.run(config, folder, line, shard=shard, merge=merge)
 
 
 if __name__ == '__main__':
