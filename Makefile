@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m mypy
 
 bench: $(VENV)/.installed  ## victim-iterations a second, and the share of the machine's matrix-product rate
-	$(RUN) benchmarks/attack.py
+	$(RUN) benchmarks/mgradinv.py
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

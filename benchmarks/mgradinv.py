@@ -1,0 +1,294 @@
+"""Speed of MGradInv: victim-iterations a second, against PyTorch, a plain loop and the arithmetic.
+
+One victim-iteration is one value and gradient of the objective for one victim, with all T
+gradients, and one Adam step. Useful operations are counted by formula (multiply and add = 2). Let
+m be the number of weights behind the first layer and m_q = D H_1 those of its item block; Q W_q is
+constant and not counted. Of one item at one step,
+
+    always:              forward 2 m, signals sent back 2 m, and the reverse of both 4 m: 8 m;
+    if the scorer is seen: kernel gradients 2 m + 2 m_q, and their reverse 4 m + 2 m_q;
+    if the items are seen: rows' gradients 2 m_q, and their reverse 2 m_q.
+
+The floor is these over the rate of 1,024 x 1,024 float32 products in the same process. PyTorch runs
+`torch_mgradinv.py` in an environment of its own (`pip install torch numpy`) on the same victims,
+whose objective and gradient it must agree with; the two take turns.
+
+    python benchmarks/mgradinv.py [--torch=VENV/bin/python] [--json=out.json]
+    python benchmarks/mgradinv.py --grow=victims      (or items, num_gradients, interval)
+"""
+
+import functools
+import itertools
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from fedinv_jax import client, losses, models, observe, tree, workdir
+from fedinv_jax.attack import distances, dynamics, inversion, objective
+from fedinv_jax.types import Batch, Guess, Transcript
+
+_DIM = flags.DEFINE_integer('dim', 32, 'D')
+_HIDDEN = flags.DEFINE_list('hidden', ['64', '32', '16'], 'Widths of the hidden layers.')
+_SEEN = flags.DEFINE_string('seen', 'items+scorer', 'What the server looks at.')
+_STEPS = flags.DEFINE_integer('num_gradients', 2, 'T')
+_SECONDS = flags.DEFINE_float('seconds', 1.0, 'About so long is one timed call.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls; the median counts.')
+_TORCH = flags.DEFINE_string('torch', None, 'The Python of an environment that has PyTorch.')
+_GROW = flags.DEFINE_enum(
+    'grow', None, ['victims', 'items', 'num_gradients', 'interval'],
+    'Print how time and memory grow with that instead.',
+)  # fmt: skip
+_JSON = flags.DEFINE_string('json', None, 'Also write the numbers to this file.')
+
+# Items in a batch, victims in a call: of the table, and of what grows.
+_SIZES = ((50, 32), (200, 32), (1682, 8))
+_GROWTH = {
+    'victims': [(200, 4**k, 2, None) for k in range(7)],
+    'items': [(items, 8, 2, None) for items in (50, 100, 200, 400, 800, 1682)],
+    'num_gradients': [(200, 16, steps, None) for steps in (1, 2, 4, 8, 16)],
+    'interval': [(50, 16, 2, interval) for interval in (1, 4, 16, 64)],
+}
+
+
+def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
+    """Floating-point operations of one victim-iteration, see the module's text."""
+    hidden = [int(width) for width in _HIDDEN.value]
+    deep = sum(a * b for a, b in itertools.pairwise([*hidden, 1]))
+    first = _DIM.value * hidden[0]
+    per_item = 8 * deep + 4 * first * ('items' in seen)
+    per_item += (6 * deep + 4 * first) * ('scorer' in seen)
+    return steps * items * per_item
+
+
+def matrix_rate(size: int = 1024, products: int = 20) -> float:
+    """Floating-point operations a second of float32 matrix products, median of the repeats."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(lambda a: jax.lax.fori_loop(0, products, lambda _, b: a @ b * 1e-3, a))
+    return 2 * size**3 * products / median_time(lambda: product(matrix))
+
+
+def median_time(call) -> float:
+    """Seconds of a call, median of the repeats behind one that does not count."""
+    times = []
+    for _ in range(_REPEATS.value + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def axes() -> Transcript:
+    """Of `vmap` over victims: the scorer is the same for all."""
+    return Transcript(
+        shared={'items': 0, 'scorer': None}, seen=0, rounds=None, participated=None, items=None,
+        slot=None, weights=None, log_odds=None,
+    )  # fmt: skip
+
+
+def make(items: int, victims: int, steps: int, interval: int | None):
+    """Transcripts of random clients, the problem of one, keys."""
+    key, seen = jax.random.key(0), tuple(_SEEN.value.split('+'))
+    model = models.ncf(items, _DIM.value, [int(width) for width in _HIDDEN.value])
+    update = client.gradient_step(model, losses.bce, private_rate=0.1)
+    channel = observe.share(*seen)
+    kept = 1 + (steps - 1) * (interval or 1)
+    rounds = jnp.arange(0, kept, interval or 1)
+    scorer_key, victim_key, start_key = jax.random.split(key, 3)
+    scorer = jax.vmap(model.init_shared)(jax.random.split(scorer_key, kept))['scorer']
+    if interval is None:
+        hypothesis = dynamics.free(model.init_private, steps)
+    else:
+        hypothesis = dynamics.unrolled(model.init_private, rounds.tolist())
+    truth = dynamics.unrolled(model.init_private, rounds.tolist())
+
+    def transcript(key: jax.Array) -> Transcript:
+        table_key, private_key, label_key = jax.random.split(key, 3)
+        table = jax.vmap(model.init_shared)(jax.random.split(table_key, kept))['items']
+        shared = {'items': table, 'scorer': scorer}
+        labels = jnp.tile((jax.random.uniform(label_key, (items,)) < 0.2) * 1.0, (kept, 1))
+        batches = Batch(None, labels, jnp.ones((kept, items)))
+        private = model.init_private(private_key)
+        uploads = truth.rollout(update, private, shared, batches, jnp.ones(kept, bool))
+        return Transcript(
+            shared=shared,
+            seen=jax.vmap(lambda upload: channel.observe(upload, (), key)[0])(uploads),
+            rounds=rounds,
+            participated=jnp.ones(kept, bool),
+            items=jnp.arange(items),
+            slot=None,
+            weights=jnp.ones((kept, items)),
+            log_odds=jnp.zeros(items),
+        )
+
+    keys = jax.random.split(victim_key, victims)
+    transcripts = jax.jit(jax.vmap(transcript, out_axes=axes()))(keys)
+
+    def problem(transcript: Transcript) -> objective.Problem:
+        distance = distances.squared_distance_per_leaf
+        return objective.problem(transcript, update, channel, hypothesis, distance)
+
+    return transcripts, problem, jax.random.split(start_key, victims)
+
+
+def attack(problem, transcript: Transcript, key: jax.Array, iterations: jax.Array) -> jax.Array:
+    """The whole attack on one victim."""
+    solver = inversion.descent(optax.adam(0.1))
+    return inversion.invert(problem(transcript), solver, key, iterations).scores
+
+
+def together(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
+    """Victim-iterations a second with lanes in step, seconds to compile, bytes."""
+    start = time.perf_counter()
+    function = jax.jit(jax.vmap(functools.partial(attack, problem), in_axes=(axes(), 0, None)))
+    compiled = function.lower(transcripts, keys, 1).compile()
+    compiling = time.perf_counter() - start
+    pilot = median_time(lambda: compiled(transcripts, keys, 10)) / 10
+    iterations = max(int(_SECONDS.value / pilot), 10)
+    rate = len(keys) * iterations / median_time(lambda: compiled(transcripts, keys, iterations))
+    memory = compiled.memory_analysis()
+    return {
+        'rate': rate,
+        'compile_seconds': compiling,
+        'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    }
+
+
+def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
+    """Victim-iterations a second of a loop over victims, without vmap."""
+    victims = [
+        jax.tree.map(
+            lambda axis, leaf, v=v: leaf if axis is None else tree.take(leaf, v),
+            axes(), transcripts, is_leaf=lambda leaf: leaf is None,
+        )
+        for v in range(len(keys))
+    ]  # fmt: skip
+    one = jax.jit(functools.partial(attack, problem)).lower(victims[0], keys[0], 1).compile()
+    pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
+    iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)
+    pairs = list(zip(victims, keys, strict=True))
+    seconds = median_time(lambda: [one(victim, key, iterations) for victim, key in pairs])
+    return len(keys) * iterations / seconds
+
+
+def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any]:
+    """Victim-iterations a second of PyTorch, and by how much value and gradient differ."""
+
+    def start(transcript: Transcript, key: jax.Array) -> tuple[Guess, jax.Array, Guess]:
+        own = problem(transcript)
+        guess = own.init(key)
+        return guess, *jax.value_and_grad(own.objective)(guess)
+
+    guess, value, slope = jax.jit(jax.vmap(start, in_axes=(axes(), 0)))(transcripts, keys)
+    arrays = {
+        f'{part}/{name}': leaf
+        for part, whole in (('scorer', transcripts.shared['scorer']), ('seen', transcripts.seen))
+        for name, leaf in zip(tree.names(whole), jax.tree.leaves(whole), strict=True)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        victims, answers = f'{folder}/victims.npz', f'{folder}/answers.npz'
+        table = transcripts.shared['items']['embedding']
+        np.savez(victims, items=table, labels=guess.labels, private=guess.latent, **arrays)
+        script = pathlib.Path(__file__).with_name('torch_mgradinv.py')
+        rate, iterations = 0.0, 3
+        for _ in range(2):  # the first run says how many iterations take about the time asked for
+            subprocess.run(
+                [_TORCH.value, script, victims, answers, f'--iterations={iterations}',
+                 f'--repeats={_REPEATS.value}'],
+                check=True,
+            )  # fmt: skip
+            with np.load(answers) as found:
+                rate = len(keys) * iterations / float(np.median(found['seconds']))
+                off = {
+                    'value': _gap(value, found['value']),
+                    'labels': _gap(slope.labels, found['labels']),
+                    'private': _gap(slope.latent, found['private']),
+                }
+                version, threads = str(found['version']), int(found['threads'])
+            iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
+    if max(off.values()) > 1e-4:
+        raise ValueError(f'PyTorch computes something else; relative differences: {off}')
+    return {'rate': rate, 'version': version, 'threads': threads, 'differences': off}
+
+
+def _gap(a: jax.Array, b: np.ndarray) -> float:
+    """The largest difference, relative to the largest entry."""
+    return float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
+
+
+def table() -> dict[str, Any]:
+    """The rates at several sizes of batch."""
+    seen, rate = tuple(_SEEN.value.split('+')), matrix_rate()
+    print(f'matrix products: {rate / 1e9:.0f} GFLOP/s')
+    found = []
+    for items, victims in _SIZES:
+        arguments = make(items, victims, _STEPS.value, None)
+        row: dict[str, Any] = {'items': items, 'victims': victims}
+        row |= together(arguments[1], arguments[0], arguments[2])
+        row['loop'] = looped(arguments[1], arguments[0], arguments[2])
+        row['share'] = row['rate'] * useful_operations(items, _STEPS.value, seen) / rate
+        text = (
+            f'B={items:<5} V={victims:<3} {row["rate"]:7.0f} victim-iterations/s, '
+            f'{row["share"]:.0%} of the matrix-product rate, '
+            f'{row["rate"] / row["loop"]:.1f} times a loop over victims'
+        )
+        if _TORCH.value:
+            row['torch'] = in_torch(arguments[1], arguments[0], arguments[2])
+            text += (
+                f', {row["rate"] / row["torch"]["rate"]:.1f} times PyTorch '
+                f'({row["torch"]["rate"]:.0f})'
+            )
+        print(text, flush=True)
+        found.append(row)
+    return {'matrix_rate': rate, 'table': found}
+
+
+def growth(name: str) -> dict[str, Any]:
+    """How the seconds of an iteration and the bytes grow, with the exponents fitted."""
+    found = []
+    for items, victims, steps, interval in _GROWTH[name]:
+        transcripts, problem, keys = make(items, victims, steps, interval)
+        measured = together(problem, transcripts, keys)
+        size = {'victims': victims, 'items': items, 'num_gradients': steps, 'interval': interval}
+        seconds = victims / measured['rate']
+        found.append({**size, 'seconds': seconds, **measured})
+        print(
+            f'{name} {size[name]:<5} {1e3 * seconds:9.3f} ms an iteration, '
+            f'{measured["bytes"] / 2**20:8.1f} MiB, '
+            f'compiled in {measured["compile_seconds"]:.1f} s',
+            flush=True,
+        )
+    exponents = {}
+    for what in ('seconds', 'bytes'):
+        x, y = ([math.log(row[column]) for row in found] for column in (name, what))
+        exponents[what] = float(np.polyfit(x[-4:], y[-4:], 1)[0])
+    print('exponents of the last four:', exponents)
+    return {'growth': name, 'rows': found, 'exponents': exponents}
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table, or how one thing grows."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    print(workdir.versions())
+    found = growth(_GROW.value) if _GROW.value else table()
+    if _JSON.value:
+        record = {**found, **workdir.versions()}
+        pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    app.run(main)
