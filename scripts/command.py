@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from ml_collections import config_flags
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 
 # isort: split
+import jax
+
 from fedinv_jax import hosts, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -59,6 +62,9 @@ def run(do: Do) -> None:
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _WORKDIR.value or f'runs/{default}'
         line = shlex.join(['python', *sys.argv])
+        if not jax.config.jax_compilation_cache_dir:  # by host: they may differ
+            path = pathlib.Path(folder, 'compiled', platform.node())
+            jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
         try:
             with hosts.watch(f'error: this process was lost, or another one of the run: {_GO_ON}'):
                 if _DISTRIBUTED.value:

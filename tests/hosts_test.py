@@ -83,6 +83,20 @@ def check(folder, single):
         np.testing.assert_allclose(row.get('scores', 0), other.get('scores', 0), atol=1.2e-4)
 
 
+@pytest.mark.slow
+def test_a_second_run_finds_what_was_compiled(tmp_path, single):
+    folder = tmp_path / 'run'
+    (status,), (output,) = ended([start(folder, 1)])
+    assert status == 0, output
+    made = sorted((folder / 'compiled').rglob('*-cache'))
+    assert made
+    (folder / 'victims.jsonl').unlink()
+    (status,), (output,) = ended([start(folder, 1)])
+    assert status == 0, output
+    assert sorted((folder / 'compiled').rglob('*-cache')) == made
+    check(folder, single)
+
+
 # Failed on: every device beginning with the block's first victim; keys by lane.
 @pytest.mark.slow
 def test_eight_devices(tmp_path, single):
