@@ -58,6 +58,7 @@ def test_all_of_a_namespace_covers_its_modules(name):
         'figures_exact',
         'figures_study',
         'frontier',
+        'hosts',
         'judge',
         'page',
         'plan',
