@@ -69,11 +69,7 @@ def watch(text: str) -> Iterator[None]:
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the run
     )
-    assert child.stdin is not None
     try:
         yield
     finally:
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(b'.')
-            child.stdin.close()
-        child.wait()
+        child.communicate(b'.')

@@ -62,7 +62,7 @@ def run(do: Do) -> None:
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _WORKDIR.value or f'runs/{default}'
         line = shlex.join(['python', *sys.argv])
-        if not jax.config.jax_compilation_cache_dir:  # by host: they may differ
+        if not jax.config.values['jax_compilation_cache_dir']:  # by host: they may differ
             path = pathlib.Path(folder, 'compiled', platform.node())
             jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
         try:

@@ -35,9 +35,8 @@ def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) 
     """The side of the first principal direction of the rows; which side is positive, by its size.
 
     Reads neither the model nor the loss. Rows count by direction only. With T steps the cosines are
-    averaged, each step's direction turned to agree with those before it. Of the two sides the one
-    is positive whose number of rows is nearer to `share` of those that are seen: the smaller one as
-    a rule.
+    averaged, each step's direction turned to agree with those before it. That side is positive
+    whose number of rows is nearer to `share` of those that are seen: the smaller one as a rule.
 
     Args:
         transcript: of one client, item rows seen.
@@ -70,9 +69,8 @@ def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) 
 def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """`spectral` of the sum of the steps' uploads.
 
-    Rows of several steps add up where their directions stay, independent noise grows by `sqrt(T)`
-    only: T uploads count as one behind noise smaller by `sqrt(T)`. Where noise drowns each step's
-    direction, averages of cosines to it, as in `spectral`, add nothing.
+    Where directions stay, rows of T steps add up and independent noise grows by `sqrt(T)` only;
+    averages of cosines to directions that noise drowns, as in `spectral`, add nothing.
 
     Args:
         transcript: of one client, item rows seen.
@@ -105,9 +103,8 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
         largest: see `spectral`.
 
     Returns:
-        Scores of 1/2 on the border between the means, 0 or 1 for the row furthest from it; labels
-        False where the rows are zero. The objective is the share of the codes' energy off the two
-        means.
+        Scores of 1/2 on the border between the means, 0 or 1 furthest from it; labels False where
+        the rows are zero. The objective is the share of the codes' energy off the two means.
 
     Raises:
         ValueError: if no item rows are seen.
