@@ -423,3 +423,12 @@ def test_attacks_on_rows_name_the_classes_by_the_share_that_trains(name):
     )  # fmt: skip
     answer = choice.attack(transcript, jax.random.key(0), 1)
     np.testing.assert_array_equal(answer.labels, ~few)
+
+
+def test_who_knows_of_top_k_knows_that_small_rows_are_missing():
+    config = small_config()
+    config.observation.update({'top': 0.5, 'seen': ('items',)})
+    model = build.make_model(config.model, 6)
+    adaptive, blind = (attackers.probe(config, model, ('items',), knows) for knows in (True, False))
+    assert adaptive.largest
+    assert not blind.largest

@@ -479,10 +479,11 @@ def test_attacks_on_rows_alone_are_run_once():
     config.attack.update({'name': ('sign', 'spectral', 'summed'), 'adaptive': (True, False)})
     found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
     assert found == {('sign', True), ('sign', False), ('spectral', True), ('summed', True)}
-    # A blind one takes the public share for the one that trains.
-    config.observation.pseudo = 0.5
-    found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
-    assert ('spectral', False) in found
+    # A blind one takes the public share for the one that trains, and missing rows for any.
+    for defence in ({'pseudo': 0.5, 'top': 1.0}, {'pseudo': 0.0, 'top': 0.5}):
+        config.observation.update(defence)
+        found = {(setting.attack, setting.adaptive) for setting in experiment.settings(config)}
+        assert ('spectral', False) in found
 
 
 def test_threat_model_counts_only_the_leaves_that_are_seen():
