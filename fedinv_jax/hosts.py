@@ -63,13 +63,19 @@ def watch(text: str) -> Iterator[None]:
     """Where the process dies within, by whatever signal, a line on standard error says `text`.
 
     No handler of the process itself could: a killed one runs nothing. A child waits for its end.
+    The same line is said of an error that no script explains, such as a peer that does not answer.
     """
     child = subprocess.Popen(
         [sys.executable, '-S', '-c', _WATCHER, f'{text}\n'],
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the run
     )
+    explained = False
     try:
         yield
+        explained = True
+    except (ValueError, OSError, KeyboardInterrupt):
+        explained = True
+        raise
     finally:
-        child.communicate(b'.')
+        child.communicate(b'.' if explained else b'')

@@ -37,6 +37,7 @@ def do(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -
     elif _TRANSCRIPT.value:
         capture.attack_transcript(config, _TRANSCRIPT.value, folder)
     else:
+        command.keep_compiled(folder)
         runner.run(config, folder, line, shard=shard, merge=merge)
 
 

@@ -62,9 +62,6 @@ def run(do: Do) -> None:
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _WORKDIR.value or f'runs/{default}'
         line = shlex.join(['python', *sys.argv])
-        if not jax.config.values['jax_compilation_cache_dir']:  # by host: they may differ
-            path = pathlib.Path(folder, 'compiled', platform.node())
-            jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
         try:
             with hosts.watch(f'error: this process was lost, or another one of the run: {_GO_ON}'):
                 if _DISTRIBUTED.value:
@@ -81,6 +78,13 @@ def run(do: Do) -> None:
 
     flags.mark_flag_as_required('config')
     app.run(main, flags_parser=_parse)
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
+    if not jax.config.values['jax_compilation_cache_dir']:
+        path = pathlib.Path(folder, 'compiled', platform.node())
+        jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
 
 
 def _slurm() -> str | None:

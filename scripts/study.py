@@ -28,6 +28,7 @@ _ARMS = flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless 
 
 def do(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
     """Runs what the flags ask for."""
+    command.keep_compiled(folder)
     study.run(config, folder, line, _ARMS.value, shard=shard, merge=merge)
 
 
