@@ -141,7 +141,12 @@ def test_who_is_who_is_not_said():
 
 @pytest.mark.parametrize(
     ('end', 'told'),
-    [('', False), ('raise ValueError', False), ('1 / 0', True), ('os.kill(os.getpid(), 9)', True)],
+    [
+        ('', False),
+        ('raise ValueError', False),
+        ('1 / 0', True),
+        ('os.kill(os.getpid(), 9)', True),
+    ],
 )
 def test_only_a_process_that_dies_is_told_of(end, told):
     code = f'import os\nfrom fedinv_jax import hosts\nwith hosts.watch("lost"):\n    pass; {end}'
