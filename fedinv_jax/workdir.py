@@ -2,7 +2,7 @@
 
 `config.json`, `versions.json`, `victims.jsonl` (one row per victim and setting; of a shard
 `victims-0-of-3.jsonl`, until they are merged), `summary.json`, `report.md`, `report.html`,
-`figures/`.
+`figures/`; by the scripts also `compiled/`, JAX's compilation cache.
 """
 
 import contextlib
