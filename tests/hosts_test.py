@@ -96,7 +96,7 @@ def test_a_second_run_finds_what_was_compiled(tmp_path, single):
     check(folder, single)
 
 
-# Failed on: every device beginning with the block's first victim; keys by lane.
+# Failed on: lanes that a device takes for another one's, and leaves out.
 @pytest.mark.slow
 def test_eight_devices(tmp_path, single):
     (status,), (output,) = ended([start(tmp_path, 8)])
@@ -104,7 +104,7 @@ def test_eight_devices(tmp_path, single):
     check(tmp_path, single)
 
 
-# Failed on: no merge; both processes with all blocks.
+# Failed on: no merge; both processes with the same part.
 @pytest.mark.slow
 def test_two_processes_of_four_devices(tmp_path, single):
     statuses, outputs = ended(pair(tmp_path, 4))
