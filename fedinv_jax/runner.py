@@ -104,8 +104,9 @@ def run(
         workdir.merge(path, rows)
     if len(rows) == len(keys):
         return finish(config, rows, path, threat_model, command, log)
-    log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all shards have ended, the same '
-        'command with --merge instead of --shard writes the report')  # fmt: skip
+    log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all parts have ended, the same '
+        'command with --merge instead of --shard writes the report (with --distributed, process 0 '
+        'does)')  # fmt: skip
     return None
 
 
