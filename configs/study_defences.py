@@ -87,7 +87,8 @@ def get_config(arg: str | None = None) -> experiment.Config:
     rows_only = ('spectral', 'summed', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
     arms |= {
-        f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s) for s in (1.0, 3.0, 30.0)
+        f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s)
+        for s in (1.0, 3.0, 30.0)
     }
     # A field of a config has no dot in its name.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -36,7 +37,7 @@ from fedinv_jax.types import (
 
 _FAINT = 1e-3  # noise relative to the clip norm, in whose front a clipped upload is told as such
 
-Attack: TypeAlias = Callable[[Transcript, Key, Array], Answer]
+Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], Known]
 
 
@@ -47,11 +48,13 @@ class Choice(NamedTuple):
         solver: its solver, for the rows; None for an attack that reads no upload.
         why: why this solver, for people; empty where the config names it.
         attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
+        search: what of it may run on several clients in step; None where each is solved alone.
     """
 
     solver: str | None
     why: str
     attack: Attack
+    search: inversion.Search | None = None
 
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
@@ -246,7 +249,7 @@ def make_mgradinv(
     section = config.attack
     client_update = make_replay(config, model, setting.adaptive)
     optimizer = build.make_optimizer('attack.optimizer', section.optimizer, section.num_iterations)
-    solver = inversion.descent(optimizer)
+    solver = inversion.descent(optimizer, threshold=section.threshold)
     noisy = setting.adaptive and (config.observation.noise or config.observation.sum_noise)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = lookup('attack.distance', name, DISTANCES)
@@ -256,7 +259,9 @@ def make_mgradinv(
     if section.start is not None:
         start = make_exact(config, setting._replace(attack=section.start), probe)
 
-    def mgradinv(transcript: Transcript, key: Key, num_iterations: Array) -> Answer:
+    def pose(
+        transcript: Transcript, key: Key, num_iterations: int | Array
+    ) -> tuple[objective.Problem, inversion.Inversion]:
         problem = objective.problem(
             transcript,
             client_update,
@@ -269,9 +274,11 @@ def make_mgradinv(
         if start is not None:
             answer = start.attack(transcript, key, num_iterations)
             problem = objective.starting_from(problem, answer, relaxation)
-        return inversion.invert(problem, solver, key, num_iterations, section.num_restarts)
+        return problem, solver
 
+    search = inversion.Search(pose, section.num_restarts)
+    mgradinv = partial(inversion.run, search)
     name = section.optimizer.name
     if start is None:
-        return Choice(name, '', mgradinv)
-    return Choice(f'{name} from {start.solver}', f'starts there: {start.why}', mgradinv)
+        return Choice(name, '', mgradinv, search)
+    return Choice(f'{name} from {start.solver}', f'starts there: {start.why}', mgradinv, search)

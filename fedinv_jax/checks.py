@@ -20,6 +20,7 @@ _COUNTS = (
     'observation.cohort',
     'server.num_rounds',
     'data.per_positive',
+    'run.memory_mib',
 )
 _AXES: dict[str, Sequence[Any]] = {
     'observation.seen': (),
@@ -46,6 +47,8 @@ _RANGES = {
     'observation.delta': (0, 1),
     'data.max_users': (1, math.inf),
     'attack.max_positives': (1, math.inf),
+    'attack.threshold': (0, math.inf),
+    'run.lanes': (1, math.inf),
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.ties': experiment.TIES,

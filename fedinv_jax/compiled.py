@@ -2,20 +2,29 @@
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from fedinv_jax import experiment, plan, stats, tree
+from fedinv_jax import experiment, plan, simulate, tree
+from fedinv_jax.attack import inversion
 from fedinv_jax.types import Answer, Array, Transcript
 
 _S = TypeVar('_S')
 _T = TypeVar('_T')
+
+
+_ENTRIES = 2**10  # of batches and steps that a CPU attacks in step: what they make fits its caches
+
+# `(victims, places) -> transcripts, keys`, of the first victims, padded to so many.
+Arguments = Callable[[plan.Block, int], tuple[Transcript, Array]]
 
 
 class Compiled(NamedTuple):
@@ -23,17 +32,19 @@ class Compiled(NamedTuple):
 
     Attributes:
         function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
-        seconds: predicted run time of a block.
-        memory: bytes of arguments and temporaries.
-        block: the block that it was tried on.
-        answers: those of that block, where the attack was run to its end on it; else None.
+        places: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
+        memory: bytes of arguments and temporaries of a call.
+        seconds: predicted run time of a call.
+        tried: the part of a block that it was tried on.
+        answers: those of that part, where the attack was run to its end on it; else None.
     """
 
     function: Any
-    seconds: float
+    places: int
     memory: int
-    block: plan.Block
-    answers: Answer | None
+    seconds: float = math.nan
+    tried: plan.Block | None = None
+    answers: Answer | None = None
 
 
 def shape(block: plan.Block) -> tuple:
@@ -42,23 +53,7 @@ def shape(block: plan.Block) -> tuple:
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
     share = case.share if setting.attack in experiment.BY_SHARE else None
-    return setting, padded, block.lanes, catalogue, share
-
-
-def axes(config: experiment.Config) -> Transcript:
-    """`vmap` axes of a block's transcripts: one training run's parameters are not copied."""
-    own = 0 if config.observation.batch_known else None
-    return Transcript(
-        shared={'items': own, 'scorer': None},
-        seen=0,
-        rounds=None,
-        participated=0,
-        items=own,
-        slot=None,
-        weights=own,
-        log_odds=0,
-        rows=0 if config.observation.cohort > 1 else None,
-    )
+    return setting, padded, block.size, catalogue, share
 
 
 def mesh() -> jax.sharding.Mesh:
@@ -68,10 +63,12 @@ def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), ('victims',), auto, devices=devices)
 
 
-def lanes(block: plan.Block) -> int:
-    """Places of a block's call: as many on each device."""
-    devices = jax.local_device_count()
-    return -(-block.lanes // devices) * devices
+def in_step(block: plan.Block, places: int) -> int:
+    """Victims that a device attacks in step, of so many places: see `run.lanes`."""
+    most = block.case.config.run.lanes
+    if most is None and jax.default_backend() == 'cpu':
+        most = _ENTRIES // (shape(block)[1] * block.setting.num_gradients)
+    return max(min(most or places, places), 1)
 
 
 def precision(block: plan.Block) -> contextlib.AbstractContextManager:
@@ -80,70 +77,98 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
     return jax.enable_x64(name == 'float64')
 
 
-def compile_(block: plan.Block, seen: Transcript, keys: Array) -> Any:
-    """The compiled attack on a block, its lanes spread over `mesh`; devices do not communicate."""
-    config = block.case.config
-    attack = block.case.attacks[plan.alike(block.setting)].attack
-    own = axes(config)
+def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
+    """The compiled attack on a block, its victims spread over `mesh`; devices do not communicate.
 
-    def together(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
-        """Lanes in step: many small operations of the same kind."""
-        del count
-        return jax.vmap(attack, in_axes=(own, 0, None))(seen, keys, iterations)
+    Args:
+        block: any of its shape.
+        arguments: what it is called with; of one victim here, for the shapes.
+        limit: most bytes of arguments and temporaries.
 
-    def in_turn(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
-        """One lane after the other, the padding not at all: few large factorisations."""
+    Raises:
+        ValueError: if those of one victim on each device are more.
+    """
+    devices = jax.local_device_count()
+    seen, keys = arguments(block._replace(users=block.users[:1]), 1)
+    own = simulate.axes(seen)
+    lanes = in_step(block, -(-block.size // devices))
+    places = devices * -(-block.size // devices)
+    while True:
+        repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(places, int))
+        shapes = jax.eval_shape(repeat, (seen, keys))
+        iterations = block.case.config.attack.num_iterations
+        lowered = _mapped(block, own, lanes).lower(*shapes, iterations, len(block.users))
+        function = lowered.compile()
+        analysis = function.memory_analysis()
+        memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+        if memory <= limit:
+            return Compiled(function, places, memory)
+        if places == devices:
+            raise ValueError(
+                f'{block.setting.attack} on one victim of {shape(block)[1]} items needs '
+                f'{memory / 2**20:.0f} MiB on {devices} devices at a time, of '
+                f'{limit / 2**20:.0f} that run.memory_mib allows a call. Raise it, or leave out '
+                'clients with many interactions (data.max_positives).'
+            )
+        less = max(memory / limit, 2.0)
+        places = devices * max(int(places / less / devices), 1)
+        lanes = max(min(int(lanes / less), places // devices), 1)
 
-        def one(lane: Array) -> Answer:
-            victim = jax.tree.map(
-                lambda axis, leaf: leaf if axis is None else tree.take(leaf, lane),
-                own, seen, is_leaf=lambda leaf: leaf is None,
-            )  # fmt: skip
-            return attack(victim, keys[lane], iterations)
 
-        empty = jax.tree.map(
-            lambda leaf: jnp.zeros((len(keys), *leaf.shape), leaf.dtype), jax.eval_shape(one, 0)
-        )
-        before = jax.lax.axis_index('victims') * len(keys)
-        return jax.lax.fori_loop(
-            0,
-            jnp.clip(count - before, 0, len(keys)),
-            lambda lane, all_: jax.tree.map(lambda x, new: x.at[lane].set(new), all_, one(lane)),
-            empty,
+def _mapped(block: plan.Block, own: Transcript, lanes: int) -> Any:
+    """The attack on the places of a call, by device."""
+    choice = block.case.attacks[plan.alike(block.setting)]
+
+    def part(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
+        """The victims of one device."""
+        count = count - jax.lax.axis_index('victims') * len(keys)
+        if choice.search is not None:
+            return inversion.stream(choice.search, seen, own, keys, iterations, count, lanes)
+        # One after the other: few large factorisations, or a search with an end of its own.
+        return tree.map_first(
+            lambda place: choice.attack(tree.take_along(seen, own, place), keys[place], iterations),
+            len(keys),
+            count,
         )
 
     spread, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
     specs = jax.tree.map(
         lambda axis: whole if axis is None else spread, own, is_leaf=lambda leaf: leaf is None
     )
-    mapped = jax.jit(
+    return jax.jit(
         jax.shard_map(
-            in_turn if alone(block) else together,
+            part,
             mesh=mesh(),
             in_specs=(specs, spread, whole, whole),
             out_specs=spread,
             check_vma=False,
         )
     )
-    return mapped.lower(seen, keys, config.attack.num_iterations, len(block.users)).compile()
 
 
-def alone(block: plan.Block) -> bool:
-    """Whether a victim's attack ends when that victim is done: no other has to wait for it."""
-    return block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
-
-
-def try_(function: Any, block: plan.Block, seen: Transcript, keys: Array) -> Compiled:
+def try_(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
     """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
-    iterations, count = block.case.config.attack.num_iterations, len(block.users)
-    counted = experiment.iterates(block.setting.attack) and not alone(block)
-    few = max(iterations // 50, 1) if counted else iterations
+    iterations, part = block.case.config.attack.num_iterations, parts(block, made.places)[0]
+    ends = block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
+    few = iterations if ends else max(iterations // 50, 1)
+    if not experiment.iterates(block.setting.attack):
+        few = iterations
+    seen, keys = arguments(part, made.places)
     start = time.perf_counter()
-    answers = jax.block_until_ready(function(seen, keys, few, count))
+    answers = jax.block_until_ready(made.function(seen, keys, few, len(part.users)))
     seconds = (time.perf_counter() - start) * iterations / few
-    analysis = function.memory_analysis()
-    memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-    return Compiled(function, seconds, memory, block, answers if few == iterations else None)
+    return made._replace(
+        seconds=seconds, tried=part, answers=answers if few == iterations else None
+    )
+
+
+def parts(block: plan.Block, places: int) -> list[plan.Block]:
+    """The victims of a block call by call."""
+    users = block.users
+    return [
+        block._replace(users=users[start : start + places])
+        for start in range(0, len(users), places)
+    ]
 
 
 def each(function: Callable[[_S], _T], arguments: Iterable[_S], workers: int) -> Iterator[_T]:
@@ -162,26 +187,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def side_by_side(blocks: Iterable[plan.Block]) -> int:
-    """How many blocks run at a time: exact attacks take a core each, lanes in step all of them.
-
-    One, where a block is spread over several devices.
-    """
-    single = (*experiment.EXACT, *stats.GUESSERS)
-    if jax.local_device_count() > 1:
-        return 1
-    return cores() if all(block.setting.attack in single for block in blocks) else 1
+def side_by_side() -> int:
+    """How many blocks run at a time: on a CPU one on each core, which no single block fills."""
+    alone = jax.local_device_count() > 1 or jax.default_backend() != 'cpu'
+    return 1 if alone else cores()
 
 
-def run(
-    compiled: Compiled, block: plan.Block, seen: Transcript, keys: Array
-) -> tuple[Answer, float]:
-    """The answers of a block and the seconds that they took; none is computed twice."""
-    if compiled.block is block and compiled.answers is not None:
-        return compiled.answers, compiled.seconds
+def run(made: Compiled, part: plan.Block, seen: Transcript, keys: Array) -> tuple[Answer, float]:
+    """The answers of a call and the seconds that they took; none is computed twice."""
+    tried = made.tried
+    same = tried is not None and tried.case is part.case and tried[1:] == part[1:]
+    if same and made.answers is not None:
+        return made.answers, made.seconds
     start = time.perf_counter()
-    iterations = block.case.config.attack.num_iterations
-    answers = jax.block_until_ready(compiled.function(seen, keys, iterations, len(block.users)))
+    iterations = part.case.config.attack.num_iterations
+    answers = jax.block_until_ready(made.function(seen, keys, iterations, len(part.users)))
     return answers, time.perf_counter() - start
 
 
@@ -191,13 +211,11 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
     A later seed may have shapes of its own.
     """
     own = shape(block)
-    if own in found:
-        return found[own].seconds
-    same = [entry.seconds for key, entry in found.items() if key[0] == own[0]]
-    return max(same or [entry.seconds for entry in found.values()])
+    same = [own] if own in found else [key for key in found if key[0] == own[0]]
+    return max(found[key].seconds * len(parts(block, found[key].places)) for key in same or found)
 
 
-def gigabytes(found: Iterable[Compiled]) -> float:
-    """Predicted memory of the process: what it has held so far, and its largest function."""
+def gigabytes(found: Iterable[Compiled], workers: int) -> float:
+    """Predicted memory of the process: what it has held so far, and its largest calls."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (resident + max(entry.memory for entry in found)) / 2**30
+    return (resident + workers * max(entry.memory for entry in found)) / 2**30

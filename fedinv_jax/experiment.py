@@ -157,10 +157,18 @@ def default_config() -> Config:
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
                 'precision': 'float32',  # of mgradinv and the guessers
+                # MGradInv is done with a victim at an objective of at most this; 0: never earlier.
+                'threshold': 0.0,
                 'block': 16,  # most victims in one compiled call
             },
             # What may not change a result.
-            'run': {'progress': True},
+            'run': {
+                'progress': True,
+                # Of a call's victims, how many a device attacks in step, by mgradinv; None: few on
+                # a CPU, all of them elsewhere.
+                'lanes': optional(int),
+                'memory_mib': 4096,  # most that attacks hold at a time, beside data and training
+            },
         }
     )
     return config.lock()

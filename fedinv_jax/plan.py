@@ -51,13 +51,13 @@ class Block(NamedTuple):
         case: of their seed.
         setting: of the attack.
         users: the victims.
-        lanes: places of the call, as many for every block of a shape.
+        size: most victims of a block of this shape.
     """
 
     case: Case
     setting: Setting
     users: tuple[int, ...]
-    lanes: int
+    size: int
 
 
 def make_cases(config: Config) -> list[Case]:
@@ -156,22 +156,22 @@ def blocks(cases: Iterable[Case]) -> list[Block]:
     """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
 
     The victims of a group are spread evenly over its blocks, so that few places stay empty; blocks
-    of a shape have as many places in every seed. They are independent of what is done.
+    of a shape are of one size in every seed. They are independent of what is done.
     """
     cases = list(cases)
     victims = [[_within(case.victims, group) for group in case.clients] for case in cases]
-    lanes: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     for case, groups in zip(cases, victims, strict=True):
         for group, users in zip(case.clients, groups, strict=True):
             needed = -(-len(users) // max(-(-len(users) // case.config.attack.block), 1))
             padded = group.items.shape[1]
-            lanes[padded] = max(lanes.get(padded, 0), needed)
+            sizes[padded] = max(sizes.get(padded, 0), needed)
     return [
         Block(case, setting, tuple(users[start : start + size]), size)
         for case, groups in zip(cases, victims, strict=True)
         for setting in experiment.settings(case.config)
         for group, users in zip(case.clients, groups, strict=True)
-        for size in [lanes[group.items.shape[1]]]
+        for size in [sizes[group.items.shape[1]]]
         for start in range(0, len(users), max(size, 1))
     ]
 

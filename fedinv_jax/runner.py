@@ -1,10 +1,10 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
+import dataclasses
 import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,20 +147,22 @@ def _attack_seed(
     weights = [compiled.seconds(functions, block) for block in blocks]
 
     def rows(block: plan.Block) -> list[workdir.Row]:
-        with compiled.precision(block):
-            seen, truths, keys = _arguments(recording, block)
-            function = functions[compiled.shape(block)]
-            answers, seconds = compiled.run(function, block, seen, keys)
-        run = judge.Run(
-            float(recording.snapshots[block.setting.first_round].loss),
-            measured,
-            epsilon,
-            seconds / len(block.users),
-        )
-        return judge.rows(block, answers, seen.seen, truths, run)
+        found, made = functions[compiled.shape(block)], []
+        for part in compiled.parts(block, found.places):
+            with compiled.precision(part):
+                seen, truths, keys = _arguments(recording, part, found.places)
+                answers, seconds = compiled.run(found, part, seen, keys)
+            run = judge.Run(
+                float(recording.snapshots[part.setting.first_round].loss),
+                measured,
+                epsilon,
+                seconds / len(part.users),
+            )
+            made += judge.rows(part, answers, seen.seen, truths, run)
+        return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side(blocks))):
+        for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side())):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
 
@@ -191,16 +193,20 @@ def compile_all(
         if compiled.shape(block) not in functions:
             new.setdefault(compiled.shape(block), block)
 
-    def compile_(block: plan.Block) -> Any:
-        with compiled.precision(block):
-            seen, _, keys = _arguments(recording, block)
-            return compiled.compile_(block, seen, keys)
+    workers = compiled.side_by_side()
+    limit = config.run.memory_mib * 2**20 / workers
 
-    def try_(pair: tuple[Any, plan.Block]) -> compiled.Compiled:
-        function, block = pair
+    def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
+        seen, _, keys = _arguments(recording, part, places)
+        return seen, keys
+
+    def compile_(block: plan.Block) -> compiled.Compiled:
         with compiled.precision(block):
-            seen, _, keys = _arguments(recording, block)
-            return compiled.try_(function, block, seen, keys)
+            return compiled.compile_(block, arguments, limit)
+
+    def try_(pair: tuple[compiled.Compiled, plan.Block]) -> compiled.Compiled:
+        with compiled.precision(pair[1]):
+            return compiled.try_(*pair, arguments)
 
     made = []
     if new:
@@ -212,21 +218,20 @@ def compile_all(
             update(len(made), len(new))
     pairs = zip(made, new.values(), strict=True)
     with progress.bar('trying', config.run.progress) as update:
-        for shape, found in zip(
-            new, compiled.each(try_, pairs, compiled.side_by_side(new.values())), strict=True
-        ):
+        for shape, found in zip(new, compiled.each(try_, pairs, workers), strict=True):
             functions[shape] = found
             update(len(functions) - before, len(new))
     left = [*blocks, *later]
     seeds = len({block.case.config.seed for block in left})
-    predicted = sum(compiled.seconds(functions, block) for block in left) + training * (seeds - 1)
+    predicted = sum(compiled.seconds(functions, block) for block in left) / workers
+    predicted += training * (seeds - 1)
     spent = time.perf_counter() - start
     log(
         f'seed {config.seed}: compiled {len(functions) - before} functions in '
         f'{spent:.1f} s; predicted: {progress.duration(predicted)} for '
         f'{len(left)} blocks of up to {config.attack.block} victims'
         f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
-        f'{compiled.gigabytes(functions.values()):.1f} GiB'
+        f'{compiled.gigabytes(functions.values(), workers):.1f} GiB'
     )
     if after and not before:  # the later runs train and compile too
         predicted += after * (spent + training + predicted)
@@ -279,21 +284,35 @@ def transcript(
     case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
 ) -> tuple[Transcript, GroundTruth]:
     """What the server holds of a victim in a setting, and the truth."""
-    first, last = np.searchsorted(case.interactions.users, [user, user + 1])
-    counts = case.counts.copy()
-    counts[case.interactions.items[first:last]] -= 1
-    others = case.num_users - 1
-    known = case.config.attack.popularity or setting.attack in stats.GUESSERS
-    return simulate.transcript(
+    found, truths = transcripts(case, recording, setting, [user])
+    return tree.take_along(found, simulate.axes(found), 0), tree.take(truths, 0)
+
+
+def transcripts(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
+) -> tuple[Transcript, GroundTruth]:
+    """The same of victims of one group, see `simulate.transcripts`; popularity where it is known.
+
+    A victim's own interactions do not count in the popularity that the attacker knows.
+    """
+    found, truths = simulate.transcripts(
         recording,
-        user,
+        users,
         setting.rounds,
         setting.seen,
         every_round=setting.dynamics == 'unrolled',
         batch_known=case.config.observation.batch_known,
-        log_odds=clients_lib.log_odds(counts, others) if known else None,
         cohort_size=case.config.observation.cohort,
     )
+    if not (case.config.attack.popularity or setting.attack in stats.GUESSERS):
+        return found, truths
+    candidates = np.broadcast_to(found.items, found.log_odds.shape)
+    counts = case.counts[candidates]
+    for user, items, own in zip(users, candidates, counts, strict=True):
+        first, last = np.searchsorted(case.interactions.users, [user, user + 1])
+        own -= np.isin(items, case.interactions.items[first:last])
+    known = clients_lib.log_odds(counts, case.num_users - 1)
+    return dataclasses.replace(found, log_odds=known), truths
 
 
 def finish(
@@ -321,24 +340,16 @@ def finish(
 
 
 def _arguments(
-    recording: simulate.Recording, block: plan.Block
+    recording: simulate.Recording, part: plan.Block, places: int
 ) -> tuple[Transcript, GroundTruth, Array]:
-    """A block's transcripts, truths and keys, padded to its lanes with its first victim."""
-    case, config = block.case, block.case.config
-    users = block.users + block.users[:1] * (compiled.lanes(block) - len(block.users))
-    pairs = [transcript(case, recording, block.setting, user) for user in users]
-    axes = compiled.axes(config)
-    transcripts_ = jax.tree.map(
-        lambda axis, *leaves: (
-            leaves[0] if axis is None else jax.tree.map(lambda *x: np.stack(x), *leaves)
-        ),
-        axes,
-        *[pair[0] for pair in pairs],
-        is_leaf=lambda leaf: leaf is None,
-    )
-    truths = jax.tree.map(lambda *leaves: np.stack(leaves), *[pair[1] for pair in pairs])
+    """Transcripts, truths and keys of a block's victims, filled up to so many with the first."""
+    case, config = part.case, part.case.config
+    found, truths = transcripts(case, recording, part.setting, part.users)
+    order = np.where(np.arange(places) < len(part.users), np.arange(places), 0)
+    found = tree.take_along(found, simulate.axes(found), order)
+    truths = tree.take(truths, order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
-    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users))
+    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(truths.user))
     # The solver's precision; uploads keep the values that the client sent.
-    dtype = jnp.dtype(experiment.precision(config, block.setting.attack))
-    return tree.cast_floats(transcripts_, dtype), tree.cast_floats(truths, dtype), keys
+    dtype = jnp.dtype(experiment.precision(config, part.setting.attack))
+    return tree.cast_floats(found, dtype), tree.cast_floats(truths, dtype), keys

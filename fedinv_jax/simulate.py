@@ -176,19 +176,76 @@ def transcript(
         batch_known: whether the attacker knows the items of the batch; if not, the candidates
             are the whole catalogue (K = N).
         log_odds: float `[N]`, public popularity for this user; None: zeros.
+        cohort_size: M, see `transcripts`.
+
+    Returns:
+        The transcript and the truth, NumPy leaves, see `transcripts`.
+
+    Raises:
+        ValueError: as `transcripts`.
+    """
+    found, truths = transcripts(
+        recording, [user], rounds, seen, every_round, batch_known, cohort_size
+    )
+    one, truth = tree.take_along(found, axes(found), 0), tree.take(truths, 0)
+    if log_odds is not None:
+        one = dataclasses.replace(one, log_odds=log_odds[one.items])
+    return one, truth
+
+
+def axes(transcripts: Transcript) -> Transcript:
+    """The `vmap` axes of many clients' transcripts: what all share is there once.
+
+    The scorer's parameters; where the batch is not known the item table too, of which all items
+    are candidates.
+    """
+    own = None if transcripts.weights is None else 0
+    return Transcript(
+        shared={name: own if name == 'items' else None for name in transcripts.shared},
+        seen=0,
+        rounds=None,
+        participated=0,
+        items=own,
+        slot=None,
+        weights=own,
+        log_odds=0,
+        rows=None if transcripts.rows is None else 0,
+    )
+
+
+def transcripts(
+    recording: Recording,
+    users: Sequence[int],
+    rounds: Sequence[int],
+    seen: Sequence[str],
+    every_round: bool = False,
+    batch_known: bool = True,
+    cohort_size: int = 1,
+) -> tuple[Transcript, GroundTruth]:
+    """Slices clients out of a recording: what the server holds, and apart from it the truths.
+
+    Args:
+        recording: from `record`.
+        users: V victims of one group of clients.
+        rounds: the T observed rounds, increasing.
+        seen: names of what the server looks at in an upload (`observe.share`).
+        every_round: keep the parameters of the rounds in between as well (S = last - first + 1).
+        batch_known: whether the attacker knows the items of the batch; if not, the candidates
+            are the whole catalogue (K = N).
         cohort_size: M, under secure aggregation: smaller cohorts are filled up with members that
             have no batch, so that all victims have as many candidates.
 
     Returns:
-        The transcript and the truth, NumPy leaves. Under secure aggregation the transcript is one
-        of the whole cohort: the candidates are those of its M members, `[M B]`, the user's first,
-        with weights where a member took part; only the user's own count in the truth, whose
-        private parameters are those of all members, leaves `[T, M, ...]`.
+        The transcripts, along `axes`, with log odds of zero, and the truths, along 0; NumPy leaves.
+        Under secure aggregation a transcript is one of the whole cohort: the candidates are those
+        of its M members, `[M B]`, the user's first, with weights where a member took part; only
+        the user's own count in the truth, whose private parameters are those of all members,
+        leaves `[T, M, ...]`.
 
     Raises:
-        ValueError: if `rounds` do not increase or were not recorded, or the user is no victim, or
-            item rows are seen of a batch that is said to be unknown, or a cohort's batches are not
-            known.
+        ValueError: if `rounds` do not increase or were not recorded, or a user is no victim or of
+            another group, or item rows are seen of a batch that is said to be unknown, or a
+            cohort's batches are not known.
     """
     rounds = [int(round_) for round_ in rounds]
     if not rounds or any(b <= a for a, b in itertools.pairwise(rounds)):
@@ -200,75 +257,87 @@ def transcript(
         raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
     if not batch_known and recording.cohorts is not None:
         raise ValueError('Secure aggregation needs batch_known=True.')
-    found = [g for g, group in enumerate(recording.clients) if user in group.users]
-    if not found:
-        raise ValueError(f'Expected user={user} to be one of the recorded victims.')
-    g, group = found[0], recording.clients[found[0]]
-    v = int(np.flatnonzero(group.users == user)[0])
+    g, places = _places(recording, users)
+    group = recording.clients[g]
     snapshots = [recording.snapshots[round_] for round_ in kept]
     observed = [recording.snapshots[round_] for round_ in rounds]
-    share = observe.share(*seen)
-
-    def view(upload: PyTree) -> PyTree:
-        return share.observe(upload, (), jax.random.key(0))[0]
-
-    rows = None
+    items, labels, real = (leaf[places] for leaf in (group.items, group.labels, group.weights))
+    rows, evaluated = None, real
     if recording.cohorts is not None:
-        members = _members(recording.cohorts[g], v, cohort_size)
-        there = members >= 0
+        members = np.stack([_members(recording.cohorts[g], v, cohort_size) for v in places])
+        there, size = members >= 0, real.shape[1]
         items, labels, real = (
-            np.where(there[:, None], leaf[members], 0).astype(leaf.dtype).ravel()
+            np.where(there[..., None], leaf[members], 0).astype(leaf.dtype).reshape(len(places), -1)
             for leaf in (group.items, group.labels, group.weights)
         )
-        present = np.stack([s.participated[g][members] & there for s in snapshots])
-        size = len(group.items[v])
-        weights = np.repeat(present, size, axis=1) * real
-        evaluated = np.where(np.arange(len(items)) < size, real, 0)
-        rows = _first_rows(items, real)
-        kept_rows = (rows == np.arange(len(items))) & (real > 0)
-        cohort = recording.cohorts[g][v]
+        present = np.stack([s.participated[g][members] & there for s in snapshots], axis=1)
+        weights = np.repeat(present, size, axis=2) * real[:, None]
+        evaluated = np.where(np.arange(items.shape[1]) < size, real, 0)
+        rows = np.stack([_first_rows(*pair) for pair in zip(items, real, strict=True)])
+        kept_rows = (rows == np.arange(items.shape[1])) & (real > 0)
+        cohorts = recording.cohorts[g][places]
         uploads = [
-            _masked(client.gather(tree.take(s.seen, cohort), items), kept_rows) for s in observed
-        ]
-        participated = present.any(axis=1)
+            _masked(_stacked([client.gather(tree.take(s.seen, cohort), own)
+                              for cohort, own in zip(cohorts, items, strict=True)]), kept_rows)
+            for s in observed
+        ]  # fmt: skip
+        participated = present.any(axis=2)
         private = [tree.take(s.private[g], np.maximum(members, 0)) for s in observed]
     else:
-        items, labels, evaluated = group.items[v], group.labels[v], group.weights[v]
         # The channel's noise falls on padding too, which no client has.
-        uploads = [_masked(tree.take(s.seen[g], v), evaluated > 0) for s in observed]
-        participated = np.asarray([s.participated[g][v] for s in snapshots])
-        private = [tree.take(s.private[g], v) for s in observed]
-        weights = np.tile(evaluated, (len(kept), 1))
+        uploads = [_masked(tree.take(s.seen[g], places), real > 0) for s in observed]
+        participated = np.stack([s.participated[g][places] for s in snapshots], axis=1)
+        private = [tree.take(s.private[g], places) for s in observed]
+        weights = np.tile(real[:, None], (1, len(kept), 1))
     if not batch_known:
         num_items = jax.tree.leaves(snapshots[0].shared['items'])[0].shape[0]
-        real = group.weights[v] > 0
+        which, where = np.nonzero(real > 0)
+        truth = np.zeros((len(places), num_items), group.labels.dtype)
+        truth[which, items[which, where]] = labels[which, where]
+        labels, evaluated = truth, np.ones(truth.shape, group.weights.dtype)
         items, weights = np.arange(num_items, dtype=np.int32), None
-        labels = np.zeros(num_items, group.labels.dtype)
-        labels[group.items[v][real]] = group.labels[v][real]
-        evaluated = np.ones(num_items, group.weights.dtype)
+    parameters = [client.gather(s.shared, items) for s in snapshots]
+    own = 1 if batch_known else 0  # of the rows of its own a client is the first axis
+    share = observe.share(*seen)
     return (
         Transcript(
-            shared=_stacked([client.gather(s.shared, items) for s in snapshots]),
-            seen=_stacked([view(upload) for upload in uploads]),
+            shared={name: _stacked([p[name] for p in parameters], own if name == 'items' else 0)
+                    for name in parameters[0]},
+            seen=_stacked([share.observe(upload, (), jax.random.key(0))[0] for upload in uploads],
+                          1),
             rounds=np.asarray(rounds, np.int32),
             participated=participated,
             items=items,
             slot=None,
             weights=weights,
-            log_odds=np.zeros(len(items), np.float32) if log_odds is None else log_odds[items],
+            log_odds=np.zeros(labels.shape, np.float32),
             rows=rows,
         ),
         GroundTruth(
-            user=np.asarray(user, np.int32),
+            user=np.asarray(users, np.int32),
             labels=labels,
             weights=(evaluated > 0).astype(labels.dtype),
-            private=_stacked(private),
+            private=_stacked(private, 1),
         ),
-    )
+    )  # fmt: skip
 
 
-def _stacked(values: Sequence[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
+def _places(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndarray]:
+    """The group that holds some victims, and their places `[V]` in it."""
+    for g, group in enumerate(recording.clients):
+        order = np.argsort(group.users)
+        places = np.searchsorted(group.users, users, sorter=order)
+        found = order[np.minimum(places, len(order) - 1)] if len(order) else places
+        if len(order) and np.array_equal(group.users[found], users):
+            return g, found
+    known = {int(user) for group in recording.clients for user in group.users}
+    if missing := [user for user in users if user not in known]:
+        raise ValueError(f'Expected user={missing[0]} to be one of the recorded victims.')
+    raise ValueError(f'Expected users={list(users)[:5]} to be of one group of clients.')
+
+
+def _stacked(values: Sequence[PyTree], axis: int = 0) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves, axis), *values)
 
 
 def _members(cohorts: np.ndarray, victim: int, size: int) -> np.ndarray:
@@ -288,10 +357,10 @@ def _first_rows(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _masked(upload: PyTree, where: np.ndarray) -> PyTree:
-    """An upload with zeros in the item rows that are not in `where [B]`."""
+    """Uploads `[V, ...]` with zeros in the item rows that are not in `where [V, B]`."""
 
     def mask(leaf: np.ndarray) -> np.ndarray:
-        return np.where(where.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
+        return np.where(where.reshape(*where.shape, *(1,) * (leaf.ndim - 2)), leaf, 0)
 
     return {
         name: jax.tree.map(mask, part) if name == 'items' else part for name, part in upload.items()

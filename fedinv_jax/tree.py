@@ -1,4 +1,4 @@
-"""What `optax.tree` lacks: rows and named leaves of a pytree, a map in chunks."""
+"""What `optax.tree` lacks: rows and named leaves of a pytree, maps that do not hold all at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +22,19 @@ def take(tree: PyTree, index: Any) -> PyTree:
     if index is None:
         return tree
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def take_along(tree: PyTree, axes: PyTree, index: Any) -> PyTree:
+    """Indexes the leaves whose `vmap` axis is 0; those with None stay as they are.
+
+    Example:
+        >>> take_along({'a': jnp.arange(3), 'b': jnp.ones(2)}, {'a': 0, 'b': None}, 2)['a'].item()
+        2
+    """
+    return jax.tree.map(
+        lambda axis, part: part if axis is None else take(part, index),
+        axes, tree, is_leaf=lambda axis: axis is None,
+    )  # fmt: skip
 
 
 def names(tree: PyTree) -> tuple[str, ...]:
@@ -71,3 +84,20 @@ def map_chunks(function: Callable[[PyTree], PyTree], values: PyTree, size: int =
     index = jnp.minimum(jnp.arange(count + -count % size), count - 1).reshape(-1, size)
     chunks = jax.lax.map(lambda chunk: jax.vmap(function)(take(values, chunk)), index)
     return jax.tree.map(lambda leaf: leaf.reshape(index.size, *leaf.shape[2:])[:count], chunks)
+
+
+def map_first(function: Callable[[Array], PyTree], size: int, count: int | Array) -> PyTree:
+    """What a function gives of 0, 1, ..., count - 1, one after the other; zeros up to `size`.
+
+    Example:
+        >>> map_first(lambda i: 2 * i + 1, 4, jnp.asarray(2)).tolist()
+        [1, 3, 0, 0]
+    """
+    like = jax.eval_shape(function, jnp.asarray(0))
+    empty = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), like)
+    return jax.lax.fori_loop(
+        0,
+        jnp.minimum(count, size),
+        lambda i, all_: jax.tree.map(lambda x, new: x.at[i].set(new), all_, function(i)),
+        empty,
+    )
