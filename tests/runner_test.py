@@ -745,6 +745,30 @@ def test_another_block_size_changes_rounding_only(whole, tmp_path, block):
     assert_close(rows, expected, 1e-5)
 
 
+# Failed on: the whole block in each call; parts that all begin at the block's first victim.
+def test_a_memory_bound_makes_calls_smaller_and_changes_rounding_only(whole, tmp_path, monkeypatch):
+    _, _, expected = whole
+    compile_, made = compiled.compile_, []
+
+    def bounded(block, arguments, limit):
+        free = compile_(block, arguments, limit)
+        made.append((free.places, compile_(block, arguments, 0.9 * free.memory)))
+        return made[-1][1]
+
+    monkeypatch.setattr(compiled, 'compile_', bounded)
+    _, rows = run(tiny(), tmp_path)
+    assert {(places, tight.places) for places, tight in made} == {(2, 1)}
+    assert_close(rows, expected, 1e-5)
+
+
+# Failed on: no check where nothing can be left out any more.
+def test_a_memory_bound_too_small_for_one_victim_is_told(tmp_path):
+    config = tiny(name=('mgradinv',))
+    config.model.dim, config.run.memory_mib = 1024, 1
+    with pytest.raises(ValueError, match=r'mgradinv on one victim of \d+ items .* Raise it'):
+        run(config, tmp_path)
+
+
 # Failed on the mutants of `evaluate` with `ok = True`, and of `_row` without the failed status.
 @pytest.mark.parametrize(
     ('where', 'reason'),
