@@ -37,7 +37,7 @@ from absl import app, flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from fedinv_jax import client, losses, models, observe, tree, workdir
+from fedinv_jax import client, compiled, losses, models, observe, tree, workdir
 from fedinv_jax.attack import distances, dynamics, inversion, objective
 from fedinv_jax.types import Batch, Guess, Transcript
 
@@ -57,7 +57,7 @@ _JSON = flags.DEFINE_string('json', None, 'Also write the numbers to this file.'
 # Items in a batch, victims in a call: of the table, and of what grows.
 _SIZES = ((50, 32), (200, 32), (1682, 8))
 _GROWTH = {
-    'victims': [(200, 4**k, 2, None) for k in range(7)],
+    'victims': [(50, 4**k, 2, None) for k in range(7)],
     'items': [(items, 8, 2, None) for items in (50, 100, 200, 400, 800, 1682)],
     'num_gradients': [(200, 16, steps, None) for steps in (1, 2, 4, 8, 16)],
     'interval': [(50, 16, 2, interval) for interval in (1, 4, 16, 64)],
@@ -144,38 +144,54 @@ def make(items: int, victims: int, steps: int, interval: int | None):
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
+def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
+    """Victim-iterations a second as the product runs them, seconds to compile, bytes of a call.
+
+    On a CPU few victims are in step, and the calls of as many blocks as there are cores run side by
+    side; elsewhere all victims are in step.
+    """
+    workers = min(compiled.side_by_side(), len(keys))
+    places = len(keys) // workers
+    lanes = compiled.lanes(None, places, transcripts.weights[0].size)
+    search = inversion.Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+
+    def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array) -> jax.Array:
+        return inversion.stream(search, seen, axes(), keys, iterations, places, lanes).scores
+
+    slices = [slice(start, start + places) for start in range(0, workers * places, places)]
+    blocks = [(tree.take_along(transcripts, axes(), own), keys[own]) for own in slices]
+    start = time.perf_counter()
+    function = jax.jit(attack).lower(*blocks[0], 1).compile()
+    compiling = time.perf_counter() - start
+
+    def call(iterations: int) -> list[jax.Array]:
+        def one(block: tuple[Transcript, jax.Array]) -> jax.Array:
+            return jax.block_until_ready(function(*block, iterations))
+
+        return list(compiled.each(one, blocks, workers))
+
+    pilot = median_time(lambda: call(10)) / 10
+    iterations = max(int(_SECONDS.value / pilot), 10)
+    rate = workers * places * iterations / median_time(lambda: call(iterations))
+    memory = function.memory_analysis()
+    return {
+        'rate': rate,
+        'lanes': lanes,
+        'workers': workers,
+        'compile_seconds': compiling,
+        'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
+    }
+
+
 def attack(problem, transcript: Transcript, key: jax.Array, iterations: jax.Array) -> jax.Array:
     """The whole attack on one victim."""
     solver = inversion.descent(optax.adam(0.1))
     return inversion.invert(problem(transcript), solver, key, iterations).scores
 
 
-def together(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
-    """Victim-iterations a second with lanes in step, seconds to compile, bytes."""
-    start = time.perf_counter()
-    function = jax.jit(jax.vmap(functools.partial(attack, problem), in_axes=(axes(), 0, None)))
-    compiled = function.lower(transcripts, keys, 1).compile()
-    compiling = time.perf_counter() - start
-    pilot = median_time(lambda: compiled(transcripts, keys, 10)) / 10
-    iterations = max(int(_SECONDS.value / pilot), 10)
-    rate = len(keys) * iterations / median_time(lambda: compiled(transcripts, keys, iterations))
-    memory = compiled.memory_analysis()
-    return {
-        'rate': rate,
-        'compile_seconds': compiling,
-        'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
-    }
-
-
 def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
     """Victim-iterations a second of a loop over victims, without vmap."""
-    victims = [
-        jax.tree.map(
-            lambda axis, leaf, v=v: leaf if axis is None else tree.take(leaf, v),
-            axes(), transcripts, is_leaf=lambda leaf: leaf is None,
-        )
-        for v in range(len(keys))
-    ]  # fmt: skip
+    victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
     one = jax.jit(functools.partial(attack, problem)).lower(victims[0], keys[0], 1).compile()
     pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
     iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)
@@ -237,7 +253,7 @@ def table() -> dict[str, Any]:
     for items, victims in _SIZES:
         arguments = make(items, victims, _STEPS.value, None)
         row: dict[str, Any] = {'items': items, 'victims': victims}
-        row |= together(arguments[1], arguments[0], arguments[2])
+        row |= in_step(arguments[1], arguments[0], arguments[2])
         row['loop'] = looped(arguments[1], arguments[0], arguments[2])
         row['share'] = row['rate'] * useful_operations(items, _STEPS.value, seen) / rate
         text = (
@@ -261,7 +277,7 @@ def growth(name: str) -> dict[str, Any]:
     found = []
     for items, victims, steps, interval in _GROWTH[name]:
         transcripts, problem, keys = make(items, victims, steps, interval)
-        measured = together(problem, transcripts, keys)
+        measured = in_step(problem, transcripts, keys)
         size = {'victims': victims, 'items': items, 'num_gradients': steps, 'interval': interval}
         seconds = victims / measured['rate']
         found.append({**size, 'seconds': seconds, **measured})

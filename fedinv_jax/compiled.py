@@ -63,12 +63,21 @@ def mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((len(devices),), ('victims',), auto, devices=devices)
 
 
-def in_step(block: plan.Block, places: int) -> int:
-    """Victims that a device attacks in step, of so many places: see `run.lanes`."""
-    most = block.case.config.run.lanes
+def lanes(most: int | None, places: int, entries: int) -> int:
+    """Victims that a device attacks in step.
+
+    Args:
+        most: `run.lanes`; None: on a CPU as many as fit its caches, all of a call elsewhere.
+        places: victims of the call on this device.
+        entries: of a victim's batch, times the steps.
+
+    Example:
+        >>> lanes(4, places=16, entries=100), lanes(4, places=2, entries=100)
+        (4, 2)
+    """
     if most is None and jax.default_backend() == 'cpu':
-        most = _ENTRIES // (shape(block)[1] * block.setting.num_gradients)
-    return max(min(most or places, places), 1)
+        most = _ENTRIES // entries
+    return max(min(places if most is None else most, places), 1)
 
 
 def precision(block: plan.Block) -> contextlib.AbstractContextManager:
@@ -91,13 +100,14 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
     devices = jax.local_device_count()
     seen, keys = arguments(block._replace(users=block.users[:1]), 1)
     own = simulate.axes(seen)
-    lanes = in_step(block, -(-block.size // devices))
     places = devices * -(-block.size // devices)
+    entries = shape(block)[1] * block.setting.num_gradients
+    own_lanes = lanes(block.case.config.run.lanes, places // devices, entries)
     while True:
         repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(places, int))
         shapes = jax.eval_shape(repeat, (seen, keys))
         iterations = block.case.config.attack.num_iterations
-        lowered = _mapped(block, own, lanes).lower(*shapes, iterations, len(block.users))
+        lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
         function = lowered.compile()
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
@@ -112,7 +122,7 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
             )
         less = max(memory / limit, 2.0)
         places = devices * max(int(places / less / devices), 1)
-        lanes = max(min(int(lanes / less), places // devices), 1)
+        own_lanes = max(min(int(own_lanes / less), places // devices), 1)
 
 
 def _mapped(block: plan.Block, own: Transcript, lanes: int) -> Any:
