@@ -1,6 +1,6 @@
 """From answers to rows: the one place where answers and truth meet."""
 
-import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import metrics, plan, stats, tree, workdir
-from fedinv_jax.experiment import Setting
 from fedinv_jax.types import Answer, Array, Certificate, GroundTruth, PyTree
 
 # Victims whose scores are kept in their rows, for a figure.
 _EXAMPLES = 4
+_TOGETHER = 16  # victims that are judged in one call
 
 
 class Run(NamedTuple):
@@ -43,42 +43,81 @@ def rows(
         truths: what it did not.
         run: what they share.
     """
-    values, finite = _judge(block.case, answers, truths), _finite(seen)
+    case, setting = block.case, block.setting
+    values, finite = _judge(answers, truths), _finite(seen)
     certificates = jax.device_get(answers.certificate)
-    return [
-        _row(
-            block,
-            user,
-            {**tree.take(values, lane), 'seen_ok': finite[lane]},
-            None if certificates is None else tree.take(certificates, lane),
-            tree.take(truths, lane),
-            {
-                'training_loss': _number(run.training_loss),
-                'quality': run.quality,
-                'epsilon': run.epsilon,
-                'seconds': run.seconds,
-            },
-        )
-        for lane, user in enumerate(block.users)
-    ]
+    group = plan.group_of(case, block.users[0])
+    places = {int(user): place for place, user in enumerate(group.users)}
+    private = plan.num_private(case, setting)
+    columns = {'schema': 1, **plan.columns(case, setting)}
+    measured = {
+        'training_loss': _number(run.training_loss),
+        'quality': run.quality,
+        'epsilon': run.epsilon,
+        'seconds': run.seconds,
+    }
+
+    def row(lane: int, user: int) -> workdir.Row:
+        """One victim's; undefined numbers are null."""
+        found, truth, place = tree.take(values, lane), tree.take(truths, lane), places[user]
+        ok = bool(found['ok'])
+        certificate = None if certificates is None else tree.take(certificates, lane)
+        reason = 'the objective is not finite' if finite[lane] else 'the upload is not finite'
+        new = {
+            **columns,
+            'user': user,
+            'user_id': case.interactions.user_ids[user],
+            'num_positives': int(group.num_positives[place]),
+            'num_negatives': int(group.num_negatives[place]),
+            'status': 'ok' if ok else 'failed',
+            'reason': None if ok else reason,
+            'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
+            **measured,
+            'objective': _number(found['objective']),
+            **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
+            'metrics': {name: _number(value) for name, value in found['metrics'].items()},
+        }
+        if user in case.victims[:_EXAMPLES]:
+            where = truth.weights > 0
+            new['scores'] = [round(float(x), 4) for x in found['scores'][: len(where)][where]]
+            new['truth'] = [int(x > 0) for x in truth.labels[where]]
+        return new
+
+    return [row(lane, user) for lane, user in enumerate(block.users)]
 
 
-def _judge(case: plan.Case, answers: Answer, truths: GroundTruth) -> dict[str, Any]:
-    """`evaluate` of a block, in float64, padded so that one function serves all blocks."""
-    most = max(group.items.shape[1] for group in case.clients)
+def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
+    """`evaluate` of a block, in float64: few victims at a time, padded so that few shapes occur."""
+    count, size = truths.labels.shape
+    most = 64
+    while most < size:
+        most *= 4
 
-    def padded(leaf: Array) -> Array:
-        return jnp.pad(leaf, ((0, 0), (0, max(most - leaf.shape[1], 0))))
+    def padded(leaf: Any, width: int) -> Any:
+        leaf = np.asarray(leaf)
+        pad = [(0, -count % _TOGETHER), (0, width)][: max(leaf.ndim, 1)]
+        return np.pad(leaf, [*pad, *[(0, 0)] * (leaf.ndim - len(pad))])
 
+    rows = partial(jax.tree.map, partial(padded, width=0))
+    wide = partial(padded, width=most - size)
+    answers, truths = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
+    answers = Answer(
+        wide(answers.scores),
+        wide(answers.labels),
+        rows(answers.private),
+        rows(answers.objective),
+    )
+    truths = GroundTruth(
+        rows(truths.user), wide(truths.labels), wide(truths.weights), rows(truths.private)
+    )
     with jax.enable_x64():
-        answers = Answer(
-            padded(answers.scores), padded(answers.labels), answers.private, answers.objective
-        )
-        truths = dataclasses.replace(
-            truths, labels=padded(truths.labels), weights=padded(truths.weights)
-        )
-        both = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
-        return jax.device_get(_evaluate(*both))
+        found = [
+            jax.device_get(
+                _evaluate(*tree.take((answers, truths), slice(start, start + _TOGETHER)))
+            )
+            for start in range(0, count, _TOGETHER)
+        ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
 
 
 def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
@@ -108,46 +147,7 @@ def _finite(seen: PyTree) -> np.ndarray:
     return np.all([leaf.reshape(len(leaf), -1).all(axis=1) for leaf in leaves], axis=0)
 
 
-def _row(
-    block: plan.Block,
-    user: int,
-    values: dict[str, Any],
-    certificate: Certificate | None,
-    truth: GroundTruth,
-    measured: workdir.Row,
-) -> workdir.Row:
-    """One victim's row; undefined numbers are null."""
-    case, setting = block.case, block.setting
-    group = plan.group_of(case, user)
-    place = int(np.flatnonzero(group.users == user)[0])
-    reason = None if values['ok'] else (
-        'the objective is not finite' if values['seen_ok'] else 'the upload is not finite'
-    )  # fmt: skip
-    row = {
-        'schema': 1,
-        **plan.columns(case, setting),
-        'user': user,
-        'user_id': case.interactions.user_ids[user],
-        'num_positives': int(group.num_positives[place]),
-        'num_negatives': int(group.num_negatives[place]),
-        'status': 'ok' if reason is None else 'failed',
-        'reason': reason,
-        'drift': _number(values['drift']) if setting.num_gradients > 1 else None,
-        **measured,
-        'objective': _number(values['objective']),
-        **_certificate(case, setting, certificate, values['ok'], truth),
-        'metrics': {name: _number(value) for name, value in values['metrics'].items()},
-    }
-    if user in case.victims[:_EXAMPLES]:
-        where = truth.weights > 0
-        row['scores'] = [round(float(x), 4) for x in values['scores'][: len(where)][where]]
-        row['truth'] = [int(x > 0) for x in truth.labels[where]]
-    return row
-
-
-def _certificate(
-    case: plan.Case, setting: Setting, found: Certificate | None, ok: bool, truth: GroundTruth
-) -> workdir.Row:
+def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> workdir.Row:
     """A row's columns of its certificate; null where the attack makes none."""
     if found is None:
         return dict.fromkeys(stats.CERTIFICATE)
@@ -157,7 +157,7 @@ def _certificate(
         'noise': _number(found.noise),
         'rank': int(found.rank) if ok else None,
         'determined': int(found.determined) if ok else None,
-        'unknowns': int(np.sum(truth.weights > 0)) + plan.num_private(case, setting),
+        'unknowns': unknowns,
     }
 
 

@@ -51,7 +51,7 @@ class Recording(NamedTuple):
         cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
             without secure aggregation.
         snapshots: kept round -> snapshot.
-        end: the state after the last round trained.
+        end: the state at the end of the training.
     """
 
     clients: tuple[Clients, ...]
@@ -80,7 +80,7 @@ def record(
         observed: rounds (0 is the first) whose uploads are kept.
         between: further rounds of which only parameters and participation are kept, for
             `unrolled`.
-        num_rounds: least length of the training; as a rule it ends with the last kept round.
+        num_rounds: least length of the training; as a rule it ends at the last kept round.
         progress: called with (rounds done, rounds in all).
 
     Returns:
@@ -132,22 +132,25 @@ def record(
 
     init_key, run_key = jax.random.split(key)
     state, snapshots, done = jax.jit(run.init)(init_key), {}, 0
-    last = max(kept[-1] + 1, num_rounds)
+    # What becomes of the last kept round nobody asks, but for the sums that it makes.
+    last = max(kept[-1] + (cohorts is not None), num_rounds)
     for stop in [*kept, last]:
         while done < stop:
             rounds = min(stop - done, _ROUNDS_PER_CALL)
             state, _ = jax.block_until_ready(advance(state, run_key, nobody, rounds))
             done += rounds
             progress(done, last)
-        if stop < last and stop not in snapshots:
-            must = forced if stop in observed else nobody
-            snapshot = jax.device_get(keep(state, run_key, must))
+        if stop in snapshots or stop not in kept:
+            continue
+        must = forced if stop in observed else nobody
+        snapshots[stop] = jax.device_get(keep(state, run_key, must))
+        if stop < last:
             state, sums = advance(state, run_key, must, 1)
-            if cohorts is not None:
-                snapshot = snapshot._replace(seen=jax.device_get(tree.take(sums, kept_cohorts)))
-            snapshots[stop] = snapshot
             done += 1
             progress(done, last)
+            if cohorts is not None:
+                seen = jax.device_get(tree.take(sums, kept_cohorts))
+                snapshots[stop] = snapshots[stop]._replace(seen=seen)
     clients = tuple(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
         for group, index in zip(run.clients, chosen, strict=True)
