@@ -17,8 +17,7 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
 LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
-PARTS = ('items', 'scorer')
-"""Of the shared parameters."""
+PARTS = ('items', 'scorer')  # of the shared parameters
 TIES = ('item', 'random')
 CLIENTS = ('gradient_step', 'local_sgd')
 DYNAMICS = ('free', 'static', 'unrolled')
@@ -36,8 +35,7 @@ RECIPES = (*STOPPING, 'inverting_gradients', 'tgias_ro')
 """Attacks of the literature, see `attack.recipes`; those of `STOPPING` end by themselves."""
 ON_ROWS = ('imia', 'raifle', 'raifle_joint', 'sign', 'spectral', 'summed')
 """Attacks that read item rows."""
-BY_SHARE = ('imia', *stats.GUESSERS)
-"""Attacks that know how many candidates are interactions."""
+BY_SHARE = ('imia', *stats.GUESSERS)  # these know how many candidates are interactions
 ATTACKS = (*EXACT, 'mgradinv', *RECIPES, *stats.GUESSERS)
 OPTIMIZERS = {
     name: client.differentiable(make)
@@ -119,7 +117,7 @@ def default_config() -> Config:
             'observation': {
                 'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
                 'batch_known': True,  # whether it knows the items of the batch
-                # Defences, in the order in which they act; see docs/defences.md.
+                # Defences in the order in which they act, see docs/defences.md.
                 'label_epsilon': optional(float),  # randomised response on labels; None: none
                 'pseudo': 0.0,  # share of the negatives that clients pass off as interactions
                 'uploaded': ('items', 'scorer'),  # the other parameters stay as they were drawn
@@ -157,16 +155,13 @@ def default_config() -> Config:
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
                 'precision': 'float32',  # of mgradinv and the guessers
-                # MGradInv is done with a victim at an objective of at most this; 0: never earlier.
-                'threshold': 0.0,
+                'threshold': 0.0,  # objective at which mgradinv is done with a victim; 0: none
                 'block': 16,  # most victims in one compiled call
             },
             # What may not change a result.
             'run': {
                 'progress': True,
-                # Of a call's victims, how many a device attacks in step, by mgradinv; None: few on
-                # a CPU, all of them elsewhere.
-                'lanes': optional(int),
+                'lanes': optional(int),  # victims of a call in step; None: few on a CPU, else all
                 'memory_mib': 4096,  # most that attacks hold at a time, beside data and training
             },
         }

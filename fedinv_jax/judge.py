@@ -1,5 +1,6 @@
 """From answers to rows: the one place where answers and truth meet."""
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import metrics, plan, stats, tree, workdir
-from fedinv_jax.types import Answer, Array, Certificate, GroundTruth, PyTree
+from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
 
 # Victims whose scores are kept in their rows, for a figure.
 _EXAMPLES = 4
@@ -107,8 +108,10 @@ def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
         rows(answers.private),
         rows(answers.objective),
     )
-    truths = GroundTruth(
-        rows(truths.user), wide(truths.labels), wide(truths.weights), rows(truths.private)
+    truths = dataclasses.replace(
+        jax.tree.map(partial(padded, width=0), truths),
+        labels=wide(truths.labels),
+        weights=wide(truths.weights),
     )
     with jax.enable_x64():
         found = [

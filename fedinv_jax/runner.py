@@ -152,12 +152,8 @@ def _attack_seed(
             with compiled.precision(part):
                 seen, truths, keys = _arguments(recording, part, found.places)
                 answers, seconds = compiled.run(found, part, seen, keys)
-            run = judge.Run(
-                float(recording.snapshots[part.setting.first_round].loss),
-                measured,
-                epsilon,
-                seconds / len(part.users),
-            )
+            loss = float(recording.snapshots[part.setting.first_round].loss)
+            run = judge.Run(loss, measured, epsilon, seconds / len(part.users))
             made += judge.rows(part, answers, seen.seen, truths, run)
         return made
 
@@ -197,8 +193,7 @@ def compile_all(
     limit = config.run.memory_mib * 2**20 / workers
 
     def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
-        seen, _, keys = _arguments(recording, part, places)
-        return seen, keys
+        return _arguments(recording, part, places)[::2]
 
     def compile_(block: plan.Block) -> compiled.Compiled:
         with compiled.precision(block):
@@ -216,9 +211,9 @@ def compile_all(
         for function in compiled.each(compile_, new.values(), compiled.cores()):
             made.append(function)
             update(len(made), len(new))
-    pairs = zip(made, new.values(), strict=True)
+    tried = compiled.each(try_, zip(made, new.values(), strict=True), workers)
     with progress.bar('trying', config.run.progress) as update:
-        for shape, found in zip(new, compiled.each(try_, pairs, workers), strict=True):
+        for shape, found in zip(new, tried, strict=True):
             functions[shape] = found
             update(len(functions) - before, len(new))
     left = [*blocks, *later]
@@ -291,10 +286,7 @@ def transcript(
 def transcripts(
     case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
 ) -> tuple[Transcript, GroundTruth]:
-    """The same of victims of one group, see `simulate.transcripts`; popularity where it is known.
-
-    A victim's own interactions do not count in the popularity that the attacker knows.
-    """
+    """The same of victims of one group; in the popularity of items nobody counts for himself."""
     found, truths = simulate.transcripts(
         recording,
         users,

@@ -170,22 +170,8 @@ def transcript(
 ) -> tuple[Transcript, GroundTruth]:
     """Slices one client out of a recording: what the server holds, and apart from it the truth.
 
-    Args:
-        recording: from `record`.
-        user: a victim.
-        rounds: the T observed rounds, increasing.
-        seen: names of what the server looks at in an upload (`observe.share`).
-        every_round: keep the parameters of the rounds in between as well (S = last - first + 1).
-        batch_known: whether the attacker knows the items of the batch; if not, the candidates
-            are the whole catalogue (K = N).
-        log_odds: float `[N]`, public popularity for this user; None: zeros.
-        cohort_size: M, see `transcripts`.
-
-    Returns:
-        The transcript and the truth, NumPy leaves, see `transcripts`.
-
-    Raises:
-        ValueError: as `transcripts`.
+    Args, errors and what is returned are those of `transcripts`, without the leading axis, but for
+    `log_odds`: float `[N]`, public popularity for this user; None: zeros.
     """
     found, truths = transcripts(
         recording, [user], rounds, seen, every_round, batch_known, cohort_size
@@ -247,8 +233,7 @@ def transcripts(
 
     Raises:
         ValueError: if `rounds` do not increase or were not recorded, or a user is no victim or of
-            another group, or item rows are seen of a batch that is said to be unknown, or a
-            cohort's batches are not known.
+            another group, or item rows or sums are seen of a batch that is not known.
     """
     rounds = [int(round_) for round_ in rounds]
     if not rounds or any(b <= a for a, b in itertools.pairwise(rounds)):
@@ -328,15 +313,12 @@ def transcripts(
 def _places(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndarray]:
     """The group that holds some victims, and their places `[V]` in it."""
     for g, group in enumerate(recording.clients):
-        order = np.argsort(group.users)
-        places = np.searchsorted(group.users, users, sorter=order)
-        found = order[np.minimum(places, len(order) - 1)] if len(order) else places
-        if len(order) and np.array_equal(group.users[found], users):
-            return g, found
-    known = {int(user) for group in recording.clients for user in group.users}
-    if missing := [user for user in users if user not in known]:
-        raise ValueError(f'Expected user={missing[0]} to be one of the recorded victims.')
-    raise ValueError(f'Expected users={list(users)[:5]} to be of one group of clients.')
+        place = {int(user): v for v, user in enumerate(group.users)}
+        if place.keys() >= set(users):
+            return g, np.array([place[user] for user in users])
+    raise ValueError(
+        f'Expected user={users[0]} to be one of the recorded victims, all of one group.'
+    )
 
 
 def _stacked(values: Sequence[PyTree], axis: int = 0) -> PyTree:
