@@ -25,7 +25,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'block': 512,
         }
     )
-    config = experiment.variant(config, arg)
-    if arg:
-        config.data.name, config.server.clients_per_round = 'synthetic', None
-    return config
+    return experiment.variant(config, arg)
