@@ -144,6 +144,11 @@ def make(items: int, victims: int, steps: int, interval: int | None):
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
+def search(problem) -> inversion.Search:
+    """The attack."""
+    return inversion.Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+
+
 def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
     """Victim-iterations a second as the product runs them, seconds to compile, bytes of a call.
 
@@ -153,13 +158,13 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     workers = min(compiled.side_by_side(), len(keys))
     places = len(keys) // workers
     lanes = compiled.lanes(None, places, transcripts.weights[0].size)
-    search = inversion.Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+    own = search(problem)
 
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array) -> jax.Array:
-        return inversion.stream(search, seen, axes(), keys, iterations, places, lanes).scores
+        return inversion.stream(own, seen, axes(), keys, iterations, places, lanes).scores
 
     slices = [slice(start, start + places) for start in range(0, workers * places, places)]
-    blocks = [(tree.take_along(transcripts, axes(), own), keys[own]) for own in slices]
+    blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in slices]
     start = time.perf_counter()
     function = jax.jit(attack).lower(*blocks[0], 1).compile()
     compiling = time.perf_counter() - start
@@ -183,16 +188,11 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     }
 
 
-def attack(problem, transcript: Transcript, key: jax.Array, iterations: jax.Array) -> jax.Array:
-    """The whole attack on one victim."""
-    solver = inversion.descent(optax.adam(0.1))
-    return inversion.invert(problem(transcript), solver, key, iterations).scores
-
-
 def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
     """Victim-iterations a second of a loop over victims, without vmap."""
     victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
-    one = jax.jit(functools.partial(attack, problem)).lower(victims[0], keys[0], 1).compile()
+    attack = jax.jit(functools.partial(inversion.run, search(problem)))
+    one = attack.lower(victims[0], keys[0], 1).compile()
     pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
     iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)
     pairs = list(zip(victims, keys, strict=True))

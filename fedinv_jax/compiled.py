@@ -33,7 +33,7 @@ class Compiled(NamedTuple):
     Attributes:
         function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
         places: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
-        memory: bytes of arguments and temporaries of a call.
+        memory: bytes of arguments and temporaries of a call, on a device.
         seconds: predicted run time of a call.
         tried: the part of a block that it was tried on.
         answers: those of that part, where the attack was run to its end on it; else None.
@@ -57,7 +57,7 @@ def shape(block: plan.Block) -> tuple:
 
 
 def mesh() -> jax.sharding.Mesh:
-    """The devices of this process, over which the lanes of a block are spread."""
+    """The devices of this process, over which the victims of a block are spread."""
     devices = jax.local_devices()
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), ('victims',), auto, devices=devices)
@@ -92,21 +92,21 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
     Args:
         block: any of its shape.
         arguments: what it is called with; of one victim here, for the shapes.
-        limit: most bytes of arguments and temporaries.
+        limit: most bytes of arguments and temporaries, on a device.
 
     Raises:
-        ValueError: if those of one victim on each device are more.
+        ValueError: if those of one victim are more.
     """
     devices = jax.local_device_count()
     seen, keys = arguments(block._replace(users=block.users[:1]), 1)
     own = simulate.axes(seen)
     places = devices * -(-block.size // devices)
-    entries = shape(block)[1] * block.setting.num_gradients
+    candidates, iterations = seen.log_odds.shape[1], block.case.config.attack.num_iterations
+    entries = candidates * block.setting.num_gradients
     own_lanes = lanes(block.case.config.run.lanes, places // devices, entries)
     while True:
         repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(places, int))
         shapes = jax.eval_shape(repeat, (seen, keys))
-        iterations = block.case.config.attack.num_iterations
         lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
         function = lowered.compile()
         analysis = function.memory_analysis()
@@ -115,10 +115,10 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
             return Compiled(function, places, memory)
         if places == devices:
             raise ValueError(
-                f'{block.setting.attack} on one victim of {shape(block)[1]} items needs '
-                f'{memory / 2**20:.0f} MiB on {devices} devices at a time, of '
-                f'{limit / 2**20:.0f} that run.memory_mib allows a call. Raise it, or leave out '
-                'clients with many interactions (data.max_positives).'
+                f'{block.setting.attack} on one victim of {candidates} candidates needs '
+                f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows a '
+                'call. Raise it, or leave out clients with many interactions '
+                '(data.max_positives).'
             )
         less = max(memory / limit, 2.0)
         places = devices * max(int(places / less / devices), 1)
@@ -159,10 +159,9 @@ def _mapped(block: plan.Block, own: Transcript, lanes: int) -> Any:
 def try_(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
     """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
     iterations, part = block.case.config.attack.num_iterations, parts(block, made.places)[0]
-    ends = block.setting.attack in (*experiment.EXACT, *experiment.STOPPING)
-    few = iterations if ends else max(iterations // 50, 1)
-    if not experiment.iterates(block.setting.attack):
-        few = iterations
+    name = block.setting.attack
+    counted = experiment.iterates(name) and name not in experiment.STOPPING
+    few = max(iterations // 50, 1) if counted else iterations
     seen, keys = arguments(part, made.places)
     start = time.perf_counter()
     answers = jax.block_until_ready(made.function(seen, keys, few, len(part.users)))

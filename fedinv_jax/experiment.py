@@ -162,7 +162,7 @@ def default_config() -> Config:
             'run': {
                 'progress': True,
                 'lanes': optional(int),  # victims of a call in step; None: few on a CPU, else all
-                'memory_mib': 4096,  # most that attacks hold at a time, beside data and training
+                'memory_mib': 4096,  # most that attacks hold on a device, beside data and training
             },
         }
     )

@@ -94,24 +94,20 @@ def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
     while most < size:
         most *= 4
 
-    def padded(leaf: Any, width: int) -> Any:
-        leaf = np.asarray(leaf)
-        pad = [(0, -count % _TOGETHER), (0, width)][: max(leaf.ndim, 1)]
+    def padded(leaf: Any, width: int = 0) -> Any:
+        pad = [(0, -count % _TOGETHER), (0, width)][: leaf.ndim]
         return np.pad(leaf, [*pad, *[(0, 0)] * (leaf.ndim - len(pad))])
 
-    rows = partial(jax.tree.map, partial(padded, width=0))
-    wide = partial(padded, width=most - size)
     answers, truths = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
+    wide = partial(padded, width=most - size)
     answers = Answer(
         wide(answers.scores),
         wide(answers.labels),
-        rows(answers.private),
-        rows(answers.objective),
+        jax.tree.map(padded, answers.private),
+        padded(answers.objective),
     )
     truths = dataclasses.replace(
-        jax.tree.map(partial(padded, width=0), truths),
-        labels=wide(truths.labels),
-        weights=wide(truths.weights),
+        jax.tree.map(padded, truths), labels=wide(truths.labels), weights=wide(truths.weights)
     )
     with jax.enable_x64():
         found = [

@@ -109,6 +109,17 @@ def test_noise_on_the_sum():
     assert abs(np.corrcoef(rows_[:2])[0, 1]) < 0.3
 
 
+# Failed on: the members of the first victim's cohort for all.
+def test_several_victims_of_cohorts_at_once():
+    recording = simulate.record(federation(M), KEY, every_user(), [0, 1])
+    users = [int(user) for user in recording.clients[0].users[:3]]
+    found, truths = simulate.transcripts(recording, users, [0, 1], PARTS, cohort_size=M)
+    for v, user in enumerate(users):
+        expected = simulate.transcript(recording, user, [0, 1], PARTS, cohort_size=M)
+        one = tree.take_along(found, simulate.axes(found), v), tree.take(truths, v)
+        jax.tree.map(np.testing.assert_array_equal, one, expected)
+
+
 def replayed(recording, user, rounds, latent=None, size=M, seen=PARTS):
     """The transcript, the truth, and the attacker's problem at a guess of all members."""
     transcript, truth = simulate.transcript(recording, user, rounds, seen, cohort_size=size)

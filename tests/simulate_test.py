@@ -3,6 +3,7 @@
 import dataclasses
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -397,6 +398,19 @@ class TranscriptTest(parameterized.TestCase):
         cls.run_ = federation('ncf')
         cls.recording = simulate.record(cls.run_, KEY, [3, 2, 1], [0, 2, 5], between=[1, 3, 4])
         cls.log_odds = np.linspace(-2, 1, N).astype(np.float32)
+
+    # Failed on: the rows of the first victim for all; times and victims swapped in what is seen.
+    @parameterized.named_parameters(
+        ('known', {}, PARTS), ('every_round', {'every_round': True}, PARTS),
+        ('unknown', {'batch_known': False}, ['scorer']),
+    )  # fmt: skip
+    def test_several_victims_at_once(self, changes, seen):
+        users = next([*map(int, g.users)] for g in self.recording.clients if len(g.users) > 1)
+        found, truths = simulate.transcripts(self.recording, users, [0, 2, 5], seen, **changes)
+        for v, user in enumerate(users):
+            expected = simulate.transcript(self.recording, user, [0, 2, 5], seen, **changes)
+            one = tree.take_along(found, simulate.axes(found), v), tree.take(truths, v)
+            chex.assert_trees_all_equal(one, expected)
 
     # Failed on: sorted items.
     def test_known_batch(self):
