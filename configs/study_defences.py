@@ -9,6 +9,8 @@ arm is a defence at one strength, in the families of docs/defences.md.
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_defences.py
     ... python scripts/study.py --config=configs/study_defences.py --arms=none,noise_3
 
+`:recipes` has the recipes of the literature, minutes an arm, where a defence stops the other attacks.
+
 What is measured of it: docs/defences.md.
 """
 
@@ -19,6 +21,7 @@ from fedinv_jax import experiment
 
 _CLIP = 20.0  # about the median norm of an upload
 _ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
+_RECIPES = ('dlg', 'imia', 'inverting_gradients', 'raifle', 'tgias_ro', 'popularity')
 _ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # on sums of several clients
 
 
@@ -39,7 +42,7 @@ def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping
 
 
 def get_config(arg: str | None = None) -> experiment.Config:
-    """`arg`: None or 'smoke'."""
+    """`arg`: None, 'recipes' or 'smoke'."""
     config = experiment.default_config()
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
@@ -95,6 +98,35 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config = experiment.with_arms(config, arms)
     if not arg:
         return config
+    if arg == 'recipes':
+        config.attack.update({'name': _RECIPES, 'num_gradients': (1, 8)})
+        return experiment.with_arms(
+            config,
+            {
+                'noise_3': _seen(clip=_CLIP, noise=3.0),
+                'noise_10': _seen(clip=_CLIP, noise=10.0),
+                'random_0_01': _seen(random=0.01),
+                'random_0_001': _seen(random=0.001),
+                'top_0_01': _seen(top=0.01),
+                'top_0_001': _seen(top=0.001),
+                'labels_1': _seen(label_epsilon=1.0),
+                'top_feedback_0_01': arms['top_feedback_0_01'],
+                'random_feedback_0_01': arms['random_feedback_0_01'],
+                # Of a sum the unknowns are those of all members: one gradient, fewer iterations.
+                'sum_noise_1': {
+                    **_seen(cohort=32, clip=_CLIP, sum_noise=1.0),
+                    'attack': {
+                        'name': ('imia', 'raifle', 'tgias_ro', 'popularity'),
+                        'num_gradients': (1,),
+                        'num_iterations': 100,
+                    },
+                },
+                'only_scorer': {
+                    **_seen(uploaded=('scorer',), seen=('scorer',)),
+                    'attack': {'name': ('dlg', 'inverting_gradients', 'tgias_ro', 'popularity')},
+                },
+            },
+        )
     config = experiment.variant(config, arg)
     config.data.name = 'synthetic'
     config.server.num_rounds = 30

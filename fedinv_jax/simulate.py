@@ -1,7 +1,7 @@
 """What a training run leaves in the server's hands, and apart from it the only source of truth.
 
-One run serves every attack on it: `record` keeps the rounds asked for, `transcript` slices one
-client out of them.
+One run serves every attack on it: `record` keeps the state at the rounds asked for, `transcript`
+slices one client out of them. What it uploaded is computed anew from there: none is kept.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, observe, tree
+from fedinv_jax import client, observe, train, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.train import Federation, State
 from fedinv_jax.types import Array, GroundTruth, Key, PyTree, Transcript
@@ -29,17 +29,19 @@ class Snapshot(NamedTuple):
         shared: the parameters that the server sent.
         private: per group, the kept clients' private parameters before the round, leaves
             `[V, ...]`.
-        seen: per group, the kept clients' uploads as seen, leaves `[V, ...]`; under secure
-            aggregation the sums of the kept cohorts, as the parameters, leaves `[G, ...]`.
+        channel: per group, their channel's state, leaves `[V, ...]`.
         participated: per group, bool `[V]`.
         loss: `[]`, the mean over all clients of their loss before the round.
+        sums: under secure aggregation what is seen of the kept cohorts, as the parameters, leaves
+            `[G, ...]`; else None.
     """
 
     shared: PyTree
     private: tuple[PyTree, ...]
-    seen: PyTree
+    channel: tuple[PyTree, ...]
     participated: tuple[Array, ...]
     loss: Array
+    sums: PyTree = None
 
 
 class Recording(NamedTuple):
@@ -51,12 +53,15 @@ class Recording(NamedTuple):
         cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
             without secure aggregation.
         snapshots: kept round -> snapshot.
+        uploads: `uploads(round, group, places) -> seen`, what the server saw of some of a group's
+            kept clients in a kept round, leaves `[len(places), ...]`.
         end: the state at the end of the training.
     """
 
     clients: tuple[Clients, ...]
     cohorts: tuple[np.ndarray, ...] | None
     snapshots: dict[int, Snapshot]
+    uploads: Callable[[int, int, np.ndarray], PyTree]
     end: State
 
 
@@ -69,17 +74,14 @@ def record(
     num_rounds: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recording:
-    """Trains and keeps what the attacks on `victims` need.
-
-    Memory grows with the kept rounds, not with the rounds trained.
+    """Trains and keeps what the attacks on `victims` need, the state of the kept rounds.
 
     Args:
         run: the federation.
         key: PRNG key of the whole run.
         victims: user indices; they take part in every observed round, beside the clients drawn.
-        observed: rounds (0 is the first) whose uploads are kept.
-        between: further rounds of which only parameters and participation are kept, for
-            `unrolled`.
+        observed: rounds (0 is the first) in which they upload.
+        between: further rounds whose parameters and participation are kept, for `unrolled`.
         num_rounds: least length of the training; as a rule it ends at the last kept round.
         progress: called with (rounds done, rounds in all).
 
@@ -113,22 +115,16 @@ def record(
     def advance(
         state: State, key: Key, forced: tuple[Array, ...], rounds: Array
     ) -> tuple[State, PyTree]:
-        like = jax.eval_shape(run.step, state, key, forced)[1]
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(run.step, state, key, forced)[1])
         return jax.lax.fori_loop(
             0, rounds, lambda _, carry: run.step(carry[0], key, forced), (state, nothing)
         )
 
     @jax.jit
     def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
-        groups = run.uploads(state, key, forced, chosen)
-        return Snapshot(
-            state.shared,
-            tuple(map(tree.take, state.private, chosen)),
-            tuple(group.uploads for group in groups),
-            tuple(group.active for group in groups),
-            run.loss(state),
-        )
+        parts = state.private, state.channel, run.active(state.round, key, forced)
+        own = [tuple(map(tree.take, part, chosen)) for part in parts]
+        return Snapshot(state.shared, *own, run.loss(state))
 
     init_key, run_key = jax.random.split(key)
     state, snapshots, done = jax.jit(run.init)(init_key), {}, 0
@@ -149,13 +145,20 @@ def record(
             done += 1
             progress(done, last)
             if cohorts is not None:
-                seen = jax.device_get(tree.take(sums, kept_cohorts))
-                snapshots[stop] = snapshots[stop]._replace(seen=seen)
+                sums = jax.device_get(tree.take(sums, kept_cohorts))
+                snapshots[stop] = snapshots[stop]._replace(sums=sums)
     clients = tuple(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
         for group, index in zip(run.clients, chosen, strict=True)
     )
-    return Recording(clients, cohorts, snapshots, state)
+    again = train.uploads(run, run_key)
+
+    def uploads(round_: int, g: int, places: np.ndarray) -> PyTree:
+        own, s = clients[g], snapshots[round_]
+        data = own.users, own.items, own.labels, own.weights, s.private[g], s.channel[g]
+        return again(s.shared, round_, train.Local(*tree.take(data, places)), len(own.users))
+
+    return Recording(clients, cohorts, snapshots, uploads, state)
 
 
 def transcript(
@@ -265,7 +268,7 @@ def transcripts(
         kept_rows = (rows == np.arange(items.shape[1])) & (real > 0)
         cohorts = recording.cohorts[g][places]
         uploads = [
-            _masked(_stacked([client.gather(tree.take(s.seen, cohort), own)
+            _masked(_stacked([client.gather(tree.take(s.sums, cohort), own)
                               for cohort, own in zip(cohorts, items, strict=True)]), kept_rows)
             for s in observed
         ]  # fmt: skip
@@ -273,7 +276,7 @@ def transcripts(
         private = [tree.take(s.private[g], np.maximum(members, 0)) for s in observed]
     else:
         # The channel's noise falls on padding too, which no client has.
-        uploads = [_masked(tree.take(s.seen[g], places), real > 0) for s in observed]
+        uploads = [_masked(recording.uploads(r, g, places), real > 0) for r in rounds]
         participated = np.stack([s.participated[g][places] for s in snapshots], axis=1)
         private = [tree.take(s.private[g], places) for s in observed]
         weights = np.tile(real[:, None], (1, len(kept), 1))
@@ -341,10 +344,7 @@ def _first_rows(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _masked(upload: PyTree, where: np.ndarray) -> PyTree:
     """Uploads `[V, ...]` with zeros in the item rows that are not in `where [V, B]`."""
-
-    def mask(leaf: np.ndarray) -> np.ndarray:
-        return np.where(where.reshape(*where.shape, *(1,) * (leaf.ndim - 2)), leaf, 0)
-
-    return {
-        name: jax.tree.map(mask, part) if name == 'items' else part for name, part in upload.items()
-    }
+    rows = {name: part for name, part in upload.items() if name == 'items'}
+    return upload | jax.tree.map(
+        lambda leaf: np.where(np.expand_dims(where, tuple(range(2, leaf.ndim))), leaf, 0), rows
+    )

@@ -25,6 +25,7 @@ from fedinv_jax.types import (
 # Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
 _LABELS, _SUMS = 2**31 - 1, 2
 _ENTRIES = 2**16  # of the batches that train at a time: what they upload fits the caches
+_TOGETHER = 64  # clients whose uploads are computed again in one call
 
 
 class State(NamedTuple):
@@ -61,27 +62,47 @@ class Cohorts(NamedTuple):
     after: Observation
 
 
+class Local(NamedTuple):
+    """One client as it enters a round, or several, leaves `[C, ...]`.
+
+    Attributes:
+        user: int32 `[]`.
+        items: int32 `[B]`.
+        labels: float `[B]`.
+        weights: float `[B]`, 0 for padding.
+        private: its parameters.
+        channel: the observation's state.
+    """
+
+    user: Leaf
+    items: Leaf
+    labels: Leaf
+    weights: Leaf
+    private: PyTree
+    channel: PyTree
+
+
 class Federation(NamedTuple):
     """A federated training run as pure functions.
 
     Attributes:
         init: `init(key) -> State`.
+        active: `active(round, key, forced) -> taking`, who takes part: per group, bool `[C]`.
         step: `step(state, key, forced) -> (state, sums)`, one round; `forced` is per group a bool
             `[C]` of clients that take part in any case; `sums` is what the server sees of the
             cohorts, leaves `[G, ...]` as the parameters, or None where every client uploads by
             itself. Only those who take part are trained.
-        uploads: `uploads(state, key, forced, chosen) -> seen`, what the server sees of some clients
-            in that round; `chosen` is per group an int `[V]`, `seen` per group a `server.Seen`.
+        train: `train(shared, round, key, local) -> (seen, private, channel)`: what one client uploads
+            in a round, a `server.Seen` without leading axis, and becomes.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.
     """
 
     init: Callable[[Key], State]
+    active: Callable[[Leaf, Key, tuple[Array, ...]], list[Array]]
     step: Callable[[State, Key, tuple[Array, ...]], tuple[State, PyTree]]
-    uploads: Callable[
-        [State, Key, tuple[Array, ...], Sequence[np.ndarray]], tuple[server.Seen, ...]
-    ]
+    train: Callable[[PyTree, Leaf, Key, Local], tuple[server.Seen, PyTree, PyTree]]
     loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
     cohorts: Cohorts | None
@@ -164,50 +185,51 @@ def federation(
             channel,
         )
 
-    def active(state: State, key: Key, forced: tuple[Array, ...]) -> list[Array]:
-        """Who takes part in a round: per group, bool `[C]`."""
-        participation_key = jax.random.split(jax.random.fold_in(key, state.round))[0]
+    def active(round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:
+        participation_key = jax.random.split(jax.random.fold_in(key, round_))[0]
         lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
         last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
         return [(lot <= last) | must for lot, must in zip(lots, forced, strict=True)]
 
     def train(
-        state: State, key: Key, g: int, private: PyTree, channel: PyTree, index: Array, there: Array
+        shared: PyTree, round_: Leaf, key: Key, local: Local
     ) -> tuple[server.Seen, PyTree, PyTree]:
-        """What clients `index [V]` of a group upload, and become, where they are `there`."""
-        client_key = jax.random.split(jax.random.fold_in(key, state.round))[1]
-
-        def one(user, items, labels, weights, private, channel, there):
-            keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
-            if fresh_negatives:
-                num_items = jax.tree.leaves(state.shared['items'])[0].shape[0]
-                items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
-            own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
-            batch = observation.perturb(Batch(None, labels, weights), own)
-            local = client.gather(state.shared, items)
-            upload, new_private = client_update(local, private, batch)
-            seen, new_channel = observation.observe(upload, channel, keys[1])
-            return server.Seen(seen, items, batch.weights > 0, there), new_private, new_channel
-
-        group = clients[g]
-        data = jax.tree.map(jnp.asarray, (group.users, group.items, group.labels, group.weights))
-        arguments = (*tree.take((*data, private, channel), index), there)
-        return jax.vmap(one)(*arguments)
+        user, items, labels, weights, private, channel = local
+        client_key = jax.random.split(jax.random.fold_in(key, round_))[1]
+        keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
+        if fresh_negatives:
+            num_items = jax.tree.leaves(shared['items'])[0].shape[0]
+            items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
+        own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
+        batch = observation.perturb(Batch(None, labels, weights), own)
+        upload, new_private = client_update(client.gather(shared, items), private, batch)
+        seen, new_channel = observation.observe(upload, channel, keys[1])
+        return (
+            server.Seen(seen, items, batch.weights > 0, jnp.asarray(True)),
+            new_private,
+            new_channel,
+        )
 
     def step(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
         total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
         privates, channels = [], []
-        for g, taking in enumerate(active(state, key, forced)):
+        for g, taking in enumerate(active(state.round, key, forced)):
             count, size = len(taking), chunks[g]
             # Those who take part first, then places that nobody has.
             order = jnp.nonzero(taking, size=count + -count % size, fill_value=count)[0]
             of = None if cohorts is None else jnp.asarray(cohorts.of[g])
+            group = clients[g]
+            data = tuple(
+                map(jnp.asarray, (group.users, group.items, group.labels, group.weights))
+            )
 
-            def some(i: Array, carry: tuple, g=g, count=count, size=size, order=order, of=of):
+            def some(i: Array, carry: tuple, count=count, size=size, order=order, of=of, data=data):
                 total, private, channel = carry
                 place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
                 index = jnp.minimum(place, count - 1)
-                seen, *new = train(state, key, g, private, channel, index, place < count)
+                local = Local(*tree.take((*data, private, channel), index))
+                seen, *new = jax.vmap(partial(train, state.shared, state.round, key))(local)
+                seen = seen._replace(active=place < count)
                 private, channel = jax.tree.map(
                     lambda leaf, rows: leaf.at[place].set(rows, mode='drop'),
                     (private, channel), tuple(new),
@@ -235,16 +257,6 @@ def federation(
         new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
         return new, sums
 
-    def uploads(
-        state: State, key: Key, forced: tuple[Array, ...], chosen: Sequence[np.ndarray]
-    ) -> tuple[server.Seen, ...]:
-        return tuple(
-            train(state, key, g, state.private[g], state.channel[g], index, taking[index])[0]
-            for g, (taking, index) in enumerate(
-                zip(active(state, key, forced), map(jnp.asarray, chosen), strict=True)
-            )
-        )
-
     value = client.mean_loss(model, loss)
 
     def mean(state: State) -> Array:
@@ -261,7 +273,40 @@ def federation(
         ]
         return jnp.mean(jnp.concatenate(values))
 
-    return Federation(init, step, uploads, mean, clients, cohorts)
+    return Federation(init, active, step, train, mean, clients, cohorts)
+
+
+def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
+    """What clients upload in a round, from what they entered it with.
+
+    Args:
+        run: the federation.
+        key: PRNG key of the run's rounds.
+
+    Returns:
+        `uploads(shared, round, locals, most) -> seen`, leaves `[V, ...]` on the host, of V clients
+        of one group, of which there are `most`. They are computed a few at a time, in calls of one
+        shape for a group, in the precision that holds here.
+    """
+    wide = jax.config.jax_enable_x64
+
+    @jax.jit
+    def together(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
+        return jax.vmap(partial(run.train, shared, round_, key))(locals_)[0].uploads
+
+    def some(shared: PyTree, round_: int, locals_: Local, most: int) -> PyTree:
+        count, batch = locals_.items.shape
+        size = max(min(most, _TOGETHER, _ENTRIES // batch), 1)
+        found = []
+        with jax.enable_x64(wide):
+            for start in range(0, count, size):
+                index = np.arange(start, min(start + size, count))
+                part = tree.take(locals_, np.resize(index, size))
+                seen = jax.device_get(together(shared, np.int32(round_), part))
+                found.append(tree.take(seen, slice(len(index))))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+    return some
 
 
 def _lots(key: Key, users: Array) -> Array:

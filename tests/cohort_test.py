@@ -76,7 +76,7 @@ def test_what_is_seen_is_the_sum_of_the_uploads(per_round):
         expected = [None] * run.cohorts.number
         for g, group in enumerate(CLIENTS):
             for c in range(len(group.users)):
-                upload = tree.take(one.seen[g], c)
+                upload = tree.take(alone.uploads(round_, g, np.array([c])), 0)
                 real = group.weights[c] > 0
                 own = {
                     'items': jax.tree.map(
@@ -90,18 +90,18 @@ def test_what_is_seen_is_the_sum_of_the_uploads(per_round):
                 index = run.cohorts.of[g][c]
                 before = expected[index]
                 expected[index] = own if before is None else jax.tree.map(np.add, before, own)
-        assert jax.tree.leaves(other.seen)[0].shape[0] == run.cohorts.number
+        assert jax.tree.leaves(other.sums)[0].shape[0] == run.cohorts.number
         for index, total in enumerate(expected):
-            close(total, tree.take(other.seen, index))
+            close(total, tree.take(other.sums, index))
 
 
 # Failed on: noise on each upload; one key for all cohorts.
 def test_noise_on_the_sum():
     noise, victims = 0.5, every_user()
-    quiet = simulate.record(federation(M), KEY, victims, [0]).snapshots[0].seen
+    quiet = simulate.record(federation(M), KEY, victims, [0]).snapshots[0].sums
     loud = simulate.record(
         federation(M, observe.add_gaussian_noise(noise)), KEY, victims, [0]
-    ).snapshots[0].seen  # fmt: skip
+    ).snapshots[0].sums  # fmt: skip
     gaps = jax.tree.leaves(jax.tree.map(np.subtract, loud, quiet))
     flat = np.concatenate([gap.ravel() for gap in gaps]) / noise
     assert abs(np.mean(flat**2) - 1) < 5 * np.sqrt(2 / flat.size)

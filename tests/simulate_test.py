@@ -104,10 +104,16 @@ def steps(run, key, num_rounds, forced=None):
 
 def round_of(run):
     """One round and what is seen of all clients in it, compiled."""
-    everybody = [np.arange(len(group.users)) for group in run.clients]
 
     def step(state, key, forced):
-        return run.step(state, key, forced)[0], run.uploads(state, key, forced, everybody)
+        taking = run.active(state.round, key, forced)
+        groups = []
+        for g, clients in enumerate(run.clients):
+            data = clients.users, clients.items, clients.labels, clients.weights
+            local = train.Local(*map(jnp.asarray, data), state.private[g], state.channel[g])
+            seen = jax.vmap(lambda one: run.train(state.shared, state.round, key, one)[0])(local)
+            groups.append(seen._replace(active=taking[g]))
+        return run.step(state, key, forced)[0], groups
 
     return jax.jit(step)
 
@@ -206,7 +212,9 @@ class ReferenceTest(parameterized.TestCase):
                 for u, (i, y) in DATA.items()
             ]
             np.testing.assert_allclose(snapshot.loss, np.mean(losses_), rtol=1e-9)
-            for user, seen in by_user(run, snapshot.seen).items():
+            everybody = [np.arange(len(group.users)) for group in run.clients]
+            seen_of = [recording.uploads(t, g, places) for g, places in enumerate(everybody)]
+            for user, seen in by_user(run, seen_of).items():
                 size = len(DATA[user][0])
                 for name_, rows in seen['items'].items():
                     expected = uploads[user]['items'][name_]
@@ -320,7 +328,7 @@ class RecordTest(parameterized.TestCase):
         self.assertEqual([group.users.tolist() for group in recording.clients], [[], [2]])
         states, seen = steps(run, KEY, 61)
         for round_, snapshot in recording.snapshots.items():
-            for leaf in jax.tree.leaves((snapshot.private, snapshot.seen, snapshot.participated)):
+            for leaf in jax.tree.leaves((snapshot.private, snapshot.channel, snapshot.participated)):
                 self.assertIsInstance(leaf, np.ndarray)
                 self.assertIn(leaf.shape[0], (0, 1))
             assert_trees_close(snapshot.shared, states[round_].shared, 1e-4, 1e-5)
@@ -328,9 +336,8 @@ class RecordTest(parameterized.TestCase):
                 snapshot.private[1][0], states[round_].private[1][1], rtol=1e-4, atol=1e-5
             )
             expected = jax.tree.map(lambda leaf: leaf[1], seen[round_][1].uploads)
-            assert_trees_close(
-                jax.tree.map(lambda leaf: leaf[0], snapshot.seen[1]), expected, 1e-4, 1e-5
-            )
+            got = tree.take(recording.uploads(round_, 1, np.array([0])), 0)
+            assert_trees_close(got, expected, 1e-4, 1e-5)
         self.assertEqual(calls[-1], (60, 60))
         self.assertEqual(calls, sorted(calls))
 
@@ -440,7 +447,7 @@ class TranscriptTest(parameterized.TestCase):
             )
             np.testing.assert_array_equal(
                 transcript.seen['items']['embedding'][t],
-                snapshot.seen[1]['items']['embedding'][1],
+                self.recording.uploads(round_, 1, np.array([1]))['items']['embedding'][0],
             )
             np.testing.assert_array_equal(truth.private[t], snapshot.private[1][1])
 
