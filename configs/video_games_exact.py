@@ -25,4 +25,5 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'block': 512,
         }
     )
+    config.run.memory_mib = 1536
     return experiment.variant(config, arg)

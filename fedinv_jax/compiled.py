@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -34,6 +35,7 @@ class Compiled(NamedTuple):
         function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
         places: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
         memory: bytes of arguments and temporaries of a call, on a device.
+        slots: that it takes, of those, one a worker, into which `run.memory_mib` is divided.
         seconds: predicted run time of a call.
         tried: the part of a block that it was tried on.
         answers: those of that part, where the attack was run to its end on it; else None.
@@ -42,6 +44,7 @@ class Compiled(NamedTuple):
     function: Any
     places: int
     memory: int
+    slots: int = 1
     seconds: float = math.nan
     tried: plan.Block | None = None
     answers: Answer | None = None
@@ -86,13 +89,17 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
     return jax.enable_x64(name == 'float64')
 
 
-def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
+def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int = 1) -> Compiled:
     """The compiled attack on a block, its victims spread over `mesh`; devices do not communicate.
+
+    A call takes as many victims as fit beside those of the other workers; one victim that does not
+    fit beside them has their memory too.
 
     Args:
         block: any of its shape.
         arguments: what it is called with; of one victim here, for the shapes.
-        limit: most bytes of arguments and temporaries, on a device.
+        limit: most bytes of arguments and temporaries of all workers, on a device.
+        workers: how many blocks run at a time.
 
     Raises:
         ValueError: if those of one victim are more.
@@ -111,16 +118,17 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float) -> Compiled:
         function = lowered.compile()
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-        if memory <= limit:
-            return Compiled(function, places, memory)
+        slots = max(math.ceil(memory * workers / limit), 1)
+        if slots == 1 or (places == devices and slots <= workers):
+            return Compiled(function, places, memory, slots)
         if places == devices:
             raise ValueError(
                 f'{block.setting.attack} on one victim of {candidates} candidates needs '
-                f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows a '
-                'call. Raise it, or leave out clients with many interactions '
+                f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows. '
+                'Raise it, or leave out clients with many interactions '
                 '(data.max_positives).'
             )
-        less = max(memory / limit, 2.0)
+        less = max(memory * workers / limit, 2.0)
         places = devices * max(int(places / less / devices), 1)
         own_lanes = max(min(int(own_lanes / less), places // devices), 1)
 
@@ -189,6 +197,29 @@ def each(function: Callable[[_S], _T], arguments: Iterable[_S], workers: int) ->
         pool.shutdown(cancel_futures=True)
 
 
+def room(slots: int) -> Callable[[int], contextlib.AbstractContextManager]:
+    """`hold(count)`: the scope in which a thread holds some of the slots; it waits until they are.
+
+    Example:
+        >>> hold = room(2)
+        >>> with hold(2):
+        ...     pass
+    """
+    free, turn = threading.Semaphore(slots), threading.Lock()
+
+    @contextlib.contextmanager
+    def hold(count: int) -> Iterator[None]:
+        with turn:  # one gathers slots at a time, or two would wait for each other
+            for _ in range(count):
+                free.acquire()
+        try:
+            yield
+        finally:
+            free.release(count)
+
+    return hold
+
+
 def cores() -> int:
     """Those that this process may use: so many functions compile at a time."""
     if hasattr(os, 'sched_getaffinity'):
@@ -227,4 +258,5 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
 def gigabytes(found: Iterable[Compiled], workers: int) -> float:
     """Predicted memory of the process: what it has held so far, and its largest calls."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return (resident + workers * max(entry.memory for entry in found)) / 2**30
+    calls = max(entry.memory * (workers // entry.slots) for entry in found)
+    return (resident + calls) / 2**30

@@ -145,11 +145,12 @@ def _attack_seed(
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
+    hold = compiled.room(compiled.side_by_side())
 
     def rows(block: plan.Block) -> list[workdir.Row]:
         found, made = functions[compiled.shape(block)], []
         for part in compiled.parts(block, found.places):
-            with compiled.precision(part):
+            with compiled.precision(part), hold(found.slots):
                 seen, truths, keys = _arguments(recording, part, found.places)
                 answers, seconds = compiled.run(found, part, seen, keys)
             loss = float(recording.snapshots[part.setting.first_round].loss)
@@ -190,17 +191,17 @@ def compile_all(
             new.setdefault(compiled.shape(block), block)
 
     workers = compiled.side_by_side()
-    limit = config.run.memory_mib * 2**20 / workers
+    hold = compiled.room(workers)
 
     def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
         return _arguments(recording, part, places)[::2]
 
     def compile_(block: plan.Block) -> compiled.Compiled:
         with compiled.precision(block):
-            return compiled.compile_(block, arguments, limit)
+            return compiled.compile_(block, arguments, config.run.memory_mib * 2**20, workers)
 
     def try_(pair: tuple[compiled.Compiled, plan.Block]) -> compiled.Compiled:
-        with compiled.precision(pair[1]):
+        with compiled.precision(pair[1]), hold(pair[0].slots):
             return compiled.try_(*pair, arguments)
 
     made = []

@@ -92,8 +92,8 @@ class Federation(NamedTuple):
             `[C]` of clients that take part in any case; `sums` is what the server sees of the
             cohorts, leaves `[G, ...]` as the parameters, or None where every client uploads by
             itself. Only those who take part are trained.
-        train: `train(shared, round, key, local) -> (seen, private, channel)`: what one client uploads
-            in a round, a `server.Seen` without leading axis, and becomes.
+        train: `train(shared, round, key, local) -> (seen, private, channel)`: what one client
+            uploads in a round, a `server.Seen` without leading axis, and becomes.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.
@@ -219,9 +219,7 @@ def federation(
             order = jnp.nonzero(taking, size=count + -count % size, fill_value=count)[0]
             of = None if cohorts is None else jnp.asarray(cohorts.of[g])
             group = clients[g]
-            data = tuple(
-                map(jnp.asarray, (group.users, group.items, group.labels, group.weights))
-            )
+            data = tuple(map(jnp.asarray, (group.users, group.items, group.labels, group.weights)))
 
             def some(i: Array, carry: tuple, count=count, size=size, order=order, of=of, data=data):
                 total, private, channel = carry

@@ -1,7 +1,6 @@
 """Exact recovery: leaks, the label solve, and the members on a small federation."""
 
 import functools
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,20 @@ import optax
 import pytest
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, data, losses, models, observe, server, simulate, train, tree
+from fedinv_jax import (
+    attackers,
+    build,
+    client,
+    data,
+    experiment,
+    losses,
+    models,
+    observe,
+    server,
+    simulate,
+    train,
+    tree,
+)
 from fedinv_jax.attack import (
     dynamics,
     exact,
@@ -384,15 +396,14 @@ class LabelsTest(parameterized.TestCase):
             problem, guess, y = small_problem()
             found = []
             for dense in (labels.DENSE, 0):
-                with mock.patch.object(labels, 'DENSE', dense):
-                    solver = labels.label_solve()
-                    found.append(
-                        jax.jit(
-                            lambda solver=solver: solver.update(
-                                problem, solver.init(problem, jax.random.key(0))
-                            )
-                        )()
-                    )
+                solver = labels.label_solve(dense=dense)
+                found.append(
+                    jax.jit(
+                        lambda solver=solver: solver.update(
+                            problem, solver.init(problem, jax.random.key(0))
+                        )
+                    )()
+                )
         dense, free = found
         np.testing.assert_allclose(dense.guess.labels, y, atol=1e-6)
         np.testing.assert_allclose(free.guess.labels, dense.guess.labels, atol=1e-3)
@@ -468,6 +479,25 @@ def closed_form(loss=losses.bce):
     member = exact.choose(known(model, update, 'scorer'))
     assert member.solver == 'closed_form'
     return jax.jit(member.attack)
+
+
+# Failed on: a bound on matrices that is not the config's; one that the member does not ask.
+@pytest.mark.parametrize(('matrices', 'certified'), [(10, True), (10**6, False)])
+def test_the_memory_bound_decides_whether_matrices_are_formed(monkeypatch, matrices, certified):
+    monkeypatch.setattr(attackers, '_MATRICES', matrices)  # [K, K], that 1 MiB has room for
+    config = experiment.default_config()
+    config.run.memory_mib, config.observation.seen = 1, ('scorer',)
+    config.model.update({'dim': 6, 'hidden': (16, 12)})
+    probe = functools.partial(attackers.probe, config, build.make_model(config.model, 8))
+    setting = experiment.settings(config)[0]._replace(attack='exact')
+    choice = attackers.make_exact(config, setting, probe)
+    y = [1, 0, 0, 1, 0, 1, 0, 0]
+    _, _, transcript, _ = own_federation(y)
+    with jax.enable_x64():
+        transcript = tree.cast_floats(transcript, np.float64)
+        answer = jax.jit(choice.attack)(transcript, jax.random.key(0), 1)
+    assert (answer.certificate is not None) == certified
+    np.testing.assert_array_equal(answer.labels, np.array(y) > 0)
 
 
 class DegenerateTest(parameterized.TestCase):

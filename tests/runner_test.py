@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -759,15 +760,50 @@ def test_a_memory_bound_makes_calls_smaller_and_changes_rounding_only(whole, tmp
     _, _, expected = whole
     compile_, made = compiled.compile_, []
 
-    def bounded(block, arguments, limit):
+    def bounded(block, arguments, limit, workers):
         free = compile_(block, arguments, limit)
-        made.append((free.places, compile_(block, arguments, 0.9 * free.memory)))
+        made.append((free.places, compile_(block, arguments, 0.9 * free.memory * workers, workers)))
         return made[-1][1]
 
     monkeypatch.setattr(compiled, 'compile_', bounded)
     _, rows = run(tiny(), tmp_path)
     assert {(places, tight.places) for places, tight in made} == {(2, 1)}
     assert_close(rows, expected, 1e-5)
+
+
+# Failed on: one victim's bound that of a worker; one slot for whatever a call needs.
+def test_one_victim_may_take_the_memory_of_the_other_workers():
+    case = plan.make_cases(tiny(name=('mgradinv',)))[0]
+    block, recording = plan.blocks([case])[0], runner.train(case)
+
+    def arguments(part, places):
+        return runner._arguments(recording, part, places)[::2]
+
+    one = compiled.compile_(block._replace(users=block.users[:1], size=1), arguments, 2.0**40)
+    for times, slots in ((4.1, 1), (3.9, 2), (1.1, 4)):
+        bound = compiled.compile_(block, arguments, times * one.memory, workers=4)
+        assert (bound.places, bound.slots) == (1, slots)
+    with pytest.raises(ValueError, match='Raise it'):
+        compiled.compile_(block, arguments, 0.9 * one.memory, workers=4)
+
+
+# Failed on: slots that nobody waits for.
+def test_slots_are_never_held_twice():
+    hold, held, most, lock = compiled.room(3), [0], [0], threading.Lock()
+
+    def work(count):
+        with hold(count):
+            with lock:
+                held[0] += count
+                most[0] = max(most[0], held[0])
+            time.sleep(0.002)
+            with lock:
+                held[0] -= count
+        return count
+
+    counts = [1, 2, 3, 1, 1, 2, 3, 2, 1] * 3
+    assert list(compiled.each(work, counts, 8)) == counts
+    assert 1 < most[0] <= 3
 
 
 # Never ends on: no check where nothing can be left out any more.

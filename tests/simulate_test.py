@@ -328,7 +328,9 @@ class RecordTest(parameterized.TestCase):
         self.assertEqual([group.users.tolist() for group in recording.clients], [[], [2]])
         states, seen = steps(run, KEY, 61)
         for round_, snapshot in recording.snapshots.items():
-            for leaf in jax.tree.leaves((snapshot.private, snapshot.channel, snapshot.participated)):
+            for leaf in jax.tree.leaves(
+                (snapshot.private, snapshot.channel, snapshot.participated)
+            ):
                 self.assertIsInstance(leaf, np.ndarray)
                 self.assertIn(leaf.shape[0], (0, 1))
             assert_trees_close(snapshot.shared, states[round_].shared, 1e-4, 1e-5)

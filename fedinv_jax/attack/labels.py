@@ -23,7 +23,7 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Batch, ClientUpdate, Guess, Key, Observation, PyTree
 
 DENSE = 4096
-"""Most candidates of the dense label solve; beyond, it is matrix-free."""
+"""Most candidates of the dense label solve, unless told otherwise; beyond, it is matrix-free."""
 
 EXPLAINED = 4.0
 """Mean square of the whitened residual up to which noise may explain it."""
@@ -237,17 +237,21 @@ def believed(problem: Problem, guess: Guess, equations: Normal, ridge: float = 0
 
 
 def label_solve(
-    outer: Sequence[str] = (), spent: Sequence[str] = (), ridge: float = 0.0
+    outer: Sequence[str] = (),
+    spent: Sequence[str] = (),
+    ridge: float = 0.0,
+    dense: int = DENSE,
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
-    The relaxation must be `relax.identity()`. Past `DENSE` candidates no matrix is formed, and
+    The relaxation must be `relax.identity()`. Past `dense` candidates no matrix is formed, and
     there is no discrete step.
 
     Args:
         outer: see `normal.features`.
         spent: see `normal.equations`.
         ridge: see `solve`.
+        dense: most candidates K of which matrices `[K, K]` are formed.
 
     References:
         Deng et al., ICDM 2025 (the setting); the solve is this project's own.
@@ -255,7 +259,7 @@ def label_solve(
 
     def update(problem: Problem, state: State) -> State:
         guess = state.guess
-        if len(guess.labels) > DENSE:
+        if len(guess.labels) > dense:
             labels = _matrix_free(problem, guess)
         else:
             equations = normal.equations(problem, guess, outer, spent)

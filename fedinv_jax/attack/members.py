@@ -59,6 +59,7 @@ class Known(NamedTuple):
         lossy: whether the channel adds noise, or leaves a part of an upload out.
         largest: whether the client is known to send the largest entries only.
         fresh_negatives: whether the client draws new negatives at each step, as many as before.
+        dense: most candidates K of which matrices `[K, K]` are formed.
     """
 
     client_update: ClientUpdate
@@ -72,6 +73,7 @@ class Known(NamedTuple):
     lossy: bool = False
     largest: bool = False
     fresh_negatives: bool = False
+    dense: int = labels.DENSE
 
 
 def whitened_problem(
@@ -111,7 +113,7 @@ def closed_form(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: leak.exact(found, seen))(transcript.seen)
-        if known.lossy and len(transcript.items) <= labels.DENSE:
+        if known.lossy and len(transcript.items) <= known.dense:
             latent = jnp.nan_to_num(latent)  # a step of which no entry of the bias is left
             return _jointly(known, transcript, latent, spent)
         problem = whitened_problem(known, transcript, latent, spent)
@@ -144,8 +146,8 @@ def solved(
     """
     outer, where = known.structure.outer, priors.candidates(transcript)
     guess = problem.init(jax.random.key(0))
-    if len(guess.labels) > labels.DENSE:
-        solver = labels.label_solve(outer, spent)
+    if len(guess.labels) > known.dense:
+        solver = labels.label_solve(outer, spent, dense=known.dense)
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
         return problem.answer(state.guess, state.objective)
     equations = normal.equations(problem, guess, outer, spent)
@@ -227,7 +229,7 @@ def certificate(
 ) -> Certificate | None:
     """The certificate of a guess whose private states are unknown in every direction.
 
-    None past `labels.DENSE` candidates.
+    None past `known.dense` candidates.
 
     Args:
         known: what the attacker knows.
@@ -235,7 +237,7 @@ def certificate(
         guess: binary labels `[K]` and private states, leaves `[T, ...]`.
         transcript: what the server holds.
     """
-    if len(guess.labels) > labels.DENSE:
+    if len(guess.labels) > known.dense:
         return None
     flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
     gram = normal.equations(problem, guess, known.structure.outer).gram

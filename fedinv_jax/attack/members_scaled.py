@@ -26,7 +26,8 @@ def scaled(known: members.Known) -> members.Attack:
     labels.require_affine(known.structure)
     if known.leak is None:
         raise ValueError('scaled needs a leaf of rank one along the private embedding.')
-    found, solver = known.leak, labels.label_solve(known.structure.outer)
+    found = known.leak
+    solver = labels.label_solve(known.structure.outer, dense=known.dense)
 
     def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
         """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
