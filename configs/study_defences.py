@@ -9,7 +9,7 @@ arm is a defence at one strength, in the families of docs/defences.md.
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_defences.py
     ... python scripts/study.py --config=configs/study_defences.py --arms=none,noise_3
 
-`:recipes` has the recipes of the literature where a defence stops the other attacks, minutes an arm.
+`:recipes` has the recipes of the literature, minutes an arm, where a defence stops the others.
 
 What is measured of it: docs/defences.md.
 """

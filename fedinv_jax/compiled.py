@@ -35,7 +35,6 @@ class Compiled(NamedTuple):
         function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
         places: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
         memory: bytes of arguments and temporaries of a call, on a device.
-        slots: that it takes, of those, one a worker, into which `run.memory_mib` is divided.
         seconds: predicted run time of a call.
         tried: the part of a block that it was tried on.
         answers: those of that part, where the attack was run to its end on it; else None.
@@ -44,7 +43,6 @@ class Compiled(NamedTuple):
     function: Any
     places: int
     memory: int
-    slots: int = 1
     seconds: float = math.nan
     tried: plan.Block | None = None
     answers: Answer | None = None
@@ -92,8 +90,7 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
 def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int = 1) -> Compiled:
     """The compiled attack on a block, its victims spread over `mesh`; devices do not communicate.
 
-    A call takes as many victims as fit beside those of the other workers; one victim that does not
-    fit beside them has their memory too.
+    A call takes as many victims as fit into a worker's share of the memory, or one victim.
 
     Args:
         block: any of its shape.
@@ -118,9 +115,8 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
         function = lowered.compile()
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-        slots = max(math.ceil(memory * workers / limit), 1)
-        if slots == 1 or (places == devices and slots <= workers):
-            return Compiled(function, places, memory, slots)
+        if memory <= (limit if places == devices else limit / workers):
+            return Compiled(function, places, memory)
         if places == devices:
             raise ValueError(
                 f'{block.setting.attack} on one victim of {candidates} candidates needs '
@@ -188,34 +184,39 @@ def parts(block: plan.Block, places: int) -> list[plan.Block]:
     ]
 
 
-def each(function: Callable[[_S], _T], arguments: Iterable[_S], workers: int) -> Iterator[_T]:
-    """What a function gives for each argument, in their order, so many at a time."""
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
+def each(function: Callable[[_S], _T], arguments: Iterable[_S], threads: int) -> Iterator[_T]:
+    """What a function gives for each argument, in their order, in so many threads."""
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
         yield from pool.map(function, arguments)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def room(slots: int) -> Callable[[int], contextlib.AbstractContextManager]:
-    """`hold(count)`: the scope in which a thread holds some of the slots; it waits until they are.
+def room(memory: float, workers: int) -> Callable[[float], contextlib.AbstractContextManager]:
+    """`hold(part)`: the scope in which a thread has that part of the memory, and is one worker.
+
+    It waits until both are there: first for the memory, so that no worker waits for it.
 
     Example:
-        >>> hold = room(2)
-        >>> with hold(2):
+        >>> hold = room(100, workers=2)
+        >>> with hold(60):
         ...     pass
     """
-    free, turn = threading.Semaphore(slots), threading.Lock()
+    working, freed, left = threading.Semaphore(workers), threading.Condition(), [memory]
 
     @contextlib.contextmanager
-    def hold(count: int) -> Iterator[None]:
-        with turn:  # one gathers slots at a time, or two would wait for each other
-            for _ in range(count):
-                free.acquire()
+    def hold(part: float) -> Iterator[None]:
+        with freed:
+            freed.wait_for(lambda: part <= left[0])
+            left[0] -= part
         try:
-            yield
+            with working:
+                yield
         finally:
-            free.release(count)
+            with freed:
+                left[0] += part
+                freed.notify_all()
 
     return hold
 
@@ -255,8 +256,8 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
     return max(found[key].seconds * len(parts(block, found[key].places)) for key in same or found)
 
 
-def gigabytes(found: Iterable[Compiled], workers: int) -> float:
+def gigabytes(found: Iterable[Compiled], workers: int, limit: float) -> float:
     """Predicted memory of the process: what it has held so far, and its largest calls."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    calls = max(entry.memory * (workers // entry.slots) for entry in found)
-    return (resident + calls) / 2**30
+    calls = sum(sorted(entry.memory for entry in found)[-workers:])
+    return (resident + min(calls, limit)) / 2**30

@@ -145,12 +145,13 @@ def _attack_seed(
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
-    hold = compiled.room(compiled.side_by_side())
+    workers = compiled.side_by_side()
+    hold = compiled.room(config.run.memory_mib * 2**20, workers)
 
     def rows(block: plan.Block) -> list[workdir.Row]:
         found, made = functions[compiled.shape(block)], []
         for part in compiled.parts(block, found.places):
-            with compiled.precision(part), hold(found.slots):
+            with compiled.precision(part), hold(found.memory):
                 seen, truths, keys = _arguments(recording, part, found.places)
                 answers, seconds = compiled.run(found, part, seen, keys)
             loss = float(recording.snapshots[part.setting.first_round].loss)
@@ -159,7 +160,7 @@ def _attack_seed(
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side())):
+        for index, found in enumerate(compiled.each(rows, blocks, 2 * workers)):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
 
@@ -191,17 +192,18 @@ def compile_all(
             new.setdefault(compiled.shape(block), block)
 
     workers = compiled.side_by_side()
-    hold = compiled.room(workers)
+    limit = config.run.memory_mib * 2**20
+    hold = compiled.room(limit, workers)
 
     def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
         return _arguments(recording, part, places)[::2]
 
     def compile_(block: plan.Block) -> compiled.Compiled:
         with compiled.precision(block):
-            return compiled.compile_(block, arguments, config.run.memory_mib * 2**20, workers)
+            return compiled.compile_(block, arguments, limit, workers)
 
     def try_(pair: tuple[compiled.Compiled, plan.Block]) -> compiled.Compiled:
-        with compiled.precision(pair[1]), hold(pair[0].slots):
+        with compiled.precision(pair[1]), hold(pair[0].memory):
             return compiled.try_(*pair, arguments)
 
     made = []
@@ -212,7 +214,7 @@ def compile_all(
         for function in compiled.each(compile_, new.values(), compiled.cores()):
             made.append(function)
             update(len(made), len(new))
-    tried = compiled.each(try_, zip(made, new.values(), strict=True), workers)
+    tried = compiled.each(try_, zip(made, new.values(), strict=True), 2 * workers)
     with progress.bar('trying', config.run.progress) as update:
         for shape, found in zip(new, tried, strict=True):
             functions[shape] = found
@@ -227,7 +229,7 @@ def compile_all(
         f'{spent:.1f} s; predicted: {progress.duration(predicted)} for '
         f'{len(left)} blocks of up to {config.attack.block} victims'
         f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
-        f'{compiled.gigabytes(functions.values(), workers):.1f} GiB'
+        f'{compiled.gigabytes(functions.values(), workers, limit):.1f} GiB'
     )
     if after and not before:  # the later runs train and compile too
         predicted += after * (spent + training + predicted)

@@ -123,8 +123,8 @@ def record(
     @jax.jit
     def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
         parts = state.private, state.channel, run.active(state.round, key, forced)
-        own = [tuple(map(tree.take, part, chosen)) for part in parts]
-        return Snapshot(state.shared, *own, run.loss(state))
+        private, channel, there = (tuple(map(tree.take, part, chosen)) for part in parts)
+        return Snapshot(state.shared, private, channel, there, run.loss(state))
 
     init_key, run_key = jax.random.split(key)
     state, snapshots, done = jax.jit(run.init)(init_key), {}, 0

@@ -286,7 +286,7 @@ def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], Py
         of one group, of which there are `most`. They are computed a few at a time, in calls of one
         shape for a group, in the precision that holds here.
     """
-    wide = jax.config.jax_enable_x64
+    wide = jnp.result_type(float) == jnp.float64
 
     @jax.jit
     def together(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
