@@ -25,5 +25,5 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'block': 512,
         }
     )
-    config.run.memory_mib = 1536
+    config.run.memory_mib = 1800
     return experiment.variant(config, arg)

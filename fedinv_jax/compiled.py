@@ -193,17 +193,15 @@ def each(function: Callable[[_S], _T], arguments: Iterable[_S], threads: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def room(memory: float, workers: int) -> Callable[[float], contextlib.AbstractContextManager]:
-    """`hold(part)`: the scope in which a thread has that part of the memory, and is one worker.
-
-    It waits until both are there: first for the memory, so that no worker waits for it.
+def room(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
+    """`hold(part)`: the scope in which a thread has that part of the memory; it waits for it.
 
     Example:
-        >>> hold = room(100, workers=2)
+        >>> hold = room(100)
         >>> with hold(60):
         ...     pass
     """
-    working, freed, left = threading.Semaphore(workers), threading.Condition(), [memory]
+    freed, left = threading.Condition(), [memory]
 
     @contextlib.contextmanager
     def hold(part: float) -> Iterator[None]:
@@ -211,8 +209,7 @@ def room(memory: float, workers: int) -> Callable[[float], contextlib.AbstractCo
             freed.wait_for(lambda: part <= left[0])
             left[0] -= part
         try:
-            with working:
-                yield
+            yield
         finally:
             with freed:
                 left[0] += part

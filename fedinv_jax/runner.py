@@ -145,8 +145,7 @@ def _attack_seed(
     training = time.perf_counter() - start
     compile_all(recording, blocks, later, functions, training, log, after)
     weights = [compiled.seconds(functions, block) for block in blocks]
-    workers = compiled.side_by_side()
-    hold = compiled.room(config.run.memory_mib * 2**20, workers)
+    hold = compiled.room(config.run.memory_mib * 2**20)
 
     def rows(block: plan.Block) -> list[workdir.Row]:
         found, made = functions[compiled.shape(block)], []
@@ -160,7 +159,7 @@ def _attack_seed(
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(compiled.each(rows, blocks, 2 * workers)):
+        for index, found in enumerate(compiled.each(rows, blocks, compiled.side_by_side())):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
 
@@ -193,7 +192,7 @@ def compile_all(
 
     workers = compiled.side_by_side()
     limit = config.run.memory_mib * 2**20
-    hold = compiled.room(limit, workers)
+    hold = compiled.room(limit)
 
     def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
         return _arguments(recording, part, places)[::2]
@@ -214,7 +213,7 @@ def compile_all(
         for function in compiled.each(compile_, new.values(), compiled.cores()):
             made.append(function)
             update(len(made), len(new))
-    tried = compiled.each(try_, zip(made, new.values(), strict=True), 2 * workers)
+    tried = compiled.each(try_, zip(made, new.values(), strict=True), workers)
     with progress.bar('trying', config.run.progress) as update:
         for shape, found in zip(new, tried, strict=True):
             functions[shape] = found

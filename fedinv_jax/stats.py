@@ -107,6 +107,8 @@ def interval(
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    if np.ptp(values) == 0:  # as every resample
+        return values[0], values[0]
     bounds = scipy.stats.bootstrap(
         (values,),
         np.mean,

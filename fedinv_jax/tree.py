@@ -93,11 +93,12 @@ def map_first(function: Callable[[Array], PyTree], size: int, count: int | Array
         >>> map_first(lambda i: 2 * i + 1, 4, jnp.asarray(2)).tolist()
         [1, 3, 0, 0]
     """
-    like = jax.eval_shape(function, jnp.asarray(0))
+    count, once = jnp.minimum(count, size), jax.jit(function)  # traced once
+    like = jax.eval_shape(once, jnp.zeros_like(count))
     empty = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), like)
     return jax.lax.fori_loop(
-        0,
-        jnp.minimum(count, size),
-        lambda i, all_: jax.tree.map(lambda x, new: x.at[i].set(new), all_, function(i)),
+        jnp.zeros_like(count),
+        count,
+        lambda i, all_: jax.tree.map(lambda x, new: x.at[i].set(new), all_, once(i)),
         empty,
     )
