@@ -1,5 +1,11 @@
 """What every test module shares."""
 
+import os
+
+# As in `scripts/command.py`; read when JAX finds its devices.
+os.environ['XLA_FLAGS'] = '--xla_cpu_use_fusion_emitters=false ' + os.environ.get('XLA_FLAGS', '')
+
+# isort: split
 import jax
 import pytest
 
