@@ -22,6 +22,7 @@ from fedinv_jax import experiment
 _CLIP = 20.0  # about the median norm of an upload
 _ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
 _RECIPES = ('dlg', 'imia', 'inverting_gradients', 'raifle', 'tgias_ro', 'popularity')
+_SUMS = {'num_gradients': (1,), 'num_iterations': 100}
 _ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # on sums of several clients
 
 
@@ -115,11 +116,11 @@ def get_config(arg: str | None = None) -> experiment.Config:
                 # Of a sum the unknowns are those of all members: one gradient, fewer iterations.
                 'sum_noise_1': {
                     **_seen(cohort=32, clip=_CLIP, sum_noise=1.0),
-                    'attack': {
-                        'name': ('imia', 'raifle', 'tgias_ro', 'popularity'),
-                        'num_gradients': (1,),
-                        'num_iterations': 100,
-                    },
+                    'attack': {**_SUMS, 'name': ('imia', 'raifle', 'tgias_ro', 'popularity')},
+                },
+                'cohort_128': {
+                    **_seen(cohort=128),
+                    'attack': {**_SUMS, 'name': ('imia', 'tgias_ro', 'popularity')},
                 },
                 'only_scorer': {
                     **_seen(uploaded=('scorer',), seen=('scorer',)),

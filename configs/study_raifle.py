@@ -64,6 +64,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     arms['dp_100_long'] = {
         **_dp(100),
         'attack': {**many, 'block': 1},
+        'run': {'memory_mib': 8192},
         'server': {'num_rounds': max(_LONG)},
     }
     config = experiment.with_arms(config, arms)

@@ -210,7 +210,7 @@ def dense(memory_mib: int) -> int:
 
     Example:
         >>> dense(4096), dense(1536)
-        (7327, 4487)
+        (7327, 4486)
     """
     return math.isqrt(memory_mib * 2**20 // (_MATRICES * 8))
 
