@@ -65,7 +65,7 @@ def answer(seen, tmp_path, **changes):
     'changes',
     [
         {'attack__private_rate': 5.0, 'dynamics__name': ('unrolled',)},
-        {'attack__num_restarts': 4},
+        {'attack__num_restarts': 16},
         {'attack__label_gain': 2.0},
         {'attack__distance': 'squared'},
         {'attack__priors__norm': 10.0},
