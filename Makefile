@@ -31,8 +31,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(VENV)/.installed  ## victim-iterations a second, and the share of the machine's matrix-product rate
+bench: $(VENV)/.installed  ## speed of MGradInv, exact attacks and training, and the share of the machine's rate
 	$(RUN) benchmarks/mgradinv.py
+	$(RUN) benchmarks/others.py
 
 clean:  ## remove the environment and caches, keep runs/
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
