@@ -133,7 +133,7 @@ def training() -> dict[str, Any]:
     share = 6 * weights * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
     print(
         f'training: {1 / seconds:.1f} rounds of {_ROUND} clients a second, {share:.0%} of the '
-        f'matrix-product rate, {looped / seconds:.1f} times a loop over clients (without the server)'
+        f'matrix-product rate, {looped / seconds:.1f} times a loop over clients'
     )
     return {'rounds_a_second': 1 / seconds, 'share': share, 'loop_seconds': looped}
 
