@@ -29,13 +29,16 @@ import tempfile
 import time
 from typing import Any
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from scripts import environment  # noqa: F401
+
+# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from fedinv_jax import client, compiled, losses, models, observe, tree, workdir
 from fedinv_jax.attack import distances, dynamics, inversion, objective
@@ -99,9 +102,9 @@ def axes() -> Transcript:
     )  # fmt: skip
 
 
-def make(items: int, victims: int, steps: int, interval: int | None):
+def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple[str, ...]):
     """Transcripts of random clients, the problem of one, keys."""
-    key, seen = jax.random.key(0), tuple(_SEEN.value.split('+'))
+    key = jax.random.key(0)
     model = models.ncf(items, _DIM.value, [int(width) for width in _HIDDEN.value])
     update = client.gradient_step(model, losses.bce, private_rate=0.1)
     channel = observe.share(*seen)
@@ -251,7 +254,7 @@ def table() -> dict[str, Any]:
     print(f'matrix products: {rate / 1e9:.0f} GFLOP/s')
     found = []
     for items, victims in _SIZES:
-        arguments = make(items, victims, _STEPS.value, None)
+        arguments = make(items, victims, _STEPS.value, None, seen)
         row: dict[str, Any] = {'items': items, 'victims': victims}
         row |= in_step(arguments[1], arguments[0], arguments[2])
         row['loop'] = looped(arguments[1], arguments[0], arguments[2])
@@ -276,7 +279,8 @@ def growth(name: str) -> dict[str, Any]:
     """How the seconds of an iteration and the bytes grow, with the exponents fitted."""
     found = []
     for items, victims, steps, interval in _GROWTH[name]:
-        transcripts, problem, keys = make(items, victims, steps, interval)
+        seen = tuple(_SEEN.value.split('+'))
+        transcripts, problem, keys = make(items, victims, steps, interval, seen)
         measured = in_step(problem, transcripts, keys)
         size = {'victims': victims, 'items': items, 'num_gradients': steps, 'interval': interval}
         seconds = victims / measured['rate']

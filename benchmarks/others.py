@@ -9,20 +9,22 @@ number of weights, over the rate of 1,024 x 1,024 float32 products in the same p
     python benchmarks/others.py [--json=out.json]
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
 import sys
 from typing import Any
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from scripts import environment  # noqa: F401
+
+# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags, logging
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks import mgradinv
 from fedinv_jax import (
@@ -55,7 +57,7 @@ def exact() -> list[dict[str, Any]]:
         probe = functools.partial(attackers.probe, config, build.make_model(config.model, 2))
         choice = attackers.make_exact(config, experiment.settings(config)[0], probe)
         for items, users in _SIZES:
-            transcripts, _, keys = mgradinv.make(items, users, 1, None)
+            transcripts, _, keys = mgradinv.make(items, users, 1, None, (seen,))
             with jax.enable_x64():
                 found.append(
                     _timed(choice, seen, items, tree.cast_floats(transcripts, float), keys)
@@ -64,8 +66,7 @@ def exact() -> list[dict[str, Any]]:
 
 
 def _timed(choice, seen: str, items: int, transcripts, keys) -> dict[str, Any]:
-    transcripts = dataclasses.replace(transcripts, seen={seen: transcripts.seen[seen]})
-    own, workers = mgradinv.axes(), compiled.side_by_side()
+    own, workers = mgradinv.axes(), min(compiled.side_by_side(), len(keys))
     places = len(keys) // workers
 
     def several(seen, keys):

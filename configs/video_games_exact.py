@@ -23,6 +23,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_victims': 0,
             'num_gradients': (1,),
             'block': 512,
+            'dense': 4300,
         }
     )
     config.run.memory_mib = 1800

@@ -35,7 +35,6 @@ from fedinv_jax.types import (
     Transcript,
 )
 
-_MATRICES = 10  # that a dense label solve may hold
 _FAINT = 1e-3  # noise relative to the clip norm, in whose front a clipped upload is told as such
 
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
@@ -194,25 +193,15 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
         if config.observation.cohort > 1:
             init_private = make_init_private(config, model)
             known = exact.unprobed(client_update, observation, init_private, rounding, share)
-            return known._replace(dense=dense(config.run.memory_mib))
+            return known._replace(dense=config.attack.dense)
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         return exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
         )._replace(
             largest=adaptive and config.observation.top < 1,
             fresh_negatives=config.data.fresh_negatives,
-            dense=dense(config.run.memory_mib),
+            dense=config.attack.dense,
         )
-
-
-def dense(memory_mib: int) -> int:
-    """Most candidates K whose matrices, about eight float64 `[K, K]`, fit so many MiB with room.
-
-    Example:
-        >>> dense(4096), dense(1536)
-        (7327, 4486)
-    """
-    return math.isqrt(memory_mib * 2**20 // (_MATRICES * 8))
 
 
 def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:

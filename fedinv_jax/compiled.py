@@ -121,8 +121,8 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
             raise ValueError(
                 f'{block.setting.attack} on one victim of {candidates} candidates needs '
                 f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows. '
-                'Raise it, or leave out clients with many interactions '
-                '(data.max_positives).'
+                'Raise it, or let exact attacks form smaller matrices (attack.dense), or leave out '
+                'clients with many interactions (data.max_positives).'
             )
         less = max(memory * workers / limit, 2.0)
         places = devices * max(int(places / less / devices), 1)
@@ -196,16 +196,18 @@ def each(function: Callable[[_S], _T], arguments: Iterable[_S], threads: int) ->
 def room(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
     """`hold(part)`: the scope in which a thread has that part of the memory; it waits for it.
 
+    First come, first served: else a large part would wait for ever.
+
     Example:
         >>> hold = room(100)
         >>> with hold(60):
         ...     pass
     """
-    freed, left = threading.Condition(), [memory]
+    turn, freed, left = threading.Lock(), threading.Condition(), [memory]
 
     @contextlib.contextmanager
     def hold(part: float) -> Iterator[None]:
-        with freed:
+        with turn, freed:
             freed.wait_for(lambda: part <= left[0])
             left[0] -= part
         try:
@@ -256,5 +258,5 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
 def gigabytes(found: Iterable[Compiled], workers: int, limit: float) -> float:
     """Predicted memory of the process: what it has held so far, and its largest calls."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    calls = sum(sorted(entry.memory for entry in found)[-workers:])
-    return (resident + min(calls, limit)) / 2**30
+    calls = min(workers * max(entry.memory for entry in found), limit)
+    return (resident + calls) / 2**30

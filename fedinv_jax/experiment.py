@@ -143,8 +143,7 @@ def default_config() -> Config:
                 'num_gradients': (1, 2),  # T
                 'first_round': (0,),
                 'interval': (1,),  # server rounds between two observed ones
-                # None: squared_per_leaf, or squared where the attacker knows of noise, which is as
-                # likely on every entry.
+                # None: squared_per_leaf, or squared where the attacker knows of noise.
                 'distance': optional(str),
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
@@ -157,6 +156,7 @@ def default_config() -> Config:
                 'precision': 'float32',  # of mgradinv and the guessers
                 'threshold': 0.0,  # objective at which mgradinv is done with a victim; 0: none
                 'block': 16,  # most victims in one compiled call
+                'dense': 4096,  # most candidates K of which exact attacks form matrices [K, K]
             },
             # What may not change a result.
             'run': {

@@ -1,7 +1,7 @@
 """What a training run leaves in the server's hands, and apart from it the only source of truth.
 
 One run serves every attack on it: `record` keeps the state at the rounds asked for, `transcript`
-slices one client out of them. What it uploaded is computed anew from there: none is kept.
+slices one client out of them. What it uploaded is computed anew from there; only sums are kept.
 """
 
 import dataclasses
@@ -29,7 +29,8 @@ class Snapshot(NamedTuple):
         shared: the parameters that the server sent.
         private: per group, the kept clients' private parameters before the round, leaves
             `[V, ...]`.
-        channel: per group, their channel's state, leaves `[V, ...]`.
+        channel: per group, their channel's state, leaves `[V, ...]`: with error feedback as large
+            as an upload.
         participated: per group, bool `[V]`.
         loss: `[]`, the mean over all clients of their loss before the round.
         sums: under secure aggregation what is seen of the kept cohorts, as the parameters, leaves
@@ -53,8 +54,8 @@ class Recording(NamedTuple):
         cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
             without secure aggregation.
         snapshots: kept round -> snapshot.
-        uploads: `uploads(round, group, places) -> seen`, what the server saw of some of a group's
-            kept clients in a kept round, leaves `[len(places), ...]`.
+        uploads: `uploads(round, group, places) -> seen`, what some of a group's kept clients send
+            through their channels in a kept round if they take part, leaves `[len(places), ...]`.
         end: the state at the end of the training.
     """
 
@@ -144,7 +145,7 @@ def record(
             state, sums = advance(state, run_key, must, 1)
             done += 1
             progress(done, last)
-            if cohorts is not None:
+            if cohorts is not None and stop in observed:
                 sums = jax.device_get(tree.take(sums, kept_cohorts))
                 snapshots[stop] = snapshots[stop]._replace(sums=sums)
     clients = tuple(

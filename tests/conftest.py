@@ -1,9 +1,6 @@
 """What every test module shares."""
 
-import os
-
-# As in `scripts/command.py`; read when JAX finds its devices.
-os.environ['XLA_FLAGS'] = '--xla_cpu_use_fusion_emitters=false ' + os.environ.get('XLA_FLAGS', '')
+from scripts import environment  # noqa: F401
 
 # isort: split
 import jax

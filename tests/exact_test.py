@@ -481,12 +481,11 @@ def closed_form(loss=losses.bce):
     return jax.jit(member.attack)
 
 
-# Failed on: a bound on matrices that is not the config's; one that the member does not ask.
-@pytest.mark.parametrize(('matrices', 'certified'), [(10, True), (10**6, False)])
-def test_the_memory_bound_decides_whether_matrices_are_formed(monkeypatch, matrices, certified):
-    monkeypatch.setattr(attackers, '_MATRICES', matrices)  # [K, K], that 1 MiB has room for
+# Failed on: a bound on matrices that is not the config's, or that the member does not ask for.
+@pytest.mark.parametrize(('dense', 'certified'), [(8, True), (7, False)])
+def test_the_config_says_for_how_many_candidates_matrices_are_formed(dense, certified):
     config = experiment.default_config()
-    config.run.memory_mib, config.observation.seen = 1, ('scorer',)
+    config.attack.dense, config.observation.seen = dense, ('scorer',)
     config.model.update({'dim': 6, 'hidden': (16, 12)})
     probe = functools.partial(attackers.probe, config, build.make_model(config.model, 8))
     setting = experiment.settings(config)[0]._replace(attack='exact')

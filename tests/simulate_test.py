@@ -11,7 +11,7 @@ import optax
 import reference
 from absl.testing import absltest, parameterized
 
-from fedinv_jax import client, losses, models, observe, server, simulate, train, tree
+from fedinv_jax import client, compress, losses, models, observe, server, simulate, train, tree
 from fedinv_jax.data import clients as clients_lib
 
 N, D = 9, 3
@@ -75,13 +75,14 @@ def federation(
     rate=0.5,
     per_round=None,
     fresh=False,
+    channel=None,
 ):
     model = model_of(name)
     update = update or (lambda model: client.gradient_step(model, losses.bce, 0.4))
     return train.federation(
         model,
         update(model),
-        observe.chain(),
+        channel or observe.chain(),
         server.server(optax.sgd(rate), **(how or {})),
         [group_of(users, extra) for users in groups],
         per_round,
@@ -342,6 +343,34 @@ class RecordTest(parameterized.TestCase):
             assert_trees_close(got, expected, 1e-4, 1e-5)
         self.assertEqual(calls[-1], (60, 60))
         self.assertEqual(calls, sorted(calls))
+
+    # The rounds themselves, and what is computed anew of them. Failed on: the run's whole key; the
+    # first round's state or number for all; the first client's for padding.
+    @parameterized.named_parameters(
+        ('feedback', compress.keep_top(0.3, True), False, True),
+        ('random', compress.keep_random(0.3), False, False),
+        ('noise', observe.add_gaussian_noise(0.1), False, True),
+        ('fresh', observe.chain(), True, False),
+    )
+    def test_uploads_are_those_of_the_rounds(self, channel, fresh, wide):
+        with jax.enable_x64(wide), mock.patch.object(train, '_TOGETHER', 2):
+            run = federation(channel=channel, fresh=fresh)
+            recording = simulate.record(run, KEY, list(DATA), [0, 2])
+            forced = tuple(jnp.ones(len(group.users), bool) for group in run.clients)
+            run_key = jax.random.split(KEY)[1]
+            state, step = jax.jit(run.init)(jax.random.split(KEY)[0]), round_of(run)
+            for round_ in range(3):
+                before, (state, seen) = state, step(state, run_key, forced)
+                if round_ == 1:
+                    continue
+                for g, group in enumerate(seen):
+                    with jax.enable_x64(not wide):  # whatever the attack's precision
+                        got = recording.uploads(round_, g, np.arange(len(group.active)))
+                    assert_trees_close(got, group.uploads, 1e-4, 1e-5)
+                    same = jax.tree.leaves(jax.tree.map(lambda a, b: a.dtype == b.dtype, got,
+                                                        group.uploads))  # fmt: skip
+                    assert all(same)
+                    assert_trees_close(recording.snapshots[round_].private[g], before.private[g])
 
     def test_same_key_same_run_other_key_other_run(self):
         run = federation(per_round=2)
