@@ -29,8 +29,7 @@ class Snapshot(NamedTuple):
         shared: the parameters that the server sent.
         private: per group, the kept clients' private parameters before the round, leaves
             `[V, ...]`.
-        channel: per group, their channel's state, leaves `[V, ...]`: with error feedback as large
-            as an upload.
+        channel: per group, their channel's state, `[V, ...]`; with error feedback upload-sized.
         participated: per group, bool `[V]`.
         loss: `[]`, the mean over all clients of their loss before the round.
         sums: under secure aggregation what is seen of the kept cohorts, as the parameters, leaves
