@@ -277,9 +277,8 @@ def table() -> dict[str, Any]:
 
 def growth(name: str) -> dict[str, Any]:
     """How the seconds of an iteration and the bytes grow, with the exponents fitted."""
-    found = []
+    seen, found = tuple(_SEEN.value.split('+')), []
     for items, victims, steps, interval in _GROWTH[name]:
-        seen = tuple(_SEEN.value.split('+'))
         transcripts, problem, keys = make(items, victims, steps, interval, seen)
         measured = in_step(problem, transcripts, keys)
         size = {'victims': victims, 'items': items, 'num_gradients': steps, 'interval': interval}

@@ -69,17 +69,15 @@ def _timed(choice, seen: str, items: int, transcripts, keys) -> dict[str, Any]:
     own, workers = mgradinv.axes(), min(compiled.side_by_side(), len(keys))
     places = len(keys) // workers
 
-    def several(seen, keys):
-        return tree.map_first(
-            lambda v: choice.attack(tree.take_along(seen, own, v), keys[v], 1).labels,
-            places,
-            places,
-        )
+    def several(block, keys):
+        def one(v):
+            return choice.attack(tree.take_along(block, own, v), keys[v], 1).labels
+
+        return tree.map_first(one, places, places)
 
     parts = [slice(i * places, (i + 1) * places) for i in range(workers)]
     blocks = [(tree.take_along(transcripts, own, part), keys[part]) for part in parts]
-    lowered = jax.jit(several).lower(*blocks[0])
-    function = lowered.compile()
+    function = jax.jit(several).lower(*blocks[0]).compile()
 
     def call(block):
         with jax.enable_x64():

@@ -22,7 +22,6 @@ from fedinv_jax import experiment
 _CLIP = 20.0  # about the median norm of an upload
 _ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
 _RECIPES = ('dlg', 'imia', 'inverting_gradients', 'raifle', 'tgias_ro', 'popularity')
-_SUMS = {'num_gradients': (1,), 'num_iterations': 100}
 _ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # on sums of several clients
 
 
@@ -99,33 +98,23 @@ def get_config(arg: str | None = None) -> experiment.Config:
     config = experiment.with_arms(config, arms)
     if not arg:
         return config
-    if arg == 'recipes':
+    if arg == 'recipes':  # adaptive only
         config.attack.update({'name': _RECIPES, 'num_gradients': (1, 8)})
+        feedback = ('top_feedback_0_01', 'random_feedback_0_01')
+        kept = ('noise_3', 'noise_10', 'random_0_01', 'random_0_001', 'top_0_01', 'top_0_001')
+        attacks: dict[str, Any] = {name: {} for name in (*kept, 'labels_1')}
+        attacks |= {name: arms[name]['attack'] for name in feedback}
+        # Of a sum the unknowns are those of all members: one gradient, fewer iterations.
+        sums = {'num_gradients': (1,), 'num_iterations': 100}
+        attacks['sum_noise_1'] = {**sums, 'name': ('imia', 'raifle', 'tgias_ro', 'popularity')}
+        attacks['cohort_128'] = {**sums, 'name': ('imia', 'tgias_ro', 'popularity')}
+        names = ('dlg', 'inverting_gradients', 'tgias_ro', 'popularity')  # these read no rows
+        attacks['only_scorer'] = {'name': names}
         return experiment.with_arms(
             config,
             {
-                'noise_3': _seen(clip=_CLIP, noise=3.0),
-                'noise_10': _seen(clip=_CLIP, noise=10.0),
-                'random_0_01': _seen(random=0.01),
-                'random_0_001': _seen(random=0.001),
-                'top_0_01': _seen(top=0.01),
-                'top_0_001': _seen(top=0.001),
-                'labels_1': _seen(label_epsilon=1.0),
-                'top_feedback_0_01': arms['top_feedback_0_01'],
-                'random_feedback_0_01': arms['random_feedback_0_01'],
-                # Of a sum the unknowns are those of all members: one gradient, fewer iterations.
-                'sum_noise_1': {
-                    **_seen(cohort=32, clip=_CLIP, sum_noise=1.0),
-                    'attack': {**_SUMS, 'name': ('imia', 'raifle', 'tgias_ro', 'popularity')},
-                },
-                'cohort_128': {
-                    **_seen(cohort=128),
-                    'attack': {**_SUMS, 'name': ('imia', 'tgias_ro', 'popularity')},
-                },
-                'only_scorer': {
-                    **_seen(uploaded=('scorer',), seen=('scorer',)),
-                    'attack': {'name': ('dlg', 'inverting_gradients', 'tgias_ro', 'popularity')},
-                },
+                name: {'observation': arms[name]['observation'], 'attack': own}
+                for name, own in attacks.items()
             },
         )
     config = experiment.variant(config, arg)

@@ -70,8 +70,8 @@ class Local(NamedTuple):
         items: int32 `[B]`.
         labels: float `[B]`.
         weights: float `[B]`, 0 for padding.
-        private: its parameters.
-        channel: the observation's state.
+        private: its parameters, leaves `[...]`.
+        channel: the observation's state, leaves `[...]`.
     """
 
     user: Leaf
@@ -93,7 +93,7 @@ class Federation(NamedTuple):
             cohorts, leaves `[G, ...]` as the parameters, or None where every client uploads by
             itself. Only those who take part are trained.
         train: `train(shared, round, key, local) -> (seen, private, channel)`: what one client
-            uploads in a round, a `server.Seen` without leading axis, and becomes.
+            uploads in a round, a `server.Seen` without leading axis, and becomes, if it takes part.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.

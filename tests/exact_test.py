@@ -390,20 +390,20 @@ class LabelsTest(parameterized.TestCase):
             whole = normal.equations(problem, guess).gram
             np.testing.assert_allclose(rest + only @ only.T, whole, rtol=1e-9)
 
-    # Failed on mutant: the right-hand side with the other sign.
+    # Failed on: the right-hand side with the other sign; matrices whatever `dense` says.
     def test_matrix_free_agrees_with_dense(self):
         with jax.enable_x64():
             problem, guess, y = small_problem()
             found = []
             for dense in (labels.DENSE, 0):
                 solver = labels.label_solve(dense=dense)
-                found.append(
-                    jax.jit(
-                        lambda solver=solver: solver.update(
-                            problem, solver.init(problem, jax.random.key(0))
-                        )
-                    )()
+                update = jax.jit(
+                    lambda solver=solver: solver.update(
+                        problem, solver.init(problem, jax.random.key(0))
+                    )
                 )
+                self.assertEqual('cholesky' in str(jax.make_jaxpr(update)()), dense > 0)
+                found.append(update())
         dense, free = found
         np.testing.assert_allclose(dense.guess.labels, y, atol=1e-6)
         np.testing.assert_allclose(free.guess.labels, dense.guess.labels, atol=1e-3)

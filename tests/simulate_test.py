@@ -344,8 +344,9 @@ class RecordTest(parameterized.TestCase):
         self.assertEqual(calls[-1], (60, 60))
         self.assertEqual(calls, sorted(calls))
 
-    # The rounds themselves, and what is computed anew of them. Failed on: the run's whole key; the
-    # first round's state or number for all; the first client's for padding.
+    # What is computed anew, against the state of each round, and what it added to the item table.
+    # Failed on: the run's whole key; the first round's channel or number for all; float32 for all;
+    # one client of each call.
     @parameterized.named_parameters(
         ('feedback', compress.keep_top(0.3, True), False, True),
         ('random', compress.keep_random(0.3), False, False),
@@ -371,6 +372,17 @@ class RecordTest(parameterized.TestCase):
                                                         group.uploads))  # fmt: skip
                     assert all(same)
                     assert_trees_close(recording.snapshots[round_].private[g], before.private[g])
+                if not fresh:  # the server adds the rows up
+                    expected = np.array(before.shared['items']['embedding'])
+                    for g, group in enumerate(run.clients):
+                        rows = recording.uploads(round_, g, np.arange(len(group.users)))
+                        for items, own, real in zip(
+                            group.items, rows['items']['embedding'], group.weights > 0, strict=True
+                        ):
+                            np.add.at(expected, items[real], -0.5 * own[real])
+                    np.testing.assert_allclose(
+                        state.shared['items']['embedding'], expected, rtol=1e-4, atol=1e-5
+                    )
 
     def test_same_key_same_run_other_key_other_run(self):
         run = federation(per_round=2)
