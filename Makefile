@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# A test process on each core; what a file's tests share is made once.
+PYTEST := $(RUN) -m pytest -n auto --dist=loadfile
 
 .PHONY: help demo test test-fast lint bench clean
 
@@ -21,10 +23,10 @@ demo: $(VENV)/.installed  ## attack 64 users of a synthetic data set with 1, 2 a
 	$(RUN) scripts/attack.py --config=configs/quickstart.py
 
 test: $(VENV)/.installed-dev  ## all tests
-	$(RUN) -m pytest
+	$(PYTEST)
 
-test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow
-	$(RUN) -m pytest -m 'not slow'
+test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow, quickly compiled
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff check .

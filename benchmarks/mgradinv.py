@@ -14,13 +14,15 @@ The floor is these over the rate of 1,024 x 1,024 float32 products in the same p
 whose objective and gradient it must agree with; the two take turns.
 
     python benchmarks/mgradinv.py [--torch=VENV/bin/python] [--json=out.json]
-    python benchmarks/mgradinv.py --grow=victims      (or items, num_gradients, interval)
+    python benchmarks/mgradinv.py --grow=victims   (or items, num_gradients, interval, devices)
 """
 
+import concurrent.futures
 import functools
 import itertools
 import json
 import math
+import multiprocessing
 import pathlib
 import statistics
 import subprocess
@@ -52,18 +54,21 @@ _SECONDS = flags.DEFINE_float('seconds', 1.0, 'About so long is one timed call.'
 _REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls; the median counts.')
 _TORCH = flags.DEFINE_string('torch', None, 'The Python of an environment that has PyTorch.')
 _GROW = flags.DEFINE_enum(
-    'grow', None, ['victims', 'items', 'num_gradients', 'interval'],
-    'Print how time and memory grow with that instead.',
+    'grow', None, ['victims', 'items', 'num_gradients', 'interval', 'devices'],
+    'Print how time and memory grow with that instead; devices are forced ones of the CPU.',
 )  # fmt: skip
 _JSON = flags.DEFINE_string('json', None, 'Also write the numbers to this file.')
 
-# Items in a batch, victims in a call: of the table, and of what grows.
+# Items in a batch, victims: of the table.
 _SIZES = ((50, 32), (200, 32), (1682, 8))
+# What grows, and what stays: items in a batch, victims, T, interval, devices.
+_COLUMNS = ('items', 'victims', 'num_gradients', 'interval', 'devices')
 _GROWTH = {
-    'victims': [(50, 4**k, 2, None) for k in range(7)],
-    'items': [(items, 8, 2, None) for items in (50, 100, 200, 400, 800, 1682)],
-    'num_gradients': [(200, 16, steps, None) for steps in (1, 2, 4, 8, 16)],
-    'interval': [(50, 16, 2, interval) for interval in (1, 4, 16, 64)],
+    'victims': [(50, 4**k, 2, None, 1) for k in range(7)],
+    'items': [(items, 8, 2, None, 1) for items in (50, 100, 200, 400, 800, 1682)],
+    'num_gradients': [(200, 16, steps, None, 1) for steps in (1, 2, 4, 8, 16)],
+    'interval': [(50, 16, 2, interval, 1) for interval in (1, 4, 16, 64)],
+    'devices': [(50, 64, 2, None, devices) for devices in (1, 2, 4, 8)],
 }
 
 
@@ -156,25 +161,26 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     """Victim-iterations a second as the product runs them, seconds to compile, bytes of a call.
 
     On a CPU few victims are in step, and the calls of as many blocks as there are cores run side by
-    side; elsewhere all victims are in step.
+    side; elsewhere all victims are in step. Several devices share the victims of one call.
     """
     workers = min(compiled.side_by_side(), len(keys))
     places = len(keys) // workers
-    lanes = compiled.lanes(None, places, transcripts.weights[0].size)
+    on_each = places // jax.local_device_count()
+    lanes = compiled.lanes(None, on_each, transcripts.weights[0].size)
     own = search(problem)
 
-    def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array) -> jax.Array:
-        return inversion.stream(own, seen, axes(), keys, iterations, places, lanes).scores
+    def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
+        return inversion.stream(own, seen, axes(), keys, iterations, count, lanes).scores
 
     slices = [slice(start, start + places) for start in range(0, workers * places, places)]
     blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in slices]
     start = time.perf_counter()
-    function = jax.jit(attack).lower(*blocks[0], 1).compile()
+    function = compiled.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
     compiling = time.perf_counter() - start
 
     def call(iterations: int) -> list[jax.Array]:
         def one(block: tuple[Transcript, jax.Array]) -> jax.Array:
-            return jax.block_until_ready(function(*block, iterations))
+            return jax.block_until_ready(function(*block, iterations, on_each))
 
         return list(compiled.each(one, blocks, workers))
 
@@ -217,33 +223,37 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
         for part, whole in (('scorer', transcripts.shared['scorer']), ('seen', transcripts.seen))
         for name, leaf in zip(tree.names(whole), jax.tree.leaves(whole), strict=True)
     }
-    with tempfile.TemporaryDirectory() as folder:
-        victims, answers = f'{folder}/victims.npz', f'{folder}/answers.npz'
-        table = transcripts.shared['items']['embedding']
-        np.savez(victims, items=table, labels=guess.labels, private=guess.latent, **arrays)
-        script = pathlib.Path(__file__).with_name('torch_mgradinv.py')
-        rate, iterations = 0.0, 3
-        for _ in range(2):  # the first run says how many iterations take about the time asked for
-            subprocess.run(
-                [_TORCH.value, script, victims, answers, f'--iterations={iterations}',
-                 f'--repeats={_REPEATS.value}'],
-                check=True,
-            )  # fmt: skip
-            with np.load(answers) as found:
-                rate = len(keys) * iterations / float(np.median(found['seconds']))
-                off = {
-                    'value': _gap(value, found['value']),
-                    'labels': _gap(slope.labels, found['labels']),
-                    'private': _gap(slope.latent, found['private']),
-                }
-                version, threads = str(found['version']), int(found['threads'])
-            iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
+    arrays |= {
+        'items': transcripts.shared['items']['embedding'],
+        'labels': guess.labels,
+        'private': guess.latent,
+    }
+    rate, iterations, found = 0.0, 3, {}
+    for _ in range(2):  # the first run says how many iterations take about the time asked for
+        found = run_torch('torch_mgradinv.py', arrays, f'--iterations={iterations}')
+        rate = len(keys) * iterations / float(np.median(found['seconds']))
+        iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
+    own = {'value': value, 'labels': slope.labels, 'private': slope.latent}
+    off = {name: gap(leaf, found[name]) for name, leaf in own.items()}
     if max(off.values()) > 1e-4:
         raise ValueError(f'PyTorch computes something else; relative differences: {off}')
+    version, threads = str(found['version']), int(found['threads'])
     return {'rate': rate, 'version': version, 'threads': threads, 'differences': off}
 
 
-def _gap(a: jax.Array, b: np.ndarray) -> float:
+def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str, np.ndarray]:
+    """What a script of this folder makes of arrays, in the environment that has PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, answers = f'{folder}/given.npz', f'{folder}/answers.npz'
+        np.savez(given, **arrays)
+        path = pathlib.Path(__file__).with_name(script)
+        command = [_TORCH.value, path, given, answers, *arguments, f'--repeats={_REPEATS.value}']
+        subprocess.run(command, check=True)
+        with np.load(answers) as found:
+            return dict(found)
+
+
+def gap(a: jax.Array, b: np.ndarray) -> float:
     """The largest difference, relative to the largest entry."""
     return float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
 
@@ -275,19 +285,36 @@ def table() -> dict[str, Any]:
     return {'matrix_rate': rate, 'table': found}
 
 
+def point(size: tuple) -> dict[str, Any]:
+    """One size, measured."""
+    items, victims, steps, interval, _ = size
+    arguments = make(items, victims, steps, interval, tuple(_SEEN.value.split('+')))
+    return in_step(arguments[1], arguments[0], arguments[2])
+
+
+def forced(size: tuple) -> dict[str, Any]:
+    """The same in this new process, whose CPU says that it is several devices."""
+    flags.FLAGS(sys.argv)
+    jax.config.update('jax_num_cpu_devices', size[-1])
+    return point(size)
+
+
 def growth(name: str) -> dict[str, Any]:
     """How the seconds of an iteration and the bytes grow, with the exponents fitted."""
-    seen, found = tuple(_SEEN.value.split('+')), []
-    for items, victims, steps, interval in _GROWTH[name]:
-        transcripts, problem, keys = make(items, victims, steps, interval, seen)
-        measured = in_step(problem, transcripts, keys)
-        size = {'victims': victims, 'items': items, 'num_gradients': steps, 'interval': interval}
-        seconds = victims / measured['rate']
-        found.append({**size, 'seconds': seconds, **measured})
+    found = []
+    for size in _GROWTH[name]:
+        if size[-1] == 1:
+            measured = point(size)
+        else:
+            spawn = multiprocessing.get_context('spawn')
+            with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
+                measured = pool.submit(forced, size).result()
+        row = {**dict(zip(_COLUMNS, size, strict=True)), **measured}
+        row['seconds'] = row['victims'] / row['rate']
+        found.append(row)
         print(
-            f'{name} {size[name]:<5} {1e3 * seconds:9.3f} ms an iteration, '
-            f'{measured["bytes"] / 2**20:8.1f} MiB, '
-            f'compiled in {measured["compile_seconds"]:.1f} s',
+            f'{name} {row[name]:<5} {1e3 * row["seconds"]:9.3f} ms an iteration, '
+            f'{row["bytes"] / 2**20:8.1f} MiB, compiled in {row["compile_seconds"]:.1f} s',
             flush=True,
         )
     exponents = {}

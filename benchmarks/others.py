@@ -2,14 +2,25 @@
 
 The exact attacks solve one client after the other on the device, in float64, a call on each core;
 beside them a loop over the clients, one call each. A round of the training is 512 of 4,096 clients
-with 50 items a batch and 20,000 items; beside it a loop that trains client by client. Useful
-operations of a client's gradient (multiply and add = 2): forward 2 m, backward 4 m an item, m the
-number of weights, over the rate of 1,024 x 1,024 float32 products in the same process.
+with 50 items a batch and 20,000 items; beside it a loop that trains client by client. PyTorch runs
+`torch_others.py` in an environment of its own on the same clients, one after the other, and must
+find the same labels and parameters; there is no certificate in it.
 
-    python benchmarks/others.py [--json=out.json]
+Useful operations (multiply and add = 2) of a user with K items, m the number of weights behind the
+first layer, against the rate of 1,024 x 1,024 products of the same precision in the same process:
+
+    closed_form:  K^2 F for the Gram matrix, of which half is computed, K^3 / 3 for its factor and
+                  4 m K for the derivatives; F = a + b of each kernel [a, b] behind the embeddings
+                  and the number of other weights;
+    spectral:     K D^2 + 2 K D (the D x D eigenvectors are not counted);
+    sign:         4 m K + 2 K D;
+    training:     forward 2 m, backward 4 m an item.
+
+    python benchmarks/others.py [--torch=VENV/bin/python] [--json=out.json]
 """
 
 import functools
+import itertools
 import json
 import pathlib
 import sys
@@ -52,6 +63,8 @@ def exact() -> list[dict[str, Any]]:
     config = experiment.default_config()
     config.model.update({'dim': 32, 'hidden': (64, 32, 16)})
     found = []
+    with jax.enable_x64():
+        rate = mgradinv.matrix_rate()
     for seen, name in (('scorer', 'exact'), ('items', 'spectral'), ('items', 'sign')):
         config.observation.seen, config.attack.name = (seen,), (name,)
         probe = functools.partial(attackers.probe, config, build.make_model(config.model, 2))
@@ -59,13 +72,25 @@ def exact() -> list[dict[str, Any]]:
         for items, users in _SIZES:
             transcripts, _, keys = mgradinv.make(items, users, 1, None, (seen,))
             with jax.enable_x64():
-                found.append(
-                    _timed(choice, seen, items, tree.cast_floats(transcripts, float), keys)
-                )
+                wide = tree.cast_floats(transcripts, float)
+                found.append(_timed(choice, seen, items, wide, keys, rate))
     return found
 
 
-def _timed(choice, seen: str, items: int, transcripts, keys) -> dict[str, Any]:
+def useful_operations(solver: str, items: int) -> float:
+    """Floating-point operations of one user, see the module's text."""
+    dim, hidden = 32, (64, 32, 16)
+    kernels = [(dim, hidden[0]), *itertools.pairwise(hidden)]
+    weights = 2 * dim * hidden[0] + sum(a * b for a, b in kernels[1:]) + hidden[-1]
+    if solver == 'spectral':
+        return items * (dim**2 + 2 * dim)
+    if solver == 'sign':
+        return items * (4 * weights + 2 * dim)
+    features = sum(a + b + b for a, b in kernels) + hidden[-1] + 1  # kernels, biases, last layer
+    return items**2 * features + items**3 / 3 + 4 * weights * items
+
+
+def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dict[str, Any]:
     own, workers = mgradinv.axes(), min(compiled.side_by_side(), len(keys))
     places = len(keys) // workers
 
@@ -88,16 +113,38 @@ def _timed(choice, seen: str, items: int, transcripts, keys) -> dict[str, Any]:
     pairs = [(tree.take_along(transcripts, own, v), keys[v]) for v in range(len(keys))]
     one = single.lower(*pairs[0]).compile()
     looped = mgradinv.median_time(lambda: [one(*pair) for pair in pairs])
+    each = seconds / (workers * places)
     row = {
-        'attack': choice.solver, 'seen': seen, 'items': items,
-        'ms_a_user': 1e3 * seconds / (workers * places), 'loop_ms': 1e3 * looped / len(keys),
+        'attack': choice.solver, 'seen': seen, 'items': items, 'ms_a_user': 1e3 * each,
+        'loop_ms': 1e3 * looped / len(keys),
+        'share': useful_operations(choice.solver, items) / rate / each,
     }  # fmt: skip
-    print(
+    text = (
         f'{row["attack"]:12} {seen:7} B={items:<5} {row["ms_a_user"]:8.2f} ms a user, '
-        f'{row["loop_ms"] / row["ms_a_user"]:.1f} times a loop over users',
-        flush=True,
+        f'{row["share"]:.1%} of the matrix-product rate, '
+        f'{row["loop_ms"] / row["ms_a_user"]:.1f} times a loop over users'
     )
+    if flags.FLAGS.torch:
+        arrays = {
+            'items': transcripts.shared['items']['embedding'][:, 0],
+            **_leaves('scorer', jax.tree.map(lambda leaf: leaf[0], transcripts.shared['scorer'])),
+            **_leaves('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen]), seen),
+        }
+        theirs = mgradinv.run_torch('torch_others.py', arrays, choice.solver)
+        own = np.concatenate([np.asarray(labels) for labels in map(call, blocks)])
+        if not np.array_equal(own, theirs['labels'][: len(own)]):
+            raise ValueError(f'PyTorch finds other labels by {choice.solver}, {items} items.')
+        row['torch_ms'] = 1e3 * float(np.median(theirs['seconds'])) / len(keys)
+        text += f', {row["torch_ms"] / row["ms_a_user"]:.1f} times PyTorch'
+    print(text, flush=True)
     return row
+
+
+def _leaves(prefix: str, leaves, part: str = '') -> dict[str, Any]:
+    """Arrays by name, as `torch_others.py` reads them."""
+    prefix += '/items' if part == 'items' else ''
+    pairs = zip(tree.names(leaves), jax.tree.leaves(leaves), strict=True)
+    return {f'{prefix}/{name}': leaf for name, leaf in pairs}
 
 
 def training() -> dict[str, Any]:
@@ -128,13 +175,35 @@ def training() -> dict[str, Any]:
     one = jax.jit(functools.partial(run.train, state.shared, state.round, key))
     some = [tree.take(local, user) for user in range(_ROUND // 8)]
     looped = 8 * mgradinv.median_time(lambda: [one(each) for each in some])
+    row: dict[str, Any] = {'rounds_a_second': 1 / seconds}
     weights = 2 * 32 * 64 + 64 * 32 + 32 * 16 + 16
-    share = 6 * weights * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
-    print(
-        f'training: {1 / seconds:.1f} rounds of {_ROUND} clients a second, {share:.0%} of the '
-        f'matrix-product rate, {looped / seconds:.1f} times a loop over clients'
+    row['share'] = 6 * weights * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
+    row['loop'] = looped / seconds
+    text = (
+        f'training: {1 / seconds:.1f} rounds of {_ROUND} clients a second, {row["share"]:.0%} of '
+        f'the matrix-product rate, {row["loop"]:.1f} times a loop over clients'
     )
-    return {'rounds_a_second': 1 / seconds, 'share': share, 'loop_seconds': looped}
+    if flags.FLAGS.torch:
+        chosen = np.flatnonzero(run.active(state.round, key, nobody)[0])
+        new = run.step(state, key, nobody)[0]
+        arrays = {
+            'table': state.shared['items']['embedding'], 'items': items[chosen],
+            'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),
+            **_leaves('scorer', state.shared['scorer']),
+        }  # fmt: skip
+        theirs = mgradinv.run_torch('torch_others.py', arrays, 'training')
+        own = {
+            'table': new.shared['items']['embedding'],
+            'private': tree.take(new.private[0], chosen),
+            **_leaves('scorer', new.shared['scorer']),
+        }
+        off = {name: mgradinv.gap(leaf, theirs[name]) for name, leaf in own.items()}
+        if max(off.values()) > 1e-4:
+            raise ValueError(f'PyTorch trains otherwise; relative differences: {off}')
+        row['torch'] = float(np.median(theirs['seconds'])) / seconds
+        text += f', {row["torch"]:.1f} times PyTorch'
+    print(text)
+    return row
 
 
 def main(argv: list[str]) -> None:

@@ -145,6 +145,16 @@ def _mapped(block: plan.Block, own: Transcript, lanes: int) -> Any:
             count,
         )
 
+    return over_devices(part, own)
+
+
+def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
+    """`part(seen, keys, iterations, count)`, compiled, each device with its own of the victims.
+
+    Args:
+        part: of the victims of one device.
+        own: axes of the transcripts: what has none is the same for all.
+    """
     spread, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
     specs = jax.tree.map(
         lambda axis: whole if axis is None else spread, own, is_leaf=lambda leaf: leaf is None

@@ -65,6 +65,7 @@ def table(rows_, items):
 # The sums of single uploads, added up here one by one. Failed on: cohorts counted from 0 in every
 # group; `.set` for `.add`; inactive members summed.
 @pytest.mark.parametrize('per_round', [None, 9])
+@pytest.mark.slow
 def test_what_is_seen_is_the_sum_of_the_uploads(per_round):
     observed, victims = [0, 2], every_user()
     alone = simulate.record(federation(per_round=per_round), KEY, victims, observed)
@@ -96,6 +97,7 @@ def test_what_is_seen_is_the_sum_of_the_uploads(per_round):
 
 
 # Failed on: noise on each upload; one key for all cohorts.
+@pytest.mark.slow
 def test_noise_on_the_sum():
     noise, victims = 0.5, every_user()
     quiet = simulate.record(federation(M), KEY, victims, [0]).snapshots[0].sums
@@ -150,6 +152,7 @@ def labels_of(recording, transcript, user, size=M):
 # duplicates of an item that keep rows of their own.
 @pytest.mark.parametrize('per_round', [None, 12])
 @pytest.mark.parametrize('user', [int(group.users[0]) for group in CLIENTS])
+@pytest.mark.slow
 def test_replay_at_the_truth_is_what_was_seen(user, per_round):
     rounds = [0, 3]
     recording = simulate.record(federation(M, per_round=per_round), KEY, [user], rounds)
@@ -180,6 +183,7 @@ def test_only_the_victims_entries_count():
 
 
 # Failed on: the last kept client's data where a member is missing.
+@pytest.mark.slow
 def test_a_small_cohort_is_filled_up_with_nobody():
     user, size = int(CLIENTS[-1].users[0]), 50
     recording = simulate.record(federation(50), KEY, [user], [0])

@@ -114,6 +114,7 @@ class ProbeTest(absltest.TestCase):
         self.assertEqual(choice.solver, 'closed_form')
         self.assertIn('items/bias', choice.why)
 
+    @pytest.mark.slow
     def test_affine_clients_are_told_from_others(self):
         model = ncf(4, (6, 5))
         step = known(model, one_step(model), 'scorer').structure
@@ -483,6 +484,7 @@ def closed_form(loss=losses.bce):
 
 # Failed on: a bound on matrices that is not the config's, or that the member does not ask for.
 @pytest.mark.parametrize(('dense', 'certified'), [(8, True), (7, False)])
+@pytest.mark.slow
 def test_the_config_says_for_how_many_candidates_matrices_are_formed(dense, certified):
     config = experiment.default_config()
     config.attack.dense, config.observation.seen = dense, ('scorer',)

@@ -460,6 +460,7 @@ def seeds(count=2, **attack):
 
 
 # Failed on the mutants of `single_seeds` that keep the seed, or the number of victims.
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own(tmp_path):
     config = seeds()
     config.attack.num_victims = 3
@@ -510,6 +511,7 @@ def test_few_places_of_a_block_stay_empty():
 
 
 # Failed on the runner that keeps them all: 144 functions took 65,530 memory maps, and it crashed.
+@pytest.mark.slow
 def test_functions_that_no_later_seed_needs_are_dropped(tmp_path, monkeypatch):
     kept, attack_seed = [], runner._attack_seed
 
@@ -574,6 +576,7 @@ def test_all_clients_of_every_seed(tmp_path):
 
 
 # Noise reaches what is seen, and the rows say so. Failed on a transcript with noisy padding.
+@pytest.mark.slow
 def test_noise_on_the_uploads(tmp_path):
     config = tiny(name=('mgradinv',))
     config.data.max_positives = 12  # groups of several sizes

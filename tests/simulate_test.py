@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import reference
 from absl.testing import absltest, parameterized
 
@@ -353,6 +354,7 @@ class RecordTest(parameterized.TestCase):
         ('noise', observe.add_gaussian_noise(0.1), False, True),
         ('fresh', observe.chain(), True, False),
     )
+    @pytest.mark.slow
     def test_uploads_are_those_of_the_rounds(self, channel, fresh, wide):
         with jax.enable_x64(wide), mock.patch.object(train, '_TOGETHER', 2):
             run = federation(channel=channel, fresh=fresh)

@@ -154,6 +154,7 @@ def stack(transcripts):
 
 
 class UnknownBatchTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_finds_the_positives_of_clients_side_by_side(self):
         with jax.enable_x64():
             cases = [make(1), make(3), make(1, positives=0)]

@@ -71,6 +71,7 @@ def test_one_report_holds_every_arm(whole):
 
 
 # Failed on the mutants `blocks[index::count + 1]` and of `merge` that keeps the shards' order.
+@pytest.mark.slow
 def test_merged_shards_are_one_run(whole, tmp_path):
     for index in (2, 0, 1):
         lines = run(two_arms(), tmp_path, shard=(index, 3))
@@ -154,6 +155,7 @@ def test_rows_of_another_version_are_refused(whole, tmp_path):
         run(two_arms(), tmp_path, names=['mf'])
 
 
+@pytest.mark.slow
 def test_more_shards_than_blocks(whole, tmp_path):
     config, count = two_arms(), 40
     for index in range(count):
@@ -288,6 +290,7 @@ def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
 
 
 # Failed on the mutants that count a step once whatever T, and the arms before.
+@pytest.mark.slow
 def test_the_first_arm_foretells_the_whole_study(tmp_path, monkeypatch):
     config = two_arms(num_iterations=10)
     small, wide = (plan.work(arm) for arm in study.arms(config).values())
