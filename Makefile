@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# A test process on each core; what a file's tests share is made once.
-PYTEST := $(RUN) -m pytest -n auto --dist=loadfile
+# A test process on each of up to four cores; what a file's tests share is made once.
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help demo test test-fast lint bench clean
 

@@ -53,7 +53,7 @@ def constraints_vs_num_gradients(summary: Row, path: pathlib.Path) -> pathlib.Pa
     # A bar's width each, so that one T alone is drawn too.
     for place, count in drawn:
         axes[0][0].plot([place - 0.35, place + 0.35], [count] * 2, color='0.45', linestyle='--')
-    axes[0][0].set_ylim(bottom=0)
+    axes[0][0].set_ylim(0, 1.06 * axes[0][0].dataLim.y1)
     handles, labels = axes[0][0].get_legend_handles_labels()
     handles += axes[0][0].plot([], [], color='0.45', linestyle='--')
     labels.append('unknowns: labels and private numbers (mean)')

@@ -235,7 +235,9 @@ def distributions(rows: Iterable[Row], path: pathlib.Path) -> pathlib.Path | Non
             values = np.sort([row['metrics']['f1'] for row in own])
             # Golden-ratio steps spread the dots evenly without chance.
             places = place + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.6
-            axis.scatter(values, places, s=14, color=canvas.COLOURS[0], alpha=0.6, linewidths=0)
+            # Thousands of dots show where they are dense.
+            alpha = np.clip(300 / max(values.size, 1), 0.02, 0.6)
+            axis.scatter(values, places, s=14, color=canvas.COLOURS[0], alpha=alpha, linewidths=0)
             if values.size:
                 quartiles = np.percentile(values, [25, 50, 75])
                 axis.plot(quartiles[[0, 2]], [place] * 2, color='black', linewidth=2)

@@ -319,7 +319,7 @@ def _places(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndarray
         place = {int(user): v for v, user in enumerate(group.users)}
         if place.keys() >= set(users):
             return g, np.array([place[user] for user in users])
-    raise ValueError(f'Expected user={users[0]} to be one of the recorded victims, of one group.')
+    raise ValueError(f'Expected recorded victims of one group; users {[*users][:5]} are not.')
 
 
 def _stacked(values: Sequence[PyTree], axis: int = 0) -> PyTree:

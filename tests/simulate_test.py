@@ -559,7 +559,7 @@ class TranscriptTest(parameterized.TestCase):
             cut(rounds=(0, 7))
         with self.assertRaisesRegex(ValueError, r'seen=items needs batch_known=True'):
             cut(seen=('scorer', 'items/embedding'), batch_known=False)
-        with self.assertRaisesRegex(ValueError, r'Expected user=0 to be one of the recorded vict'):
+        with self.assertRaisesRegex(ValueError, r'victims of one group; users \[0\] are not'):
             cut(user=0)
         with self.assertRaisesRegex(ValueError, r"Expected 'scorers' to name a part"):
             cut(seen=('scorers',))
