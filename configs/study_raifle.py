@@ -4,7 +4,8 @@ The first 30 users of MovieLens-100K with their full histories, D = 64, hidden [
 local epochs of Adam, first round 0, a gradient of every round (Pham et al., NDSS 2025); see
 `exact_local_training.py:raifle` for it without defences. `dp_E`: the whole upload clipped to norm
 .05 (sensitivity .1), noise that gives each single upload epsilon E at delta 1e-8. Arms `raifle_*`
-are RAIFLE itself, minutes for one upload; all others are attacks of milliseconds.
+are RAIFLE itself, minutes for one upload, and `dp_100_long` and `dp_100_sign` attack up to 512
+uploads, an hour or more each; all others are attacks of milliseconds.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_raifle.py
     ... python scripts/study.py --config=configs/study_raifle.py --arms=dp_100,raifle_dp_100
@@ -60,12 +61,13 @@ def get_config(arg: str | None = None) -> experiment.Config:
     }
     arms |= {f'raifle_dp_{epsilon}': _raifle(_dp(epsilon)) for epsilon in (100, 1)}
     arms['raifle_drift_1'] = _raifle(drift)
-    many = {'name': ('summed', 'sign', 'popularity'), 'num_gradients': _LONG}
-    arms['dp_100_long'] = {
-        **_dp(100),
-        'attack': {**many, 'block': 1},
+    long = {**_dp(100), 'server': {'num_rounds': max(_LONG)}}
+    many = {'name': ('summed', 'popularity'), 'num_gradients': _LONG, 'block': 1}
+    arms['dp_100_long'] = {**long, 'attack': many}
+    arms['dp_100_sign'] = {
+        **long,
+        'attack': {'name': ('sign', 'popularity'), 'num_gradients': (max(_LONG),), 'block': 1},
         'run': {'memory_mib': 8192},
-        'server': {'num_rounds': max(_LONG)},
     }
     config = experiment.with_arms(config, arms)
     if not arg:
