@@ -26,7 +26,7 @@ test: $(VENV)/.installed-dev  ## all tests
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow, quickly compiled
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST) -m 'not slow'
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff check .

@@ -83,7 +83,7 @@ def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
 
 
 def matrix_rate(size: int = 1024, products: int = 20) -> float:
-    """Floating-point operations a second of float32 matrix products, median of the repeats."""
+    """Floating-point operations a second of matrix products, median of the repeats."""
     matrix = jnp.ones((size, size))
     product = jax.jit(lambda a: jax.lax.fori_loop(0, products, lambda _, b: a @ b * 1e-3, a))
     return 2 * size**3 * products / median_time(lambda: product(matrix))
@@ -164,16 +164,18 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     side; elsewhere all victims are in step. Several devices share the victims of one call.
     """
     workers = min(compiled.side_by_side(), len(keys))
-    places = len(keys) // workers
-    on_each = places // jax.local_device_count()
-    lanes = compiled.lanes(None, on_each, transcripts.weights[0].size)
+    devices = jax.local_device_count()
+    on_each = -(-(len(keys) // workers) // devices)
+    places = devices * on_each
+    steps = jax.tree.leaves(transcripts.seen)[0].shape[1]
+    lanes = compiled.lanes(None, on_each, transcripts.items.shape[-1] * steps)
     own = search(problem)
 
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
         return inversion.stream(own, seen, axes(), keys, iterations, count, lanes).scores
 
-    slices = [slice(start, start + places) for start in range(0, workers * places, places)]
-    blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in slices]
+    parts = np.resize(np.arange(len(keys)), (workers, places))  # filled up with the first
+    blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in parts]
     start = time.perf_counter()
     function = compiled.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
     compiling = time.perf_counter() - start
@@ -186,7 +188,8 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
 
     pilot = median_time(lambda: call(10)) / 10
     iterations = max(int(_SECONDS.value / pilot), 10)
-    rate = workers * places * iterations / median_time(lambda: call(iterations))
+    seconds = median_time(lambda: call(iterations))
+    rate = min(workers * places, len(keys)) * iterations / seconds
     memory = function.memory_analysis()
     return {
         'rate': rate,
@@ -270,7 +273,8 @@ def table() -> dict[str, Any]:
         row['loop'] = looped(arguments[1], arguments[0], arguments[2])
         row['share'] = row['rate'] * useful_operations(items, _STEPS.value, seen) / rate
         text = (
-            f'B={items:<5} V={victims:<3} {row["rate"]:7.0f} victim-iterations/s, '
+            f'B={items:<5} V={victims:<3} {row["lanes"]} in step, '
+            f'{row["rate"]:7.0f} victim-iterations/s, '
             f'{row["share"]:.0%} of the matrix-product rate, '
             f'{row["rate"] / row["loop"]:.1f} times a loop over victims'
         )
@@ -295,6 +299,7 @@ def point(size: tuple) -> dict[str, Any]:
 def forced(size: tuple) -> dict[str, Any]:
     """The same in this new process, whose CPU says that it is several devices."""
     flags.FLAGS(sys.argv)
+    jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', size[-1])
     return point(size)
 
@@ -314,6 +319,7 @@ def growth(name: str) -> dict[str, Any]:
         found.append(row)
         print(
             f'{name} {row[name]:<5} {1e3 * row["seconds"]:9.3f} ms an iteration, '
+            f'{row["lanes"]} in step, '
             f'{row["bytes"] / 2**20:8.1f} MiB, compiled in {row["compile_seconds"]:.1f} s',
             flush=True,
         )

@@ -109,7 +109,7 @@ def main():
 
     def part(prefix, index=slice(None)):
         return {
-            name.removeprefix(prefix): leaf[index] if leaf.ndim else leaf
+            name.removeprefix(prefix): leaf[index]
             for name, leaf in arrays.items()
             if name.startswith(prefix)
         }
