@@ -72,11 +72,20 @@ _GROWTH = {
 }
 
 
+def head() -> tuple[int, list[int]]:
+    """D and the widths of the hidden layers."""
+    return _DIM.value, [int(width) for width in _HIDDEN.value]
+
+
+def weights() -> tuple[int, int]:
+    """Numbers of weights: m behind the first layer, m_q of its item block."""
+    dim, hidden = head()
+    return sum(a * b for a, b in itertools.pairwise([*hidden, 1])), dim * hidden[0]
+
+
 def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
     """Floating-point operations of one victim-iteration, see the module's text."""
-    hidden = [int(width) for width in _HIDDEN.value]
-    deep = sum(a * b for a, b in itertools.pairwise([*hidden, 1]))
-    first = _DIM.value * hidden[0]
+    deep, first = weights()
     per_item = 8 * deep + 4 * first * ('items' in seen)
     per_item += (6 * deep + 4 * first) * ('scorer' in seen)
     return steps * items * per_item
@@ -110,7 +119,7 @@ def axes() -> Transcript:
 def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple[str, ...]):
     """Transcripts of random clients, the problem of one, keys."""
     key = jax.random.key(0)
-    model = models.ncf(items, _DIM.value, [int(width) for width in _HIDDEN.value])
+    model = models.ncf(items, *head())
     update = client.gradient_step(model, losses.bce, private_rate=0.1)
     channel = observe.share(*seen)
     kept = 1 + (steps - 1) * (interval or 1)
@@ -222,11 +231,8 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
 
     guess, value, slope = jax.jit(jax.vmap(start, in_axes=(axes(), 0)))(transcripts, keys)
     arrays = {
-        f'{part}/{name}': leaf
-        for part, whole in (('scorer', transcripts.shared['scorer']), ('seen', transcripts.seen))
-        for name, leaf in zip(tree.names(whole), jax.tree.leaves(whole), strict=True)
-    }
-    arrays |= {
+        **named('scorer', transcripts.shared['scorer']),
+        **named('seen', transcripts.seen),
         'items': transcripts.shared['items']['embedding'],
         'labels': guess.labels,
         'private': guess.latent,
@@ -254,6 +260,12 @@ def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str,
         subprocess.run(command, check=True)
         with np.load(answers) as found:
             return dict(found)
+
+
+def named(prefix: str, leaves: Any) -> dict[str, Any]:
+    """Arrays by name, as PyTorch's side reads them."""
+    pairs = zip(tree.names(leaves), jax.tree.leaves(leaves), strict=True)
+    return {f'{prefix}/{name}': leaf for name, leaf in pairs}
 
 
 def gap(a: jax.Array, b: np.ndarray) -> float:

@@ -62,7 +62,8 @@ _USERS, _ROUND, _BATCH, _ITEMS, _ROUNDS = 4096, 512, 50, 20_000, 20
 def exact() -> list[dict[str, Any]]:
     """Milliseconds a user of each exact attack and size of batch."""
     config = experiment.default_config()
-    config.model.update({'dim': 32, 'hidden': (64, 32, 16)})
+    dim, hidden = mgradinv.head()
+    config.model.update({'dim': dim, 'hidden': tuple(hidden)})
     found = []
     with jax.enable_x64():
         rate = mgradinv.matrix_rate()
@@ -80,9 +81,8 @@ def exact() -> list[dict[str, Any]]:
 
 def useful_operations(solver: str, items: int) -> float:
     """Floating-point operations of one user, see the module's text."""
-    dim, hidden = 32, (64, 32, 16)
+    (dim, hidden), (deep, first) = mgradinv.head(), mgradinv.weights()
     kernels = [(dim, hidden[0]), *itertools.pairwise(hidden)]
-    deep, first = sum(a * b for a, b in kernels[1:]) + hidden[-1], dim * hidden[0]
     if solver == 'spectral':
         return items * (dim**2 + 2 * dim)
     if solver == 'sign':
@@ -128,8 +128,10 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
     if flags.FLAGS.torch:
         arrays = {
             'items': transcripts.shared['items']['embedding'][:, 0],
-            **_leaves('scorer', jax.tree.map(lambda leaf: leaf[0], transcripts.shared['scorer'])),
-            **_leaves('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen]), seen),
+            **mgradinv.named(
+                'scorer', jax.tree.map(lambda leaf: leaf[0], transcripts.shared['scorer'])
+            ),
+            **mgradinv.named('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen])),
         }
         theirs = mgradinv.run_torch('torch_others.py', arrays, choice.solver)
         labels = np.concatenate([np.asarray(found) for found in map(call, blocks)])
@@ -141,13 +143,6 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
     return row
 
 
-def _leaves(prefix: str, leaves, part: str = '') -> dict[str, Any]:
-    """Arrays by name, as `torch_others.py` reads them."""
-    prefix += '/items' if part == 'items' else ''
-    pairs = zip(tree.names(leaves), jax.tree.leaves(leaves), strict=True)
-    return {f'{prefix}/{name}': leaf for name, leaf in pairs}
-
-
 def training() -> dict[str, Any]:
     """Rounds a second, and the share of the matrix-product rate."""
     rng = np.random.default_rng(0)
@@ -156,7 +151,7 @@ def training() -> dict[str, Any]:
     labels = (rng.random(shape) < 0.2).astype(np.float32)
     counts = labels.sum(axis=1).astype(np.int32)
     clients = Clients(users, items, labels, np.ones(shape, np.float32), counts, _BATCH - counts)
-    model = models.ncf(_ITEMS, 32, [64, 32, 16])
+    model = models.ncf(_ITEMS, *mgradinv.head())
     update = client.gradient_step(model, losses.bce, private_rate=0.1)
     channel = observe.share('items', 'scorer')
     run = train.federation(
@@ -177,8 +172,7 @@ def training() -> dict[str, Any]:
     some = [tree.take(local, user) for user in range(_ROUND // 8)]
     looped = 8 * mgradinv.median_time(lambda: [one(each) for each in some])
     row: dict[str, Any] = {'rounds_a_second': 1 / seconds}
-    weights = 32 * 64 + 64 * 32 + 32 * 16 + 16
-    row['share'] = 6 * weights * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
+    row['share'] = 6 * sum(mgradinv.weights()) * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
     row['loop'] = looped / seconds
     text = (
         f'training: {1 / seconds:.1f} rounds of {_ROUND} clients a second, {row["share"]:.0%} of '
@@ -190,14 +184,14 @@ def training() -> dict[str, Any]:
         arrays = {
             'table': state.shared['items']['embedding'], 'items': items[chosen],
             'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),
-            **_leaves('scorer', state.shared['scorer']),
+            **mgradinv.named('scorer', state.shared['scorer']),
         }  # fmt: skip
         theirs = mgradinv.run_torch('torch_others.py', arrays, 'training')
         old = {name: arrays[name] for name in arrays if name not in ('items', 'labels')}
         own = {
             'table': new.shared['items']['embedding'],
             'private': tree.take(new.private[0], chosen),
-            **_leaves('scorer', new.shared['scorer']),
+            **mgradinv.named('scorer', new.shared['scorer']),
         }
         # What the round changes: the parameters themselves hardly differ after one.
         off = {name: mgradinv.gap(own[name] - was, theirs[name] - was) for name, was in old.items()}

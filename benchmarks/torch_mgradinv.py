@@ -17,14 +17,36 @@ import numpy as np
 import torch
 
 
+def logits(scorer, rows, private):
+    """The scorer's logits `[K]` for item rows `[K, D]` and one private embedding `[D]`."""
+    x = private @ scorer['private/kernel'] + rows @ scorer['items/kernel'] + scorer['items/bias']
+    for layer in range(1, len(scorer) // 2):
+        x = torch.relu(x) @ scorer[f'layer_{layer}/kernel'] + scorer[f'layer_{layer}/bias']
+    return x[..., 0]
+
+
+def read(path):
+    """The arrays of an .npz file as tensors, by name."""
+    with np.load(path) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def part(arrays, prefix, index=slice(None)):
+    """The arrays whose names begin so, by the rest of their names; one client's of them."""
+    return {
+        name.removeprefix(prefix): leaf[index]
+        for name, leaf in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
 def uploads(items, scorer, private, labels):
     """Gradients of the mean loss of one step in the item rows and the scorer, differentiable."""
     rows = items.detach().requires_grad_()
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in scorer.items()}
-    x = private @ leaves['private/kernel'] + rows @ leaves['items/kernel'] + leaves['items/bias']
-    for layer in range(1, len(leaves) // 2):
-        x = torch.relu(x) @ leaves[f'layer_{layer}/kernel'] + leaves[f'layer_{layer}/bias']
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits(leaves, rows, private), labels
+    )
     found = torch.autograd.grad(loss, [rows, *leaves.values()], create_graph=True)
     names = ['items/embedding', *(f'scorer/{name}' for name in leaves)]
     return dict(zip(names, found, strict=True))
@@ -68,21 +90,12 @@ def main():
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    with np.load(arguments.victims) as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-
-    def part(prefix, index=slice(None)):
-        return {
-            name.removeprefix(prefix): leaf[index]
-            for name, leaf in arrays.items()
-            if name.startswith(prefix)
-        }
-
+    arrays = read(arguments.victims)
     victims = [
         {
             **{name: arrays[name][v] for name in ('items', 'labels', 'private')},
-            'scorer': part('scorer/'),
-            'seen': part('seen/', v),
+            'scorer': part(arrays, 'scorer/'),
+            'seen': part(arrays, 'seen/', v),
         }
         for v in range(len(arrays['labels']))
     ]

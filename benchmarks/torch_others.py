@@ -5,9 +5,10 @@ it found and the seconds of every repeat. Needs torch and numpy only.
 
     python benchmarks/torch_others.py given.npz answers.npz closed_form --repeats=3
 
-Attacks, in float64: `items [V, K, D]`, `scorer/... [...]`, `seen/... [V, ...]`; found are labels
-`[V, K]`. `training`, in float32: `table [N, D]`, `scorer/...`, `items [C, B]`, `labels [C, B]` and
-`private [C, D]`; found are the table, the scorer and the private embeddings after one round.
+Attacks, in float64: `items [V, K, D]`, `scorer/... [...]`, `seen/... [V, ...]`, the leaves of the
+part that is seen; found are labels `[V, K]`. `training`, in float32: `table [N, D]`, `scorer/...`,
+`items [C, B]`, `labels [C, B]` and `private [C, D]`; found are the table, the scorer and the
+private embeddings after one round.
 """
 
 import argparse
@@ -15,16 +16,9 @@ import time
 
 import numpy as np
 import torch
+from torch_mgradinv import logits, part, read
 
 _SHARE = 0.2  # of interactions in a batch, for the side of the spectral attack
-
-
-def logits(scorer, rows, private):
-    """The scorer's logits `[K]` for item rows `[K, D]`."""
-    x = private @ scorer['private/kernel'] + rows @ scorer['items/kernel'] + scorer['items/bias']
-    for layer in range(1, len(scorer) // 2):
-        x = torch.relu(x) @ scorer[f'layer_{layer}/kernel'] + scorer[f'layer_{layer}/bias']
-    return x[..., 0]
 
 
 def closed_form(scorer, rows, seen):
@@ -59,7 +53,7 @@ def closed_form(scorer, rows, seen):
 def spectral(scorer, rows, seen):
     """Labels from the item rows' gradients: the side of their first principal direction."""
     del scorer, rows
-    units = torch.nn.functional.normalize(seen['items/embedding'], dim=1)
+    units = torch.nn.functional.normalize(seen['embedding'], dim=1)
     cosines = units @ torch.linalg.eigh(units.T @ units)[1][:, -1]
     share = (cosines > 0).double().mean()
     return (cosines > 0) == (abs(share - _SHARE) <= abs(1 - share - _SHARE))
@@ -70,7 +64,10 @@ def sign(scorer, rows, seen):
     rows = rows.clone().requires_grad_()
     value = logits(scorer, rows, torch.zeros(rows.shape[1], dtype=rows.dtype)).sum()
     (slope,) = torch.autograd.grad(value, rows)
-    return (slope * seen['items/embedding']).sum(1) < 0
+    return (slope * seen['embedding']).sum(1) < 0
+
+
+_ATTACKS = {'closed_form': closed_form, 'spectral': spectral, 'sign': sign}
 
 
 def training(arrays, scorer):
@@ -101,30 +98,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('given')
     parser.add_argument('answers')
-    parser.add_argument('what', choices=['closed_form', 'spectral', 'sign', 'training'])
+    parser.add_argument('what', choices=[*_ATTACKS, 'training'])
     parser.add_argument('--repeats', type=int, default=3)
     arguments = parser.parse_args()
-    with np.load(arguments.given) as file:
-        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    arrays = read(arguments.given)
+    scorer = part(arrays, 'scorer/')
 
-    def part(prefix, index=slice(None)):
-        return {
-            name.removeprefix(prefix): leaf[index]
-            for name, leaf in arrays.items()
-            if name.startswith(prefix)
-        }
-
-    scorer = part('scorer/')
-    if arguments.what == 'training':
-
-        def call():
+    def call():
+        if arguments.what == 'training':
             return training(arrays, scorer)
-    else:
-        attack = globals()[arguments.what]
-        victims = [(arrays['items'][v], part('seen/', v)) for v in range(len(arrays['items']))]
-
-        def call():
-            return {'labels': torch.stack([attack(scorer, *victim) for victim in victims])}
+        attack, items = _ATTACKS[arguments.what], arrays['items']
+        found = [attack(scorer, items[v], part(arrays, 'seen/', v)) for v in range(len(items))]
+        return {'labels': torch.stack(found)}
 
     found, seconds = call(), []
     for _ in range(arguments.repeats):

@@ -152,8 +152,12 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
     """`part(seen, keys, iterations, count)`, compiled, each device with its own of the victims.
 
     Args:
-        part: of the victims of one device.
+        part: of the victims of one device; its answers have an axis of them in front.
         own: axes of the transcripts: what has none is the same for all.
+
+    Returns:
+        The same of the victims `[V]` of all devices, whose number must divide V; `iterations` and
+        `count` reach each device as they are.
     """
     spread, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
     specs = jax.tree.map(
