@@ -32,6 +32,7 @@ from fedinv_jax.types import (
     Key,
     Model,
     Observation,
+    PyTree,
     Transcript,
 )
 
@@ -223,19 +224,23 @@ def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:
 
 def _draws(model: Model, size: int) -> list[leak.Draw]:
     """Two random clients with a batch of so many items, in float64, biases away from zero."""
+
+    @jax.jit
+    def parameters(key: Key) -> tuple[PyTree, PyTree]:
+        shared_key, private_key = jax.random.split(key)
+        shared = client.gather(model.init_shared(shared_key), jnp.arange(size))
+        return tree.cast_floats((shared, model.init_private(private_key)), np.float64)
+
     draws = []
     for seed in range(2):
         rng = np.random.default_rng([seed, size])
-        keys = jax.random.split(jax.random.key(seed))
-        shared, private = tree.cast_floats(
-            (model.init_shared(keys[0]), model.init_private(keys[1])), np.float64
-        )
-        shared = client.gather(shared, jnp.arange(size))
+        shared, private = parameters(jax.random.key(seed))
         leaves, structure = jax.tree.flatten(shared)
-        leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in leaves]
+        leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in map(np.asarray, leaves)]
         shared = jax.tree.unflatten(structure, leaves)
-        batch = Batch(None, jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size)))
-        draws.append(leak.Draw(shared, private, batch))
+        draws.append(
+            leak.Draw(shared, private, Batch(None, rng.random(size), 0.5 + rng.random(size)))
+        )
     return draws
 
 

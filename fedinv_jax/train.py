@@ -166,23 +166,30 @@ def federation(
         cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
         shared = cast(model.init_shared(shared_key))
 
-        def one(user: Leaf, items: Leaf, labels: Leaf, weights: Leaf) -> tuple[PyTree, PyTree]:
-            private = cast(model.init_private(jax.random.fold_in(private_key, user)))
-            upload = jax.eval_shape(
-                lambda: client_update(
-                    client.gather(shared, items), private, Batch(None, labels, weights)
-                )[0]
-            )
-            return private, observation.init(upload)
+        def draw(user: Leaf) -> PyTree:
+            return cast(model.init_private(jax.random.fold_in(private_key, user)))
 
-        parts = [jax.vmap(one)(g.users, g.items, g.labels, g.weights) for g in clients]
-        private, channel = zip(*parts, strict=True)
+        def start(private: PyTree, items: Leaf, labels: Leaf, weights: Leaf) -> PyTree:
+            batch = Batch(None, labels, weights)
+            upload = jax.eval_shape(client_update, client.gather(shared, items), private, batch)[0]
+            return observation.init(upload)
+
+        # All groups at once: random numbers take long to compile.
+        drawn = jax.vmap(draw)(jnp.concatenate([group.users for group in clients]))
+        ends = np.cumsum([len(group.users) for group in clients])
+        private = [
+            tree.take(drawn, slice(e - len(g.users), e)) for g, e in zip(clients, ends, strict=True)
+        ]
+        channel = [
+            jax.vmap(start)(own, g.items, g.labels, g.weights)
+            for g, own in zip(clients, private, strict=True)
+        ]
         return State(
             jnp.zeros((), jnp.int32),
             shared,
             server.init(federated_server, shared),
-            private,
-            channel,
+            tuple(private),
+            tuple(channel),
         )
 
     def active(round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:

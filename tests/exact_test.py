@@ -92,7 +92,7 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
     return member, found
 
 
-class ProbeTest(absltest.TestCase):
+class ProbeTest(parameterized.TestCase):
     def test_leaks_are_found(self):
         plain = ncf(4, (6, 5))
         update = one_step(plain)
@@ -136,18 +136,21 @@ class ProbeTest(absltest.TestCase):
         with self.assertRaisesRegex(ValueError, "'nope'.*closed_form"):
             exact.choose(known(model, update, 'scorer'), solver='nope')
 
-    def test_a_gram_of_outer_products_is_the_gram(self):
+    # Failed on mutants: blocks not mirrored; squares on every block; the last block not moved up.
+    @parameterized.parameters(1, 5, 256, 257, 601)
+    def test_a_gram_of_outer_products_is_the_gram(self, size):
         rng = np.random.default_rng(0)
-        x, d = rng.normal(size=(2, 5, 1, 3)), rng.normal(size=(2, 5, 1, 4))
+        x, d = rng.normal(size=(2, size, 2, 3)), rng.normal(size=(2, size, 2, 4))
         kernel = np.einsum('kta,ktb->ktab', x[0], d[0])
-        kernel[2] = 0
+        kernel[size // 2] = 0
+        own, common = {'e': x[1]}, {'w': kernel, 'b': d[1]}
+        flat = np.concatenate([leaf.reshape(size, -1) for leaf in (kernel, d[1])], axis=1)
+        expected = flat @ flat.T + np.diag(np.sum(x[1] ** 2, axis=(1, 2)))
         with jax.enable_x64():
-            columns = objective.Columns({}, {'w': jnp.asarray(kernel), 'b': jnp.asarray(d[1])})
-
-            def gram(*outer):
-                return normal.gram(jax.vmap(lambda x: normal.features(x, outer))(columns))
-
-            np.testing.assert_allclose(gram('w'), gram(), atol=1e-12)
+            columns = jax.tree.map(jnp.asarray, objective.Columns(own, common))
+            for outer in ((), ('w',)):
+                features = jax.vmap(lambda x, outer=outer: normal.features(x, outer))(columns)
+                np.testing.assert_allclose(normal.gram(features), expected, atol=1e-12)
 
 
 class MembersTest(parameterized.TestCase):
@@ -325,7 +328,7 @@ class LeakTest(parameterized.TestCase):
 
 
 @functools.cache
-def small_problem(seed=0, size=5, model=None, loss=losses.bce, noise=1e-3):
+def small_problem(seed=0, size=5, model=None, loss=losses.bce, noise=1e-3, separable=True):
     """A problem of one step with unit noise, its guess at the true state, its true labels."""
     model = model or ncf(4, (8, 6))
     update = one_step(model, loss)
@@ -347,17 +350,18 @@ def small_problem(seed=0, size=5, model=None, loss=losses.bce, noise=1e-3):
         dynamics.free(model.init_private, 1),
         relaxation=relax.identity(),
         deviation=jax.tree.map(lambda leaf: jnp.full(1, noise), one[1]),
-        separable=True,
+        separable=separable,
     )
     guess = Guess(jnp.full(size, 0.5), None, draw.private[None])
     return problem._replace(init=lambda key: guess), guess, np.asarray(y)
 
 
 class LabelsTest(parameterized.TestCase):
-    @parameterized.parameters(losses.bce, losses.squared_error)
-    def test_normal_equations_against_a_dense_jacobian(self, loss):
+    # Failed on mutants: no rows of the items, or no factors, in the right-hand side or the fit.
+    @parameterized.product(loss=(losses.bce, losses.squared_error), separable=(True, False))
+    def test_normal_equations_against_a_dense_jacobian(self, loss, separable):
         with jax.enable_x64():
-            problem, guess, y = small_problem(loss=loss)
+            problem, guess, y = small_problem(loss=loss, separable=separable)
 
             def residual(labels):
                 return tree.ravel(problem.residual(guess._replace(labels=labels)))
@@ -376,6 +380,11 @@ class LabelsTest(parameterized.TestCase):
                 np.testing.assert_allclose(
                     found.rhs, -jacobian.T @ origin, rtol=1e-9, atol=1e-12 * scale
                 )
+                for labels_ in (y, 1 - y, np.linspace(-1, 2, len(y))):
+                    expected = labels.fit(problem, guess._replace(labels=jnp.asarray(labels_)))
+                    np.testing.assert_allclose(
+                        normal.fit(found, labels_), expected, rtol=1e-9, atol=1e-15 * scale
+                    )
             soft, _, raised = jax.jit(labels.solve)(found)
             # Refined once: the noise level that the factor leaves out is 1e-14 of the trace.
             np.testing.assert_allclose(soft, y, atol=1e-6)
@@ -386,10 +395,15 @@ class LabelsTest(parameterized.TestCase):
             problem, guess, _ = small_problem()
             columns = problem.columns(guess, lambda column: column)
             name = 'scorer/private/kernel'
-            rest = normal.equations(problem, guess, spent=(name,)).gram
+            found = normal.equations(problem, guess, spent=(name,))
+            rest = found.gram
             only = columns.common['scorer']['private']['kernel'].reshape(5, -1)
             whole = normal.equations(problem, guess).gram
             np.testing.assert_allclose(rest + only @ only.T, whole, rtol=1e-9)
+            residual = problem.residual(guess)
+            residual['scorer']['private']['kernel'] *= 0
+            expected = jnp.mean(tree.ravel(residual) ** 2)
+            np.testing.assert_allclose(normal.fit(found, guess.labels), expected, rtol=1e-9)
 
     # Failed on: the right-hand side with the other sign; matrices whatever `dense` says.
     def test_matrix_free_agrees_with_dense(self):
@@ -417,7 +431,9 @@ class LabelsTest(parameterized.TestCase):
         gram, rhs = jnp.diag(jnp.array([1e4, 0.0, 1e4])), jnp.array([1e4, 0.0, 0.0])
         with jax.enable_x64():
             gram, rhs = gram.astype(float), rhs.astype(float)
-            found = normal.Normal(gram, rhs, identifiability.factor(gram))
+            columns = normal.Features(jnp.zeros((3, 0)), jnp.sqrt(gram), {})
+            origin = normal.Entries(columns.own, jnp.array([-1e2, 0.0, 0.0]), {})
+            found = normal.Normal(gram, rhs, identifiability.factor(gram), columns, origin, 3)
             for ridge in (0.0, 0.1):
                 soft, _, _ = jax.jit(labels.solve, static_argnums=1)(found, ridge)
                 self.assertTrue(np.all(np.isfinite(soft)))

@@ -150,7 +150,7 @@ class BoxTest(parameterized.TestCase):
         with jax.enable_x64():
             gram = jnp.asarray(matrix.T @ matrix)
             self.assertTrue(np.all(np.isfinite(cholesky(gram, 0.99 * least))))
-            self.assertTrue(np.all(np.isnan(cholesky(gram, 1.01 * least))))
+            self.assertTrue(np.all(np.isnan(np.diag(cholesky(gram, 1.01 * least)))))
 
     def test_a_level_is_refined_away(self):
         matrix, target = system(30, 'well')

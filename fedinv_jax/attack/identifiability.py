@@ -81,7 +81,7 @@ def _noise_level(gram: Array) -> Array:
 
 
 def factor(gram: Array) -> Array:
-    """`quadratic.cholesky` of G less the noise: NaN unless all columns that are not 0 stand out.
+    """`quadratic.cholesky` of G less the noise: all columns that are not 0 stand out, or NaN.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
@@ -105,7 +105,7 @@ def noise_rank(gram: Array, factor: Array) -> Array:
         2
     """
     return jax.lax.cond(
-        jnp.isfinite(factor[0, 0]),
+        jnp.all(jnp.isfinite(jnp.diag(factor))),
         lambda: jnp.sum(jnp.diag(gram) > 0),
         lambda: jnp.sum(jnp.linalg.eigvalsh(gram) > _noise_level(gram)),
     )

@@ -63,7 +63,8 @@ def probe(
     Returns:
         What holds on all draws.
     """
-    found = [_probe(client_update, observation, draw) for draw in draws]
+    evaluate = jax.jit(partial(_evaluate, client_update, observation))
+    found = [_structure(*evaluate(draw)) for draw in draws]
     return Structure(
         all(one.affine for one in found),
         all(one.separable for one in found),
@@ -72,42 +73,46 @@ def probe(
     )
 
 
-def _probe(client_update: ClientUpdate, observation: Observation, draw: Draw) -> Structure:
-    def upload(draw: Draw, seen: PyTree, labels: Array) -> PyTree:
+def _evaluate(
+    client_update: ClientUpdate, observation: Observation, draw: Draw
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
+
+    def upload(seen: PyTree, labels: Array) -> PyTree:
         alike = draw._replace(batch=draw.batch._replace(labels=labels))
         return leak.upload_of(client_update, observation, alike, seen)
 
-    def alone(draw: Draw, seen: PyTree, items: PyTree, own: PyTree, label: Array) -> PyTree:
+    def alone(items: PyTree, own: PyTree, label: Array) -> PyTree:
         items, own = jax.tree.map(lambda leaf: leaf[None], (items, own))
-        batch = Batch(None, label[None], jnp.ones(1))
-        draw = Draw({**draw.shared, 'items': items}, draw.private, batch)
-        return upload(draw, {**seen, **own}, label[None])
+        one = Draw(
+            {**draw.shared, 'items': items}, draw.private, Batch(None, label[None], jnp.ones(1))
+        )
+        return leak.upload_of(client_update, observation, one, {**seen, **own})
 
-    @jax.jit
-    def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
-        """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
-        labels = draw.batch.labels
-        seen = leak.upload_of(client_update, observation, draw)
-        rows = {name: part for name, part in seen.items() if name == 'items'}
-        # Others as large too, by which a bound on the upload shows.
-        near = 1 - labels**2
-        others = [near, 0.3 * labels + 0.7 * near, _FAR * near, 0.3 * labels + 0.7 * _FAR * near]
-        mixed = jnp.stack([labels, *others])
-        uploads = jax.vmap(partial(upload, draw, seen))(mixed)
-        jacobian = jax.vmap(
-            lambda tangent: jax.jvp(partial(upload, draw, seen), (labels,), (tangent,))[1]
-        )(jnp.eye(len(labels)))
-        singles = jax.vmap(
-            lambda items, own, label: jax.jvp(
-                partial(alone, draw, seen, items, own), (label,), (jnp.ones_like(label),)
-            )[1]
-        )(draw.shared['items'], rows, labels)
-        shares = draw.batch.weights / jnp.sum(draw.batch.weights)
-        return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
+    labels = draw.batch.labels
+    seen = leak.upload_of(client_update, observation, draw)
+    rows = {name: part for name, part in seen.items() if name == 'items'}
+    # Others as large too, by which a bound on the upload shows.
+    near = 1 - labels**2
+    others = [near, 0.3 * labels + 0.7 * near, _FAR * near, 0.3 * labels + 0.7 * _FAR * near]
+    uploads = jax.vmap(partial(upload, seen))(jnp.stack([labels, *others]))
+    jacobian = jax.vmap(lambda tangent: jax.jvp(partial(upload, seen), (labels,), (tangent,))[1])(
+        jnp.eye(len(labels))
+    )
+    singles = jax.vmap(
+        lambda items, own, label: jax.jvp(
+            partial(alone, items, own), (label,), (jnp.ones_like(label),)
+        )[1]
+    )(draw.shared['items'], rows, labels)
+    shares = draw.batch.weights / jnp.sum(draw.batch.weights)
+    return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
 
+
+def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
+    """What holds on one draw, of what `_evaluate` gave."""
     uploads, jacobian, singles = (
         flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, part), sep='/')
-        for part in evaluate(draw)
+        for part in (uploads, jacobian, singles)
     )
 
     def close(this: np.ndarray, that: np.ndarray) -> bool:
@@ -155,11 +160,9 @@ def is_lossy(client_update: ClientUpdate, observation: Observation, draw: Draw) 
     upload = leak.upload_of(client_update, observation, draw)
     nothing = jax.tree.map(jnp.zeros_like, upload)
     masked = leak.upload_of(client_update, observation, draw, nothing)
-    noisy = any(bool(jnp.any(v > 0)) for v in jax.tree.leaves(observation.variance(upload)))
-    return noisy or not all(
-        bool(jnp.all(a == b))
-        for a, b in zip(jax.tree.leaves(upload), jax.tree.leaves(masked), strict=True)
-    )
+    variance = observation.variance(upload)
+    noisy = any(np.any(np.asarray(leaf) > 0) for leaf in jax.tree.leaves(variance))
+    return noisy or not all(map(np.array_equal, *map(jax.tree.leaves, (upload, masked))))
 
 
 def require_affine(structure: Structure) -> None:
@@ -204,8 +207,9 @@ def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
     """
     if ridge:
         gram = equations.gram + ridge * jnp.eye(len(equations.rhs), dtype=equations.rhs.dtype)
-        equations = Normal(gram, equations.rhs + ridge / 2, identifiability.factor(gram))
-    gram, rhs, factor = equations
+        factor, rhs = identifiability.factor(gram), equations.rhs + ridge / 2
+        equations = equations._replace(gram=gram, rhs=rhs, factor=factor)
+    gram, rhs, factor = equations[:3]
     known = jnp.diag(gram) > 0
     plain = quadratic.least_squares(gram, factor, rhs)
     settled = jnp.all(jnp.abs(plain - jnp.clip(jnp.round(plain), 0, 1)) < 0.25, where=known)
@@ -222,8 +226,8 @@ def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
     )
 
 
-def believed(problem: Problem, guess: Guess, equations: Normal, ridge: float = 0.0) -> Array:
-    """Labels `[K]` of the guess's private states: those of `solve`, binary where that is sure.
+def believed(equations: Normal, ridge: float = 0.0) -> Array:
+    """Labels `[K]`: those of `solve`, binary where that is sure.
 
     Binary labels replace the rounded ones only where they explain what was seen and no other flip
     does nearly as well (25: five standard deviations); where labels are not determined, rounding
@@ -231,9 +235,9 @@ def believed(problem: Problem, guess: Guess, equations: Normal, ridge: float = 0
     """
     soft, hard, raised = solve(equations, ridge)
     change = (raised > 25) & (hard != (soft > 0.5))
-    binary = guess._replace(labels=hard.astype(soft.dtype))
-    change &= jax.lax.cond(jnp.any(change), lambda: fit(problem, binary) < EXPLAINED, lambda: False)
-    return jnp.where(change, hard, soft)
+    binary = hard.astype(soft.dtype)
+    change &= normal.fit(equations, binary) < EXPLAINED
+    return jnp.where(change, binary, soft)
 
 
 def label_solve(
@@ -261,12 +265,12 @@ def label_solve(
         guess = state.guess
         if len(guess.labels) > dense:
             labels = _matrix_free(problem, guess)
+            left = fit(problem, guess._replace(labels=jnp.round(labels)))
         else:
             equations = normal.equations(problem, guess, outer, spent)
-            labels = believed(problem, guess, equations, ridge)
-        guess = guess._replace(labels=labels)
-        rounded = guess._replace(labels=jnp.round(labels))
-        return State(guess, fit(problem, rounded), jnp.asarray(True), state.memory)
+            labels = believed(equations, ridge)
+            left = normal.fit(equations, jnp.round(labels))
+        return State(guess._replace(labels=labels), left, jnp.asarray(True), state.memory)
 
     def init(problem: Problem, key: Key) -> State:
         guess = problem.init(key)

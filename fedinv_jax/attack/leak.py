@@ -41,6 +41,7 @@ class Leak(NamedTuple):
     bias: str | None
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def upload_of(
     client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
 ) -> PyTree:
@@ -90,10 +91,10 @@ def find(
     """
     if any(jnp.ndim(draw.private) != 1 for draw in draws):
         return None
-    upload = jax.jit(partial(upload_of, client_update, observation))
+    uploads = [upload_of(client_update, observation, draw) for draw in draws]
     seen = [
-        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
-        for draw in draws
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload), sep='/')
+        for upload in uploads
     ]
     privates = [np.asarray(draw.private) for draw in draws]
     directions = [

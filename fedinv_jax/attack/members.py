@@ -152,7 +152,7 @@ def solved(
         return problem.answer(state.guess, state.objective)
     equations = normal.equations(problem, guess, outer, spent)
     odds = priors.log_odds(transcript, known.positives)
-    guess = guess._replace(labels=posterior.believed(problem, guess, equations, odds, spent))
+    guess = guess._replace(labels=posterior.believed(equations, odds))
     binary = guess._replace(labels=jnp.round(guess.labels))
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     num_private: int | Array = optax.tree.size(guess.latent)
@@ -199,7 +199,7 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
         best, _, count = carry
         guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
         equations = normal.equations(rest, guess, known.structure.outer, spent)
-        found = posterior.believed(rest, guess, equations, odds, spent)
+        found = posterior.believed(equations, odds)
 
         def step(_: int, flat: Array) -> Array:
             left = residual(found, flat)

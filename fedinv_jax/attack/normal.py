@@ -7,25 +7,42 @@ from typing import NamedTuple
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
-from fedinv_jax import tree
 from fedinv_jax.attack import identifiability
 from fedinv_jax.attack.objective import Columns, Problem
-from fedinv_jax.types import Array, Guess
+from fedinv_jax.types import Array, Guess, PyTree
+
+_BLOCK = 256  # rows and columns of a Gram matrix that are made at a time
 
 
 class Features(NamedTuple):
     """What a Gram matrix needs of a column, or of all columns `[K, ...]`.
 
     Attributes:
-        square: float `[]`, of the entries that this label alone moves.
+        own: float `[E]`, the entries that this label alone moves.
         flat: float `[M]`, the other entries, but for those of outer products.
         factors: `x [T, a]` of norm 1 (or 0) and `d [T, b]` by leaf, whose entries are `x ⊗ d`.
     """
 
-    square: Array
+    own: Array
     flat: Array
     factors: dict[str, tuple[Array, Array]]
+
+
+class Entries(NamedTuple):
+    """The entries of an upload, in the order of the `Features` of its columns.
+
+    Attributes:
+        own: float `[K, E]`, those that one label alone moves.
+        flat: float `[M]`, the others, but for those of outer products.
+        outer: float `[T, a, b]` by leaf.
+    """
+
+    own: Array
+    flat: Array
+    outer: dict[str, Array]
 
 
 def features(column: Columns, outer: Sequence[str] = (), spent: Sequence[str] = ()) -> Features:
@@ -36,15 +53,24 @@ def features(column: Columns, outer: Sequence[str] = (), spent: Sequence[str] = 
         outer: names of leaves `[T, a, b]` that are outer products in every column.
         spent: names of leaves that are left out.
     """
-    leaves = flax.traverse_util.flatten_dict(column.common, sep='/')
+    flat, products = _split(column.common, outer, spent)
+    factors = {name: jax.vmap(_factors)(leaf) for name, leaf in products.items()}
+    return Features(_flat(column.own), flat, factors)
+
+
+def _split(
+    common: PyTree, outer: Sequence[str], spent: Sequence[str]
+) -> tuple[Array, dict[str, Array]]:
+    """The leaves that are not spent: those of outer products by name, the rest in one vector."""
+    leaves = flax.traverse_util.flatten_dict(common, sep='/')
     leaves = {name: leaf for name, leaf in leaves.items() if name not in spent}
-    rest = [leaf.ravel() for name, leaf in leaves.items() if name not in outer]
-    own = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(column.own)]
-    return Features(
-        jnp.sum(jnp.stack([jnp.zeros(()), *own])),
-        jnp.concatenate([jnp.zeros(0), *rest]),
-        {name: jax.vmap(_factors)(leaves[name]) for name in outer if name in leaves},
-    )
+    products = {name: leaves.pop(name) for name in outer if name in leaves}
+    return _flat(leaves), products
+
+
+def _flat(leaves: PyTree) -> Array:
+    """All entries in one vector, a float one without any."""
+    return jnp.concatenate([jnp.zeros(0), *(leaf.ravel() for leaf in jax.tree.leaves(leaves))])
 
 
 def gram(columns: Features) -> Array:
@@ -54,20 +80,32 @@ def gram(columns: Features) -> Array:
     `A'A = (X X') ∘ (D D')`, with the factors read off the columns by one step of power iteration.
 
     Example:
-        >>> gram(Features(jnp.zeros(2), jnp.array([[1.0, 2.0], [0.0, 1.0]]), {})).tolist()
+        >>> gram(Features(jnp.zeros((2, 0)), jnp.array([[1.0, 2.0], [0.0, 1.0]]), {})).tolist()
         [[5.0, 2.0], [2.0, 1.0]]
     """
-    flat, factors = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), columns[1:])
+    count = len(columns.flat)
+    number = -(-count // _BLOCK)
+    size = -(-count // number)  # as even as can be; the last block overlaps the one before
+    starts = np.minimum(np.arange(number) * size, count - size)
 
-    def row(one: Features) -> Array:
-        total = one.flat @ flat
+    parts = jnp.sum(columns.own**2, 1), columns.flat, columns.factors
+
+    def block(total: Array, corner: tuple[Array, Array]) -> tuple[Array, None]:
+        """Adds the rows and columns from a corner on, and those mirrored."""
+        cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
+        own, flat, factors = jax.tree.map(partial(cut, start_index=corner[0]), parts)
+        _, other, others = jax.tree.map(partial(cut, start_index=corner[1]), parts)
+        same = jnp.eye(size, dtype=bool) & (corner[0] == corner[1])
+        values = flat @ other.T + jnp.where(same, own, 0)
         for name, (left, right) in factors.items():
-            x, d = one.factors[name]
-            for step in range(len(x)):
-                total += (x[step] @ left[step]) * (d[step] @ right[step])
-        return total
+            x, d = others[name]
+            for step in range(left.shape[1]):
+                values += (left[:, step] @ x[:, step].T) * (right[:, step] @ d[:, step].T)
+        total = jax.lax.dynamic_update_slice(total, values, corner)
+        return jax.lax.dynamic_update_slice(total, values.T, corner[::-1]), None
 
-    return tree.map_chunks(row, columns) + jnp.diag(columns.square)
+    corners = tuple(starts[index] for index in np.tril_indices(number))
+    return jax.lax.scan(block, jnp.zeros((count, count), columns.flat.dtype), corners)[0]
 
 
 def _factors(matrix: Array) -> tuple[Array, Array]:
@@ -84,13 +122,19 @@ class Normal(NamedTuple):
     Attributes:
         gram: float `[K, K]`, G.
         rhs: float `[K]`, r.
-        factor: float `[K, K]`, `identifiability.factor(G)`: NaN unless all of the labels stand out
-            of the noise.
+        factor: float `[K, K]`, `identifiability.factor(G)`: NaN on its diagonal unless all of the
+            labels stand out of the noise.
+        columns: of A, leaves `[K, ...]`.
+        origin: the residual of labels that are all 0.
+        size: how many entries the residual has, with those that are spent.
     """
 
     gram: Array
     rhs: Array
     factor: Array
+    columns: Features
+    origin: Entries
+    size: int | Array
 
 
 def equations(
@@ -106,9 +150,41 @@ def equations(
     """
     if problem.columns is None:
         raise ValueError('The label solve needs a problem with columns.')
-    keep = partial(features, outer=outer, spent=spent)
-    gram_ = gram(problem.columns(guess, keep))
-    return Normal(gram_, right(problem, guess)[1], identifiability.factor(gram_))
+    columns = problem.columns(guess, partial(features, outer=outer, spent=spent))
+    residual = dict(problem.residual(guess._replace(labels=jnp.zeros_like(guess.labels))))
+    size = optax.tree.size(residual)
+    rows = residual.pop('items', {}) if columns.own.shape[1] else {}
+    own = jax.vmap(_flat, in_axes=1)(rows) if rows else columns.own
+    origin = Entries(own, *_split(residual, outer, spent))
+    gram_ = gram(columns)
+    factor = identifiability.factor(gram_)
+    return Normal(gram_, -transposed(columns, origin), factor, columns, origin, size)
+
+
+def transposed(columns: Features, entries: Entries) -> Array:
+    """`A'v [K]` of an upload v."""
+    total = jnp.sum(columns.own * entries.own, 1) + columns.flat @ entries.flat
+    for name, (x, d) in columns.factors.items():
+        total += jnp.sum(jnp.einsum('kta,tab->ktb', x, entries.outer[name]) * d, (1, 2))
+    return total
+
+
+def residual(equations: Normal, labels: Array) -> Entries:
+    """The residual `residual(0) + A y`, but for what is spent."""
+    columns, origin = equations.columns, equations.origin
+    return Entries(
+        origin.own + labels[:, None] * columns.own,
+        origin.flat + labels @ columns.flat,
+        {
+            name: origin.outer[name] + jnp.einsum('k,kta,ktb->tab', labels, x, d)
+            for name, (x, d) in columns.factors.items()
+        },
+    )
+
+
+def fit(equations: Normal, labels: Array) -> Array:
+    """Mean square of the residual, `[]`: about 1 or below where only noise is left."""
+    return optax.tree.norm(residual(equations, labels), squared=True) / equations.size
 
 
 def right(problem: Problem, guess: Guess) -> tuple[Callable, Array]:

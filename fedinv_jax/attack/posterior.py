@@ -4,17 +4,12 @@ Fewer equations than labels leave a box of answers, but few binary ones, and of 
 public popularity of the items makes likely. Expectation propagation finds their marginals.
 """
 
-from collections.abc import Sequence
-
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
-from fedinv_jax.attack import labels
+from fedinv_jax.attack import labels, normal
 from fedinv_jax.attack.normal import Normal
-from fedinv_jax.attack.objective import Problem
-from fedinv_jax.types import Array, Guess, PyTree
+from fedinv_jax.types import Array
 
 _PLENTY = 2.0  # equations a label, from which on the label solve needs no prior
 _MOST = 1024  # equations
@@ -102,45 +97,31 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
     return end[3], end[4]
 
 
-def believed(
-    problem: Problem,
-    guess: Guess,
-    equations: Normal,
-    odds: Array,
-    spent: Sequence[str] = (),
-) -> Array:
-    """Labels `[K]` of the guess's private states: `labels.believed`, or likelier ones.
+def believed(equations: Normal, odds: Array) -> Array:
+    """Labels `[K]`: `labels.believed`, or likelier ones.
 
     Where there are fewer than two equations a label and those labels do not explain what was seen,
     the `marginals` take their place if they leave less.
 
     Args:
-        problem: of the whitened residual.
-        guess: its labels do not matter.
         equations: see `normal.equations`.
         odds: float `[K]`, prior log odds.
-        spent: see `normal.features`.
     """
-    found = labels.believed(problem, guess, equations)
-    origin = problem.residual(guess._replace(labels=jnp.zeros_like(found)))
-    size, derivatives = _flat(origin, spent).size, problem.columns
-    if derivatives is None or origin.get('items') or size > _MOST:
+    found, (own, flat, outer) = labels.believed(equations), equations.origin
+    seen = jnp.concatenate([flat, *(leaf.ravel() for leaf in outer.values())])
+    if own.size or len(seen) > _MOST:
         return found
-    scarce = size < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
-
-    def left(labels_: Array) -> Array:
-        return labels.fit(problem, guess._replace(labels=jnp.round(labels_)))
+    scarce = len(seen) < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
 
     def likelier() -> Array:
-        columns = derivatives(guess, lambda column: _flat(column.common, spent))
-        likely = marginals(columns, -_flat(origin, spent), odds)[0]
+        columns = equations.columns
+        products = [jax.vmap(jax.vmap(jnp.outer))(x, d) for x, d in columns.factors.values()]
+        matrix = [columns.flat, *(leaf.reshape(len(leaf), -1) for leaf in products)]
+        likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
         return jnp.where(left(likely) < left(found), likely, found)
+
+    def left(labels_: Array) -> Array:
+        return normal.fit(equations, jnp.round(labels_))
 
     enough = ~scarce | (left(found) < labels.EXPLAINED)
     return jax.lax.cond(enough, lambda: found, likelier)
-
-
-def _flat(leaves: PyTree, spent: Sequence[str]) -> Array:
-    """The numbers of the leaves that are not spent, `[M]`."""
-    flat = flax.traverse_util.flatten_dict(leaves, sep='/')
-    return tree.ravel({name: leaf for name, leaf in flat.items() if name not in spent})
