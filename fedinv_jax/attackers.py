@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import build, client, observe, stats, tree
+from fedinv_jax import build, client, observe, quick, stats, tree
 from fedinv_jax.attack import (
     dynamics,
     exact,
@@ -225,7 +225,7 @@ def make_exact(config: Config, setting: Setting, probe: Probe) -> Choice:
 def _draws(model: Model, size: int) -> list[leak.Draw]:
     """Two random clients with a batch of so many items, in float64, biases away from zero."""
 
-    @jax.jit
+    @quick.jit
     def parameters(key: Key) -> tuple[PyTree, PyTree]:
         shared_key, private_key = jax.random.split(key)
         shared = client.gather(model.init_shared(shared_key), jnp.arange(size))

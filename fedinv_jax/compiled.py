@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from fedinv_jax import experiment, plan, simulate, tree
+from fedinv_jax import experiment, plan, quick, simulate, tree
 from fedinv_jax.attack import inversion
 from fedinv_jax.types import Answer, Array, Transcript
 
@@ -22,12 +22,8 @@ _S = TypeVar('_S')
 _T = TypeVar('_T')
 
 
-# Of exact attacks on a CPU, whose time goes to libraries: half the time to compile, and no less to
-# run. Sums in float64 need no tree.
-_QUICKLY = {
-    'xla_backend_optimization_level': 1,
-    'xla_disable_hlo_passes': 'tree_reduction_rewriter',
-}
+# Of exact attacks on a CPU, most of whose time goes to libraries. Sums in float64 need no tree.
+_QUICKLY = {**quick.OPTIONS, 'xla_disable_hlo_passes': 'tree_reduction_rewriter'}
 
 _ENTRIES = 2**10  # of batches and steps that a CPU attacks in step: what they make fits its caches
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import metrics, plan, stats, tree, workdir
+from fedinv_jax import metrics, plan, quick, stats, tree, workdir
 from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
 
 # Victims whose scores are kept in their rows, for a figure.
@@ -137,7 +137,7 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
     }
 
 
-_evaluate = jax.jit(jax.vmap(evaluate))
+_evaluate = quick.jit(jax.vmap(evaluate))
 
 
 def _finite(seen: PyTree) -> np.ndarray:
