@@ -25,6 +25,9 @@ _T = TypeVar('_T')
 # Of exact attacks on a CPU, most of whose time goes to libraries. Sums in float64 need no tree.
 _QUICKLY = {**quick.OPTIONS, 'xla_disable_hlo_passes': 'tree_reduction_rewriter'}
 
+# Two threads would take twice the time for it: one begins to compile meanwhile.
+_tracing = threading.Lock()
+
 _ENTRIES = 2**10  # of batches and steps that a CPU attacks in step: what they make fits its caches
 
 # `(victims, places) -> transcripts, keys`, of the first victims, padded to so many.
@@ -116,7 +119,8 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
     while True:
         repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(places, int))
         shapes = jax.eval_shape(repeat, (seen, keys))
-        lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
+        with _tracing:
+            lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
         function = lowered.compile(options)
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, losses, server, tree
+from fedinv_jax import client, losses, quick, server, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.types import (
     Array,
@@ -25,7 +25,7 @@ from fedinv_jax.types import (
 # Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
 _LABELS, _SUMS = 2**31 - 1, 2
 _ENTRIES = 2**16  # of the batches that train at a time: what they upload fits the caches
-_TOGETHER = 64  # clients whose uploads are computed again in one call
+_TOGETHER = 16  # clients whose uploads are computed again in one call
 
 
 class State(NamedTuple):
@@ -295,7 +295,7 @@ def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], Py
     """
     wide = jnp.result_type(float) == jnp.float64
 
-    @jax.jit
+    @quick.jit
     def together(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
         return jax.vmap(partial(run.train, shared, round_, key))(locals_)[0].uploads
 

@@ -166,7 +166,7 @@ def solved(
             (guess.latent,), (error,),
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
-    found = certify.certify(problem, binary, gram, factor, where, extra, num_private)
+    found = certify.certify(problem, guess, gram, factor, where, extra, num_private)
     answer = problem.answer(guess, labels.fit(problem, binary))
     return answer._replace(certificate=found)
 
