@@ -125,6 +125,7 @@ def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate
         raise ValueError(f'Expected private_rate={private_rate} >= 0.')
     gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
 
+    @jax.jit
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         upload, private_gradient = gradient(shared, private, batch)
         step = jax.tree.map(lambda p, g: p - private_rate * g, private, private_gradient)
