@@ -63,13 +63,6 @@ def shape(block: plan.Block) -> tuple:
     return setting, padded, block.size, catalogue, share
 
 
-def mesh() -> jax.sharding.Mesh:
-    """The devices of this process, over which the victims of a block are spread."""
-    devices = jax.local_devices()
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), ('victims',), auto, devices=devices)
-
-
 def lanes(most: int | None, places: int, entries: int) -> int:
     """Victims that a device attacks in step.
 
@@ -94,7 +87,7 @@ def precision(block: plan.Block) -> contextlib.AbstractContextManager:
 
 
 def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int = 1) -> Compiled:
-    """The compiled attack on a block, its victims spread over `mesh`; devices do not communicate.
+    """The compiled attack on a block, its victims spread over devices that do not communicate.
 
     A call takes as many victims as fit into a worker's share of the memory, or one victim.
 
@@ -175,7 +168,7 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
     return jax.jit(
         jax.shard_map(
             part,
-            mesh=mesh(),
+            mesh=tree.mesh('victims'),
             in_specs=(specs, spread, whole, whole),
             out_specs=spread,
             check_vma=False,

@@ -35,8 +35,9 @@ class State(NamedTuple):
         round: int32 `[]`, the number of rounds done.
         shared: the server's parameters.
         server: the server optimiser's state.
-        private: per group of clients, leaves `[C, ...]`.
-        channel: per group, the observation's state, leaves `[C, ...]`.
+        private: per group of clients, leaves `[C, ...]`; each device of the process holds its own
+            of the rows (`tree.spread`), which are filled up with zeros.
+        channel: per group, the observation's state, likewise.
     """
 
     round: Array
@@ -160,6 +161,9 @@ def federation(
         for g in clients
     ]
 
+    def data_of(group: Clients) -> tuple[Array, ...]:
+        return tuple(map(jnp.asarray, (group.users, group.items, group.labels, group.weights)))
+
     def init(key: Key) -> State:
         shared_key, private_key = jax.random.split(key)
         # Models draw float32, so that a float64 run is a control of the same start.
@@ -174,8 +178,9 @@ def federation(
             upload = jax.eval_shape(client_update, client.gather(shared, items), private, batch)[0]
             return observation.init(upload)
 
-        # All groups at once: random numbers take long to compile.
-        drawn = jax.vmap(draw)(jnp.concatenate([group.users for group in clients]))
+        # Of all groups at once: random numbers take long to compile.
+        users = jnp.concatenate([group.users for group in clients])
+        drawn = tree.spread(jax.vmap(draw)(users))
         ends = np.cumsum([len(group.users) for group in clients])
         private = [
             tree.take(drawn, slice(e - len(g.users), e)) for g, e in zip(clients, ends, strict=True)
@@ -188,8 +193,7 @@ def federation(
             jnp.zeros((), jnp.int32),
             shared,
             server.init(federated_server, shared),
-            tuple(private),
-            tuple(channel),
+            *map(tuple, tree.spread((private, channel))),
         )
 
     def active(round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:
@@ -226,13 +230,13 @@ def federation(
             order = jnp.nonzero(taking, size=count + -count % size, fill_value=count)[0]
             of = None if cohorts is None else jnp.asarray(cohorts.of[g])
             group = clients[g]
-            data = tuple(map(jnp.asarray, (group.users, group.items, group.labels, group.weights)))
+            data = data_of(group)
 
             def some(i: Array, carry: tuple, count=count, size=size, order=order, of=of, data=data):
                 total, private, channel = carry
                 place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
                 index = jnp.minimum(place, count - 1)
-                local = Local(*tree.take((*data, private, channel), index))
+                local = tree.everywhere(Local(*tree.take((*data, private, channel), index)))
                 seen, *new = jax.vmap(partial(train, state.shared, state.round, key))(local)
                 seen = seen._replace(active=place < count)
                 private, channel = jax.tree.map(
@@ -248,8 +252,8 @@ def federation(
                 some,
                 (total, state.private[g], state.channel[g]),
             )
-            privates.append(private)
-            channels.append(channel)
+            privates.append(tree.spread(private))
+            channels.append(tree.spread(channel))
         sums = None
         if cohorts is not None:
             round_key = jax.random.fold_in(key, state.round)
@@ -265,13 +269,14 @@ def federation(
     value = client.mean_loss(model, loss)
 
     def mean(state: State) -> Array:
-        def one(items: Leaf, labels: Leaf, weights: Leaf, private: PyTree) -> Array:
-            return value(client.gather(state.shared, items), private, Batch(None, labels, weights))
+        def one(group: Clients, private: PyTree, place: Array) -> Array:
+            items, *batch, own = tree.take((*data_of(group)[1:], private), place)
+            return value(client.gather(state.shared, items), own, Batch(None, *batch))
 
         values = [
             tree.map_chunks(
-                lambda own: one(*own),
-                (*map(jnp.asarray, (group.items, group.labels, group.weights)), private),
+                partial(one, group, private),
+                jnp.arange(len(group.users)),
                 max(_ENTRIES // group.items.shape[1], 1),
             )
             for group, private in zip(clients, state.private, strict=True)

@@ -1,4 +1,4 @@
-"""What `optax.tree` lacks: rows and named leaves of a pytree, maps that do not hold all at once."""
+"""What `optax.tree` lacks: rows and named leaves of a pytree, over devices or a few at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +65,36 @@ def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )
+
+
+def mesh(axis: str) -> jax.sharding.Mesh:
+    """The devices of this process, in a row."""
+    devices = jax.local_devices()
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (axis,), auto, devices=devices)
+
+
+def spread(tree: PyTree) -> PyTree:
+    """Each device of this process holds its own of the rows; zeros fill up what they divide.
+
+    Example:
+        >>> spread(jnp.ones((jax.local_device_count(), 2))).shape[1]
+        2
+    """
+    rows = jax.sharding.NamedSharding(mesh('rows'), jax.sharding.PartitionSpec('rows'))
+
+    def one(leaf: Array) -> Array:
+        more = -len(leaf) % rows.mesh.size
+        filled = jnp.pad(leaf, [(0, more), *[(0, 0)] * (leaf.ndim - 1)]) if more else leaf
+        return jax.lax.with_sharding_constraint(filled, rows)
+
+    return jax.tree.map(one, tree)
+
+
+def everywhere(tree: PyTree) -> PyTree:
+    """Each device of this process holds all of the leaves."""
+    whole = jax.sharding.NamedSharding(mesh('rows'), jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree)
 
 
 def map_chunks(function: Callable[[PyTree], PyTree], values: PyTree, size: int = 64) -> PyTree:

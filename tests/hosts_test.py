@@ -29,16 +29,20 @@ SMOKE = (
 )
 
 
-def start(folder, devices, *flags):
+def python(arguments, devices):
     environment = {
         **os.environ,
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         'JAX_PLATFORMS': 'cpu',
     }
     return subprocess.Popen(
-        [sys.executable, 'scripts/attack.py', *SMOKE, f'--workdir={folder}', *flags],
+        [sys.executable, *arguments],
         cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+
+
+def start(folder, devices, *flags):
+    return python(['scripts/attack.py', *SMOKE, f'--workdir={folder}', *flags], devices)
 
 
 def pair(folder, devices, *flags):
@@ -108,6 +112,39 @@ def test_eight_devices(tmp_path, single):
     (status,), (output,) = ended([start(tmp_path, 8)])
     assert status == 0, output
     check(tmp_path, single)
+
+
+TRAINING = """
+import sys
+import jax
+import numpy as np
+from fedinv_jax import build, experiment, plan, simulate
+config = experiment.default_config()
+config.data.synthetic.num_users = 45
+config.observation.update({'top': 0.1, 'error_feedback': True})
+config.server.clients_per_round = 10
+config.attack.num_victims = 5
+(case,) = plan.make_cases(config)
+run = build.make_federation(config, case.model, case.clients)
+found = simulate.record(run, jax.random.key(0), case.victims, [0, 3, 5], num_rounds=8)
+for leaf in jax.tree.leaves((found.end.private, found.end.channel)):
+    each = {shard.data.shape[0] for shard in leaf.addressable_shards}
+    assert each == {-(-leaf.shape[0] // jax.device_count())}, each
+uploads = found.uploads(5, 0, np.array([0]))
+np.savez(sys.argv[1], *jax.tree.leaves((found.snapshots, found.end.shared, uploads)))
+"""
+
+
+# Failed on mutants: private states on one device; rows filled up in front.
+@pytest.mark.slow
+def test_private_states_are_spread_over_devices(tmp_path):
+    made = [python(['-c', TRAINING, f'{tmp_path}/{devices}.npz'], devices) for devices in (1, 8)]
+    statuses, outputs = ended(made)
+    assert statuses == [0, 0], outputs
+    one, eight = (np.load(tmp_path / f'{devices}.npz') for devices in (1, 8))
+    assert one.files == eight.files
+    for name in one.files:
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-6)
 
 
 # Failed on: no merge; both processes with the same part.
