@@ -45,7 +45,7 @@ def rows(
         run: what they share.
     """
     case, setting = block.case, block.setting
-    values, finite = _judge(answers, truths), _finite(seen)
+    values, finite = _judge(answers, truths), _finite(seen, len(block.users))
     certificates = jax.device_get(answers.certificate)
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
@@ -140,10 +140,11 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
 _evaluate = quick.jit(jax.vmap(evaluate))
 
 
-def _finite(seen: PyTree) -> np.ndarray:
-    """Whether all that was seen is finite, bool `[V]`."""
-    leaves = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(seen)]
-    return np.all([leaf.reshape(len(leaf), -1).all(axis=1) for leaf in leaves], axis=0)
+def _finite(seen: PyTree, count: int) -> np.ndarray:
+    """Whether all that was seen of the first clients is finite, bool `[count]`."""
+    leaves = [np.isfinite(np.asarray(leaf[:count])) for leaf in jax.tree.leaves(seen)]
+    each = [leaf.reshape(count, -1).all(axis=1) for leaf in leaves]
+    return np.all([np.ones(count, bool), *each], axis=0)
 
 
 def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> workdir.Row:

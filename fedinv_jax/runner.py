@@ -293,7 +293,7 @@ def transcripts(
         recording,
         users,
         setting.rounds,
-        setting.seen,
+        () if setting.attack in stats.GUESSERS else setting.seen,
         every_round=setting.dynamics == 'unrolled',
         batch_known=case.config.observation.batch_known,
         cohort_size=case.config.observation.cohort,

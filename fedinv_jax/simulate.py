@@ -220,7 +220,7 @@ def transcripts(
         recording: from `record`.
         users: V victims of one group of clients.
         rounds: the T observed rounds, increasing.
-        seen: names of what the server looks at in an upload (`observe.share`).
+        seen: names of what the server looks at in an upload (`observe.share`); none: no upload.
         every_round: keep the parameters of the rounds in between as well (S = last - first + 1).
         batch_known: whether the attacker knows the items of the batch; if not, the candidates
             are the whole catalogue (K = N).
@@ -276,7 +276,7 @@ def transcripts(
         private = [tree.take(s.private[g], np.maximum(members, 0)) for s in observed]
     else:
         # The channel's noise falls on padding too, which no client has.
-        uploads = [_masked(recording.uploads(r, g, places), real > 0) for r in rounds]
+        uploads = [_masked(recording.uploads(r, g, places), real > 0) for r in rounds if seen]
         participated = np.stack([s.participated[g][places] for s in snapshots], axis=1)
         private = [tree.take(s.private[g], places) for s in observed]
         weights = np.tile(real[:, None], (1, len(kept), 1))
@@ -289,13 +289,12 @@ def transcripts(
         items, weights = np.arange(num_items, dtype=np.int32), None
     parameters = [client.gather(s.shared, items) for s in snapshots]
     own = 1 if batch_known else 0  # of the rows of its own a client is the first axis
-    share = observe.share(*seen)
+    sent = [observe.share(*seen).observe(u, (), jax.random.key(0))[0] for u in uploads if seen]
     return (
         Transcript(
             shared={name: _stacked([p[name] for p in parameters], own if name == 'items' else 0)
                     for name in parameters[0]},
-            seen=_stacked([share.observe(upload, (), jax.random.key(0))[0] for upload in uploads],
-                          1),
+            seen=_stacked(sent, 1) if sent else {},
             rounds=np.asarray(rounds, np.int32),
             participated=participated,
             items=items,

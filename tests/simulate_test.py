@@ -464,6 +464,15 @@ class TranscriptTest(parameterized.TestCase):
             one = tree.take_along(found, simulate.axes(found), v), tree.take(truths, v)
             chex.assert_trees_all_equal(one, expected)
 
+    def test_for_an_attack_that_sees_nothing_nobody_trains_again(self):
+        silent = self.recording._replace(uploads=lambda *_: self.fail('an upload'))
+        found, truth = simulate.transcript(silent, 2, [0, 2], [])
+        self.assertEqual(found.seen, {})
+        whole, same = simulate.transcript(self.recording, 2, [0, 2], PARTS)
+        chex.assert_trees_all_equal(
+            (found.replace(seen=None), truth), (whole.replace(seen=None), same)
+        )
+
     # Failed on: sorted items.
     def test_known_batch(self):
         rounds = [0, 2, 5]
