@@ -238,9 +238,8 @@ def _draws(model: Model, size: int) -> list[leak.Draw]:
         leaves, structure = jax.tree.flatten(shared)
         leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in map(np.asarray, leaves)]
         shared = jax.tree.unflatten(structure, leaves)
-        draws.append(
-            leak.Draw(shared, private, Batch(None, rng.random(size), 0.5 + rng.random(size)))
-        )
+        labels, weights = jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size))
+        draws.append(leak.Draw(shared, private, Batch(None, labels, weights)))
     return draws
 
 

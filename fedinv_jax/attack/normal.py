@@ -87,24 +87,24 @@ def gram(columns: Features) -> Array:
     number = -(-count // _BLOCK)
     size = -(-count // number)  # as even as can be; the last block overlaps the one before
     starts = np.minimum(np.arange(number) * size, count - size)
-
+    corners = jnp.asarray(starts[np.stack(np.tril_indices(number), axis=1)])
     parts = jnp.sum(columns.own**2, 1), columns.flat, columns.factors
 
-    def block(total: Array, corner: tuple[Array, Array]) -> tuple[Array, None]:
-        """Adds the rows and columns from a corner on, and those mirrored."""
+    def block(total: Array, corner: Array) -> tuple[Array, None]:
+        """Fills in the rows and columns from a corner on, and those mirrored."""
+        i, j = corner
         cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
-        own, flat, factors = jax.tree.map(partial(cut, start_index=corner[0]), parts)
-        _, other, others = jax.tree.map(partial(cut, start_index=corner[1]), parts)
-        same = jnp.eye(size, dtype=bool) & (corner[0] == corner[1])
+        own, flat, factors = jax.tree.map(partial(cut, start_index=i), parts)
+        _, other, others = jax.tree.map(partial(cut, start_index=j), parts)
+        same = jnp.eye(size, dtype=bool) & (i == j)
         values = flat @ other.T + jnp.where(same, own, 0)
         for name, (left, right) in factors.items():
             x, d = others[name]
             for step in range(left.shape[1]):
                 values += (left[:, step] @ x[:, step].T) * (right[:, step] @ d[:, step].T)
-        total = jax.lax.dynamic_update_slice(total, values, corner)
-        return jax.lax.dynamic_update_slice(total, values.T, corner[::-1]), None
+        total = jax.lax.dynamic_update_slice(total, values, (i, j))
+        return jax.lax.dynamic_update_slice(total, values.T, (j, i)), None
 
-    corners = tuple(starts[index] for index in np.tril_indices(number))
     return jax.lax.scan(block, jnp.zeros((count, count), columns.flat.dtype), corners)[0]
 
 
