@@ -74,7 +74,8 @@ def run(
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
     threat_model = threat.describe(config, cases)
     path = workdir.open_(folder, config.to_dict(), data)
-    log(threat_model)
+    if not merge:
+        log(threat_model)
     blocks = plan.blocks(cases)
     with workdir.writing(path, shard, log):
         done = {plan.key(row) for row in workdir.read_rows(path)}
