@@ -157,12 +157,17 @@ def is_lossy(client_update: ClientUpdate, observation: Observation, draw: Draw) 
     As the attacker knows it: by the variance, and by whether what it predicts depends on which
     entries it has seen.
     """
-    upload = leak.upload_of(client_update, observation, draw)
-    nothing = jax.tree.map(jnp.zeros_like, upload)
-    masked = leak.upload_of(client_update, observation, draw, nothing)
-    variance = observation.variance(upload)
-    noisy = any(np.any(np.asarray(leaf) > 0) for leaf in jax.tree.leaves(variance))
-    return noisy or not all(map(np.array_equal, *map(jax.tree.leaves, (upload, masked))))
+
+    @jax.jit
+    def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
+        upload = leak.upload_of(client_update, observation, draw)
+        nothing = jax.tree.map(jnp.zeros_like, upload)
+        masked = leak.upload_of(client_update, observation, draw, nothing)
+        return upload, masked, observation.variance(upload)
+
+    upload, masked, variance = map(jax.tree.leaves, evaluate(draw))
+    noisy = any(np.any(np.asarray(leaf) > 0) for leaf in variance)
+    return noisy or not all(map(np.array_equal, upload, masked))
 
 
 def require_affine(structure: Structure) -> None:

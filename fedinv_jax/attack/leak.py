@@ -41,7 +41,6 @@ class Leak(NamedTuple):
     bias: str | None
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def upload_of(
     client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
 ) -> PyTree:
@@ -91,10 +90,10 @@ def find(
     """
     if any(jnp.ndim(draw.private) != 1 for draw in draws):
         return None
-    uploads = [upload_of(client_update, observation, draw) for draw in draws]
+    upload = jax.jit(partial(upload_of, client_update, observation))
     seen = [
-        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload), sep='/')
-        for upload in uploads
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
+        for draw in draws
     ]
     privates = [np.asarray(draw.private) for draw in draws]
     directions = [
