@@ -101,8 +101,8 @@ def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate
         private_rate: local step size of the private parameters, >= 0.
 
     Returns:
-        `client_update(shared, private, batch)`; the upload has the structure, shapes and dtypes
-        of `shared`. An all-zero weight vector gives zero gradients.
+        `client_update(shared, private, batch)`, compiled; the upload has the structure, shapes and
+        dtypes of `shared`. An all-zero weight vector gives zero gradients.
 
     Raises:
         ValueError: if `private_rate` is negative.

@@ -24,6 +24,7 @@ from fedinv_jax.types import (
 
 # Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
 _LABELS, _SUMS = 2**31 - 1, 2
+_NOBODY = 2**31 - 1  # a place that no client has
 _ENTRIES = 2**16  # of the batches that train at a time: what they upload fits the caches
 _TOGETHER = 16  # clients whose uploads are computed again in one call
 
@@ -227,7 +228,7 @@ def federation(
         for g, taking in enumerate(active(state.round, key, forced)):
             count, size = len(taking), chunks[g]
             # Those who take part first, then places that nobody has.
-            order = jnp.nonzero(taking, size=count + -count % size, fill_value=count)[0]
+            order = jnp.nonzero(taking, size=count + -count % size, fill_value=_NOBODY)[0]
             of = None if cohorts is None else jnp.asarray(cohorts.of[g])
             group = clients[g]
             data = data_of(group)

@@ -13,6 +13,7 @@ from fedinv_jax import (
     attackers,
     build,
     client,
+    compress,
     data,
     experiment,
     losses,
@@ -438,6 +439,42 @@ class LabelsTest(parameterized.TestCase):
                 soft, _, _ = jax.jit(labels.solve, static_argnums=1)(found, ridge)
                 self.assertTrue(np.all(np.isfinite(soft)))
                 np.testing.assert_allclose(soft[jnp.array([0, 2])], [1, 0], atol=1e-3)
+
+    # Failed on mutant: the factor without the prior.
+    def test_the_prior_pulls_to_the_middle(self):
+        with jax.enable_x64():
+            matrix = jnp.array([[1e3, 0.0], [800.0, 600.0]])
+            columns = normal.Features(jnp.zeros((2, 0)), matrix, {})
+            origin = normal.Entries(columns.own, -matrix[0], {})
+            gram, rhs = normal.gram(columns), -normal.transposed(columns, origin)
+            found = normal.Normal(gram, rhs, identifiability.factor(gram), columns, origin, 2)
+            soft, _, _ = labels.solve(found, ridge=1e5)
+            expected = jnp.linalg.solve(gram + 1e5 * jnp.eye(2), rhs + 5e4)
+        np.testing.assert_allclose(soft, expected, rtol=1e-6)
+
+    # Failed on mutant: what the labels leave that are not rounded.
+    def test_the_objective_is_that_of_rounded_labels(self):
+        with jax.enable_x64():
+            problem, guess, _ = small_problem()
+            start = guess._replace(latent=guess.latent + 0.3)
+            at = problem._replace(init=lambda key: start)
+            solver = labels.label_solve()
+            state = solver.update(at, solver.init(at, jax.random.key(0)))
+            soft = state.guess.labels
+            self.assertGreater(float(jnp.max(jnp.abs(soft - jnp.round(soft)))), 0.05)
+            expected = labels.fit(problem, state.guess._replace(labels=jnp.round(soft)))
+        np.testing.assert_allclose(state.objective, expected, rtol=1e-9)
+
+    # Failed on mutant: only what does both.
+    @parameterized.named_parameters(
+        ('plain', observe.chain(), False), ('noise', observe.add_gaussian_noise(0.1), True),
+        ('top', compress.keep_top(0.3), True),
+    )  # fmt: skip
+    def test_a_channel_that_adds_noise_or_leaves_out_is_lossy(self, stage, expected):
+        model = ncf(4, (8, 6))
+        channel = observe.chain(stage, observe.share('scorer'))
+        with jax.enable_x64():
+            self.assertEqual(labels.is_lossy(one_step(model), channel, draws(model)[0]), expected)
 
     def test_a_problem_without_columns_is_refused(self):
         with jax.enable_x64():

@@ -107,14 +107,13 @@ def believed(equations: Normal, odds: Array) -> Array:
         equations: see `normal.equations`.
         odds: float `[K]`, prior log odds.
     """
-    found, (own, flat, outer) = labels.believed(equations), equations.origin
-    seen = jnp.concatenate([flat, *(leaf.ravel() for leaf in outer.values())])
-    if own.size or len(seen) > _MOST:
+    found, columns, origin = labels.believed(equations), equations.columns, equations.origin
+    seen = jnp.concatenate([origin.flat, *(origin.outer[k].ravel() for k in columns.factors)])
+    if origin.own.size or len(seen) > _MOST:
         return found
     scarce = len(seen) < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
 
     def likelier() -> Array:
-        columns = equations.columns
         products = [jax.vmap(jax.vmap(jnp.outer))(x, d) for x, d in columns.factors.values()]
         matrix = [columns.flat, *(leaf.reshape(len(leaf), -1) for leaf in products)]
         likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
