@@ -83,6 +83,8 @@ def keep_compiled(folder: str) -> None:
     if not jax.config.values['jax_compilation_cache_dir']:
         path = pathlib.Path(folder, 'compiled', platform.node())
         jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
+        # All of them, whatever they took.
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def _slurm() -> str | None:
