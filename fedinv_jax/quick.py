@@ -1,4 +1,4 @@
-"""Functions that take longer to compile than to run."""
+"""How to compile functions that take longer to compile than to run."""
 
 import os
 from functools import partial

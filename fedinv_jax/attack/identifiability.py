@@ -81,7 +81,9 @@ def _noise_level(gram: Array) -> Array:
 
 
 def factor(gram: Array) -> Array:
-    """`quadratic.cholesky` of G less the noise: all columns that are not 0 stand out, or NaN.
+    """`quadratic.cholesky` of G less the noise.
+
+    NaN on its diagonal unless all columns that are not 0 stand out.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.

@@ -287,14 +287,16 @@ def label_solve(
 
 def _matrix_free(problem: Problem, guess: Guess) -> Array:
     """Soft labels `[K]` by products with the Jacobian only; its diagonal is estimated by probes."""
-    pullback, rhs = normal.right(problem, guess)
     zero = jnp.zeros_like(guess.labels)
 
+    def residual(labels: Array) -> PyTree:
+        return problem.residual(guess._replace(labels=labels))
+
+    origin, pullback = jax.vjp(residual, zero)
+    rhs = -pullback(origin)[0]
+
     def product(labels: Array) -> Array:
-        tangent = jax.jvp(
-            lambda labels: problem.residual(guess._replace(labels=labels)), (zero,), (labels,)
-        )[1]
-        return pullback(tangent)[0]
+        return pullback(jax.jvp(residual, (zero,), (labels,))[1])[0]
 
     ranks = jnp.arange(1, len(zero) + 1)
     signs = [jnp.where((ranks * phase) % 1.0 < 0.5, -1.0, 1.0) for phase in _PHASES]

@@ -1,6 +1,6 @@
 """Normal equations of the labels, from derivatives that are never in memory all at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -162,7 +162,13 @@ def equations(
 
 
 def transposed(columns: Features, entries: Entries) -> Array:
-    """`A'v [K]` of an upload v."""
+    """`A'v`, float `[K]`, of the columns A, leaves `[K, ...]`, and the entries v of an upload.
+
+    Example:
+        >>> columns = Features(jnp.zeros((2, 0)), jnp.array([[1.0, 2.0], [0.0, 1.0]]), {})
+        >>> transposed(columns, Entries(columns.own, jnp.array([1.0, -1.0]), {})).tolist()
+        [-1.0, -1.0]
+    """
     total = jnp.sum(columns.own * entries.own, 1) + columns.flat @ entries.flat
     for name, (x, d) in columns.factors.items():
         total += jnp.sum(jnp.einsum('kta,tab->ktb', x, entries.outer[name]) * d, (1, 2))
@@ -170,7 +176,7 @@ def transposed(columns: Features, entries: Entries) -> Array:
 
 
 def residual(equations: Normal, labels: Array) -> Entries:
-    """The residual `residual(0) + A y`, but for what is spent."""
+    """The whitened residual `residual(0) + A y` of labels y `[K]`, but for what is spent."""
     columns, origin = equations.columns, equations.origin
     return Entries(
         origin.own + labels[:, None] * columns.own,
@@ -183,12 +189,8 @@ def residual(equations: Normal, labels: Array) -> Entries:
 
 
 def fit(equations: Normal, labels: Array) -> Array:
-    """Mean square of the residual, `[]`: about 1 or below where only noise is left."""
+    """Mean square of the whitened residual of labels `[K]`, `[]`: `labels.fit` at fixed states.
+
+    About 1 or below where only noise is left.
+    """
     return optax.tree.norm(residual(equations, labels), squared=True) / equations.size
-
-
-def right(problem: Problem, guess: Guess) -> tuple[Callable, Array]:
-    """`A' v` as a function of a whitened tree v, and `r = -A' residual(y = 0)`."""
-    zero = jnp.zeros_like(guess.labels)
-    origin, pullback = jax.vjp(lambda labels: problem.residual(guess._replace(labels=labels)), zero)
-    return pullback, -pullback(origin)[0]
