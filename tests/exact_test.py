@@ -137,7 +137,7 @@ class ProbeTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "'nope'.*closed_form"):
             exact.choose(known(model, update, 'scorer'), solver='nope')
 
-    # Failed on mutants: blocks not mirrored; squares on every block; the last block not moved up.
+    # Failed on mutants: blocks not mirrored; squares on every block.
     @parameterized.parameters(1, 5, 256, 257, 601)
     def test_a_gram_of_outer_products_is_the_gram(self, size):
         rng = np.random.default_rng(0)
@@ -451,6 +451,24 @@ class LabelsTest(parameterized.TestCase):
             soft, _, _ = labels.solve(found, ridge=1e5)
             expected = jnp.linalg.solve(gram + 1e5 * jnp.eye(2), rhs + 5e4)
         np.testing.assert_allclose(soft, expected, rtol=1e-6)
+
+    # Failed on mutant: binary labels whatever they leave.
+    @parameterized.parameters((0.0, [1, 1, 0, 0]), (1e3, None))
+    def test_binary_labels_where_they_explain_what_was_seen(self, rest, expected):
+        with jax.enable_x64():
+            column = jnp.array([1000.0, 2100.0, 3300.0, 4700.0])
+            columns = normal.Features(jnp.zeros((4, 0)), jnp.stack([column, jnp.zeros(4)], 1), {})
+            origin = normal.Entries(columns.own, jnp.array([-3100.0, rest]), {})
+            gram, rhs = normal.gram(columns), -normal.transposed(columns, origin)
+            factor = identifiability.factor(gram)
+            found = normal.Normal(gram, rhs, factor, columns, origin, 2)
+            soft, hard, _ = labels.solve(found)
+            self.assertTrue(np.any(hard != (soft > 0.5)))
+            got = labels.believed(found)
+        if expected is None:
+            np.testing.assert_array_equal(got, soft)
+        else:
+            np.testing.assert_array_equal(got > 0.5, expected)
 
     # Failed on mutant: what the labels leave that are not rounded.
     def test_the_objective_is_that_of_rounded_labels(self):

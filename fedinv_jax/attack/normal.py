@@ -85,9 +85,9 @@ def gram(columns: Features) -> Array:
     """
     count = len(columns.flat)
     number = -(-count // _BLOCK)
-    size = -(-count // number)  # as even as can be; the last block overlaps the one before
-    starts = np.minimum(np.arange(number) * size, count - size)
-    corners = jnp.asarray(starts[np.stack(np.tril_indices(number), axis=1)])
+    # As even as can be; the last block is moved up to overlap the one before, as slices are in JAX.
+    size = -(-count // number)
+    corners = jnp.asarray(size * np.stack(np.tril_indices(number), axis=1))
     parts = jnp.sum(columns.own**2, 1), columns.flat, columns.factors
 
     def block(total: Array, corner: Array) -> tuple[Array, None]:
