@@ -42,8 +42,10 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from fedinv_jax import client, compiled, losses, models, observe, tree, workdir
-from fedinv_jax.attack import distances, dynamics, inversion, objective
+from fedinv_jax import client, losses, models, observe, tree
+from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
+from fedinv_jax.attack.batching import Search
+from fedinv_jax.audit import executor, workdir
 from fedinv_jax.types import Batch, Guess, Transcript
 
 _DIM = flags.DEFINE_integer('dim', 32, 'D')
@@ -161,9 +163,9 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
-def search(problem) -> inversion.Search:
+def search(problem) -> Search:
     """The attack."""
-    return inversion.Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+    return Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
 
 
 def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
@@ -172,28 +174,28 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     On a CPU few victims are in step, and the calls of as many blocks as there are cores run side by
     side; elsewhere all victims are in step. Several devices share the victims of one call.
     """
-    workers = min(compiled.side_by_side(), len(keys))
+    workers = min(executor.side_by_side(), len(keys))
     devices = jax.local_device_count()
     on_each = -(-(len(keys) // workers) // devices)
     places = devices * on_each
     steps = jax.tree.leaves(transcripts.seen)[0].shape[1]
-    lanes = compiled.lanes(None, on_each, transcripts.items.shape[-1] * steps)
+    lanes = executor.lanes(None, on_each, transcripts.items.shape[-1] * steps)
     own = search(problem)
 
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
-        return inversion.stream(own, seen, axes(), keys, iterations, count, lanes).scores
+        return batching.stream(own, seen, axes(), keys, iterations, count, lanes).scores
 
     parts = np.resize(np.arange(len(keys)), (workers, places))  # filled up with the first
     blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in parts]
     start = time.perf_counter()
-    function = compiled.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
+    function = executor.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
     compiling = time.perf_counter() - start
 
     def call(iterations: int) -> list[jax.Array]:
         def one(block: tuple[Transcript, jax.Array]) -> jax.Array:
             return jax.block_until_ready(function(*block, iterations, on_each))
 
-        return list(compiled.each(one, blocks, workers))
+        return list(executor.each(one, blocks, workers))
 
     pilot = median_time(lambda: call(10)) / 10
     iterations = max(int(_SECONDS.value / pilot), 10)
@@ -212,7 +214,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
 def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
     """Victim-iterations a second of a loop over victims, without vmap."""
     victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
-    attack = jax.jit(functools.partial(inversion.run, search(problem)))
+    attack = jax.jit(functools.partial(batching.run, search(problem)))
     one = attack.lower(victims[0], keys[0], 1).compile()
     pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
     iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)

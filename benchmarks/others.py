@@ -39,20 +39,10 @@ import optax
 from absl import app, flags, logging
 
 from benchmarks import mgradinv
-from fedinv_jax import (
-    attackers,
-    build,
-    client,
-    compiled,
-    experiment,
-    losses,
-    models,
-    observe,
-    server,
-    train,
-    tree,
-    workdir,
-)
+from fedinv_jax import client, losses, models, observe, server, train, tree
+from fedinv_jax.audit import attackers, executor, workdir
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import training as training_lib
 from fedinv_jax.data.clients import Clients
 
 _SIZES = ((50, 64), (200, 32), (1682, 4))  # items in a batch, users
@@ -61,7 +51,7 @@ _USERS, _ROUND, _BATCH, _ITEMS, _ROUNDS = 4096, 512, 50, 20_000, 20
 
 def exact() -> list[dict[str, Any]]:
     """Milliseconds a user of each exact attack and size of batch."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     dim, hidden = mgradinv.head()
     config.model.update({'dim': dim, 'hidden': tuple(hidden)})
     found = []
@@ -69,8 +59,8 @@ def exact() -> list[dict[str, Any]]:
         rate = mgradinv.matrix_rate()
     for seen, name in (('scorer', 'exact'), ('items', 'spectral'), ('items', 'sign')):
         config.observation.seen, config.attack.name = (seen,), (name,)
-        probe = functools.partial(attackers.probe, config, build.make_model(config.model, 2))
-        choice = attackers.make_exact(config, experiment.settings(config)[0], probe)
+        probe = functools.partial(attackers.probe, config, training_lib.make_model(config.model, 2))
+        choice = attackers.make_exact(config, config_lib.settings(config)[0], probe)
         for items, users in _SIZES:
             transcripts, _, keys = mgradinv.make(items, users, 1, None, (seen,))
             with jax.enable_x64():
@@ -92,7 +82,7 @@ def useful_operations(solver: str, items: int) -> float:
 
 
 def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dict[str, Any]:
-    own, workers = mgradinv.axes(), min(compiled.side_by_side(), len(keys))
+    own, workers = mgradinv.axes(), min(executor.side_by_side(), len(keys))
     places = len(keys) // workers
 
     def several(block, keys):
@@ -103,14 +93,14 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
 
     parts = [slice(i * places, (i + 1) * places) for i in range(workers)]
     blocks = [(tree.take_along(transcripts, own, part), keys[part]) for part in parts]
-    options = compiled.options('exact')
+    options = executor.options('exact')
     function = jax.jit(several).lower(*blocks[0]).compile(options)
 
     def call(block):
         with jax.enable_x64():
             return jax.block_until_ready(function(*block))
 
-    seconds = mgradinv.median_time(lambda: list(compiled.each(call, blocks, workers)))
+    seconds = mgradinv.median_time(lambda: list(executor.each(call, blocks, workers)))
     single = jax.jit(lambda seen, key: choice.attack(seen, key, 1).labels)
     pairs = [(tree.take_along(transcripts, own, v), keys[v]) for v in range(len(keys))]
     one = single.lower(*pairs[0]).compile(options)

@@ -7,12 +7,12 @@ NCF on MovieLens-100K, users with at most 40 positives; MGradInv on the same vic
 2026-11-23, `:rounds` on 2 busy cores: 75 minutes; exact match of all victims in every setting.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None, 'smoke', or 'rounds' (no MGradInv; first rounds 0 to 2000, T = 1, 2, 4)."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.data.update({'name': 'ml-100k', 'max_positives': 40})
     config.observation.seen = ('items',)
@@ -34,4 +34,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             }
         )
         return config
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

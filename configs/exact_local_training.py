@@ -13,17 +13,17 @@ joint .996. 2026-11-24, one busy core: `:raifle_drift` without RAIFLE 82 seconds
 without) 1.000 (round 0) and .988 (round 100).
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None (5 epochs of SGD), 'adam' (20 epochs), 'raifle', 'raifle_drift' or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.name = 'ml-100k'
     config.client.update({'name': 'local_sgd', 'num_epochs': 5})
     config.attack.num_gradients = (1,)
     if arg in ('raifle', 'raifle_drift'):
-        config = experiment.raifle_setting(config)
+        config = config_lib.raifle_setting(config)
         config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
         config.server.num_rounds = 1
         config.attack.name = (
@@ -46,4 +46,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_iterations': 1000,
         }
     )
-    return experiment.variant(config, None if arg == 'adam' else arg)
+    return config_lib.variant(config, None if arg == 'adam' else arg)

@@ -7,12 +7,12 @@ Deng et al., ICDM 2025 (the setting); the closed form is this project's.
 2026-11-26, 2 cores: 943 of 943 exact, 940 certified; 32 s in all, 1.0 GiB.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.name = 'ml-100k'
     config.model.dim = 32
     config.observation.seen = ('scorer',)
@@ -23,4 +23,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_gradients': (1,),
         }
     )
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

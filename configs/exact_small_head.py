@@ -9,12 +9,12 @@ victims. `--config.attack.interval=1,10,50,230` gives the heat map over (T, inte
 .999 and 1.000 at T = 4 and 8.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None, 'smoke', or 'intervals' (no MGradInv; T = 1, 2, 4, 8; four intervals)."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.data.update({'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80})
     config.model.update({'dim': 8, 'hidden': (8,)})
@@ -39,4 +39,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             }
         )
         return config
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

@@ -9,12 +9,12 @@ membership, on the same victims. F1 is that of the interactions among all 1,682 
 round 500, T = 1, 2, 4, 8 (2026-11-24, 56 CPU minutes): F1 .998, 1.000, 1.000, .999.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.data.update({'name': 'ml-100k', 'max_positives': 40})
     config.model.dim = 32
@@ -27,4 +27,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_iterations': 500,
         }
     )
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

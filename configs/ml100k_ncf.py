@@ -8,12 +8,12 @@ Deng et al., ICDM 2025, on users with at most 40 positives.
 1.000; scorer 1.000, 1.000; items .983, .978; popularity guesser .866.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.update({'name': 'ml-100k', 'max_positives': 40})
     config.observation.seen = ('items+scorer', 'scorer', 'items')
     config.dynamics.name = ('unrolled',)
@@ -26,4 +26,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )
     config.attack.optimizer.learning_rate = 0.003
     config.attack.priors.norm = 3e-3
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

@@ -10,12 +10,12 @@ ids). `:mf` is matrix factorisation.
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_quality.py:mf
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None (NCF), 'mf' or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
     config.model.update({'dim': 32, 'hidden': (32, 16, 8), 'scale': 0.01})
@@ -32,4 +32,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
         config.model.name = 'matrix_factorization'
         config.server.optimizer.weight_decay = 1.0
         return config
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

@@ -8,12 +8,12 @@ Deng et al., ICDM 2025, on users with 48 to 80 positives.
 guesser .865.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.update({'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80})
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.observation.seen = ('scorer',)
@@ -26,4 +26,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
         }
     )
     config.attack.priors.norm = 3e-4
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

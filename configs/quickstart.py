@@ -9,12 +9,12 @@ about 290 unknown labels. Synthetic data, no download.
 popularity guesser .844.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.synthetic.update(
         {'num_users': 300, 'num_items': 1000, 'median_activity': 56.0, 'activity_sigma': 0.4}
     )
@@ -30,4 +30,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
         }
     )
     config.attack.priors.norm = 3e-4
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

@@ -13,12 +13,12 @@ T = 2: exact 1.000, MGradInv .983, spectral .968, TGIAs-RO .957, sign .940, Inve
 .832, RAIFLE .729, joint .526, IMIA .289, DLG .117; popularity .581.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.server.num_rounds = 20
     config.attack.update(
@@ -34,7 +34,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     )  # fmt: skip
     # One size of batch for all seeds, or each would compile its own.
     synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
-    config = experiment.with_arms(
+    config = config_lib.with_arms(
         config,
         {
             'synthetic': {'data': synthetic},
@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             },
         },
     )
-    config = experiment.variant(config, arg)
+    config = config_lib.variant(config, arg)
     if arg == 'smoke':
         config.attack.name = ('exact', 'spectral', 'mgradinv', 'raifle', 'imia', 'popularity')
     return config

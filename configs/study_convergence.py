@@ -12,12 +12,12 @@ two gradients 10 rounds apart against one. 130 victims each, 40 of matrix factor
 scorer, T = 2); exact: 1.000 at every round. C2 holds for MGradInv only.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.server.num_rounds = 2020
     config.observation.seen = ('items+scorer', 'scorer')
@@ -35,7 +35,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     ml100k = {'name': 'ml-100k', 'max_positives': 40}
     amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}
     small = {'name': 'ml-100k', 'min_positives': 48, 'max_positives': 80}
-    config = experiment.with_arms(
+    config = config_lib.with_arms(
         config,
         {
             'synthetic': {'data': synthetic},
@@ -54,7 +54,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'amazon': {'data': amazon},
         },
     )
-    config = experiment.variant(config, arg)
+    config = config_lib.variant(config, arg)
     if arg == 'smoke':
         config.observation.seen = ('items+scorer',)
         config.attack.first_round = (0, 5)

@@ -17,7 +17,7 @@ What is measured of it: docs/defences.md.
 from collections.abc import Mapping
 from typing import Any
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 _CLIP = 20.0  # about the median norm of an upload
 _ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
@@ -41,9 +41,9 @@ def _cohort(size: int, names: tuple[str, ...] = _ROWS, **fields: Any) -> Mapping
     }
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None, 'recipes' or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
     config.model.update({'dim': 16, 'hidden': (16, 8), 'scale': 0.03})
@@ -95,7 +95,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
     }
     # A field of a config has no dot in its name.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}
-    config = experiment.with_arms(config, arms)
+    config = config_lib.with_arms(config, arms)
     if not arg:
         return config
     if arg == 'recipes':  # adaptive only
@@ -110,16 +110,16 @@ def get_config(arg: str | None = None) -> experiment.Config:
         attacks['cohort_128'] = {**sums, 'name': ('imia', 'tgias_ro', 'popularity')}
         names = ('dlg', 'inverting_gradients', 'tgias_ro', 'popularity')  # these read no rows
         attacks['only_scorer'] = {'name': names}
-        return experiment.with_arms(
+        return config_lib.with_arms(
             config,
             {
                 name: {'observation': arms[name]['observation'], 'attack': own}
                 for name, own in attacks.items()
             },
         )
-    config = experiment.variant(config, arg)
+    config = config_lib.variant(config, arg)
     config.data.name = 'synthetic'
     config.server.num_rounds = 30
     config.attack.update({'name': ('exact', 'spectral', 'popularity'), 'min_positives': 1,
                           'max_positives': None, 'adaptive': (True,)})  # fmt: skip
-    return experiment.with_arms(config, {'none': {}, 'noise_3': _seen(clip=_CLIP, noise=3.0)})
+    return config_lib.with_arms(config, {'none': {}, 'noise_3': _seen(clip=_CLIP, noise=3.0)})

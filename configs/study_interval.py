@@ -13,12 +13,12 @@ seen, and matrix factorisation.
 +.119 (MGradInv, level with popularity); on the others MGradInv has no gain.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.server.num_rounds = 1400
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
         'data': {'name': 'ml-100k', 'max_positives': 40},
         'attack': {'num_victims': 40, 'num_gradients': (1, 2), 'num_iterations': 1000},
     }
-    config = experiment.with_arms(
+    config = config_lib.with_arms(
         config,
         {
             'synthetic': {'data': synthetic},
@@ -60,7 +60,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             },
         },
     )
-    config = experiment.variant(config, arg)
+    config = config_lib.variant(config, arg)
     if arg == 'smoke':
         config.attack.interval = (1, 120)
         config.server.num_rounds = 130

@@ -12,12 +12,12 @@ head of [64, 32, 16] and matrix factorisation, with all three hypotheses on the 
 8, of MGradInv .461, .850, .874, .679; C1 holds for both.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.num_seeds = 5
     config.model.update({'dim': 8, 'hidden': (8,)})
     config.server.num_rounds = 80
@@ -44,7 +44,7 @@ def get_config(arg: str | None = None) -> experiment.Config:
             'num_iterations': 1000,
         },
     }
-    config = experiment.with_arms(
+    config = config_lib.with_arms(
         config,
         {
             'synthetic': {'data': synthetic},
@@ -64,4 +64,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
             },
         },
     )
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

@@ -15,7 +15,7 @@ What is measured of it: docs/defences.md.
 
 from typing import Any
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 _CLIP, _DELTA = 0.05, 1e-8
 _NOISE = {100: 0.010358, 10: 0.061585, 1: 0.510031}  # by epsilon, analytic Gaussian
@@ -31,9 +31,9 @@ def _raifle(changes: dict[str, Any]) -> dict[str, Any]:
     return {**changes, 'attack': one, 'server': {'num_rounds': 1}}
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.raifle_setting(experiment.default_config())
+    config = config_lib.raifle_setting(config_lib.default_config())
     config.server.num_rounds = 8
     config.attack.update(
         {
@@ -69,10 +69,10 @@ def get_config(arg: str | None = None) -> experiment.Config:
         'attack': {'name': ('sign', 'popularity'), 'num_gradients': (max(_LONG),), 'block': 1},
         'run': {'memory_mib': 8192},
     }
-    config = experiment.with_arms(config, arms)
+    config = config_lib.with_arms(config, arms)
     if not arg:
         return config
-    config = experiment.variant(config, arg)
+    config = config_lib.variant(config, arg)
     config.data.name = 'synthetic'
     config.attack.update({'name': ('spectral', 'summed', 'popularity'), 'num_gradients': (1, 2)})
-    return experiment.with_arms(config, {'dp_100': _dp(100)})
+    return config_lib.with_arms(config, {'dp_100': _dp(100)})

@@ -8,12 +8,12 @@ The scorer's gradients of one round are seen and the batch is known: NCF, D = 16
 What is measured of it: docs/performance.md.
 """
 
-from fedinv_jax import experiment
+from fedinv_jax.audit import config as config_lib
 
 
-def get_config(arg: str | None = None) -> experiment.Config:
+def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.data.name = 'amazon-video-games'
     config.observation.seen = ('scorer',)
     config.server.clients_per_round = 512
@@ -27,4 +27,4 @@ def get_config(arg: str | None = None) -> experiment.Config:
         }
     )
     config.run.memory_mib = 1800
-    return experiment.variant(config, arg)
+    return config_lib.variant(config, arg)

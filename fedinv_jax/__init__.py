@@ -8,15 +8,21 @@ The whole package in two lines:
               + sum_k weight_k prior_k(guess)
 
 Both sides call the SAME `client_update` and the same observation. Modules in reading order, which
-is the order of the data: data, models, losses, client, perturb, observe, compress, server, train,
-quality, simulate, attack, metrics, report; experiment, build, plan, runner and capture run them
-from a config.
+is the order of the data: data, models, losses, client, observe, compress, perturb, server, train,
+simulate, transcripts, attack, metrics, quality, accounting, report.
+
+This is a library of pure functions; `fedinv_jax.audit` is a program on top of it that turns a
+config into rows and pages, and nothing here imports that.
 """
 
+import importlib
+from types import ModuleType
+
 from fedinv_jax import (
+    accounting,
     attack,
-    claims,
     client,
+    compilation,
     compress,
     data,
     losses,
@@ -25,23 +31,22 @@ from fedinv_jax import (
     observe,
     perturb,
     quality,
-    quick,
     report,
     server,
     simulate,
-    stats,
     train,
     transcripts,
     tree,
     types,
 )
-
-__version__ = '0.1.0'
+from fedinv_jax._version import __version__
 
 __all__ = [
+    '__version__',
+    'accounting',
     'attack',
-    'claims',
     'client',
+    'compilation',
     'compress',
     'data',
     'losses',
@@ -50,13 +55,18 @@ __all__ = [
     'observe',
     'perturb',
     'quality',
-    'quick',
     'report',
     'server',
     'simulate',
-    'stats',
     'train',
     'transcripts',
     'tree',
     'types',
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Config files of version 0.1 begin with `from fedinv_jax import experiment`."""
+    if name == 'experiment':
+        return importlib.import_module('fedinv_jax.audit.config')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -11,17 +11,7 @@ import optax
 
 from fedinv_jax import tree
 from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import (
-    Array,
-    Batch,
-    ClientUpdate,
-    Key,
-    Leaf,
-    Loss,
-    Model,
-    Observation,
-    PyTree,
-)
+from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
 
 
 def gather(shared: PyTree, items: Leaf) -> PyTree:

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedinv_jax import client, tree
 from fedinv_jax.data.clients import Clients
-from fedinv_jax.data.evaluation import Held
+from fedinv_jax.data.held_out import Held
 from fedinv_jax.types import Array, Leaf, Model, PyTree
 
 PROTOCOLS = ('loo99', 'full')

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, observe, quick, train, tree
+from fedinv_jax import client, compilation, observe, train, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.train import Federation, State
 from fedinv_jax.types import Array, GroundTruth, Key, PyTree, Transcript
@@ -120,14 +120,14 @@ def record(
             0, rounds, lambda _, carry: run.step(carry[0], key, forced), (state, nothing)
         )
 
-    @quick.jit
+    @compilation.jit
     def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
         parts = state.private, state.channel, run.active(state.round, key, forced)
         private, channel, there = (tuple(map(tree.take, part, chosen)) for part in parts)
         return Snapshot(state.shared, private, channel, there, run.loss(state))
 
     init_key, run_key = jax.random.split(key)
-    state, snapshots, done = quick.jit(run.init)(init_key), {}, 0
+    state, snapshots, done = compilation.jit(run.init)(init_key), {}, 0
     # What becomes of the last kept round nobody asks, but for the sums that it makes.
     last = max(kept[-1] + (cohorts is not None), num_rounds)
     for stop in [*kept, last]:

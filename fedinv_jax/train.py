@@ -8,19 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, losses, quick, server, tree
+from fedinv_jax import client, compilation, losses, server, tree
 from fedinv_jax.data.clients import Clients
-from fedinv_jax.types import (
-    Array,
-    Batch,
-    ClientUpdate,
-    Key,
-    Leaf,
-    Loss,
-    Model,
-    Observation,
-    PyTree,
-)
+from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
 
 # Streams of a run's key beside those of its rounds, which are counted from 0; and of a round's.
 _LABELS, _SUMS = 2**31 - 1, 2
@@ -301,7 +291,7 @@ def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], Py
     """
     wide = jnp.result_type(float) == jnp.float64
 
-    @quick.jit
+    @compilation.jit
     def together(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
         return jax.vmap(partial(run.train, shared, round_, key))(locals_)[0].uploads
 

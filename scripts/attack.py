@@ -19,7 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scripts import command
 
 # isort: split
-from fedinv_jax import capture, runner, workdir
+from fedinv_jax.audit import capture, runner, workdir
 
 flags.adopt_module_key_flags(command)
 _SAVE = flags.DEFINE_string(

@@ -17,7 +17,7 @@ from scripts import environment  # noqa: F401
 # isort: split
 import jax
 
-from fedinv_jax import hosts, workdir
+from fedinv_jax.audit import distributed, workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file; `:smoke` behind its name shrinks it to seconds. Override a field '
@@ -61,7 +61,9 @@ def run(do: Do) -> None:
         folder = _WORKDIR.value or f'runs/{default}'
         line = shlex.join(['python', *sys.argv])
         try:
-            with hosts.watch(f'error: this process was lost, or another one of the run: {_GO_ON}'):
+            with distributed.watch(
+                f'error: this process was lost, or another one of the run: {_GO_ON}'
+            ):
                 if _DISTRIBUTED.value:
                     _together(partial(do, _CONFIG.value, folder, line))
                 else:
@@ -119,12 +121,12 @@ def _together(do: Callable[[workdir.Shard, bool], None]) -> None:
     """Does this process's part; when all have done theirs, process 0 joins them."""
     if _SHARD.value or _MERGE.value:
         raise ValueError('--distributed gives each process its part: leave --shard and --merge.')
-    shard = hosts.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
+    shard = distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     do(shard, False)
-    hosts.meet('attacked')
+    distributed.meet('attacked')
     if shard[0] == 0:
         do((0, 1), True)
-    hosts.meet('reported')
+    distributed.meet('reported')
 
 
 def _parse(argv: list[str]) -> list[str]:

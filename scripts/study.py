@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scripts import command
 
 # isort: split
-from fedinv_jax import study, workdir
+from fedinv_jax.audit import study, workdir
 
 flags.adopt_module_key_flags(command)
 _ARMS = flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless given.')

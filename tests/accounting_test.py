@@ -10,7 +10,9 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
-from fedinv_jax import accounting, build, experiment, observe, server
+from fedinv_jax import accounting, observe, server
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import defences, training
 from fedinv_jax.data import clients
 
 
@@ -100,10 +102,10 @@ class TestCalibration:
         assert low < statistic < high
 
     def test_the_config_says_the_same(self):
-        config = experiment.default_config()
+        config = config_lib.default_config()
         config.observation.update({'clip': self.CLIP, 'noise': self.NOISE})
         config.server.num_rounds = 12
-        (found,) = accounting.guarantees(config, 100)
+        (found,) = defences.guarantees(config, 100)
         assert (found.sensitivity, found.noise, found.releases) == (1.0, 2.0, 12)
         expected = accounting.gaussian(2.0, 1.0, 12, 1e-5)
         assert (found.rdp, found.pld) == expected
@@ -111,36 +113,36 @@ class TestCalibration:
 
 
 def config_of(**fields):
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.observation.update(fields)
     return config
 
 
 class TestGuarantees:
     def test_none(self):
-        assert accounting.guarantees(config_of(), 10) == []
+        assert defences.guarantees(config_of(), 10) == []
         assert accounting.against_server([]) is None
 
     def test_noise_without_a_bound_has_no_epsilon(self):
-        (found,) = accounting.guarantees(config_of(noise=1.0), 10)
+        (found,) = defences.guarantees(config_of(noise=1.0), 10)
         assert found.epsilon == math.inf
         assert 'unbounded: uploads are not clipped' in accounting.describe(found)
         assert accounting.against_server([found]) is None
 
     def test_labels(self):
-        (found,) = accounting.guarantees(config_of(label_epsilon=2.0), 10)
+        (found,) = defences.guarantees(config_of(label_epsilon=2.0), 10)
         assert (found.epsilon, found.delta) == (2.0, 0.0)
         assert found.unit.startswith('one label, given the items')
         # A negative that stays one tells for sure, where not all are passed off.
         for pseudo, epsilon in ((0.5, math.inf), (1.0, 0.0)):
-            (found,) = accounting.guarantees(config_of(pseudo=pseudo), 10)
+            (found,) = defences.guarantees(config_of(pseudo=pseudo), 10)
             assert found.epsilon == epsilon
 
     # The server knows who takes part: a sample is no secret from it.
     def test_noise_on_a_sum(self):
         config = config_of(clip=1.0, cohort=4, sum_noise=8.0)
         config.server.clients_per_round = 5
-        server_, models_ = accounting.guarantees(config, 100)
+        server_, models_ = defences.guarantees(config, 100)
         assert server_.adjacency == 'zero-out'
         assert server_.sensitivity == 1.0
         assert models_.sensitivity == 2.0
@@ -154,7 +156,7 @@ class TestGuarantees:
     @pytest.mark.parametrize('word', ['sensitivity 2', 'delta = 1e-05', 'replace', '1000 rounds',
                                       'given the items of the batch', 'RDP', 'PLD'])  # fmt: skip
     def test_a_statement_says_everything(self, word):
-        (found,) = accounting.guarantees(config_of(clip=1.0, noise=50.0), 10)
+        (found,) = defences.guarantees(config_of(clip=1.0, noise=50.0), 10)
         assert word in accounting.describe(found)
 
 
@@ -167,7 +169,7 @@ def test_the_channel_is_what_is_accounted_for(cohort):
     config = config_of(clip=0.5, random=0.5, levels=1, cohort=cohort)
     config.observation['sum_noise' if cohort > 1 else 'noise'] = 2.0
     config.attack.name = ('spectral',)
-    (found, *_) = accounting.guarantees(config, 10)
+    (found, *_) = defences.guarantees(config, 10)
     users = np.arange(6, dtype=np.int32)
     blank = np.ones((6, 2), np.float32)
     group = clients.Clients(users, np.tile([0, 1], (6, 1)), blank, blank, users, users)
@@ -175,7 +177,7 @@ def test_the_channel_is_what_is_accounted_for(cohort):
 
     def seen(config):
         """Six uploads, and what reaches the server of them: themselves, or the sum of three."""
-        channel, sums = build.make_channel(config), build.make_cohorts(config, [group])
+        channel, sums = training.make_channel(config), training.make_cohorts(config, [group])
 
         def one(key):
             return channel.observe(upload, channel.init(upload), key)[0]

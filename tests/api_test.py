@@ -19,7 +19,14 @@ MODULES = [
     'fedinv_jax',
     *(info.name for info in pkgutil.walk_packages(fedinv_jax.__path__, 'fedinv_jax.')),
 ]
-PACKAGES = ['fedinv_jax', 'fedinv_jax.attack', 'fedinv_jax.data', 'fedinv_jax.models']
+PACKAGES = [
+    'fedinv_jax',
+    'fedinv_jax.attack',
+    'fedinv_jax.attack.exact',
+    'fedinv_jax.data',
+    'fedinv_jax.models',
+    'fedinv_jax.report',
+]
 # So many examples at the time of writing: a finder that finds nothing must not pass.
 FEWEST_EXAMPLES = 60
 
@@ -39,36 +46,14 @@ def test_all_is_sorted_unique_importable_and_documented(name):
     assert inspect.getdoc(package)
 
 
+# Failed on a fedinv_jax/attack/__init__.py without 'recipes'.
 @pytest.mark.parametrize('name', ['fedinv_jax', 'fedinv_jax.attack', 'fedinv_jax.data'])
 def test_all_of_a_namespace_covers_its_modules(name):
     package = importlib.import_module(name)
     modules = {info.name for info in pkgutil.iter_modules(package.__path__)}
-    # Those for the command line need not be re-exported.
-    optional = {
-        'accounting',
-        'attackers',
-        'build',
-        'canvas',
-        'capture',
-        'checks',
-        'compiled',
-        'document',
-        'experiment',
-        'figures',
-        'figures_exact',
-        'figures_study',
-        'frontier',
-        'hosts',
-        'judge',
-        'page',
-        'plan',
-        'progress',
-        'runner',
-        'study',
-        'threat',
-        'workdir',
-    }
-    assert modules - set(package.__all__) <= optional
+    modules = {module for module in modules if not module.startswith('_')}
+    # The program on top of the library.
+    assert modules - set(package.__all__) <= {'audit'}
 
 
 def doctests(name):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reference
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, losses, models, types
+from tests import reference
 
 N, D = 7, 3
 # Item 2 is there three times, with both labels; fractions are legal labels.

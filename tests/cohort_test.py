@@ -8,21 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import (
-    checks,
-    client,
-    data,
-    experiment,
-    losses,
-    models,
-    observe,
-    server,
-    simulate,
-    train,
-    tree,
-    types,
-)
-from fedinv_jax.attack import dynamics, objective, relax, rows
+from fedinv_jax import client, data, losses, models, observe, server, simulate, train, tree, types
+from fedinv_jax.attack import dynamics, objective, relax
+from fedinv_jax.attack.exact import item_rows
+from fedinv_jax.audit import checks
+from fedinv_jax.audit import config as config_lib
 from fedinv_jax.data import clients as clients_lib
 
 KEY = jax.random.key(2)
@@ -206,7 +196,7 @@ def test_attacks_on_rows_read_the_sum():
     user = int(few[0].users[0])
     recording = simulate.record(federation(2, clients=few), KEY, [user], [0])
     transcript, truth = simulate.transcript(recording, user, [0], ['items'], cohort_size=2)
-    answer = rows.spectral(jax.tree.map(jnp.asarray, transcript))
+    answer = item_rows.spectral(jax.tree.map(jnp.asarray, transcript))
     other = (truth.weights == 0) & (transcript.weights[0] > 0)
     alone = (truth.weights > 0) & ~np.isin(transcript.items, transcript.items[other])
     right = np.asarray(answer.labels) == (truth.labels > 0)
@@ -247,7 +237,7 @@ def test_cohorts_are_even_and_cover_all():
     ],
 )
 def test_what_a_sum_does_not_allow(changes, message):
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.observation.cohort = 4
     config.attack.name = ('spectral',)
     config.update_from_flattened_dict(changes)
@@ -256,7 +246,7 @@ def test_what_a_sum_does_not_allow(changes, message):
 
 
 def test_noise_on_a_sum_needs_one():
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.observation.sum_noise = 1.0
     with pytest.raises(ValueError, match=r'needs observation\.cohort above 1'):
         checks.check(config)

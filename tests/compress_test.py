@@ -183,7 +183,9 @@ def test_the_attacker_who_knows_the_upload_predicts_what_is_seen(name):
         upload = jax.tree.map(lambda leaf, t=t: leaf * (t + 1) - t, UPLOAD)
         seen, state = stage.observe(upload, state, jax.random.fold_in(KEY, t))
         predicted, predict_state = stage.predict(upload, seen, predict_state)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), predicted, seen)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), predicted, seen
+        )
 
 
 @pytest.mark.parametrize('name', list(STAGES))

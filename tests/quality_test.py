@@ -7,13 +7,13 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from fedinv_jax import data, models, quality
-from fedinv_jax.data import evaluation
+from fedinv_jax.data import held_out
 from fedinv_jax.data import interactions as interactions_lib
 
 TRAIN, TEST = interactions_lib.leave_one_out(
     data.synthetic.generate(seed=2, num_users=60, num_items=150)
 )
-HELD = evaluation.held_out(TRAIN, TEST, seed=3)
+HELD = held_out.held_out(TRAIN, TEST, seed=3)
 
 
 class TestRank:
@@ -63,20 +63,20 @@ class TestHeldOut:
 
     # Failed on: one generator for all users.
     def test_negatives_are_the_users_own(self):
-        again = evaluation.held_out(TRAIN, TEST, seed=3)
+        again = held_out.held_out(TRAIN, TEST, seed=3)
         np.testing.assert_array_equal(again.negatives, HELD.negatives)
         keep = TEST.users >= 30
-        part = evaluation.held_out(TRAIN, interactions_lib.take(TEST, keep), seed=3)
+        part = held_out.held_out(TRAIN, interactions_lib.take(TEST, keep), seed=3)
         np.testing.assert_array_equal(part.negatives, HELD.negatives[keep])
-        other = evaluation.held_out(TRAIN, TEST, seed=4)
+        other = held_out.held_out(TRAIN, TEST, seed=4)
         assert np.any(other.negatives != HELD.negatives)
 
     def test_errors(self):
         with pytest.raises(ValueError, match='Expected held-out interactions'):
-            evaluation.held_out(TRAIN, interactions_lib.take(TEST, np.zeros(len(TEST.users), bool)))
+            held_out.held_out(TRAIN, interactions_lib.take(TEST, np.zeros(len(TEST.users), bool)))
         twice = interactions_lib.make([1, 1], [2, 3])
         with pytest.raises(ValueError, match='Expected one held-out interaction'):
-            evaluation.held_out(twice, twice)
+            held_out.held_out(twice, twice)
 
 
 # Of equal times the largest item is last, or by the seed any of them; other times decide first.

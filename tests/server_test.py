@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reference
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import server
+from tests import reference
 
 NAN = float('nan')
 SHARED = {

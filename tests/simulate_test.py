@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, compress, losses, models, observe, server, simulate, train, tree
 from fedinv_jax.data import clients as clients_lib
+from tests import reference
 
 N, D = 9, 3
 PARTS = ('items', 'scorer')

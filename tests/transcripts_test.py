@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from fedinv_jax import capture, experiment, transcripts
+from fedinv_jax import transcripts
+from fedinv_jax.audit import capture
+from fedinv_jax.audit import config as config_lib
 from fedinv_jax.types import Transcript
 
 
@@ -263,7 +265,7 @@ def test_a_capture_made_by_hand_is_inverted(tmp_path, loss, bias, dynamics):
     # Static: what a single round shows is enough, and there nothing has moved.
     rounds = (3,) if dynamics == 'static' else (3, 7)
     liked, private = foreign_capture(tmp_path / 't.npz', loss, bias, rounds)
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.dynamics.name = (dynamics,)
     config.attack.update({'num_iterations': 1500})
     config.attack.priors.binary = 1e-4
@@ -282,7 +284,7 @@ def test_a_capture_made_by_hand_is_inverted(tmp_path, loss, bias, dynamics):
 
 def test_unrolled_needs_the_rounds_in_between(tmp_path):
     foreign_capture(tmp_path / 't.npz', 'bce', True)
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.dynamics.name = ('unrolled',)
     with pytest.raises(ValueError, match=r't\.npz: unrolled needs the parameters of every round'):
         capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path))
@@ -294,7 +296,7 @@ def test_a_capture_with_nan_is_an_error_not_an_answer(tmp_path):
         arrays = dict(file)
     arrays['seen/items/embedding'][0, 0, 0] = np.nan
     np.savez(tmp_path / 't.npz', **arrays)
-    config = experiment.default_config()
+    config = config_lib.default_config()
     config.attack.num_iterations = 3
     with pytest.raises(ValueError, match='the objective is not finite'):
         capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))

@@ -5,42 +5,17 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import optax
 
+from fedinv_jax.attack import candidates
 from fedinv_jax.types import Array, PyTree, Transcript
 
 Prior = Callable[[Array, PyTree, Transcript], Array]
 
 
-def candidates(transcript: Transcript) -> Array:
-    """Bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
-    if transcript.weights is None:
-        return jnp.ones(transcript.items.shape, bool)
-    weighted = transcript.weights > 0
-    if transcript.slot is None:
-        return jnp.any(weighted, axis=0)
-    return jnp.zeros(transcript.items.shape, bool).at[transcript.slot].max(weighted)
-
-
-def log_odds(transcript: Transcript, positives: float) -> Array:
-    """Log odds `[K]` that a candidate of a known batch is an interaction, by public popularity.
-
-    `log(c o_k)` for the public odds o_k, with the c of which they add up to the expected number of
-    interactions; -inf for padding.
-
-    Args:
-        transcript: of one client.
-        positives: public share of interactions in a batch.
-    """
-    odds = jnp.where(candidates(transcript), transcript.log_odds, -jnp.inf)
-    count = positives * jnp.sum(candidates(transcript))
-    return odds - jax.nn.logsumexp(odds) + jnp.log(count)
-
-
 def _mean(values: Array, transcript: Transcript) -> Array:
-    where = candidates(transcript)
+    where = candidates.mask(transcript)
     return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(jnp.sum(where), 1)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import distances, dynamics, inversion, objective, priors, relax
+from fedinv_jax.attack import candidates, distances, dynamics, inversion, objective, relax
 from fedinv_jax.types import (
     Answer,
     Array,
@@ -232,7 +232,7 @@ def imia(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
         del num_iterations
         problem = _problem(known, transcript, distances.rows_distance, relax.identity())
-        where = priors.candidates(transcript)
+        where = candidates.mask(transcript)
         size = jnp.sum(where)
         expected = jnp.floor(known.positives * size).astype(int)
         many = jnp.floor(_CONFIRMED * size).astype(int) + 1

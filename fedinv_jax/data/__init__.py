@@ -2,10 +2,10 @@
 
 ```
 loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_out -> clients.build,
-    evaluation.held_out
+    held_out.held_out
 ```
 """
 
-from fedinv_jax.data import clients, evaluation, interactions, loaders, synthetic
+from fedinv_jax.data import clients, held_out, interactions, loaders, synthetic
 
-__all__ = ['clients', 'evaluation', 'interactions', 'loaders', 'synthetic']
+__all__ = ['clients', 'held_out', 'interactions', 'loaders', 'synthetic']

@@ -1,12 +1,12 @@
 """Interactions -> clients with fixed negatives, padded and grouped by size; public popularity."""
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from fedinv_jax import _validate
 from fedinv_jax.data import interactions as interactions_lib
 
 _LABELS = ('implicit', 'ratings')
@@ -157,10 +157,7 @@ def build(
         >>> [group.num_negatives.tolist() for group in build(data, per_positive=1)]
         [[1], [1, 1]]
     """
-    if labels not in _LABELS:
-        close = difflib.get_close_matches(labels, _LABELS, n=1)
-        hint = f' Did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'Unknown {labels=}.{hint} Known: {", ".join(_LABELS)}.')
+    _validate.lookup('labels', labels, _LABELS)
     if not 0 <= max_waste < 1:
         raise ValueError(f'Expected 0 <= {max_waste=} < 1.')
     interactions = _filter(interactions, min_positives, max_positives)

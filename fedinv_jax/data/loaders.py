@@ -1,7 +1,6 @@
 """Reads interaction files of many layouts, and finds or fetches known data sets."""
 
 import codecs
-import difflib
 import hashlib
 import io
 import os
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedinv_jax import _validate
 from fedinv_jax.data import interactions as interactions_lib
 
 _SEPARATORS = {'TAB': '\t', "'::'": '::', "','": ',', "';'": ';', 'blanks': None}
@@ -160,11 +160,9 @@ def load(
         if path.is_file():
             return read(path, title)
     if known is None:
-        close = difflib.get_close_matches(name, DATASETS, n=3)
-        hint = f' Did you mean {", ".join(map(repr, close))}?' if close else ''
         raise ValueError(
-            f'Unknown data set {name!r}.{hint} Known names: {", ".join(DATASETS)}. '
-            f'Nor is there a file {" or ".join(map(str, candidates))}.'
+            f'Unknown data set {name!r}.{_validate.hint(name, DATASETS)} '
+            f'Known names: {", ".join(DATASETS)}. Nor is there a file {" or ".join(map(str, candidates))}.'
         )
     _download(known, root)
     return read(root / known.path, name)

@@ -1,0 +1,36 @@
+"""Attacks that use no gradient: what every other attack must beat."""
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax.attack import candidates
+from fedinv_jax.types import Answer, Array, Key, Transcript
+
+
+def _top_share(scores: Array, transcript: Transcript, share: float) -> Answer:
+    """Hard labels: the `round(share * number of candidates)` highest scores."""
+    where = candidates.mask(transcript)
+    count = jnp.round(share * jnp.sum(where)).astype(int)
+    rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf)))
+    return Answer(scores, (rank < count) & where, None, jnp.zeros(()))
+
+
+def random(transcript: Transcript, key: Key, share: float) -> Answer:
+    """Uniform scores.
+
+    Args:
+        transcript: of one client; only its candidates are used.
+        key: PRNG key.
+        share: public share of interactions among candidates, in [0, 1].
+    """
+    return _top_share(jax.random.uniform(key, transcript.items.shape), transcript, share)
+
+
+def popularity(transcript: Transcript, share: float) -> Answer:
+    """Scores by popularity among OTHER users: the sigmoid of the public log odds.
+
+    Args:
+        transcript: of one client; only its candidates and `log_odds` are used.
+        share: public share of interactions among candidates, in [0, 1].
+    """
+    return _top_share(jax.nn.sigmoid(transcript.log_odds), transcript, share)

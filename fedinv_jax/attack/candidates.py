@@ -1,0 +1,31 @@
+"""The candidates of a transcript: which carry weight, and how popular they are."""
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax.types import Array, Transcript
+
+
+def mask(transcript: Transcript) -> Array:
+    """Bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
+    if transcript.weights is None:
+        return jnp.ones(transcript.items.shape, bool)
+    weighted = transcript.weights > 0
+    if transcript.slot is None:
+        return jnp.any(weighted, axis=0)
+    return jnp.zeros(transcript.items.shape, bool).at[transcript.slot].max(weighted)
+
+
+def log_odds(transcript: Transcript, positives: float) -> Array:
+    """Log odds `[K]` that a candidate of a known batch is an interaction, by public popularity.
+
+    `log(c o_k)` for the public odds o_k, with the c of which they add up to the expected number of
+    interactions; -inf for padding.
+
+    Args:
+        transcript: of one client.
+        positives: public share of interactions in a batch.
+    """
+    odds = jnp.where(mask(transcript), transcript.log_odds, -jnp.inf)
+    count = positives * jnp.sum(mask(transcript))
+    return odds - jax.nn.logsumexp(odds) + jnp.log(count)

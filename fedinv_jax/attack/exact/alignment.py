@@ -1,0 +1,248 @@
+"""Members of the exact attack that search for private states whose predicted rows align.
+
+The direction of an item row tells of the private state through the ReLUs that are on (`item_rows`),
+its length of the logit: a search over private states finds those whose rows match what was seen.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack import candidates, inversion
+from fedinv_jax.attack.exact import certificate, embedding, gauss_newton, item_rows, problems
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
+
+_SEARCH = 60  # most iterations of the search for aligned rows
+_LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10  # of a rough p and the search around it
+_POLISH, _LARGEST = 8, 5e7  # iterations on the replayed client; numbers in its derivatives
+_EXPLAINED = 1e-2  # squared residual, relative to what was seen, at which its answer is taken
+# Bounds of `|log|` of a ratio of row norms: a predicted row of zeros is finitely wrong.
+_LOG_RATIO = 20.0
+_DAMPING = 1e-5
+# Longest step, in widths of the stencil, and by how much a width may shrink or grow.
+_REACH = 1.0
+_SHRINK, _GROW = 0.2, 1.1
+# The width at which a search is over, and the least one, relative to the first.
+_DONE, _LEAST = 1e-6, 1e-7
+
+
+def sign(known: Known) -> Attack:
+    """`item_rows.sign` at private states of zero."""
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        problem = problems.free_problem(known, transcript)
+        latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
+        return item_rows.sign(problem, transcript, latent)
+
+    return attack
+
+
+def rough(known: Known) -> Attack:
+    """`item_rows.sign` near private states that a leaf gives away roughly, whatever clients do.
+
+    After several local steps the kernel's leaf is still close to a multiple of the product of p and
+    the bias's leaf. Of p as long as they say, or half as long as a fresh one times powers of two,
+    the best by the objective of `item_rows.sign` is where `search` starts. From the better end,
+    `gauss_newton` on the replayed client finds labels and p that explain all that was seen, or it
+    does not and the labels are those by the side of each row. The objective is that of the rows.
+
+    Raises:
+        ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
+    """
+    if known.rough is None or known.rough.bias is None or not known.structure.items:
+        raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
+    found = known.rough
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        free = problems.free_problem(known, transcript)
+
+        def best(latents: Array) -> tuple[Array, Answer]:
+            answers = jax.lax.map(lambda latent: item_rows.sign(free, transcript, latent), latents)
+            index = jnp.argmin(answers.objective)
+            return latents[index], tree.take(answers, index)
+
+        raw = jnp.nan_to_num(jax.vmap(lambda seen: embedding.exact(found, seen))(transcript.seen))
+        size = jnp.linalg.norm(raw, axis=-1, keepdims=True)
+        fresh = raw / jnp.where(size > 0, size, 1) * problems.typical_norm(known).astype(raw.dtype)
+        near, answer = best(jnp.stack([raw, *(2.0**power * fresh for power in _LENGTHS)]))
+        guess = Guess(answer.labels.astype(near.dtype), None, near)
+        solver = search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
+        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _REFINE)
+        latent, answer = best(jnp.stack([near, state.guess.latent]))
+        answer = answer._replace(private=latent[0])
+        if len(transcript.items) * tree.ravel(transcript.seen).size > _LARGEST:  # padding counts
+            return answer
+        guess = Guess(answer.labels.astype(near.dtype), None, latent)
+        solver = gauss_newton.gauss_newton()
+        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _POLISH)
+        exact = state.guess.labels
+        explained = state.objective < _EXPLAINED * len(transcript.rounds)
+        return answer._replace(
+            scores=jnp.where(explained, exact, answer.scores),
+            labels=jnp.where(explained, exact > 0.5, answer.labels),
+            private=jnp.where(explained, state.guess.latent[0], latent[0]),
+        )
+
+    return attack
+
+
+def aligned(known: Known) -> Attack:
+    """`search` for the private states whose predicted rows align with the seen ones.
+
+    Starts from states of zero. The certificate takes the private states as unknown.
+    """
+    width = float(problems.typical_norm(known))
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        free = problems.free_problem(known, transcript)
+        zero = jax.tree.map(jnp.zeros_like, free.init(key))
+        start = free._replace(init=lambda key: zero)
+        state = inversion.search(start, search(transcript, width), key, _SEARCH)
+        answer = start.answer(state.guess, state.objective)
+        problem = problems.whitened_problem(known, transcript, state.guess.latent)
+        guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
+        return answer._replace(
+            certificate=certificate.certify_unknown_private(known, problem, guess, transcript)
+        )
+
+    return attack
+
+
+class Memory(NamedTuple):
+    """Memory of `search`.
+
+    Attributes:
+        centre: float `[T, P]`, the private states around which the stencil lies.
+        width: float `[T]`, its half width.
+        labels: bool `[K]`, at the centre.
+        key: of the stencil's rotations.
+        end: float `[T]`, the width at which the search is over.
+    """
+
+    centre: Array
+    width: Array
+    labels: Array
+    key: Key
+    end: Array
+
+
+def search(transcript: Transcript, width: float | Array) -> Inversion:
+    """Alternates the rows' labels and Gauss-Newton steps in the private states of the steps.
+
+    With the labels given, a row's direction tells of the ReLUs that are on, its length of the
+    logit.
+    The residual of a row is the difference of its direction and of the log of its length to those
+    of the predicted row. It jumps in p, so that its derivatives say nothing: they are replaced by
+    central differences along a randomly turned orthonormal basis, at first as wide as the unknown
+    is. The width follows the length of the steps, and where rows are matched exactly
+    the differences become derivatives and the steps Newton's. Rows that are not matched yet weigh
+    less (Cauchy's weights).
+
+    The hypothesis must be `dynamics.free`: the private states are unknowns `[T, ...]` of their own,
+    and the labels are common to the steps. The labels of `problem.init` are only a start; the
+    objective of a state is the geometric mean of the squared residuals of the rows.
+
+    Args:
+        transcript: of one client, item rows seen; the problem is made of it, with
+            `relax.identity()`.
+        width: half width of the first stencil, `[]` or `[T]`: how far off `problem.init`'s private
+            states are, roughly.
+
+    Returns:
+        The solver; an iteration simulates the client `4 P` times for P private parameters.
+
+    Raises:
+        ValueError: if a Python `width` is not positive; if no item rows are seen.
+
+    References:
+        Arasaratnam, Haykin, Cubature Kalman filters, IEEE Transactions on Automatic Control 54(6),
+        2009, doi:10.1109/TAC.2009.2019800 (the stencil, and what it linearises).
+        Holland, Welsch, Robust regression using iteratively reweighted least-squares,
+        Communications in Statistics 6(9), 1977, doi:10.1080/03610927708827533.
+    """
+    if isinstance(width, int | float) and not width > 0:
+        raise ValueError(f'Expected width={width} > 0.')
+    seen = item_rows.rows_of(transcript, transcript.seen)
+    units, norms = item_rows.polar(seen)
+    where = candidates.mask(transcript)
+    known = where & (norms > 0)
+
+    def init(problem: Problem, key: Key) -> State:
+        start_key, key = jax.random.split(key)
+        guess = problem.init(start_key)
+        centre, _ = _flatten(guess.latent)
+        widths = jnp.broadcast_to(jnp.asarray(width, centre.dtype), len(centre))
+        memory = Memory(centre, widths, guess.labels > 0.5, key, _DONE * widths)
+        return State(guess, jnp.asarray(jnp.inf, centre.dtype), jnp.asarray(False), memory)
+
+    def update(problem: Problem, state: State) -> State:
+        centre, width, labels, key, end = state.memory
+        key, basis_key = jax.random.split(key)
+        steps, size = centre.shape
+        _, unflatten = _flatten(state.guess.latent)
+        normal = jax.random.normal(basis_key, (steps, size, size), jnp.float32)
+        basis = jnp.linalg.qr(normal.astype(centre.dtype))[0]
+        offsets = width[:, None, None] * jnp.concatenate([basis, -basis], axis=1)  # [T, 2 P, P]
+
+        def predict(labels: Array, latent: Array) -> Array:
+            guess = Guess(labels.astype(latent.dtype), None, unflatten(latent))
+            return item_rows.rows_of(transcript, problem.predict(guess))
+
+        points = centre + jnp.moveaxis(offsets, 1, 0)
+        this, other = (jax.vmap(lambda p, y=y: predict(y, p))(points) for y in (labels, ~labels))
+        zeros, ones = (jnp.where((labels == y)[:, None], this, other) for y in (False, True))
+        vote = item_rows.vote(zeros, ones, seen)
+        labels = (vote < 0) & where
+        # Residuals [2 P, T, K, F + 1] of the rows, their mean and their differences.
+        predicted, lengths = item_rows.polar(jnp.where(labels[:, None], ones, zeros))
+        ratio = jnp.log(item_rows.positive(lengths)) - jnp.log(item_rows.positive(norms))
+        ratio = jnp.clip(ratio, -_LOG_RATIO, _LOG_RATIO)
+        residuals = jnp.concatenate([predicted - units, ratio[..., None]], axis=-1)
+        residuals = jnp.where(known[..., None], residuals, 0)
+        mean = jnp.mean(residuals, axis=0)
+        slopes = (residuals[:size] - residuals[size:]) / 2
+        squares = jnp.sum(mean**2, axis=-1)
+        count = jnp.maximum(jnp.sum(known, axis=-1), 1)
+        logs = jnp.where(known, jnp.log(squares + 1e-30), 0)
+        typical = jnp.exp(jnp.sum(logs, axis=-1) / count)
+        weights = known / (1 + squares / item_rows.positive(typical)[:, None])
+        gram = jnp.einsum('atkf,tk,btkf->tab', slopes, weights, slopes)
+        rhs = jnp.einsum('atkf,tk,tkf->ta', slopes, weights, mean)
+        trace = item_rows.positive(jnp.trace(gram, axis1=1, axis2=2))[:, None, None]
+        damped = gram / trace + _DAMPING / size * jnp.eye(size, dtype=gram.dtype)
+        move = -jnp.linalg.solve(damped, (rhs / trace[..., 0])[..., None])[..., 0]
+        length = jnp.linalg.norm(move, axis=-1)
+        move = move * jnp.minimum(1, _REACH / item_rows.positive(length))[:, None]
+        objective = jnp.exp(jnp.sum(logs) / jnp.sum(count))
+        better = objective < state.objective
+        scores = jnp.where(where, jnp.clip((1 - vote) / 2, 0, 1), 0)
+        guess = Guess(scores, None, unflatten(centre))
+        moved = centre + width[:, None] * jnp.einsum('ta,tap->tp', move, basis)
+        width = jnp.maximum(width * jnp.clip(2 * length, _SHRINK, _GROW), _LEAST / _DONE * end)
+        new = State(
+            optax.tree.where(better, guess, state.guess),
+            jnp.where(better, objective, state.objective),
+            jnp.all(width < end) | ~jnp.isfinite(objective),
+            Memory(moved, width, labels, key, end),
+        )
+        keep = jnp.where(state.done, True, False)
+        return jax.tree.map(lambda a, b: jnp.where(keep, a, b), state, new)
+
+    return Inversion(init, update)
+
+
+def _flatten(latent: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """Private states `[T, ...]` as `[T, P]`, and the way back."""
+    first = jax.tree.map(lambda leaf: leaf[0], latent)
+    unravel = jax.flatten_util.ravel_pytree(first)[1]
+    flat = jax.vmap(lambda state: jax.flatten_util.ravel_pytree(state)[0])(latent)
+    return flat, jax.vmap(unravel)

@@ -1,0 +1,114 @@
+"""The certificate of an answer: is it the only one, at the noise there is? Without the truth."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack import candidates, objective
+from fedinv_jax.attack.exact import identifiability, label_solve, normal_equations
+from fedinv_jax.attack.exact.known import Known
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Array, Certificate, Guess, PyTree, Transcript
+
+
+def project_gram(
+    problem: Problem, guess: Guess, gram: Array, tangents: PyTree
+) -> tuple[Array, Array]:
+    """`A'A` with what moves along some directions of the private states can imitate taken out.
+
+    `A'A - A'J (J'J)^+ J'A`: `identifiability.project` without the matrix A.
+
+    Args:
+        problem: of the whitened residual.
+        guess: where to linearise.
+        gram: float64 `[K, K]`, `A'A`.
+        tangents: leaves `[P, ...]`, directions of the latent.
+
+    Returns:
+        The matrix `[K, K]`, and how many of the directions stand out of the noise, `[]`.
+    """
+
+    def residual(labels_: Array, latent: PyTree) -> Array:
+        return tree.ravel(problem.residual(guess._replace(labels=labels_, latent=latent)))
+
+    jacobian = jax.vmap(
+        lambda tangent: jax.jvp(
+            lambda latent: residual(guess.labels, latent), (guess.latent,), (tangent,)
+        )[1]
+    )(tangents)
+    known = jnp.sum(jnp.linalg.eigvalsh(jacobian @ jacobian.T) > identifiability.STANDS_OUT)
+    norms = jnp.linalg.norm(jacobian, axis=1, keepdims=True)
+    jacobian = jacobian / jnp.where(norms > 0, norms, 1)
+    pullback = jax.vjp(lambda labels_: residual(labels_, guess.latent), guess.labels)[1]
+    cross = jax.vmap(lambda row: pullback(row)[0])(jacobian)
+    inverse = jnp.linalg.pinv(jacobian @ jacobian.T, rtol=1e-12, hermitian=True)
+    return gram - cross.T @ inverse @ cross, known
+
+
+def certify(
+    problem: Problem,
+    guess: Guess,
+    gram: Array,
+    factor: Array,
+    where: Array,
+    extra: float | Array = 0.0,
+    num_private: int | Array = 0,
+) -> Certificate:
+    """Whether no other labels in the box explain the uploads.
+
+    The truth y0 has uploads that differ from what was seen by the noise e, the answer y by its
+    residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every other
+    binary vector moves the uploads by more (`identifiability.margins`), y0 is y. That holds near
+    the true private states only: an answer whose residual noise does not explain is not certified.
+    `|e|^2` is below
+    `M + 3 sqrt(2 M)` for M numbers of unit variance, but for one case in a thousand.
+
+    Args:
+        problem: of the whitened residual, in units of the noise.
+        guess: the answer; its labels are rounded.
+        gram: float64 `[K, K]`, `A'A` there, less what the private states can imitate.
+        factor: float64 `[K, K]`, `identifiability.factor(gram)`.
+        where: bool `[K]`, False for padding.
+        extra: what errors of the private states may add to the noise.
+        num_private: private numbers that are determined besides, for the rank.
+
+    Returns:
+        The certificate; relative to the noise's standard deviation.
+    """
+    binary = guess._replace(labels=jnp.round(guess.labels))
+    residual = tree.ravel(problem.residual(binary))
+    size = jnp.sum(residual != 0)
+    noise = jnp.linalg.norm(residual) + jnp.sqrt(size + 3 * jnp.sqrt(2.0 * size)) + extra
+    # Rounding of the Gram matrix itself: changes of the uploads below that are not seen.
+    noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
+    each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
+    margin = jnp.min(each, initial=jnp.inf, where=where)
+    explained = jnp.sum(residual**2) <= label_solve.EXPLAINED * size
+    certified = (margin > noise) & explained & jnp.any(where)
+    rank = identifiability.noise_rank(gram, factor)
+    determined = jnp.sum((each > noise) & where)
+    return Certificate(certified, margin, noise, rank + num_private, determined)
+
+
+def certify_unknown_private(
+    known: Known, problem: objective.Problem, guess: Guess, transcript: Transcript
+) -> Certificate | None:
+    """The certificate of a guess whose private states are unknown in every direction.
+
+    None past `known.dense` candidates.
+
+    Args:
+        known: what the attacker knows.
+        problem: from `whitened_problem`.
+        guess: binary labels `[K]` and private states, leaves `[T, ...]`.
+        transcript: what the server holds.
+    """
+    if len(guess.labels) > known.dense:
+        return None
+    flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+    gram = normal_equations.equations(problem, guess, known.structure.outer).gram
+    tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    gram, num_private = project_gram(problem, guess, gram, tangents)
+    factor, where = identifiability.factor(gram), candidates.mask(transcript)
+    return certify(problem, guess, gram, factor, where, num_private=num_private)

@@ -1,0 +1,161 @@
+"""The member of the exact attack where a layer with bias gives the private state away.
+
+A member of the exact attack is a short recipe over the seams, a function of what is `Known` of
+every client: `member(known) -> attack(transcript, key) -> Answer`. It says where the private states
+come from and which solver finds the labels.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack import candidates, objective
+from fedinv_jax.attack.exact import (
+    certificate,
+    embedding,
+    identifiability,
+    label_posterior,
+    label_solve,
+    normal_equations,
+    problems,
+)
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
+
+_TURNS, _NEWTON = 6, 6  # of labels and private states, where the channel adds noise
+
+
+def closed_form(known: Known) -> Attack:
+    """The private state of each step from a first layer with bias, then the label solve.
+
+    The kernel's leaf is the outer product of what is known by then: it holds nothing more. Where
+    the channel adds noise it does: labels and private states are then found in turn, the labels
+    from the other leaves, the private states from all.
+
+    Raises:
+        ValueError: if the client's upload is not affine in the labels, or does not leak p.
+    """
+    label_solve.require_affine(known.structure)
+    if known.leak is None or known.leak.bias is None:
+        raise ValueError('closed_form needs the kernel and the bias of a layer that multiplies p.')
+    found, spent = known.leak, (known.leak.kernel,)
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        latent = jax.vmap(lambda seen: embedding.exact(found, seen))(transcript.seen)
+        if known.lossy and len(transcript.items) <= known.dense:
+            latent = jnp.nan_to_num(latent)  # a step of which no entry of the bias is left
+            return _jointly(known, transcript, latent, spent)
+        problem = problems.whitened_problem(known, transcript, latent, spent)
+        # What rounding leaves uncertain of p.
+        error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
+        signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
+        error = known.rounding * 2**24 * error * signs
+        return solved(known, problem, transcript, spent, error=error)
+
+    return attack
+
+
+def solved(
+    known: Known,
+    problem: objective.Problem,
+    transcript: Transcript,
+    spent: Sequence[str] = (),
+    tangents: PyTree | None = None,
+    error: PyTree | None = None,
+) -> Answer:
+    """The label solve's answer at the problem's private states, with its certificate.
+
+    Args:
+        known: what the attacker knows.
+        problem: from `whitened_problem`.
+        transcript: what the server holds.
+        spent: leaves that are left out.
+        tangents: directions `[P, ...]` in which the private states are not certain.
+        error: what the private states are off by, roughly.
+    """
+    outer, where = known.structure.outer, candidates.mask(transcript)
+    guess = problem.init(jax.random.key(0))
+    if len(guess.labels) > known.dense:
+        solver = label_solve.label_solve(outer, spent, dense=known.dense)
+        state = solver.update(problem, solver.init(problem, jax.random.key(0)))
+        return problem.answer(state.guess, state.objective)
+    equations = normal_equations.equations(problem, guess, outer, spent)
+    odds = candidates.log_odds(transcript, known.positives)
+    guess = guess._replace(labels=label_posterior.believed(equations, odds))
+    binary = guess._replace(labels=jnp.round(guess.labels))
+    gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
+    num_private: int | Array = optax.tree.size(guess.latent)
+    if tangents is not None:
+        gram, turned = certificate.project_gram(problem, binary, gram, tangents)
+        num_private += turned - len(jax.tree.leaves(tangents)[0])
+        factor = identifiability.factor(gram)
+    if error is not None:
+        moved = jax.jvp(
+            lambda latent: problem.residual(binary._replace(latent=latent)),
+            (guess.latent,), (error,),
+        )[1]  # fmt: skip
+        extra = jnp.linalg.norm(tree.ravel(moved))
+    found = certificate.certify(problem, guess, gram, factor, where, extra, num_private)
+    answer = problem.answer(guess, label_solve.fit(problem, binary))
+    return answer._replace(certificate=found)
+
+
+def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str]) -> Answer:
+    """Labels and private states from noisy uploads, in turn as long as they explain more.
+
+    A private state that is slightly off turns a ReLU on or off for a few items, whose gradients are
+    then far off, and the others not: both the loss, `mean log(1 + r^2 / 4)`, and the Gauss-Newton
+    steps of the private states discount large residuals. The certificate takes the private states
+    as unknown.
+
+    Args:
+        known: what the attacker knows.
+        transcript: what the server holds.
+        latent: private states to start from, leaves `[T, ...]`.
+        spent: leaves that the labels are not found from.
+    """
+    whole, rest = (problems.whitened_problem(known, transcript, latent, out) for out in ((), spent))
+    odds = candidates.log_odds(transcript, known.positives)
+    flat, unravel = jax.flatten_util.ravel_pytree(latent)
+
+    def residual(labels_: Array, flat: Array) -> Array:
+        return tree.ravel(whole.residual(Guess(jnp.round(labels_), None, unravel(flat))))
+
+    def loss(labels_: Array, flat: Array) -> Array:
+        return jnp.mean(jnp.log1p(residual(labels_, flat) ** 2 / 4))
+
+    def turn(carry: tuple) -> tuple:
+        best, _, count = carry
+        guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
+        equations = normal_equations.equations(rest, guess, known.structure.outer, spent)
+        found = label_posterior.believed(equations, odds)
+
+        def step(_: int, flat: Array) -> Array:
+            left = residual(found, flat)
+            size = 3 * (1 + 1.5 * jnp.median(jnp.abs(left)))
+            weights = 1 / jnp.sqrt(1 + (left / size) ** 2)
+            slope = jax.jacfwd(partial(residual, found))(flat)
+            new = flat - jnp.linalg.lstsq(weights[:, None] * slope, weights * left)[0]
+            return jnp.where(loss(found, new) < loss(found, flat), new, flat)
+
+        flat = jax.lax.fori_loop(0, _NEWTON, step, best[1])
+        new = found, flat, loss(found, flat)
+        better = new[2] < 0.99 * best[2]
+        best = optax.tree.where(better, new, best)
+        return best, better, count + 1
+
+    half = jnp.full(len(transcript.items), 0.5, flat.dtype)
+    start = (half, flat, jnp.asarray(jnp.inf, flat.dtype)), jnp.asarray(True), 0
+    best = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _TURNS), turn, start)[0]
+    guess = Guess(best[0], None, unravel(best[1]))
+    binary = guess._replace(labels=jnp.round(guess.labels))
+    answer = whole.answer(guess, label_solve.fit(whole, binary))
+    return answer._replace(
+        certificate=certificate.certify_unknown_private(known, whole, binary, transcript)
+    )

@@ -1,0 +1,186 @@
+"""Variable projection: labels and private states together, for uploads that are not affine.
+
+After several local steps no leaf gives p away exactly and no linear system holds the labels. Both
+are found by Gauss-Newton on the replayed client, `r(y + dy, p + dp) = r + A dy + B dp`: for given
+labels the best `dp` is linear in `dy`, and what is left is a label solve at each iteration.
+"""
+
+from functools import partial
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import jax.scipy.linalg as linalg
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack.exact import box_qp, embedding, problems
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
+
+EXPLAINED = 1e-3
+"""Squared residual of binary labels, relative to what was seen, at which a search is over."""
+
+# The damping grows where a step fails; past the last value, the search is over.
+_DAMPING, _RAISE, _LOWER, _LEAST, _MOST = 1e-2, 5.0, 0.1, 1e-9, 1e6
+_DIRECTIONS = 32  # derivatives taken at once: more need more memory
+_ITERATIONS, _STARTS = 30, 3
+_HELD = 6  # iterations that hold p: labels of 1/2 would pull it away
+_PRIOR = 1e-5  # an entry of p as large as a fresh one, in errors relative to what was seen
+
+
+def gauss_newton(damping: float = _DAMPING) -> Inversion:
+    """Levenberg-Marquardt on the residual, the labels kept in their box.
+
+    An iteration minimises `|r + A dy + B dp|^2 + damping (|dy|^2_A + |dp|^2_B)` over
+    `0 <= y + dy <= 1`, norms scaled by the columns' own: the private states are eliminated, and a
+    box-constrained least-squares problem in the labels is left. Its solution and the rounded
+    labels, each with their best `dp`, replace the guess if the residual falls. On an upload that is
+    affine in the labels, with p given, one undamped iteration is the label solve.
+
+    The objective of a state is the squared norm of the residual. Uploads jump where a ReLU turns
+    on, so that the private states stay uncertain by some percent; binary labels are not. A residual
+    or a derivative that is not finite ends the run (Adam's is not, at a gradient of zero: its
+    square root has no slope there); at the first point, the objective stays inf.
+
+    Args:
+        damping: at the start, relative to the squared columns, >= 0.
+
+    Returns:
+        The solver; the relaxation must be `relax.identity()`. An iteration needs `K + P` forward
+        derivatives of the client, for K labels and P private numbers, and `[K + P, size]` memory.
+
+    Raises:
+        ValueError: if `damping` is negative.
+
+    References:
+        Golub, Pereyra, Separable nonlinear least squares: the variable projection method and its
+        applications, Inverse Problems 19(2), 2003, doi:10.1088/0266-5611/19/2/201.
+        Nocedal, Wright, Numerical optimization, 2nd edition, Springer 2006, section 10.3.
+    """
+    if not damping >= 0:
+        raise ValueError(f'Expected damping={damping} >= 0.')
+
+    def value(problem: Problem, guess: Guess) -> Array:
+        return jnp.sum(tree.ravel(problem.residual(guess)) ** 2)
+
+    def init(problem: Problem, key: Key) -> State:
+        guess = problem.init(key)
+        guess = guess._replace(labels=jnp.clip(guess.labels, 0, 1))
+        memory = jnp.asarray(damping, guess.labels.dtype)
+        return State(guess, jnp.full_like(memory, jnp.inf), jnp.asarray(False), memory)
+
+    def update(problem: Problem, state: State) -> State:
+        guess, damping = state.guess, state.memory
+        latent, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+        size = len(guess.labels)
+
+        def residual(unknowns: Array) -> Array:
+            labels, latent = unknowns[:size], unravel(unknowns[size:])
+            return tree.ravel(problem.residual(guess._replace(labels=labels, latent=latent)))
+
+        unknowns = jnp.concatenate([guess.labels, latent])
+        current, push = jax.linearize(residual, unknowns)
+        directions = jnp.eye(len(unknowns), dtype=unknowns.dtype)
+        jacobian = jax.lax.map(push, directions, batch_size=_DIRECTIONS)
+        gram, slope = jacobian @ jacobian.T, jacobian @ current
+        diagonal = jnp.diag(gram)
+        # An unknown that moves nothing stays where it is.
+        gram += jnp.diag(jnp.where(diagonal > 0, damping * diagonal, 1))
+        cross = gram[:size, size:]
+        factor = linalg.cho_factor(gram[size:, size:])
+        carried = linalg.cho_solve(factor, cross.T)
+        reduced = gram[:size, :size] - cross @ carried
+        rhs = reduced @ guess.labels - slope[:size] + carried.T @ slope[size:]
+        soft = box_qp.box_least_squares(reduced, rhs)
+
+        def moved(labels: Array) -> Guess:
+            right = slope[size:] + cross.T @ (labels - guess.labels)
+            new = unravel(latent - linalg.cho_solve(factor, right))
+            return guess._replace(labels=labels, latent=new)
+
+        at = current @ current
+        found, least = guess, at
+        for one in (moved(soft), moved(jnp.round(soft))):
+            objective = value(problem, one)
+            better = objective < least
+            found = optax.tree.where(better, one, found)
+            least = jnp.where(better, objective, least)
+        damping = jnp.where(least < at, _LOWER, _RAISE) * damping
+        binary = jnp.all(found.labels == jnp.round(found.labels))
+        done = ~(damping < _MOST) | (binary & (least < EXPLAINED))
+        new = State(found, least, done, jnp.maximum(damping, _LEAST))
+        finite = jnp.isfinite(at) & jnp.all(jnp.isfinite(slope))
+        new = optax.tree.where(finite, new, state._replace(done=jnp.asarray(True)))
+        return optax.tree.where(state.done, state, new)
+
+    return Inversion(init, update)
+
+
+def variable_projection(known: Known) -> Attack:
+    """`gauss_newton` from a rough p where a leaf gives it away, and from fresh ones.
+
+    The next start is tried only where none before it explained what was seen; the least residual
+    wins. A weak normal prior keeps p near the size of a fresh one. Leaves weigh as they are,
+    relative to the whole upload, and not over their rounding, which says nothing about how far a
+    linear model holds.
+
+    Args:
+        known: only the client, the channel, the initialisation and the rough leak are used.
+
+    Returns:
+        The attack; its objective is the squared residual relative to what was seen, summed over
+        steps, NaN where it never was finite.
+    """
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        plain = problems.free_problem(known, transcript)
+        latent = tree.ravel(tree.take(plain.init(key).latent, 0))
+        prior = (
+            _PRIOR
+            * jnp.sqrt(float(latent.size))
+            / problems.typical_norm(known).astype(latent.dtype)
+        )
+
+        def start(index: Array) -> Guess:
+            guess = plain.init(jax.random.fold_in(key, index))
+            guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
+            if known.rough is None or known.rough.bias is None:
+                return guess
+            rough = jax.vmap(partial(embedding.exact, known.rough))(transcript.seen)
+            take = (index == 0) & jnp.all(jnp.isfinite(rough))
+            return guess._replace(latent=jnp.where(take, rough, guess.latent))
+
+        solver = gauss_newton()
+
+        def search(carry: tuple[Array, State]) -> tuple[Array, State]:
+            index, best = carry
+            first = start(index)
+
+            def problem(held: bool | Array) -> Problem:
+                def residual(guess: Guess) -> tuple:
+                    latent = optax.tree.where(held, first.latent, guess.latent)
+                    return plain.residual(guess._replace(latent=latent)), prior * tree.ravel(latent)
+
+                return plain._replace(init=lambda key: first, residual=residual)
+
+            state = jax.lax.while_loop(
+                lambda carry: ~carry[0].done & (carry[1] < _ITERATIONS),
+                lambda carry: (solver.update(problem(carry[1] < _HELD), carry[0]), carry[1] + 1),
+                (solver.init(problem(True), key), 0),
+            )[0]
+            return index + 1, optax.tree.where(state.objective < best.objective, state, best)
+
+        least = jnp.asarray(jnp.inf, prior.dtype)
+        nothing = State(start(jnp.asarray(_STARTS)), least, jnp.asarray(False), least)
+        state = jax.lax.while_loop(
+            lambda carry: (carry[0] < _STARTS) & (carry[1].objective >= EXPLAINED),
+            search,
+            (jnp.asarray(0), nothing),
+        )[1]
+        value = jnp.where(jnp.isfinite(state.objective), state.objective, jnp.nan)
+        return plain.answer(state.guess, value)
+
+    return attack

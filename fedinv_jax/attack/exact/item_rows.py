@@ -1,0 +1,209 @@
+"""Attacks on the item rows of an upload: each row gives its own label away.
+
+One gradient of BCE uploads for item i the row `g_i = c_i v_i(p)` with `v_i = dz_i/dq_i` and
+`c_i = w_i (sigmoid(z_i) - y_i)`: the label is the side of `v_i` on which the row lies, and v_i
+depends on the private state p only through which ReLUs are on. Nothing here reads a model: `v_i` is
+the difference of the rows that the client would upload for either label.
+"""
+
+import dataclasses
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from fedinv_jax.attack import candidates
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Answer, Array, Guess, PyTree, Transcript
+
+_ROUNDS = 20  # of the two means
+
+
+def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
+    """The side of the first principal direction of the rows; which side is positive, by its size.
+
+    Reads neither the model nor the loss. Rows count by direction only. With T steps the cosines are
+    averaged, each step's direction turned to agree with those before it. That side is positive
+    whose number of rows is nearer to `share` of those that are seen: the smaller one as a rule.
+
+    Args:
+        transcript: of one client, item rows seen.
+        share: public share of interactions among the candidates.
+        largest: whether only the largest entries were sent: the rows that are missing are those of
+            negatives then, and `share` is one of all candidates.
+
+    Returns:
+        Scores `(1 + mean cosine) / 2`; labels False where the rows are zero. The objective is the
+        share of the rows' energy off the direction.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    where = candidates.mask(transcript)
+    units, norms = polar(rows_of(transcript, transcript.seen))
+    units = jnp.where((where & (norms > 0))[..., None], units, 0)
+    directions = jnp.linalg.eigh(jnp.einsum('tkd,tke->tde', units, units))[1][..., -1]
+    cosines = jnp.einsum('tkd,td->tk', units, directions)
+
+    def add(total: Array, cosine: Array) -> tuple[Array, None]:
+        return total + cosine * jnp.where(total @ cosine < 0, -1, 1), None
+
+    total = jax.lax.scan(add, jnp.zeros_like(cosines[0]), cosines)[0]
+    side = _side(total, where if largest else jnp.any(norms > 0, axis=0) & where, share)
+    rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
+    return _answer(transcript, -side * total / len(cosines), None, rest)
+
+
+def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
+    """`spectral` of the sum of the steps' uploads.
+
+    Where directions stay, rows of T steps add up and independent noise grows by `sqrt(T)` only;
+    averages of cosines to directions that noise drowns, as in `spectral`, add nothing.
+
+    Args:
+        transcript: of one client, item rows seen.
+        share: see `spectral`.
+        largest: see `spectral`.
+
+    Returns:
+        As `spectral` of one step.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, keepdims=True), transcript.seen)
+    return spectral(dataclasses.replace(transcript, seen=total), share, largest)
+
+
+def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
+    """Two classes of rows by the signs and levels of their entries, named as in `spectral`.
+
+    After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
+    its slope by a sign and by which of few sizes it has: sums of entries mean little, and the
+    classes are no mirror images. So each entry becomes `sign * onehot(quarter)` by the quarter of
+    the step's sizes that its own is in, and from the classes of `spectral` each of these codes
+    `[4 T F]` goes to the nearer of the two means, again and again. Reads neither the model nor the
+    loss.
+
+    Args:
+        transcript: of one client, item rows seen.
+        share: see `spectral`.
+        largest: see `spectral`.
+
+    Returns:
+        Scores of 1/2 on the border between the means, 0 or 1 furthest from it; labels False where
+        the rows are zero. The objective is the share of the codes' energy off the two means.
+
+    Raises:
+        ValueError: if no item rows are seen.
+
+    References:
+        Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 28(2),
+        1982, doi:10.1109/TIT.1982.1056489.
+    """
+    rows = jnp.where(candidates.mask(transcript)[:, None], rows_of(transcript, transcript.seen), 0)
+    sizes = jnp.where(rows != 0, jnp.abs(rows), jnp.nan)
+    quarters = jnp.nanquantile(sizes, jnp.array([0.25, 0.5, 0.75]), axis=(1, 2))  # [3, T]
+    level = jnp.sum(sizes > quarters[:, :, None, None], axis=0)
+    codes = jnp.sign(rows)[..., None] * jax.nn.one_hot(level, 4, dtype=rows.dtype)
+    codes = jnp.moveaxis(codes, 1, 0).reshape(rows.shape[1], -1)
+    known = jnp.any(codes != 0, axis=-1)
+
+    def means(side: Array) -> Array:  # [2, 4 T F]
+        member = known & (jnp.stack([side, -side]) > 0)
+        return (member @ codes) / jnp.maximum(jnp.sum(member, axis=-1), 1)[:, None]
+
+    def nearer(_: int, side: Array) -> Array:
+        one, other = means(side)
+        return jnp.where(known, (codes - (one + other) / 2) @ (one - other), 0)
+
+    side = jnp.where(known, jnp.where(spectral(transcript, share).labels, 1.0, -1.0), 0)
+    side = jax.lax.fori_loop(0, _ROUNDS, nearer, side.astype(rows.dtype))
+    counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
+    kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
+    side = side * _side(side, candidates.mask(transcript) if largest else known, share)
+    off = 1 - kept / jnp.maximum(jnp.sum(codes**2), 1)
+    return _answer(transcript, -side / positive(jnp.max(jnp.abs(side))), None, off)
+
+
+def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
+    """The side of `v_i(p)` on which each row lies, for a rough private state, such as zeros.
+
+    A row of zeros has the label whose own prediction is smaller: a client in single precision
+    uploads zeros of a positive that it fits well, as `1 - sigmoid(z)` is then rounded to 0.
+
+    Args:
+        problem: of the same client, with `relax.identity()`.
+        transcript: of one client, item rows seen.
+        latent: what the problem's hypothesis rolls out.
+
+    Returns:
+        Scores `(1 - mean cosine) / 2`; the objective is 1 minus the mean squared cosine.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    guess = Guess(jnp.zeros(transcript.items.shape, jnp.result_type(float)), None, latent)
+    zeros, ones = (
+        rows_of(transcript, problem.predict(guess._replace(labels=guess.labels + y)))
+        for y in (0, 1)
+    )
+    seen = rows_of(transcript, transcript.seen)
+    where = candidates.mask(transcript)
+    cosines = _cosines(zeros[None], ones[None], seen)[0]
+    known = where & jnp.any(seen != 0, axis=-1)
+    rest = 1 - jnp.sum(cosines**2, where=known) / jnp.maximum(jnp.sum(known), 1)
+    return _answer(transcript, vote(zeros[None], ones[None], seen), None, rest)
+
+
+def rows_of(transcript: Transcript, view: PyTree) -> Array:
+    """The candidates' item rows `[T, K, F]` of an upload, all leaves of an item side by side."""
+    if not jax.tree.leaves(dict(view).get('items', {})):
+        raise ValueError('Expected item rows to be seen: observation.seen needs items.')
+    leaves = jax.tree.leaves(view['items'])
+    rows = jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    return rows if transcript.rows is None else rows[:, transcript.rows]
+
+
+def polar(rows: Array) -> tuple[Array, Array]:
+    """Unit vectors `[..., F]` and norms `[...]`; zero rows have neither. Safe from underflow."""
+    size = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
+    scaled = rows / jnp.where(size > 0, size, 1)
+    norms = jnp.sqrt(jnp.sum(scaled**2, axis=-1, keepdims=True))
+    return scaled / jnp.where(norms > 0, norms, 1), (size * norms)[..., 0]
+
+
+def positive(values: Array) -> Array:
+    """Numbers kept above the smallest normal one: divisors, and arguments of a logarithm."""
+    return jnp.maximum(values, jnp.finfo(values.dtype).tiny)
+
+
+def _cosines(zeros: Array, ones: Array, seen: Array) -> Array:
+    """Cosines `[..., T, K]` of the rows to those of label 0 less those of label 1."""
+    return jnp.sum(polar(zeros - ones)[0] * polar(seen)[0], axis=-1)
+
+
+def vote(zeros: Array, ones: Array, seen: Array) -> Array:
+    """Mean cosines `[K]` over the points and the steps; below 0 says 1. Arrays `[M, T, K, F]`."""
+    observed = jnp.any(seen != 0, axis=-1)
+    cosines = jnp.mean(_cosines(zeros, ones, seen), axis=0)
+    count = jnp.sum(observed, axis=0)
+    mean = jnp.sum(jnp.where(observed, cosines, 0), axis=0) / jnp.maximum(count, 1)
+    small, large = (jnp.sum(rows**2, axis=(0, 1, 3)) for rows in (ones, zeros))
+    return jnp.where(
+        count > 0, mean, jnp.where(small < large, -1.0, jnp.where(small > large, 1.0, 0))
+    )
+
+
+def _side(values: Array, where: Array, share: float) -> Array:
+    """The sign `[]` for `values [K]` with which about `share` of those `where` are above 0."""
+    expected = share * jnp.sum(where)
+    above, below = jnp.sum(values > 0), jnp.sum(values < 0)
+    return jnp.where(jnp.abs(above - expected) > jnp.abs(below - expected), -1, 1)
+
+
+def _answer(transcript: Transcript, cosines: Array, private: PyTree, objective: Array) -> Answer:
+    """From cosines `[K]` to what speaks for label 0."""
+    where = candidates.mask(transcript)
+    scores = jnp.where(where, jnp.clip((1 - cosines) / 2, 0, 1), 0)
+    return Answer(scores, (cosines < 0) & where, private, objective)

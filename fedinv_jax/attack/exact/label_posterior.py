@@ -1,0 +1,126 @@
+"""Probabilities of binary labels where the equations alone do not determine them.
+
+Fewer equations than labels leave a box of answers, but few binary ones, and of those few that the
+public popularity of the items makes likely. Expectation propagation finds their marginals.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax.attack.exact import label_solve, normal_equations
+from fedinv_jax.attack.exact.normal_equations import Normal
+from fedinv_jax.types import Array
+
+_PLENTY = 2.0  # equations a label, from which on the label solve needs no prior
+_MOST = 1024  # equations
+_COOLING = 0.85  # of the noise, an iteration, from the size of what was seen
+_SOFT = 0.05  # least variance of a label, over the squared noise: none is certain too early
+_LEAST = 1e-8  # the same without noise
+_DAMPING = 0.5
+_ITERATIONS = 100
+
+
+def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
+    """Probabilities of labels `y` in `seen = y' columns + noise` of unit variance.
+
+    Each label's two values are replaced by a Gaussian factor of the same mean and variance, given
+    the other factors and what was seen. The assumed noise falls from the size of what was seen to
+    its own; of all iterations the one is kept whose likeliest labels leave the smallest residual,
+    and where noise explains that, it is the last one.
+
+    Args:
+        columns: float `[K, M]`, a row of zeros for padding.
+        seen: float `[M]`.
+        odds: float `[K]`, prior log odds of a label.
+
+    Returns:
+        Probabilities `[K]`, of the iteration that is kept, and the mean square `[]` of the residual
+        of its likeliest labels.
+
+    Example:
+        >>> import numpy as np
+        >>> columns = 1e4 * jnp.asarray(np.random.default_rng(0).normal(size=(12, 6)))
+        >>> found, _ = marginals(columns, columns[3] + columns[7], jnp.full(12, -1.5))
+        >>> jnp.flatnonzero(found > 0.5).tolist()
+        [3, 7]
+
+    References:
+        Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.
+        Hernández-Lobato, Hernández-Lobato, Suárez, Expectation propagation in linear regression
+        models with spike-and-slab priors, Machine Learning 99, 2015 (factors that would not be
+        Gaussian are left as they were).
+    """
+    unit = jnp.maximum(jnp.sqrt(jnp.mean(seen**2)), 1)
+    matrix, target = columns.T / unit, seen / unit
+
+    def left(probabilities: Array) -> Array:
+        return jnp.mean((unit * (matrix @ jnp.round(probabilities) - target)) ** 2)
+
+    def update(carry: tuple) -> tuple:
+        precision, shift, iteration, best, least = carry
+        level = _COOLING**iteration
+        noise = jnp.maximum(level, 1 / unit)
+        variance, mean = 1 / precision, shift / precision
+        covariance = (matrix * variance) @ matrix.T + noise**2 * jnp.eye(len(target))
+        factor = jnp.linalg.cholesky(covariance)
+        image, error = (
+            jax.scipy.linalg.solve_triangular(factor, right, lower=True)
+            for right in (matrix, target - matrix @ mean)
+        )
+        # What all else says of a label: exp(-cut y^2 / 2 + pull y).
+        told = jnp.sum(image**2, axis=0)
+        remaining = 1 - told * variance
+        cut, pull = told / remaining, (told * mean + error @ image) / remaining
+        likely = jax.nn.sigmoid(odds + pull - cut / 2)
+        inverse = 1 / (likely * (1 - likely) + _LEAST + _SOFT * level**2)
+        new, new_shift = inverse - cut, inverse * likely - pull
+        ok = (new > 0) & jnp.isfinite(new_shift)
+        likely = jnp.where(jnp.isfinite(likely), likely, best)
+        residual = left(likely)
+        better = residual < least
+        return (
+            precision + _DAMPING * jnp.where(ok, new - precision, 0),
+            shift + _DAMPING * jnp.where(ok, new_shift - shift, 0),
+            iteration + 1,
+            jnp.where(better, likely, best),
+            jnp.where(better, residual, least),
+        )
+
+    prior = jax.nn.sigmoid(odds)
+    precision = 1 / (prior * (1 - prior) + _LEAST)
+    infinite = jnp.full((), jnp.inf, columns.dtype)
+    end = jax.lax.while_loop(
+        lambda carry: (carry[2] < _ITERATIONS) & (carry[4] > label_solve.EXPLAINED),
+        update,
+        (precision, precision * prior, jnp.asarray(0), prior, infinite),
+    )
+    return end[3], end[4]
+
+
+def believed(equations: Normal, odds: Array) -> Array:
+    """Labels `[K]`: `label_solve.believed`, or likelier ones.
+
+    Where there are fewer than two equations a label and those labels do not explain what was seen,
+    the `marginals` take their place if they leave less.
+
+    Args:
+        equations: see `normal_equations.equations`.
+        odds: float `[K]`, prior log odds.
+    """
+    found, columns, origin = label_solve.believed(equations), equations.columns, equations.origin
+    seen = jnp.concatenate([origin.flat, *(origin.outer[k].ravel() for k in columns.factors)])
+    if origin.own.size or len(seen) > _MOST:
+        return found
+    scarce = len(seen) < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
+
+    def likelier() -> Array:
+        products = [jax.vmap(jax.vmap(jnp.outer))(x, d) for x, d in columns.factors.values()]
+        matrix = [columns.flat, *(leaf.reshape(len(leaf), -1) for leaf in products)]
+        likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
+        return jnp.where(left(likely) < left(found), likely, found)
+
+    def left(labels_: Array) -> Array:
+        return normal_equations.fit(equations, jnp.round(labels_))
+
+    enough = ~scarce | (left(found) < label_solve.EXPLAINED)
+    return jax.lax.cond(enough, lambda: found, likelier)

@@ -1,0 +1,151 @@
+"""The label solve: with the private states given, uploads are affine in the labels.
+
+`predicted(y) = predicted(0) + A y` for one gradient of a loss like BCE or the squared error, so the
+labels are a box-constrained linear least-squares problem with one optimum, and T steps stack T
+systems over the same labels. That a client is affine is not known from the model but probed.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack.exact import box_qp, identifiability, known, normal_equations
+from fedinv_jax.attack.exact.known import Structure
+from fedinv_jax.attack.exact.normal_equations import Normal
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Array, Guess, Key, PyTree
+
+EXPLAINED = 4.0
+"""Mean square of the whitened residual up to which noise may explain it."""
+_PHASES = (0.6180339887498949, 0.41421356237309515, 0.7320508075688772, 0.23606797749978969)
+
+
+def require_affine(structure: Structure) -> None:
+    """Refuses a client whose upload is not affine in the labels.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not structure.affine:
+        raise ValueError(
+            'The label solve needs an upload that is affine in the labels: one gradient step of a '
+            "loss like 'bce' or 'squared_error', and a linear channel. This client is not (several "
+            "local steps, or a nonlinear optimiser or channel); use attack.name='mgradinv'."
+        )
+
+
+def fit(problem: Problem, guess: Guess) -> Array:
+    """Mean square of the whitened residual, `[]`: about 1 or below where only noise is left."""
+    return jnp.mean(tree.ravel(problem.residual(guess)) ** 2)
+
+
+def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
+    """Labels in the box, and binary ones.
+
+    Where plain least squares is within 1/4 of a binary vector everywhere, that is the answer. If
+    not, the box-constrained optimum is rounded, and single and pair flips lower the residual.
+
+    Args:
+        equations: of the whitened residual, which has unit variance.
+        ridge: precision of a normal prior around the middle of the box, in the same unit.
+
+    Returns:
+        float `[K]` in the box; bool `[K]`; float `[K]`, how much less the whitened residual
+        explains if that label is flipped (alone or with another), inf where that was not searched.
+    """
+    if ridge:
+        gram = equations.gram + ridge * jnp.eye(len(equations.rhs), dtype=equations.rhs.dtype)
+        factor, rhs = identifiability.factor(gram), equations.rhs + ridge / 2
+        equations = equations._replace(gram=gram, rhs=rhs, factor=factor)
+    gram, rhs, factor = equations[:3]
+    known = jnp.diag(gram) > 0
+    plain = box_qp.least_squares(gram, factor, rhs)
+    settled = jnp.all(jnp.abs(plain - jnp.clip(jnp.round(plain), 0, 1)) < 0.25, where=known)
+
+    def search() -> tuple[Array, Array, Array]:
+        boxed = box_qp.box_least_squares(gram, rhs)
+        hard, raised = box_qp.polish(gram, rhs, boxed > 0.5)
+        return boxed, hard, 2 * raised
+
+    return jax.lax.cond(
+        settled,
+        lambda: (jnp.clip(plain, 0, 1), plain > 0.5, jnp.full(plain.shape, jnp.inf)),
+        search,
+    )
+
+
+def believed(equations: Normal, ridge: float = 0.0) -> Array:
+    """Labels `[K]`: those of `solve`, binary where that is sure.
+
+    Binary labels replace the rounded ones only where they explain what was seen and no other flip
+    does nearly as well (25: five standard deviations); where labels are not determined, rounding
+    the box's centre of all answers is the better guess.
+    """
+    soft, hard, raised = solve(equations, ridge)
+    change = (raised > 25) & (hard != (soft > 0.5))
+    binary = hard.astype(soft.dtype)
+    change &= normal_equations.fit(equations, binary) < EXPLAINED
+    return jnp.where(change, binary, soft)
+
+
+def label_solve(
+    outer: Sequence[str] = (),
+    spent: Sequence[str] = (),
+    ridge: float = 0.0,
+    dense: int = known.DENSE,
+) -> Inversion:
+    """The label solve as a solver: one update finds the labels of the guess's private states.
+
+    The relaxation must be `relax.identity()`. Past `dense` candidates no matrix is formed, and
+    there is no discrete step.
+
+    Args:
+        outer: see `normal_equations.features`.
+        spent: see `normal_equations.equations`.
+        ridge: see `solve`.
+        dense: most candidates K of which matrices `[K, K]` are formed.
+
+    References:
+        Deng et al., ICDM 2025 (the setting); the solve is this project's own.
+    """
+
+    def update(problem: Problem, state: State) -> State:
+        guess = state.guess
+        if len(guess.labels) > dense:
+            labels = _matrix_free(problem, guess)
+            left = fit(problem, guess._replace(labels=jnp.round(labels)))
+        else:
+            equations = normal_equations.equations(problem, guess, outer, spent)
+            labels = believed(equations, ridge)
+            left = normal_equations.fit(equations, jnp.round(labels))
+        return State(guess._replace(labels=labels), left, jnp.asarray(True), state.memory)
+
+    def init(problem: Problem, key: Key) -> State:
+        guess = problem.init(key)
+        infinite = jnp.asarray(jnp.inf, guess.labels.dtype)
+        return State(guess, infinite, jnp.asarray(False), ())
+
+    return Inversion(init, update)
+
+
+def _matrix_free(problem: Problem, guess: Guess) -> Array:
+    """Soft labels `[K]` by products with the Jacobian only; its diagonal is estimated by probes."""
+    zero = jnp.zeros_like(guess.labels)
+
+    def residual(labels: Array) -> PyTree:
+        return problem.residual(guess._replace(labels=labels))
+
+    origin, pullback = jax.vjp(residual, zero)
+    rhs = -pullback(origin)[0]
+
+    def product(labels: Array) -> Array:
+        return pullback(jax.jvp(residual, (zero,), (labels,))[1])[0]
+
+    ranks = jnp.arange(1, len(zero) + 1)
+    signs = [jnp.where((ranks * phase) % 1.0 < 0.5, -1.0, 1.0) for phase in _PHASES]
+    estimate = jnp.mean(jnp.stack([sign * product(sign) for sign in signs]), 0)
+    floor_ = 1e-3 * jnp.mean(jnp.abs(estimate))
+    return box_qp.box_least_squares_matrix_free(product, rhs, jnp.maximum(estimate, floor_))

@@ -1,0 +1,289 @@
+"""Finds out, on random draws, what holds of every client, once, before anything is attacked.
+
+Whether uploads are affine in the labels, item by item, and which of their leaves give the private
+state away (`embedding`) is not known from the model: two random clients tell.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax.attack.exact.known import Known, Leak, Structure
+from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
+
+
+class Draw(NamedTuple):
+    """One random client, for probing what holds of every client: shared, private, batch."""
+
+    shared: PyTree
+    private: PyTree
+    batch: Batch
+
+
+def upload_of(
+    client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
+) -> PyTree:
+    """What the attacker predicts that is seen of a client it knows everything of.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draw: the client.
+        seen: what was seen, by which a stage may tell what is left of an upload; None: all of it.
+    """
+    upload = client_update(*draw)[0]
+    seen = upload if seen is None else seen
+    predicted, _ = observation.predict(upload, seen, observation.init(upload))
+    return predicted
+
+
+def find_leak(
+    client_update: ClientUpdate,
+    observation: Observation,
+    draws: Sequence[Draw],
+    tolerance: float = 1e-5,
+    scaled: bool = False,
+) -> Leak | None:
+    """The leak that holds on every draw, the exact kind first; None when there is none.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draws: two or more random clients; the private state must be one vector `[D]`.
+        tolerance: how far, relative to the leaf, it may be from the product.
+        scaled: from any positive multiple of the product (an adaptive optimiser turns steps of any
+            length into steps of one length): p's length is then not known.
+
+    Returns:
+        The leak.
+
+    Example:
+        >>> def update(shared, private, batch):
+        ...     return {'kernel': jnp.outer(private, batch.labels), 'bias': batch.labels}, private
+        >>> from fedinv_jax import observe
+        >>> keys = jax.random.split(jax.random.key(0))
+        >>> draws = [Draw({}, jax.random.normal(key, (3,)),
+        ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
+        >>> find_leak(update, observe.chain(), draws)
+        Leak(kernel='kernel', axis=0, bias='bias')
+    """
+    if any(jnp.ndim(draw.private) != 1 for draw in draws):
+        return None
+    upload = jax.jit(partial(upload_of, client_update, observation))
+    seen = [
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
+        for draw in draws
+    ]
+    privates = [np.asarray(draw.private) for draw in draws]
+    directions = [
+        Leak(name, axis, None)
+        for name, leaf in seen[0].items()
+        for axis in (0, 1)
+        if leaf.ndim == 2
+        and leaf.shape[axis] == len(privates[0])
+        and all(
+            _along(np.moveaxis(upload[name], axis, 0), private, tolerance)
+            for upload, private in zip(seen, privates, strict=True)
+        )
+    ]
+    for leak in directions:
+        for name in seen[0]:
+            if all(
+                _is_product(
+                    np.moveaxis(upload[leak.kernel], leak.axis, 0),
+                    private,
+                    upload[name],
+                    tolerance,
+                    scaled,
+                )
+                for upload, private in zip(seen, privates, strict=True)
+            ):
+                return leak._replace(bias=name)
+    return directions[0] if directions else None
+
+
+def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
+    """Whether a matrix `[D, H]` is `private ⊗ something`, not zero."""
+    other = private @ matrix / (private @ private)
+    size = np.linalg.norm(matrix)
+    return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)
+
+
+def _is_product(
+    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float, scaled: bool
+) -> bool:
+    """Whether a matrix `[D, H]` is `private ⊗ bias`, or a positive multiple of it."""
+    if bias.shape != matrix.shape[1:]:
+        return False
+    product = np.outer(private, bias)
+    if scaled:
+        square = max(np.vdot(product, product), np.finfo(float).tiny)
+        product *= max(np.vdot(matrix, product), 0) / square
+    return bool(np.linalg.norm(matrix - product) < tolerance * np.linalg.norm(matrix))
+
+
+_ROUGH = 0.9  # how far from a multiple of a product a leaf may be, relative to it
+
+
+def probe(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    draws: Sequence[Draw],
+    rounding: float = 2.0**-24,
+    positives: float = 0.2,
+) -> Known:
+    """Finds out what holds of every client, on random draws, in float64 as a rule."""
+    return Known(
+        client_update,
+        observation,
+        init_private,
+        structure(client_update, observation, draws),
+        find_leak(client_update, observation, draws),
+        find_leak(client_update, observation, draws, _ROUGH, scaled=True),
+        rounding,
+        positives,
+        is_lossy(client_update, observation, draws[0]),
+    )
+
+
+def unprobed(
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    rounding: float = 2.0**-24,
+    positives: float = 0.2,
+) -> Known:
+    """Nothing is taken for granted: for attacks on the rows of a sum of several clients."""
+    nothing = Structure(affine=False, separable=False, outer=(), items=False)
+    return Known(client_update, observation, init_private, nothing, None, None, rounding, positives)
+
+
+_TOLERANCE = 1e-5
+_FAR = 1e6
+
+
+def structure(
+    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
+) -> Structure:
+    """Finds out, on random clients and labels, what the label solve may rely on.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draws: random clients whose batches hold all of their rows in order (`items` None), in
+            float64 as a rule: an affine client passes to 1e-5 of the upload.
+
+    Returns:
+        What holds on all draws.
+    """
+    evaluate = jax.jit(partial(_evaluate, client_update, observation))
+    found = [_structure(*evaluate(draw)) for draw in draws]
+    return Structure(
+        all(one.affine for one in found),
+        all(one.separable for one in found),
+        tuple(name for name in found[0].outer if all(name in one.outer for one in found)),
+        found[0].items,
+    )
+
+
+def _evaluate(
+    client_update: ClientUpdate, observation: Observation, draw: Draw
+) -> tuple[PyTree, PyTree, PyTree]:
+    """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
+
+    def upload(seen: PyTree, labels: Array) -> PyTree:
+        alike = draw._replace(batch=draw.batch._replace(labels=labels))
+        return upload_of(client_update, observation, alike, seen)
+
+    def alone(items: PyTree, own: PyTree, label: Array) -> PyTree:
+        items, own = jax.tree.map(lambda leaf: leaf[None], (items, own))
+        one = Draw(
+            {**draw.shared, 'items': items}, draw.private, Batch(None, label[None], jnp.ones(1))
+        )
+        return upload_of(client_update, observation, one, {**seen, **own})
+
+    labels = draw.batch.labels
+    seen = upload_of(client_update, observation, draw)
+    rows = {name: part for name, part in seen.items() if name == 'items'}
+    # Others as large too, by which a bound on the upload shows.
+    near = 1 - labels**2
+    others = [near, 0.3 * labels + 0.7 * near, _FAR * near, 0.3 * labels + 0.7 * _FAR * near]
+    uploads = jax.vmap(partial(upload, seen))(jnp.stack([labels, *others]))
+    jacobian = jax.vmap(lambda tangent: jax.jvp(partial(upload, seen), (labels,), (tangent,))[1])(
+        jnp.eye(len(labels))
+    )
+    singles = jax.vmap(
+        lambda items, own, label: jax.jvp(
+            partial(alone, items, own), (label,), (jnp.ones_like(label),)
+        )[1]
+    )(draw.shared['items'], rows, labels)
+    shares = draw.batch.weights / jnp.sum(draw.batch.weights)
+    return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
+
+
+def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
+    """What holds on one draw, of what `_evaluate` gave."""
+    uploads, jacobian, singles = (
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, part), sep='/')
+        for part in (uploads, jacobian, singles)
+    )
+
+    def close(this: np.ndarray, that: np.ndarray) -> bool:
+        return bool(np.linalg.norm(this - that) <= _TOLERANCE * np.linalg.norm(that))
+
+    def expanded(name: str) -> np.ndarray:
+        """A leaf's derivatives `[K, ...]` had every label been alone."""
+        if name.split('/')[0] != 'items':
+            return singles[name]
+        own = np.zeros_like(jacobian[name])
+        index = np.arange(len(own))
+        own[index, index] = singles[name][:, 0]
+        return own
+
+    return Structure(
+        all(
+            close(0.3 * leaf[0] + 0.7 * leaf[other], leaf[other + 1])
+            for leaf in uploads.values()
+            for other in (1, 3)
+        ),
+        all(close(expanded(name), leaf) for name, leaf in jacobian.items()),
+        tuple(
+            name
+            for name, leaf in jacobian.items()
+            if name.split('/')[0] != 'items' and leaf.ndim == 3 and min(leaf.shape[1:]) > 1
+            and _rank_one(leaf)
+        ),
+        any(name.split('/')[0] == 'items' for name in jacobian),
+    )  # fmt: skip
+
+
+def _rank_one(matrices: np.ndarray) -> bool:
+    if not np.all(np.isfinite(matrices)):
+        return False
+    values = np.linalg.svd(matrices, compute_uv=False)
+    return bool(np.all(values[:, 1] <= _TOLERANCE * values[:, 0]))
+
+
+def is_lossy(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
+    """Whether the channel adds noise to a random client's upload, or leaves a part of it out.
+
+    As the attacker knows it: by the variance, and by whether what it predicts depends on which
+    entries it has seen.
+    """
+
+    @jax.jit
+    def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
+        upload = upload_of(client_update, observation, draw)
+        nothing = jax.tree.map(jnp.zeros_like, upload)
+        masked = upload_of(client_update, observation, draw, nothing)
+        return upload, masked, observation.variance(upload)
+
+    upload, masked, variance = map(jax.tree.leaves, evaluate(draw))
+    noisy = any(np.any(np.asarray(leaf) > 0) for leaf in variance)
+    return noisy or not all(map(np.array_equal, upload, masked))

@@ -1,0 +1,58 @@
+"""The problems that members of the exact attack solve: with private states free, or whitened."""
+
+from collections.abc import Sequence
+
+import flax.traverse_util
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack import dynamics, objective, relax, whitening
+from fedinv_jax.attack.exact.known import Known
+from fedinv_jax.types import Array, Guess, PyTree, Transcript
+
+
+def whitened_problem(
+    known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str] = ()
+) -> objective.Problem:
+    """The whitened problem, started at private states `[T, ...]`, without the `spent` leaves."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    arguments = (transcript, known.client_update, known.observation, hypothesis)
+    deviation = whitening.deviations(*arguments, latent, known.rounding)
+    if spent:
+        deviation = replace_leaves(deviation, spent, jnp.inf)
+    problem = objective.problem(
+        *arguments,
+        relaxation=relax.identity(),
+        deviation=deviation,
+        separable=known.structure.separable,
+    )
+    half = jnp.full(transcript.items.shape, 0.5, jnp.result_type(float))
+    return problem._replace(init=lambda key: Guess(half, None, latent))
+
+
+def typical_norm(known: Known) -> Array:
+    """The norm of a fresh private state, a root mean square over 64 draws."""
+    draws = jax.vmap(known.init_private)(jax.random.split(jax.random.key(0), 64))
+    return jnp.sqrt(jnp.mean(jax.vmap(lambda p: jnp.sum(tree.ravel(p) ** 2))(draws)))
+
+
+def free_problem(known: Known, transcript: Transcript) -> objective.Problem:
+    """The problem with unknown private states of each step, each step over its norm."""
+    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
+    return objective.problem(
+        transcript,
+        known.client_update,
+        known.observation,
+        hypothesis,
+        relaxation=relax.identity(),
+        separable=known.structure.separable,
+    )
+
+
+def replace_leaves(values: PyTree, names: Sequence[str], value: float) -> PyTree:
+    """A tree of nested dicts with `value` all over the leaves of these names."""
+    leaves = flax.traverse_util.flatten_dict(values, sep='/')
+    new = {k: jnp.full_like(v, value) if k in names else v for k, v in leaves.items()}
+    return flax.traverse_util.unflatten_dict(new, sep='/')

@@ -1,0 +1,348 @@
+"""Which items a client trained on, and which of them are interactions: the batch is not known.
+
+Where only the scorer's gradient is seen, every item of the catalogue is a candidate. With the
+private state p of each step in closed form, the gradient of a mean loss over B items is
+
+    B seen_t = sum_i n_i g_t(i, 0) + s_i g_t(i, 1),   n_i, s_i in {0, 1}, not both 1,
+
+n marking negatives, s positives, and g_t(i, y) the upload of a batch of item i alone. For a loss
+like BCE `g_t(i, 0) = a_i v_i` and `g_t(i, 1) = -(1 - a_i) v_i`, `v_i = g_t(i, 0) - g_t(i, 1)`. The
+few states of each item and the public popularity of items are a prior, for which expectation
+propagation finds the probabilities of all states, and B, while the noise that it assumes falls.
+"""
+
+import itertools
+from functools import partial
+from typing import NamedTuple
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack import dynamics, whitening
+from fedinv_jax.attack.exact import embedding, label_solve
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.types import Answer, Array, Batch, Key, PyTree, Transcript
+
+ROWS = 640
+"""Equations that are kept: random sums of the entries of the uploads."""
+
+_RATE = 0.08  # share of the candidates in the batch, at the start
+_COOLING = 0.75  # of the noise, an iteration, from the size of what was seen
+_SOFT = 0.05  # least variance of a state, over the squared noise: no item is certain too early
+_LEAST = 1e-8  # the same without noise
+_DAMPING = 0.5
+_FASTEST = 1.2  # change of B, an iteration
+_ITERATIONS = 40
+_MOST_FRESH = 8
+
+
+class Steps(NamedTuple):
+    """What T whitened uploads say of N candidates, in R equations each.
+
+    Attributes:
+        columns: float `[T, N, R]`, the `v_i` of each step.
+        seen: float `[T, R]`.
+        share: float `[T, N]`, `a_i`: a negative adds `a_i v_i / B`, a positive `(a_i - 1) v_i / B`.
+    """
+
+    columns: Array
+    seen: Array
+    share: Array
+
+
+class Found(NamedTuple):
+    """Of one client.
+
+    Attributes:
+        members: float `[1, N]`, probability of being in the batch, or `[T, N]` of fresh batches.
+        positives: float `[N]`, probability of being a positive.
+        residual: float `[]`, mean square of the whitened residual of the likeliest states; inf
+            where there is none.
+    """
+
+    members: Array
+    positives: Array
+    residual: Array
+
+
+class _Unknowns(NamedTuple):
+    """The unknowns of each candidate, `B seen = sum_i columns_i' x_i` with x_i one of its states.
+
+    Attributes:
+        columns: float `[N, E, M]`, M = T R.
+        states: float `[N, S, E]`, the first one outside the batch, the last one a positive.
+        members: float `[1, S]`, 1 where a state is in the batch, or `[T, S]` of fresh batches.
+    """
+
+    columns: Array
+    states: Array
+    members: Array
+
+
+def _unknowns(steps: Steps, fresh: bool) -> _Unknowns:
+    num_steps, size, rows = steps.columns.shape
+    share = steps.share[:, :, None]
+    if num_steps == 1:  # n and s of an item are along the same column
+        states = jnp.stack([0 * share[0], share[0], share[0] - 1], 1)
+        columns, members = steps.columns[0][:, None], jnp.array([[0.0, 1.0, 1.0]])
+        return _Unknowns(columns, states, members)
+    negative, positive = share * steps.columns, (share - 1) * steps.columns
+    if fresh:  # n of each step, which sees its own only, and s
+        batches = [(*each, 0.0) for each in itertools.product((0.0, 1.0), repeat=num_steps)]
+        kinds = jnp.array([*batches, (0.0,) * num_steps + (1.0,)])
+        own = jnp.eye(num_steps)[:, :, None, None] * negative
+    else:
+        kinds, own = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), negative[None]
+    columns = jnp.concatenate([own, positive[None]])  # [E, T, N, R]
+    columns = jnp.moveaxis(columns, 2, 0).reshape(size, -1, num_steps * rows)
+    states = jnp.broadcast_to(kinds, (size, *kinds.shape))
+    return _Unknowns(columns, states, (kinds[:, :-1] + kinds[:, -1:]).T)
+
+
+def _log_prior(unknowns: _Unknowns, odds: Array, positives: float, size: Array) -> Array:
+    """Log probabilities `[N, S]` of the states in a batch of that size."""
+    chance = jax.nn.sigmoid(odds)
+    positive = jnp.clip(size * positives * chance / jnp.sum(chance), 1e-6, 0.5)[:, None]
+    negative = jnp.clip(size * (1 - positives) / len(odds), 1e-6, 0.5)
+    inside = unknowns.members[:, :-1]
+    each = jnp.sum(inside * jnp.log(negative) + (1 - inside) * jnp.log(1 - negative), 0)
+    others = jnp.log(1 - positive) + each
+    return jnp.concatenate([others, jnp.log(positive)], 1)
+
+
+def _apply(matrices: Array, vectors: Array) -> Array:
+    """Products `[N, E]` of `[N, E, E]` and `[N, E]`."""
+    return jnp.einsum('nef,nf->ne', matrices, vectors)
+
+
+def _moments(weights: Array, states: Array, least: float | Array) -> tuple[Array, Array]:
+    """Means `[N, E]` and inverse covariances `[N, E, E]` of states of these probabilities."""
+    mean = jnp.einsum('ns,nse->ne', weights, states)
+    apart = states - mean[:, None]
+    covariance = jnp.einsum('ns,nse,nsf->nef', weights, apart, apart)
+    return mean, jnp.linalg.inv(covariance + least * jnp.eye(states.shape[2], dtype=states.dtype))
+
+
+class _Point(NamedTuple):
+    """An iteration: Gaussian factors `exp(-x'precision x / 2 + shift'x)` of each item, and B."""
+
+    precision: Array
+    shift: Array
+    size: Array
+    iteration: Array
+    best: Found
+
+
+def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
+    """Batch and positives of one client, by expectation propagation.
+
+    Each item's states are replaced by a Gaussian factor of the same mean and covariance, given the
+    other factors and what was seen. The assumed noise falls from the size of what was seen to that
+    of the whitened noise. At each noise B maximises `p(seen)` of the Gaussian factors. Of all
+    iterations the one is kept whose likeliest states leave the smallest residual, and where noise
+    explains that, it is the last one.
+
+    Args:
+        steps: see `Steps`.
+        odds: float `[N]`, public log odds that an item is an interaction; only ratios count.
+        fresh: whether each step has negatives of its own, as many at each step; an item then has
+            `2**T + 1` states.
+        positives: public share of interactions in a batch.
+
+    Returns:
+        The probabilities.
+
+    Raises:
+        ValueError: if T is above 8 and the negatives are fresh.
+
+    Example:
+        >>> import numpy as np
+        >>> columns = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20, 12)))
+        >>> seen = 1e4 * (columns[:, 3] - columns[:, 5]) / 2 / 2
+        >>> found = recover(Steps(1e4 * columns, seen, jnp.full((1, 20), 0.5)), jnp.zeros(20))
+        >>> np.flatnonzero(found.members[0] > 0.5).tolist(), int(found.positives.argmax())
+        ([3, 5], 5)
+
+    References:
+        Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.
+        Hernández-Lobato, Hernández-Lobato, Suárez, Expectation propagation in linear regression
+        models with spike-and-slab priors, Machine Learning 99, 2015 (factors that would not be
+        Gaussian are left as they were; the linear systems are M by M).
+    """
+    if fresh and len(steps.seen) > _MOST_FRESH:
+        raise ValueError(
+            f'Expected at most {_MOST_FRESH} steps of fresh negatives, got {len(steps.seen)}.'
+        )
+    unknowns = _unknowns(steps, fresh)
+    rms = jnp.sqrt(jnp.mean(steps.seen**2, 1, keepdims=True))
+    unit = jnp.broadcast_to(rms, steps.seen.shape).reshape(-1)  # each step counts the same
+    columns, seen = unknowns.columns / unit, steps.seen.reshape(-1) / unit
+    num_items, width, rows = columns.shape
+    flat = columns.reshape(-1, rows)
+    identity = jnp.eye(width, dtype=columns.dtype)
+    prior = partial(_log_prior, unknowns, odds, positives)
+
+    def judge(weights: Array) -> Found:
+        """The probabilities, with the residual of the likeliest states at the B that fits best."""
+        x = jnp.take_along_axis(unknowns.states, jnp.argmax(weights, 1)[:, None, None], 1)
+        predicted = x.reshape(-1) @ flat
+        square = jnp.sum(predicted**2)
+        scale = predicted @ seen / jnp.where(square > 0, square, 1)
+        left = jnp.mean(((scale * predicted - seen) * unit) ** 2)
+        return Found(unknowns.members @ weights.T, weights[:, -1], left)
+
+    def update(point: _Point) -> _Point:
+        precision, shift, size, iteration, best = point
+        level = _COOLING**iteration
+        noise = size * jnp.maximum(level, 1 / unit)
+        variance = jnp.linalg.inv(precision)
+        mean = _apply(variance, shift)
+        spread = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
+        factor = jnp.linalg.cholesky(spread.T @ flat + jnp.diag(noise**2))
+        solve = partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
+        image = solve(flat.T).T.reshape(columns.shape)
+        target, predicted = solve(seen), solve(mean.reshape(-1) @ flat)
+        # What all else says of an item: exp(-x'cut x / 2 + pull'x), without cancellation.
+        told = jnp.einsum('nem,nfm->nef', image, image)
+        back = jnp.linalg.inv(identity - told @ variance)
+        pull = _apply(back, _apply(told, mean) + image @ (size * target - predicted))
+        cut = back @ told
+        tilt = unknowns.states @ pull[:, :, None]
+        tilt -= jnp.sum((unknowns.states @ cut) * unknowns.states, 2, keepdims=True) / 2
+        weights = jax.nn.softmax(prior(size) + tilt[:, :, 0], 1)
+        new_mean, inverse = _moments(weights, unknowns.states, _LEAST + _SOFT * level**2)
+        change = inverse - (cut + jnp.swapaxes(cut, 1, 2)) / 2 - precision
+        change_shift = _apply(inverse, new_mean) - pull - shift
+        ok = jnp.min(jnp.linalg.eigvalsh(precision + change), 1) > 0
+        ok &= jnp.all(jnp.isfinite(change_shift), 1)
+        noise_left = noise * solve(size * target - predicted, trans=1)
+        new_size = _size(target, predicted, jnp.sum(variance * told), noise_left)
+        new_size = jnp.clip(new_size, size / _FASTEST, size * _FASTEST)
+        found = judge(weights)
+        better = found.residual < best.residual
+        return _Point(
+            precision + _DAMPING * jnp.where(ok[:, None, None], change, 0),
+            shift + _DAMPING * jnp.where(ok[:, None], change_shift, 0),
+            jnp.clip(new_size, 1.0, num_items),
+            iteration + 1,
+            jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best),
+        )
+
+    size = jnp.asarray(_RATE * num_items, columns.dtype)
+    mean, precision = _moments(jnp.exp(prior(size)), unknowns.states, _LEAST)
+    none = jnp.zeros((len(unknowns.members), num_items), columns.dtype)
+    nothing = Found(none, none[0], jnp.full((), jnp.inf, columns.dtype))
+    start = _Point(precision, _apply(precision, mean), size, jnp.asarray(0), nothing)
+    return jax.lax.while_loop(
+        lambda point: (
+            (point.iteration < _ITERATIONS) & (point.best.residual > label_solve.EXPLAINED)
+        ),
+        update,
+        start,
+    ).best
+
+
+def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
+    """The B of largest `p(seen | B)`, where `B target - predicted` has unit variance.
+
+    The noise, in units of B, grows with it: `known`, the number of equations that the factors
+    explain, counts instead of M, `known + |noise|^2 = B target'(B target - predicted)`.
+    """
+    square, inner = jnp.sum(target**2), target @ predicted
+    return (inner + jnp.sqrt(inner**2 + 4 * square * (known + jnp.sum(noise**2)))) / (2 * square)
+
+
+def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
+    """The attack on the scorer's gradient when the batch is not known.
+
+    Args:
+        known: the leak must be exact.
+        rows: equations that are kept of all steps.
+
+    Returns:
+        `attack(transcript, key) -> Answer`; the key is not used. The candidates must be all items
+        that the client may have, each once, with equal weights in its mean loss. The objective is
+        the mean square of the whitened residual, NaN where nothing was uploaded.
+
+    Raises:
+        ValueError: if the client's upload is not affine in the labels, item by item, or does not
+            leak the private state.
+    """
+    label_solve.require_affine(known.structure)
+    if known.leak is None or known.leak.bias is None:
+        raise ValueError(
+            'An unknown batch is recovered from the kernel and the bias of a layer that multiplies '
+            "the private embedding, and none is seen; use attack.name='mgradinv'."
+        )
+    exact = partial(embedding.exact, known.leak)
+    if not known.structure.separable:
+        raise ValueError(
+            'An unknown batch is recovered from an upload that is a sum over its items; use '
+            "attack.name='mgradinv'."
+        )
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        latent = jax.vmap(exact)(transcript.seen)
+        steps = steps_of(known, transcript, latent, rows // len(latent))
+        found = recover(steps, transcript.log_odds, known.fresh_negatives, known.positives)
+        ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
+        return Answer(
+            jnp.where(ok, found.positives, 0),
+            ok & (found.positives > 0.5),
+            tree.take(latent, 0),
+            jnp.where(ok, found.residual, jnp.nan),
+        )
+
+    return attack
+
+
+def steps_of(known: Known, transcript: Transcript, latent: Array, rows: int = ROWS) -> Steps:
+    """The whitened uploads and, from batches of one item each, what the candidates add to them.
+
+    Args:
+        known: see `unknown_batch`.
+        transcript: without weights.
+        latent: float `[T, D]`, the private states.
+        rows: most equations of a step; of more entries, sums with random signs are kept.
+    """
+    hypothesis = dynamics.free(known.init_private, len(latent))
+    deviation = whitening.deviations(
+        transcript, known.client_update, known.observation, hypothesis, latent, known.rounding
+    )
+    spent = known.leak.kernel if known.leak else None
+
+    def flat(values: PyTree, deviations: PyTree) -> Array:
+        """The leaves over their deviations, `[R]`, without what is spent on p."""
+        leaves = flax.traverse_util.flatten_dict(values, sep='/')
+        scales = flax.traverse_util.flatten_dict(deviations, sep='/')
+        entries = jnp.concatenate([(leaves[k] / scales[k]).ravel() for k in leaves if k != spent])
+        if len(entries) <= rows:
+            return entries
+        order, sign = jax.random.split(jax.random.key(0))
+        place = jax.random.permutation(order, jnp.arange(len(entries)) % rows)
+        signed = entries * jax.random.rademacher(sign, entries.shape, entries.dtype)
+        totals = jax.ops.segment_sum(jnp.stack([signed, entries**0], 1), place, rows)
+        return totals[:, 0] / jnp.sqrt(totals[:, 1])  # of unit variance again
+
+    def step(arguments: tuple[PyTree, Array, PyTree, PyTree]) -> Steps:
+        shared, private, seen, deviations = arguments
+
+        def alone(item: PyTree, label: float) -> Array:
+            rows = jax.tree.map(lambda leaf: leaf[None], item)
+            batch = Batch(None, jnp.full(1, label, private.dtype), jnp.ones(1, private.dtype))
+            upload = known.client_update({**shared, 'items': rows}, private, batch)[0]
+            state = known.observation.init(upload)
+            return flat(known.observation.predict(upload, seen, state)[0], deviations)
+
+        negative = jax.vmap(partial(alone, label=0.0))(shared['items'])
+        columns = negative - jax.vmap(partial(alone, label=1.0))(shared['items'])
+        square = jnp.sum(columns**2, 1)
+        share = jnp.sum(negative * columns, 1) / jnp.where(square > 0, square, 1)
+        # An item without a gradient cannot be told from one outside the batch.
+        share = jnp.where(square > 0, share, 0.5)
+        return Steps(columns, flat(seen, deviations), share)
+
+    return jax.lax.map(step, (transcript.shared, latent, transcript.seen, deviation))

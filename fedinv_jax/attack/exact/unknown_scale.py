@@ -1,0 +1,114 @@
+"""The member of the exact attack where the private state is known up to one scalar a step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fedinv_jax import tree
+from fedinv_jax.attack.exact import closed_form, embedding, label_solve, problems
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.attack.inversion import State
+from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
+
+_STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
+
+
+def scaled(known: Known) -> Attack:
+    """The private state of each step up to a scalar, found by what binary labels then leave over.
+
+    Both signs are searched. Where both explain what was seen (`1 - y` and `-p` do as well as `y`
+    and `p` in matrix factorisation with BCE), the prior that interactions are fewer than negatives
+    decides, at each step, and no answer is certified: the other one explains as much.
+
+    Raises:
+        ValueError: if the client's upload is not affine in the labels, or does not leak p's line.
+    """
+    label_solve.require_affine(known.structure)
+    if known.leak is None:
+        raise ValueError('scaled needs a leaf of rank one along the private embedding.')
+    found = known.leak
+    solver = label_solve.label_solve(known.structure.outer, dense=known.dense)
+
+    def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
+        """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
+        problem = problems.whitened_problem(known, step, typical * along[None])
+
+        def at_scale(scale: Array) -> State:
+            """The label solve at `scale * along`."""
+            start = problem.init(jax.random.key(0))._replace(latent=scale * along[None])
+            at = problem._replace(init=lambda key: start)
+            return solver.update(at, solver.init(at, jax.random.key(0)))
+
+        def improve(_: int, scale: Array) -> Array:
+            """A finer and finer search around the scale, with the binary labels that fit there.
+
+            The uploads jump where a ReLU turns on, so that their slope says little.
+            """
+            binary = jnp.round(at_scale(scale).guess.labels)
+
+            def narrow(level: int, scale: Array) -> Array:
+                near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
+                left = jax.vmap(
+                    lambda x: label_solve.fit(problem, Guess(binary, None, x * along[None]))
+                )
+                return near[jnp.argmin(left(near))]
+
+            return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
+
+        def best(sign: Array) -> tuple[Array, Array, Array]:
+            """The best scale of that sign, what it leaves over, and its share of positives."""
+            values = jax.lax.map(lambda scale: at_scale(sign * scale).objective, sizes)
+            padded = jnp.pad(values, 1, constant_values=jnp.inf)
+            local = (values <= padded[:-2]) & (values <= padded[2:])
+            starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
+            scales = jax.lax.map(
+                lambda start: jax.lax.fori_loop(0, _STEPS, improve, sign * start), starts
+            )
+            states = jax.lax.map(at_scale, scales)
+            index = jnp.argmin(states.objective)
+            share = jnp.mean(states.guess.labels[index])
+            return scales[index], states.objective[index], share
+
+        # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
+        sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
+        scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
+        both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
+        chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
+        return scales[chosen] * along, both
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        along = jax.vmap(lambda seen: embedding.direction(found, seen))(transcript.seen)
+        usual = problems.typical_norm(known).astype(along.dtype)
+        steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
+        found_ = [search(step, along[t], usual) for t, step in enumerate(steps)]
+        latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
+        problem = problems.whitened_problem(known, transcript, latent)
+        tangents = jnp.eye(len(latent))[:, :, None] * latent[None]  # the scales
+        if known.lossy:  # the directions too
+            tangents = jnp.eye(latent.size).reshape(-1, *latent.shape)
+        answer = closed_form.solved(known, problem, transcript, tangents=tangents)
+        if answer.certificate is None:
+            return answer
+        # The other sign explains as much, with every label flipped: none is determined.
+        flipped, certificate = jnp.all(both), answer.certificate
+        return answer._replace(
+            certificate=certificate._replace(
+                certified=certificate.certified & ~flipped,
+                margin=jnp.where(flipped, 0, certificate.margin),
+                determined=jnp.where(flipped, 0, certificate.determined),
+            )
+        )
+
+    return attack
+
+
+def _step(transcript: Transcript, t: int) -> Transcript:
+    """The transcript of one observed step, of a transcript that keeps no other rounds."""
+    one = {
+        name: tree.take(getattr(transcript, name), slice(t, t + 1))
+        for name in ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
+        if getattr(transcript, name) is not None
+    }
+    return dataclasses.replace(transcript, **one)

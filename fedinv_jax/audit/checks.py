@@ -1,0 +1,202 @@
+"""Refuses a config that no run can follow, before anything is computed."""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedinv_jax import _validate, models, server
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit.config import Config
+
+# Counts of a config, 1 or more; those that are axes hold several.
+_COUNTS = (
+    'num_seeds',
+    'attack.num_gradients',
+    'attack.interval',
+    'attack.num_iterations',
+    'attack.num_restarts',
+    'attack.block',
+    'attack.min_positives',
+    'observation.cohort',
+    'server.num_rounds',
+    'data.per_positive',
+    'run.memory_mib',
+)
+_AXES: dict[str, Sequence[Any]] = {
+    'observation.seen': (),
+    'dynamics.name': config_lib.DYNAMICS,
+    'attack.name': config_lib.ATTACKS,
+    'attack.num_gradients': (),
+    'attack.first_round': (),
+    'attack.interval': (),
+    'attack.adaptive': (True, False),
+}
+# Least and largest value of a field; those that may be None are then off.
+_RANGES = {
+    'seed': (0, math.inf),
+    'client.item_drift': (0, math.inf),
+    'observation.label_epsilon': (0, math.inf),
+    'observation.pseudo': (0, 1),
+    'observation.clip': (0, math.inf),
+    'observation.rank': (1, math.inf),
+    'observation.top': (0, 1),
+    'observation.random': (0, 1),
+    'observation.levels': (1, math.inf),
+    'observation.noise': (0, math.inf),
+    'observation.sum_noise': (0, math.inf),
+    'observation.delta': (0, 1),
+    'data.max_users': (1, math.inf),
+    'attack.max_positives': (1, math.inf),
+    'attack.threshold': (0, math.inf),
+    'run.lanes': (1, math.inf),
+}
+_NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'data.ties': config_lib.TIES,
+    'model.name': config_lib.MODELS,
+    'model.kernel_init': models.KERNELS,
+    'client.name': config_lib.CLIENTS,
+    'client.loss': config_lib.LOSSES,
+    'client.precision': config_lib.PRECISIONS,
+    'client.optimizer.name': config_lib.OPTIMIZERS,
+    'client.private_optimizer.name': config_lib.OPTIMIZERS,
+    'server.optimizer.name': config_lib.OPTIMIZERS,
+    'server.aggregate_items': server.AGGREGATIONS,
+    'server.aggregate_scorer': server.AGGREGATIONS,
+    'attack.distance': config_lib.DISTANCES,
+    'attack.optimizer.name': config_lib.OPTIMIZERS,
+    'attack.optimizer.decay': config_lib.DECAYS,
+    'attack.precision': config_lib.PRECISIONS,
+}
+
+
+def check(config: Config) -> None:
+    """Refuses what no run can do, before anything is computed.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), an axis without values, a count
+            that is not an integer >= 1, a field that this client would not use, or observed
+            rounds past the end of the training.
+    """
+    if 'arms' in config:
+        raise ValueError('This config is a study of several arms: run it with scripts/study.py.')
+    values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
+    for field, names in _AXES.items():
+        if not values[field]:
+            raise ValueError(f'Expected {field} to hold at least one value.')
+        for name in values[field] if names else ():
+            _validate.lookup(field, name, names)
+    for field in (*_COUNTS, 'attack.first_round'):
+        for number in values[field] if field in _AXES else (values[field],):
+            least = 0 if field == 'attack.first_round' else 1
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f'Expected {field}={number!r} to be an integer >= {least}.')
+    for field, choices in _NAMES.items():
+        if values[field] is not None:
+            _validate.lookup(field, values[field], choices)
+    _check_combinations(config)
+    for setting in config_lib.settings(config):
+        if setting.rounds[-1] >= config.server.num_rounds:
+            raise ValueError(
+                f'The interval runs past the training: first_round={setting.first_round}, '
+                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe round '
+                f'{setting.rounds[-1]}; expected at most {config.server.num_rounds - 1} '
+                f'(server.num_rounds={config.server.num_rounds}).'
+            )
+        rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
+        if setting.attack in config_lib.ON_ROWS and not rows_seen:
+            raise ValueError(
+                f'attack.name={setting.attack!r} reads item rows: observation.seen='
+                f'{"+".join(setting.seen)!r} has none.'
+            )
+        if rows_seen and not config.observation.batch_known:
+            raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+
+
+def _check_combinations(config: Config) -> None:
+    """Refuses values out of range, and fields that contradict each other."""
+    client, attack = config.client, config.attack
+    rounding = {'mgradinv', *config_lib.RECIPES}.intersection(attack.name)
+    rounds_uploads = rounding and attack.precision == 'float32'
+    if client.precision == 'float64' and rounds_uploads:
+        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
+    for name, (least, most) in _RANGES.items():
+        value = operator.attrgetter(name)(config)
+        if value is not None and not least <= value <= most:
+            bound = f'>= {least}' if most == math.inf else f'in [{least}, {most}]'
+            raise ValueError(f'Expected {name}={value} {bound}.')
+    _check_defences(config)
+    if config.data.labels == 'ratings' and 'exact' in attack.name:
+        raise ValueError(
+            "attack.name='exact' finds binary labels: it needs data.labels='implicit'."
+        )
+    if config.data.fresh_negatives and config.observation.batch_known:
+        raise ValueError(
+            'Items that come back are interactions where negatives are fresh: '
+            'data.fresh_negatives needs observation.batch_known=False.'
+        )
+    if 0 < attack.num_victims < config.num_seeds:
+        raise ValueError(
+            f'Expected attack.num_victims={attack.num_victims} to be at least '
+            f'num_seeds={config.num_seeds}, or 0.'
+        )
+    default = config_lib.default_config().client
+    for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
+        if client.name == 'gradient_step' and client[field] != default[field]:
+            raise ValueError(f"client.{field} needs client.name='local_sgd'.")
+    if attack.start is not None:
+        _validate.lookup('attack.start', attack.start, config_lib.EXACT)
+        if attack.start == 'exact' and attack.precision == 'float32':
+            raise ValueError("attack.start='exact' needs attack.precision='float64'.")
+
+
+def _check_defences(config: Config) -> None:
+    """Refuses defences that contradict the rest, and attacks that cannot read what they leave."""
+    section, attack = config.observation, config.attack
+    for part in section.uploaded:
+        _validate.lookup('observation.uploaded', part, config_lib.PARTS)
+    if not section.uploaded:
+        raise ValueError('Expected observation.uploaded to name a part: items, scorer.')
+    for setting in config_lib.settings(config):
+        hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
+        if hidden:
+            raise ValueError(
+                f'observation.seen has {"+".join(sorted(hidden))}, which '
+                f'observation.uploaded={section.uploaded} leaves out.'
+            )
+    draws = section.label_epsilon is not None or section.pseudo
+    if config.data.fresh_negatives and (draws or section.noise or section.error_feedback):
+        raise ValueError(
+            'Where negatives are fresh, items that come back are interactions, and the entries of '
+            'a batch are of other items each round: data.fresh_negatives allows no '
+            'observation.label_epsilon, pseudo, noise or error_feedback.'
+        )
+    if draws and config.data.labels == 'ratings':
+        raise ValueError(
+            'observation.label_epsilon and pseudo flip binary labels: they need '
+            "data.labels='implicit'."
+        )
+    if section.delta in (0, 1):
+        raise ValueError(
+            f'Expected observation.delta={section.delta} between 0 and 1, not at them.'
+        )
+    if section.error_feedback and section.top == 1 and section.random == 1:
+        raise ValueError('observation.error_feedback needs observation.top or random below 1.')
+    if section.sum_noise and section.cohort == 1:
+        raise ValueError(
+            'observation.sum_noise is noise on a sum that hides its parts: it needs '
+            'observation.cohort above 1; observation.noise is noise on each upload.'
+        )
+    if section.cohort > 1:
+        if 'mean_over_touched' in (config.server.aggregate_items, config.server.aggregate_scorer):
+            raise ValueError(
+                'A sum hides how many clients touched a row: observation.cohort above 1 needs '
+                'server.aggregate_items=sum or mean.'
+            )
+        if not section.batch_known:
+            raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
+        if 'exact' in attack.name or attack.start is not None:
+            raise ValueError(
+                "attack.name='exact' and attack.start solve for one client: with "
+                "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
+            )

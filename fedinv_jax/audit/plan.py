@@ -1,0 +1,243 @@
+"""What a run consists of: a case per seed, shared by its settings, and blocks of victims."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from fedinv_jax.audit import attackers, checks, training, workdir
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit.config import Config, Setting
+from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import held_out
+from fedinv_jax.data import interactions as interactions_lib
+from fedinv_jax.report import stats
+from fedinv_jax.types import Model
+
+
+class Case(NamedTuple):
+    """What the settings of one training run share.
+
+    Attributes:
+        config: the config of this training run: its seed, its share of the victims.
+        interactions: all interactions of the data set, less those held out.
+        held: what the trained model is evaluated on; None where nothing is held out.
+        clients: groups of clients, the population.
+        victims: user indices.
+        model: the recommender.
+        share: public share of interactions among candidates.
+        counts: int `[N]`, interactions of each item, over all users.
+        num_users: users with interactions.
+        attacks: by setting, less what the attack itself does not depend on (`alike`).
+    """
+
+    config: Config
+    interactions: interactions_lib.Interactions
+    held: held_out.Held | None
+    clients: tuple[clients_lib.Clients, ...]
+    victims: list[int]
+    model: Model
+    share: float
+    counts: np.ndarray
+    num_users: int
+    attacks: dict[Setting, attackers.Choice]
+
+
+class Block(NamedTuple):
+    """Victims that go through one compiled call: of one seed, setting and group of clients.
+
+    Attributes:
+        case: of their seed.
+        setting: of the attack.
+        users: the victims.
+        size: most victims of a block of this shape.
+    """
+
+    case: Case
+    setting: Setting
+    users: tuple[int, ...]
+    size: int
+
+
+def make_cases(config: Config) -> list[Case]:
+    """The case of every seed; they share the data set, unless it is synthetic, and the solvers."""
+    checks.check(config)
+    cases: list[Case] = []
+    for each in config_lib.single_seeds(config):
+        cases.append(make_case(each, cases[0] if cases else None))
+    return cases
+
+
+def make_case(config: Config, like: Case | None = None) -> Case:
+    """Data, population, victims, model and attacks of the config of one training run.
+
+    Args:
+        config: with one seed.
+        like: the case of another seed, from which everything is taken that no seed changes.
+    """
+    checks.check(config)
+    if like is None or config.data.name == 'synthetic' or config.data.leave_one_out:
+        interactions, test = training.make_interactions(config)
+        held = None if test is None else held_out.held_out(interactions, test, config.seed)
+    else:
+        interactions, held = like.interactions, like.held
+    clients = training.make_clients(config, interactions)
+    share = clients_lib.public_share(clients)
+    if not config.observation.batch_known:  # the candidates are the whole catalogue
+        positives = sum(group.num_positives.sum() for group in clients)
+        share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
+    model = training.make_model(config.model, interactions.num_items)
+    attacks: dict[Setting, attackers.Choice] = {}
+    probe = functools.cache(functools.partial(attackers.probe, config, model))
+    for setting in dict.fromkeys(map(alike, config_lib.settings(config))):
+        if like is None or setting.attack in config_lib.BY_SHARE:  # these know the share
+            attacks[setting] = attackers.make_attack(config, setting, model, share, probe)
+        else:
+            attacks[setting] = like.attacks[setting]
+    return Case(
+        config,
+        interactions,
+        held,
+        clients,
+        choose_victims(config, clients),
+        model,
+        share,
+        clients_lib.item_counts(interactions),
+        len(np.unique(interactions.users)),
+        attacks,
+    )
+
+
+def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> list[int]:
+    """User indices of the victims, drawn among the clients without replacement.
+
+    Raises:
+        ValueError: if there are fewer clients than victims.
+    """
+    attack = config.attack
+    least, most = attack.min_positives, attack.max_positives or np.inf
+    users = np.sort(
+        np.concatenate(
+            [
+                group.users[(group.num_positives >= least) & (group.num_positives <= most)]
+                for group in clients
+            ]
+        )
+    )
+    count = attack.num_victims or len(users)
+    if not 0 < count <= len(users):
+        raise ValueError(
+            f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients (of '
+            f'attack.min_positives={least} to attack.max_positives={attack.max_positives}).'
+        )
+    # Another stream than those of the clients, [seed, user], and of the generator, [seed, 0, 2].
+    drawn = np.random.default_rng([config.seed, 0, 3]).permutation(users)[:count]
+    return [int(user) for user in drawn]
+
+
+def work(config: Config) -> float:
+    """Operations of a run up to a factor, to foretell a study's later arms by its first.
+
+    Parameters times victims times iterations times steps, those between observed rounds too where
+    an attack follows them; attacks that do not iterate count as one iteration.
+    """
+    shared = jax.eval_shape(training.make_model(config.model, 1).init_shared, jax.random.key(0))
+    total = 0
+    for setting in config_lib.settings(config):
+        rounds, counted = setting.rounds, config_lib.iterates(setting.attack)
+        unrolled = setting.dynamics == 'unrolled'
+        steps = rounds[-1] - rounds[0] + 1 if unrolled else len(rounds)
+        total += steps * (config.attack.num_iterations if counted else 1)
+    return float(optax.tree.size(shared) * total * (config.attack.num_victims or 1000))
+
+
+def blocks(cases: Iterable[Case]) -> list[Block]:
+    """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
+
+    The victims of a group are spread evenly over its blocks, so that few places stay empty; blocks
+    of a shape are of one size in every seed. They are independent of what is done.
+    """
+    cases = list(cases)
+    victims = [[_within(case.victims, group) for group in case.clients] for case in cases]
+    sizes: dict[int, int] = {}
+    for case, groups in zip(cases, victims, strict=True):
+        for group, users in zip(case.clients, groups, strict=True):
+            needed = -(-len(users) // max(-(-len(users) // case.config.attack.block), 1))
+            padded = group.items.shape[1]
+            sizes[padded] = max(sizes.get(padded, 0), needed)
+    return [
+        Block(case, setting, tuple(users[start : start + size]), size)
+        for case, groups in zip(cases, victims, strict=True)
+        for setting in config_lib.settings(case.config)
+        for group, users in zip(case.clients, groups, strict=True)
+        for size in [sizes[group.items.shape[1]]]
+        for start in range(0, len(users), max(size, 1))
+    ]
+
+
+def _within(users: Sequence[int], group: clients_lib.Clients) -> list[int]:
+    """Those of the users that are in a group, in their order."""
+    members = set(group.users.tolist())
+    return [user for user in users if user in members]
+
+
+def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:
+    """The blocks of one shard: neighbours, so that it trains few seeds."""
+    index, count = shard
+    return list(blocks[len(blocks) * index // count : len(blocks) * (index + 1) // count])
+
+
+def alike(setting: Setting) -> Setting:
+    """A setting less what its attack does not depend on: first round and, as a rule, interval."""
+    interval = setting.interval if setting.dynamics == 'unrolled' else None
+    return setting._replace(first_round=0, interval=interval)
+
+
+def key(row: workdir.Row) -> tuple[str, int, int]:
+    """A row's setting, seed and victim: what may be in a work directory once."""
+    return stats.setting(row), row['seed'], row['user']
+
+
+def keys(block: Block) -> list[tuple[str, int, int]]:
+    """The keys of a block's rows."""
+    label = stats.setting(columns(block.case, block.setting))
+    return [(label, block.case.config.seed, user) for user in block.users]
+
+
+def group_of(case: Case, user: int) -> clients_lib.Clients:
+    """The group that a client is in."""
+    return next(group for group in case.clients if user in group.users)
+
+
+def num_private(case: Case, setting: Setting) -> int:
+    """Private numbers that an attack does not know: `D`, or `T D` where every step has its own."""
+    init_private = attackers.make_init_private(case.config, case.model)
+    size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
+    return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
+
+
+def columns(case: Case, setting: Setting) -> workdir.Row:
+    """The columns of a row that say which setting and seed it belongs to."""
+    config = case.config
+    return {
+        'attack': setting.attack,
+        'dynamics': setting.dynamics,
+        'num_gradients': setting.num_gradients,
+        'first_round': setting.first_round,
+        'interval': setting.interval,
+        'seen': list(setting.seen),
+        'batch_known': config.observation.batch_known,
+        'defence': config_lib.defence(config),
+        'attacker': 'adaptive' if setting.adaptive else 'blind',
+        'data': config.data.name,
+        'model': config.model.name,
+        'client': config.client.name,
+        'seed': config.seed,
+        'solver': case.attacks[alike(setting)].solver,
+        'iterations': config.attack.num_iterations if config_lib.iterates(setting.attack) else 0,
+        'precision': config_lib.precision(config, setting.attack),
+        'upload_precision': config.client.precision,
+    }

@@ -1,0 +1,345 @@
+"""Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import accounting, quality, simulate, tree
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import (
+    defences,
+    executor,
+    plan,
+    progress,
+    scoring,
+    threat_model,
+    training,
+    workdir,
+)
+from fedinv_jax.audit.config import Config, Setting
+from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.report import claims, document, figures, stats, tables
+from fedinv_jax.types import Array, GroundTruth, Transcript
+
+Log = Callable[[str], None]
+
+# Randomness by purpose: one stream each, folded into the run's root key.
+_TRAINING, _ATTACK = 0, 1
+
+
+def run(
+    config: Config,
+    folder: str,
+    command: str,
+    log: Log = print,
+    shard: workdir.Shard = (0, 1),
+    merge: bool = False,
+    after: float = 0.0,
+) -> document.Part | None:
+    """Attacks the victims of a config; goes on where an earlier run in the folder stopped.
+
+    Args:
+        config: see `config.default_config`.
+        folder: the work directory.
+        command: the command line, for the report.
+        log: prints a line.
+        shard: which part of the blocks of victims is done here, and of how many parts; no row
+            depends on it. Summary and report are written where all rows are there.
+        merge: nothing is attacked; the rows of all shards become one file.
+        after: time of a study's later runs over that of this one, for the prediction.
+
+    Returns:
+        What a report says of the run; None where other shards' rows are missing.
+
+    Raises:
+        ValueError: for a config that cannot run, a folder of another run, one that another
+            process writes, or rows that are missing where shards are merged.
+    """
+    if merge and not pathlib.Path(folder).is_dir():
+        raise ValueError(f'There is no {folder}, hence nothing to merge. Is --workdir right?')
+    cases = plan.make_cases(config)
+    hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
+    data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
+    described = threat_model.describe(config, cases)
+    path = workdir.open_(folder, config.to_dict(), data)
+    if not merge:
+        log(described)
+    blocks = plan.blocks(cases)
+    with workdir.writing(path, shard, log):
+        done = {plan.key(row) for row in workdir.read_rows(path)}
+        own = plan.part(blocks, shard)
+        pending = [block for block in own if not done.issuperset(plan.keys(block))]
+        if merge and pending:
+            raise ValueError(
+                f'{path}: {len(pending)} of {len(own)} blocks of victims are missing. Run the '
+                'shards that were stopped to their end, then merge.'
+            )
+        if done:
+            log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
+                'blocks of victims are complete and skipped')  # fmt: skip
+        for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
+            new = [row for row in made if plan.key(row) not in done]
+            workdir.append_rows(path, new, shard)
+    keys = [key for block in blocks for key in plan.keys(block)]
+    # By key: a merge that was killed leaves rows twice.
+    found = {plan.key(row): row for row in workdir.read_rows(path)}
+    if strangers := found.keys() - set(keys):
+        raise ValueError(
+            f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '
+            f'as {min(strangers)}; another version wrote them. Choose another --workdir.'
+        )
+    rows = [found[key] for key in keys if key in found]
+    if merge:
+        workdir.merge(path, rows)
+    if len(rows) == len(keys):
+        return finish(config, rows, path, described, command, log)
+    log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all parts have ended, the same '
+        'command with --merge instead of --shard writes the report (with --distributed, process 0 '
+        'does)')  # fmt: skip
+    return None
+
+
+def attack(
+    blocks: Sequence[plan.Block], log: Log, after: float = 0.0
+) -> Iterator[list[workdir.Row]]:
+    """Seed by seed: trains, compiles what is new, and yields the rows of each block."""
+    functions: dict[tuple, executor.Compiled] = {}
+    while blocks:
+        case = blocks[0].case
+        now = [block for block in blocks if block.case is case]
+        blocks = blocks[len(now) :]
+        yield from _attack_seed(now, blocks, functions, log, after)
+        # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
+        needed = {executor.shape(block) for block in blocks}
+        functions = {shape: found for shape, found in functions.items() if shape in needed}
+
+
+def _attack_seed(
+    blocks: Sequence[plan.Block],
+    later: Sequence[plan.Block],
+    functions: dict[tuple, executor.Compiled],
+    log: Log,
+    after: float,
+) -> Iterator[list[workdir.Row]]:
+    """The rows of one seed's blocks; its training is in memory only meanwhile."""
+    case, start = blocks[0].case, time.perf_counter()
+    config = case.config
+    recording = train(case)
+    measured = recommends(case, recording)
+    if measured:
+        numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
+        log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
+    number = sum(len(group.users) for group in case.clients)
+    epsilon = accounting.against_server(defences.guarantees(config, number))
+    training = time.perf_counter() - start
+    compile_all(recording, blocks, later, functions, training, log, after)
+    weights = [executor.seconds(functions, block) for block in blocks]
+    hold = executor.room(config.run.memory_mib * 2**20)
+
+    def rows(block: plan.Block) -> list[workdir.Row]:
+        found, made = functions[executor.shape(block)], []
+        for part in executor.parts(block, found.places):
+            with executor.precision(part), hold(found.memory):
+                seen, truths, keys = _arguments(recording, part, found.places)
+                answers, seconds = executor.run(found, part, seen, keys)
+            loss = float(recording.snapshots[part.setting.first_round].loss)
+            run = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
+            made += scoring.rows(part, answers, seen.seen, truths, run)
+        return made
+
+    with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
+        for index, found in enumerate(executor.each(rows, blocks, executor.side_by_side())):
+            yield found
+            update(sum(weights[: index + 1]), sum(weights))
+
+
+def compile_all(
+    recording: simulate.Recording,
+    blocks: Sequence[plan.Block],
+    later: Sequence[plan.Block],
+    functions: dict[tuple, executor.Compiled],
+    training: float,
+    log: Log,
+    after: float,
+) -> None:
+    """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
+
+    Args:
+        recording: of the blocks' seed.
+        blocks: of one seed.
+        later: those of later seeds, whose time counts too.
+        functions: by shape; grows.
+        training: seconds that the training of a seed took.
+        log: prints a line.
+        after: see `run`.
+    """
+    config, before, start = blocks[0].case.config, len(functions), time.perf_counter()
+    new: dict[tuple, plan.Block] = {}
+    for block in blocks:
+        if executor.shape(block) not in functions:
+            new.setdefault(executor.shape(block), block)
+
+    workers = executor.side_by_side()
+    limit = config.run.memory_mib * 2**20
+    hold = executor.room(limit)
+
+    def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
+        return _arguments(recording, part, places)[::2]
+
+    def compile_(block: plan.Block) -> executor.Compiled:
+        with executor.precision(block):
+            return executor.compile_(block, arguments, limit, workers)
+
+    def try_(pair: tuple[executor.Compiled, plan.Block]) -> executor.Compiled:
+        with executor.precision(pair[1]), hold(pair[0].memory):
+            return executor.try_(*pair, arguments)
+
+    made = []
+    if new:
+        log(f'seed {config.seed}: compiling {len(new)} functions and trying each ...')
+    with progress.bar('compiling', config.run.progress) as update:
+        update(0, len(new))
+        for function in executor.each(compile_, new.values(), executor.cores()):
+            made.append(function)
+            update(len(made), len(new))
+    tried = executor.each(try_, zip(made, new.values(), strict=True), workers)
+    with progress.bar('trying', config.run.progress) as update:
+        for shape, found in zip(new, tried, strict=True):
+            functions[shape] = found
+            update(len(functions) - before, len(new))
+    left = [*blocks, *later]
+    seeds = len({block.case.config.seed for block in left})
+    predicted = sum(executor.seconds(functions, block) for block in left) / workers
+    predicted += training * (seeds - 1)
+    spent = time.perf_counter() - start
+    log(
+        f'seed {config.seed}: compiled {len(functions) - before} functions in '
+        f'{spent:.1f} s; predicted: {progress.duration(predicted)} for '
+        f'{len(left)} blocks of up to {config.attack.block} victims'
+        f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
+        f'{executor.gigabytes(functions.values(), workers, limit):.1f} GiB'
+    )
+    if after and not before:  # the later runs train and compile too
+        predicted += after * (spent + training + predicted)
+        log(f'the whole study, by operation counts: about {progress.duration(predicted)} more')
+    if predicted > 3600:
+        log(
+            'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
+            '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
+        )
+
+
+def train(case: plan.Case) -> simulate.Recording:
+    """The training run that serves every setting of a seed, with progress.
+
+    It keeps the rounds of all settings, done or not: victims take part in every observed round,
+    so a run that went on after a stop would otherwise train differently.
+    """
+    config = case.config
+    settings = config_lib.settings(config)
+    observed = {round_ for setting in settings for round_ in setting.rounds}
+    between = {
+        round_
+        for setting in settings
+        if setting.dynamics == 'unrolled'
+        for round_ in range(setting.rounds[0], setting.rounds[-1])
+    }
+    key = jax.random.fold_in(jax.random.key(config.seed), _TRAINING)
+    with (
+        progress.bar('training', config.run.progress) as update,
+        jax.enable_x64(config.client.precision == 'float64'),
+    ):
+        federation = training.make_federation(config, case.model, case.clients)
+        # A model that is evaluated is trained to the end.
+        num_rounds = 0 if case.held is None else config.server.num_rounds
+        return simulate.record(
+            federation, key, case.victims, sorted(observed), sorted(between), num_rounds, update
+        )
+
+
+def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float] | None:
+    """How well the trained model recommends, see `quality`; None where nothing is held out."""
+    if case.held is None:
+        return None
+    with jax.enable_x64(case.config.client.precision == 'float64'):
+        end = recording.end
+        return quality.evaluate(case.model, end.shared, end.private, case.clients, case.held)
+
+
+def transcript(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
+) -> tuple[Transcript, GroundTruth]:
+    """What the server holds of a victim in a setting, and the truth."""
+    found, truths = transcripts(case, recording, setting, [user])
+    return tree.take_along(found, simulate.axes(found), 0), tree.take(truths, 0)
+
+
+def transcripts(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
+) -> tuple[Transcript, GroundTruth]:
+    """The same of victims of one group; in the popularity of items nobody counts for himself."""
+    found, truths = simulate.transcripts(
+        recording,
+        users,
+        setting.rounds,
+        () if setting.attack in stats.GUESSERS else setting.seen,
+        every_round=setting.dynamics == 'unrolled',
+        batch_known=case.config.observation.batch_known,
+        cohort_size=case.config.observation.cohort,
+    )
+    if not (case.config.attack.popularity or setting.attack in stats.GUESSERS):
+        return found, truths
+    candidates = np.broadcast_to(found.items, found.log_odds.shape)
+    counts = case.counts[candidates]
+    for user, items, own in zip(users, candidates, counts, strict=True):
+        first, last = np.searchsorted(case.interactions.users, [user, user + 1])
+        own -= np.isin(items, case.interactions.items[first:last])
+    known = clients_lib.log_odds(counts, case.num_users - 1)
+    return dataclasses.replace(found, log_odds=known), truths
+
+
+def finish(
+    config: Config,
+    rows: Sequence[workdir.Row],
+    folder: pathlib.Path,
+    threat_model: str,
+    command: str,
+    log: Log,
+) -> document.Part:
+    """Writes summary, figures and report."""
+    summary = stats.summarize(rows)
+    workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
+    (folder / 'figures').mkdir(exist_ok=True)
+    drawn = figures.draw(rows, summary, folder / 'figures')
+    paths = [path.relative_to(folder) for path in drawn]
+    compared = claims.compare(rows)
+    part = document.Part(folder.name, str(config), summary, compared, paths, threat_model)
+    for name, text in document.pages(folder, [part], command, workdir.versions()).items():
+        workdir.write(folder / name, text)
+    log(tables.table(summary, ('auc', 'f1', 'exact')))
+    for line in tables.certificates(summary):
+        log(line)
+    log(f'{folder}/report.html, report.md, summary.json, victims.jsonl, figures/')
+    return part
+
+
+def _arguments(
+    recording: simulate.Recording, part: plan.Block, places: int
+) -> tuple[Transcript, GroundTruth, Array]:
+    """Transcripts, truths and keys of a block's victims, filled up to so many with the first."""
+    case, config = part.case, part.case.config
+    found, truths = transcripts(case, recording, part.setting, part.users)
+    order = np.where(np.arange(places) < len(part.users), np.arange(places), 0)
+    found = tree.take_along(found, simulate.axes(found), order)
+    truths = tree.take(truths, order)
+    key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
+    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(truths.user))
+    # The solver's precision; uploads keep the values that the client sent.
+    dtype = jnp.dtype(config_lib.precision(config, part.setting.attack))
+    return tree.cast_floats(found, dtype), tree.cast_floats(truths, dtype), keys

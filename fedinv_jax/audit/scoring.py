@@ -1,0 +1,171 @@
+"""From answers to rows: the one place where answers and truth meet."""
+
+import dataclasses
+import functools
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import compilation, metrics, tree
+from fedinv_jax.audit import plan, workdir
+from fedinv_jax.report import stats
+from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
+
+# Victims whose scores are kept in their rows, for a figure.
+_EXAMPLES = 4
+_TOGETHER = 16  # victims that are judged in one call
+
+
+class Run(NamedTuple):
+    """What a block's rows share.
+
+    Attributes:
+        training_loss: mean over all clients, before the first observed round.
+        quality: of the trained model, see `quality.evaluate`; None where nothing was held out.
+        epsilon: against the server, see `accounting.against_server`; None where there is none.
+        seconds: that a victim took.
+    """
+
+    training_loss: float
+    quality: dict[str, float] | None
+    epsilon: dict[str, Any] | None
+    seconds: float
+
+
+def rows(
+    block: plan.Block, answers: Answer, seen: PyTree, truths: GroundTruth, run: Run
+) -> list[workdir.Row]:
+    """The rows of a block's victims.
+
+    Args:
+        block: its users are the first ones of the leading axis of the rest.
+        answers: of the attack.
+        seen: what the server saw.
+        truths: what it did not.
+        run: what they share.
+    """
+    case, setting = block.case, block.setting
+    values, finite = _judge(answers, truths), _finite(seen, len(block.users))
+    certificates = jax.device_get(answers.certificate)
+    group = plan.group_of(case, block.users[0])
+    places = {int(user): place for place, user in enumerate(group.users)}
+    private = plan.num_private(case, setting)
+    columns = {'schema': 1, **plan.columns(case, setting)}
+    measured = {
+        'training_loss': _number(run.training_loss),
+        'quality': run.quality,
+        'epsilon': run.epsilon,
+        'seconds': run.seconds,
+    }
+
+    def row(lane: int, user: int) -> workdir.Row:
+        """One victim's; undefined numbers are null."""
+        found, truth, place = tree.take(values, lane), tree.take(truths, lane), places[user]
+        ok = bool(found['ok'])
+        certificate = None if certificates is None else tree.take(certificates, lane)
+        reason = 'the objective is not finite' if finite[lane] else 'the upload is not finite'
+        new = {
+            **columns,
+            'user': user,
+            'user_id': case.interactions.user_ids[user],
+            'num_positives': int(group.num_positives[place]),
+            'num_negatives': int(group.num_negatives[place]),
+            'status': 'ok' if ok else 'failed',
+            'reason': None if ok else reason,
+            'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
+            **measured,
+            'objective': _number(found['objective']),
+            **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
+            'metrics': {name: _number(value) for name, value in found['metrics'].items()},
+        }
+        if user in case.victims[:_EXAMPLES]:
+            where = truth.weights > 0
+            new['scores'] = [round(float(x), 4) for x in found['scores'][: len(where)][where]]
+            new['truth'] = [int(x > 0) for x in truth.labels[where]]
+        return new
+
+    return [row(lane, user) for lane, user in enumerate(block.users)]
+
+
+def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
+    """`evaluate` of a block, in float64: few victims at a time, padded so that few shapes occur."""
+    count, size = truths.labels.shape
+    most = 64
+    while most < size:
+        most *= 4
+
+    def padded(leaf: Any, width: int = 0) -> Any:
+        pad = [(0, -count % _TOGETHER), (0, width)][: leaf.ndim]
+        return np.pad(leaf, [*pad, *[(0, 0)] * (leaf.ndim - len(pad))])
+
+    answers, truths = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
+    wide = partial(padded, width=most - size)
+    answers = Answer(
+        wide(answers.scores),
+        wide(answers.labels),
+        jax.tree.map(padded, answers.private),
+        padded(answers.objective),
+    )
+    truths = dataclasses.replace(
+        jax.tree.map(padded, truths), labels=wide(truths.labels), weights=wide(truths.weights)
+    )
+    with jax.enable_x64():
+        found = [
+            jax.device_get(
+                _evaluate_many()(*tree.take((answers, truths), slice(start, start + _TOGETHER)))
+            )
+            for start in range(0, count, _TOGETHER)
+        ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
+
+
+def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
+    """One victim's numbers; a failed attack counts as an answer that knows nothing."""
+    ok = jnp.isfinite(answer.objective) & jnp.all(jnp.isfinite(answer.scores))
+    counted = Answer(
+        jnp.where(ok, answer.scores, 0.5),
+        answer.labels & ok,
+        jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), answer.private),
+        answer.objective,
+    )
+    return {
+        'metrics': metrics.evaluate(counted, truth),
+        'drift': metrics.drift(tree.take(truth.private, 0), tree.take(truth.private, -1)),
+        'objective': answer.objective,
+        'scores': counted.scores,
+        'ok': ok,
+    }
+
+
+@functools.cache
+def _evaluate_many() -> Any:
+    """`evaluate` of several victims, compiled."""
+    return compilation.jit(jax.vmap(evaluate))
+
+
+def _finite(seen: PyTree, count: int) -> np.ndarray:
+    """Whether all that was seen of the first clients is finite, bool `[count]`."""
+    leaves = [np.isfinite(np.asarray(leaf[:count])) for leaf in jax.tree.leaves(seen)]
+    each = [leaf.reshape(count, -1).all(axis=1) for leaf in leaves]
+    return np.all([np.ones(count, bool), *each], axis=0)
+
+
+def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> workdir.Row:
+    """A row's columns of its certificate; null where the attack makes none."""
+    if found is None:
+        return dict.fromkeys(stats.CERTIFICATE)
+    return {
+        'certified': bool(found.certified and ok),
+        'margin': _number(found.margin),
+        'noise': _number(found.noise),
+        'rank': int(found.rank) if ok else None,
+        'determined': int(found.determined) if ok else None,
+        'unknowns': unknowns,
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,121 @@
+"""A study: runs of several kinds, its arms, that one report compares."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from fedinv_jax import _validate
+from fedinv_jax.audit import plan, runner, training, workdir
+from fedinv_jax.audit.config import Config
+from fedinv_jax.report import document, tradeoff
+
+
+def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
+    """The config of each arm: that of the study, changed by what `config.arms` has under its name.
+
+    Args:
+        config: with a section `arms`, name -> changed fields; without one it is its own only arm.
+        names: of the arms wanted; none: all of them.
+
+    Raises:
+        ValueError: for an unknown arm or field.
+    """
+    changes = config.get('arms', {'all': {}})
+    base = config.copy_and_resolve_references()
+    if 'arms' in base:
+        with base.unlocked():
+            del base.arms
+    found = {}
+    for name in names or changes:
+        _validate.lookup('arm', name, changes)
+        found[name] = base.copy_and_resolve_references()
+        try:
+            found[name].update(changes[name])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'arms.{name}: {error}') from error
+    return found
+
+
+def without_data(arms: Mapping[str, Config]) -> dict[str, str]:
+    """By name, why the data set of an arm is not there; nothing of those whose data are."""
+    missing = {}
+    for name, arm in arms.items():
+        try:
+            training.make_interactions(arm)
+        except FileNotFoundError as error:
+            missing[name] = str(error)
+    return missing
+
+
+def run(
+    config: Config,
+    folder: str,
+    command: str,
+    names: Sequence[str] = (),
+    log: runner.Log = print,
+    shard: workdir.Shard = (0, 1),
+    merge: bool = False,
+) -> None:
+    """Runs every arm in a folder of its own, and writes one report of all where they are complete.
+
+    Args:
+        config: see `arms`.
+        folder: the work directory of the study.
+        command: the command line, for the report.
+        names: of the arms wanted, beside those that the folder has complete; none: all of those
+            whose data are there, and the report says which are not.
+        log: prints a line.
+        shard: see `runner.run`.
+        merge: see `runner.run`.
+
+    Raises:
+        ValueError: see `arms` and `runner.run`.
+        FileNotFoundError: if the data of an arm that is named are not there, or of all arms.
+    """
+    root, chosen, every = pathlib.Path(folder), arms(config, names), arms(config)
+    if (root / 'config.json').exists():
+        raise ValueError(
+            f'{root} holds a run of scripts/attack.py, not a study. Choose another --workdir.'
+        )
+    missing = {} if names else without_data(chosen)
+    # Arms that are complete stay in the report.
+    there = {name: arm for name, arm in every.items() if (root / name / 'summary.json').exists()}
+    chosen = {name: arm for name, arm in every.items() if name in chosen or name in there}
+    if len(missing) < len(chosen):
+        for reason in dict.fromkeys(missing.values()):
+            without = [name for name in missing if missing[name] == reason]
+            log(f'warning: without arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
+        chosen = {name: arm for name, arm in chosen.items() if name not in missing}
+    parts, work = [], [plan.work(arm) for arm in chosen.values()]
+    for number, (name, arm) in enumerate(chosen.items(), start=1):
+        log(f'arm {number} of {len(chosen)}: {name}')
+        after = sum(work[number:]) / work[number - 1]
+        part = runner.run(arm, str(root / name), command, log, shard, merge, after)
+        if part is not None:
+            paths = [pathlib.Path(name) / path for path in part.figures]
+            parts.append(part._replace(figures=paths))
+    if len(parts) == len(chosen):
+        texts = document.pages(
+            root, parts, command, workdir.versions(), missing, _defences(root, parts)
+        )
+        for name, text in texts.items():
+            workdir.write(root / name, text)
+        log(f'{root}/report.html, report.md')
+
+
+def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
+    """Leakage against utility, as Markdown with its figure; empty below two defences."""
+    found = tradeoff.points([part.summary for part in parts])
+    path = tradeoff.draw(found, root / 'figures' / 'frontier.png')
+    if path is None:
+        return ''
+    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger'
+    return '\n\n'.join(
+        [
+            f'![{caption}]({path.relative_to(root).as_posix()})',
+            'The weakest strength at which no attack exceeds the popularity guesser (mean AUC in '
+            'pairs), and what is left of the model:',
+            tradeoff.table(found),
+            'Everything that was tried:',
+            tradeoff.details(found),
+        ]
+    )

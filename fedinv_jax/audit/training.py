@@ -1,0 +1,206 @@
+"""Config -> functions: data, model, clients, channel and server of a federated training."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import optax
+
+from fedinv_jax import _validate, client, compress, losses, observe, perturb, server, train
+from fedinv_jax.audit.config import (
+    CLIENTS,
+    DECAYS,
+    LOSSES,
+    MODELS,
+    OPTIMIZERS,
+    PARTS,
+    Config,
+)
+from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import interactions as interactions_lib
+from fedinv_jax.data import loaders, synthetic
+from fedinv_jax.types import ClientUpdate, Model, Observation
+
+
+def make_interactions(
+    config: Config,
+) -> tuple[interactions_lib.Interactions, interactions_lib.Interactions | None]:
+    """The interactions of the config's data set, filtered; and those held out, or None."""
+    data = config.data
+    if data.name == 'synthetic':
+        interactions = synthetic.generate(seed=config.seed, **data.synthetic)
+    else:
+        interactions = loaders.load(data.name)
+    if data.threshold is not None or data.core:
+        interactions = interactions_lib.binarize(interactions, data.threshold)
+        interactions = interactions_lib.k_core(interactions, data.core)
+        interactions = interactions_lib.drop_unused_items(interactions)
+    if not data.leave_one_out:
+        return interactions, None
+    seed = config.seed if data.ties == 'random' else None
+    return interactions_lib.leave_one_out(interactions, seed)
+
+
+def make_clients(
+    config: Config, interactions: interactions_lib.Interactions
+) -> tuple[clients_lib.Clients, ...]:
+    """The population that is trained on: the first `max_users` of those that the filters leave."""
+    groups = clients_lib.build(
+        interactions,
+        per_positive=config.data.per_positive,
+        seed=config.seed,
+        labels=config.data.labels,
+        min_positives=config.data.min_positives,
+        max_positives=config.data.max_positives,
+    )
+    if config.data.max_users is None:
+        return groups
+    first = np.sort(np.concatenate([group.users for group in groups]))[: config.data.max_users]
+    kept = [(group, np.isin(group.users, first)) for group in groups]
+    return tuple(
+        dataclasses.replace(group, **{name: leaf[mask] for name, leaf in vars(group).items()})
+        for group, mask in kept
+        if mask.any()
+    )
+
+
+def make_model(section: Config, num_items: int) -> Model:
+    """The model of a config's section 'model'."""
+    make = _validate.lookup('model.name', section.name, MODELS)
+    own = ('hidden', 'use_bias', 'kernel_init') if section.name == 'ncf' else ('item_bias',)
+    return make(
+        num_items, section.dim, scale=section.scale, **{name: section[name] for name in own}
+    )
+
+
+def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.GradientTransformation:
+    """Any optimiser of optax by name; its other fields are its arguments.
+
+    `decay='cosine'` takes the learning rate to 0 over `num_steps`.
+    """
+    arguments = section.to_dict()
+    make = _validate.lookup(f'{field}.name', arguments.pop('name'), OPTIMIZERS)
+    rate = arguments.pop('learning_rate', None)
+    if section.name == 'lbfgs':  # its line search sets the step
+        return make()
+    if _validate.lookup(f'{field}.decay', arguments.pop('decay', 'constant'), DECAYS) == 'cosine':
+        rate = optax.cosine_decay_schedule(rate, num_steps)
+    if rate is not None:
+        arguments['learning_rate'] = rate
+    try:
+        return make(**arguments)
+    except TypeError as error:
+        raise ValueError(f'{field}: {error}.') from error
+
+
+def make_client_update(
+    section: Config,
+    model: Model,
+    private_rate: float | None = None,
+    learning_rate: float | None = None,
+) -> ClientUpdate:
+    """The local training of a config's section 'client'.
+
+    Args:
+        section: the section.
+        model: the recommender.
+        private_rate: what an attacker believes it to be; None: the true one.
+        learning_rate: the same for the local optimiser.
+    """
+    made = _make_client_update(section, model, private_rate, learning_rate)
+    return client.weighted_by_size(made) if section.by_size else made
+
+
+def _make_client_update(
+    section: Config, model: Model, private_rate: float | None, learning_rate: float | None
+) -> ClientUpdate:
+    loss = _validate.lookup('client.loss', section.loss, LOSSES)
+    rate = section.private_rate if private_rate is None else private_rate
+    if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
+        return client.gradient_step(model, loss, rate)
+    own = section.optimizer.copy_and_resolve_references()
+    if learning_rate is not None:
+        own.learning_rate = learning_rate
+    private = section.private_optimizer.copy_and_resolve_references().unlock()
+    private.learning_rate = rate
+    return client.local_sgd(
+        model,
+        loss,
+        make_optimizer('client.optimizer', own),
+        make_optimizer('client.private_optimizer', private),
+        section.num_epochs,
+        section.batch_size,
+        losses.item_drift(section.item_drift) if section.item_drift else None,
+    )
+
+
+def make_channel(config: Config) -> Observation:
+    """What happens to a client's labels and upload before anyone sees the upload."""
+    return observe.chain(*uploaded(config), *defences(config))
+
+
+def uploaded(config: Config) -> list[Observation]:
+    """The stage that leaves a part of the parameters out, where one is."""
+    uploaded = config.observation.uploaded
+    return [observe.share(*uploaded)] if len(uploaded) < len(PARTS) else []
+
+
+def defences(config: Config) -> list[Observation]:
+    """The stages of a client's channel that keep the structure of an upload, in their order."""
+    section = config.observation
+    stages: list[Observation] = []
+    if section.label_epsilon is not None:
+        stages.append(perturb.randomize_labels(section.label_epsilon))
+    if section.pseudo:
+        stages.append(perturb.add_pseudo_interactions(section.pseudo))
+    if section.rank is not None:
+        stages.append(compress.truncate_rank(section.rank))
+    if section.top < 1:
+        stages.append(compress.keep_top(section.top, section.error_feedback))
+    if section.random < 1:
+        stages.append(compress.keep_random(section.random, section.error_feedback))
+    if section.levels is not None:
+        stages.append(compress.quantize(section.levels))
+    # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
+    if section.clip is not None:
+        stages.append(observe.clip_by_global_norm(section.clip))
+    if section.noise:
+        stages.append(observe.add_gaussian_noise(section.noise))
+    return stages
+
+
+def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:
+    """Secure aggregation as a config has it; None without."""
+    section = config.observation
+    if section.cohort == 1:
+        return None
+    of, number = clients_lib.cohorts(clients, section.cohort, config.seed)
+    return train.Cohorts(of, number, observe.add_gaussian_noise(section.sum_noise))
+
+
+def make_federation(
+    config: Config, model: Model, clients: Sequence[clients_lib.Clients]
+) -> train.Federation:
+    """The federated training of a config."""
+    section = config.server
+    # A part that nobody uploads stays as it was drawn, whatever the optimiser decays.
+    kept = {name: name not in config.observation.uploaded for name in PARTS}
+    optimizer = optax.chain(
+        make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
+        optax.masked(optax.set_to_zero(), kept),
+    )
+    return train.federation(
+        model,
+        make_client_update(config.client, model),
+        make_channel(config),
+        server.server(
+            optimizer,
+            section.aggregate_items,
+            section.aggregate_scorer,
+        ),
+        clients,
+        section.clients_per_round,
+        config.data.fresh_negatives,
+        _validate.lookup('client.loss', config.client.loss, LOSSES),
+        make_cohorts(config, clients),
+    )

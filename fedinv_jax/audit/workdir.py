@@ -1,0 +1,169 @@
+"""A work directory: the record of one run, safe to stop and to go on with.
+
+`config.json`, `versions.json`, `victims.jsonl` (one row per victim and setting; of a shard
+`victims-0-of-3.jsonl`, until they are merged), `summary.json`, `report.md`, `report.html`,
+`figures/`; by the scripts also `compiled/`, JAX's compilation cache.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from fedinv_jax import _version
+
+Row = dict[str, Any]
+Shard = tuple[int, int]
+"""Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
+
+_ALL: Shard = (0, 1)
+_ROWS = 'victims*.jsonl'
+_PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
+
+
+def open_(
+    folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
+) -> pathlib.Path:
+    """Makes the folder, or checks that it belongs to the same config and data.
+
+    Args:
+        folder: the work directory.
+        config: as nested dicts; its section 'run' may differ (it cannot change a result).
+        data: what identifies the data, such as the hash of the fixed negatives.
+
+    Raises:
+        ValueError: if the folder holds a run of another config or on other data; the differences
+            are listed.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.loads(json.dumps({'config': config, 'data': data}))
+    path = folder / 'config.json'
+    if any(rows.stat().st_size for rows in folder.glob(_ROWS)):
+        if not path.exists():
+            raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
+        different = [
+            f'{name} is {before} there, {after} here'
+            for name, before, after in _differences(json.loads(path.read_text()), record)
+            if not name.startswith('config.run.')
+        ]
+        if different:
+            raise ValueError(
+                f'{folder} holds another run: {"; ".join(different)}. Choose another --workdir, '
+                'or remove the folder.'
+            )
+    write(path, json.dumps(record, indent=2) + '\n')
+    write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
+    return folder
+
+
+def versions() -> dict[str, Any]:
+    """What the run runs on: packages, Python, device, date (UTC)."""
+    return {
+        'fedinv_jax': _version.__version__,
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        'python': platform.python_version(),
+        'platform': platform.platform(),
+        'cpus': os.cpu_count(),
+        'devices': [f'{device.platform}: {device.device_kind}' for device in jax.devices()],
+        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    }
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
+    """Where a shard writes its rows."""
+    index, count = shard
+    return folder / ('victims.jsonl' if count == 1 else f'victims-{index}-of-{count}.jsonl')
+
+
+def read_rows(folder: pathlib.Path) -> list[Row]:
+    """The rows so far, of all shards; a last line that is not whole is left out."""
+    rows = []
+    for path in sorted(folder.glob(_ROWS)):
+        text = path.read_text()
+        for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f'{path}, line {number}: expected a JSON object: {error}. Remove that line: '
+                    'its victims are attacked again.'
+                ) from error
+    return rows
+
+
+@contextlib.contextmanager
+def writing(
+    folder: pathlib.Path, shard: Shard = _ALL, log: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Makes a shard's rows file this process's alone, its last line whole.
+
+    A line that was cut off while being written is dropped, and `log` says so.
+
+    Raises:
+        ValueError: if another process writes it.
+    """
+    path = rows_file(folder, shard)
+    with open(path, 'a+b') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f'Another process writes {path}. Wait for it, or choose another --workdir or '
+                '--shard.'
+            ) from error
+        file.seek(0)
+        text = file.read()
+        whole = text.rfind(b'\n') + 1
+        if whole < len(text):
+            count = text.count(b'\n')
+            log(
+                f'warning: {path}: the last line was cut off while being written and is dropped; '
+                f'the {count} rows before it are whole'
+            )
+            file.truncate(whole)
+        yield
+
+
+def append_rows(folder: pathlib.Path, rows: Iterable[Row], shard: Shard = _ALL) -> None:
+    """Appends rows and waits until they are on the disk."""
+    text = ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows)
+    with open(rows_file(folder, shard), 'a') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def merge(folder: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Makes `rows` the one rows file, and removes those of the shards."""
+    write(rows_file(folder), ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows))
+    for path in folder.glob('victims-*.jsonl'):
+        path.unlink()
+
+
+def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any, Any]]:
+    """Leaves that differ between two JSON values: name, before, after."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            difference
+            for key in {**before, **after}
+            for difference in _differences(
+                before.get(key), after.get(key), f'{name}.{key}' if name else key
+            )
+        ]
+    return [] if before == after else [(name, json.dumps(before), json.dumps(after))]

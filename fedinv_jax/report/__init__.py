@@ -1,0 +1,35 @@
+"""Rows of victims -> numbers with intervals, tables, figures, pages; neither JAX nor a config."""
+
+from fedinv_jax.report import claims, document, figures, html, stats, tables, tradeoff
+from fedinv_jax.report.tables import (
+    attacks_of,
+    certificates,
+    distinct,
+    estimate,
+    outcome,
+    show,
+    table,
+    title,
+    told,
+    verdict,
+)
+
+__all__ = [
+    'attacks_of',
+    'certificates',
+    'claims',
+    'distinct',
+    'document',
+    'estimate',
+    'figures',
+    'html',
+    'outcome',
+    'show',
+    'stats',
+    'table',
+    'tables',
+    'title',
+    'told',
+    'tradeoff',
+    'verdict',
+]

@@ -1,0 +1,203 @@
+"""The claims of the paper, as paired tests over victims: what holds, for which attack, how sure.
+
+Deng, Liu, Tang, Zhao, Twice the gradient, twice the privacy risk in federated learning? A case
+study of federated recommendation systems, ICDM 2025, pp. 199-207:
+
+- C1: gradients of several training steps of a client reveal more than one.
+- C2: the attack is strongest early in training.
+- C3: it still helps with intervals of up to 230 training steps between the gradients.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fedinv_jax.report import stats
+from fedinv_jax.report.stats import Row
+
+CLAIMS = {
+    'C1': 'several gradients reveal more than one',
+    'C2': 'the attack is strongest early in training',
+    'C3': 'it still helps with {interval} steps between the gradients',
+}
+_FAR = 230  # the paper's longest interval
+_METRICS = ('auc', 'f1')
+# What a side of a comparison chooses by itself: T, the interval, the round.
+_FREE = (*stats.STEPS, 'first_round')
+
+
+class Comparison(NamedTuple):
+    """One claim about one attack: the same victims in two settings.
+
+    Attributes:
+        claim: 'C1', 'C2' or 'C3'.
+        better: a row of the setting that the claim says reveals more.
+        worse: a row of the other one.
+        effect: by metric, `stats.interval` of the paired difference.
+        popularity: by metric, that of `better` to the popularity guesser; None without one.
+        p: by metric, `stats.paired_p` of the paired difference.
+        means: by metric, the mean in either setting, over the pairs.
+        num_victims: of `better`; those without a counterpart are undefined in `effect`.
+    """
+
+    claim: str
+    better: Row
+    worse: Row
+    effect: dict[str, Row]
+    popularity: dict[str, Row] | None
+    p: dict[str, float | None]
+    means: dict[str, tuple[float | None, float | None]]
+    num_victims: int
+
+
+def compare(rows: Iterable[Row]) -> list[Comparison]:
+    """Every claim that the rows can speak to, for each attack, hypothesis and upload seen.
+
+    C1 compares the largest T at the smallest interval with T = 1, C2 the first with the last
+    first round at that T and interval, C3 the largest T at the interval nearest to 230 (100 or
+    more, and another than C1's) with T = 1. C1 and C3 are read at the earliest first round.
+
+    Args:
+        rows: rows of victims.
+    """
+    groups: dict[str, dict[str, list[Row]]] = {}
+    guesses: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
+        if row['attack'] == 'popularity':
+            guesses.setdefault(stats.setting(row, stats.OWN), []).append(row)
+        elif row['attack'] not in stats.GUESSERS:
+            own = groups.setdefault(stats.setting(row, _FREE), {})
+            own.setdefault(stats.setting(row), []).append(row)
+    found = []
+    for own in groups.values():
+        for claim, better, worse in _pairs(list(own.values())):
+            guess = guesses.get(stats.setting(better[0], stats.OWN))
+            found.append(_comparison(claim, better, worse, guess))
+    return sorted(found, key=lambda comparison: comparison.claim)
+
+
+def _pairs(settings: Sequence[list[Row]]) -> list[tuple[str, list[Row], list[Row]]]:
+    """The settings of one attack that each claim compares, the one that should leak more first."""
+    rounds = sorted({rows[0]['first_round'] for rows in settings})
+    most = max(rows[0]['num_gradients'] for rows in settings)
+    spans = sorted({rows[0]['interval'] for rows in settings} - {None})
+    far = min((span for span in spans if span >= 100), key=lambda s: abs(s - _FAR), default=None)
+
+    def at(steps: int, first_round: int, interval: int | None) -> list[Row] | None:
+        wanted = steps, first_round, interval if steps > 1 else None
+        keys = ('num_gradients', 'first_round', 'interval')
+        return next((r for r in settings if tuple(r[0][key] for key in keys) == wanted), None)
+
+    near = spans[0] if spans else None
+    one = at(1, rounds[0], None)
+    pairs = [
+        ('C1', at(most, rounds[0], near) if most > 1 else None, one),
+        ('C2', at(most, rounds[0], near), at(most, rounds[-1], near) if rounds[1:] else None),
+        ('C3', at(most, rounds[0], far) if far != near and most > 1 else None, one),
+    ]
+    return [(claim, better, worse) for claim, better, worse in pairs if better and worse]
+
+
+def _comparison(
+    claim: str, better: list[Row], worse: list[Row], guess: list[Row] | None
+) -> Comparison:
+    differences = {name: stats.compared(better, worse, name) for name in _METRICS}
+    pairs = stats.pair(better, worse)
+
+    def mean(side: int, metric: str) -> float | None:
+        return stats.mean(pair[side]['metrics'].get(metric) for pair in pairs)
+
+    return Comparison(
+        claim,
+        better[0],
+        worse[0],
+        {name: stats.interval(*values) for name, values in differences.items()},
+        {name: stats.interval(*stats.compared(better, guess, name)) for name in _METRICS}
+        if guess
+        else None,
+        {name: stats.paired_p(*values) for name, values in differences.items()},
+        {name: (mean(0, name), mean(1, name)) for name in _METRICS},
+        len(better),
+    )
+
+
+HOLDS, REVERSE, FULL, LEVEL, FEW, NOTHING = (
+    'holds',
+    'the reverse holds',
+    'all is recovered either way',
+    'no difference is seen',
+    'too few victims',
+    'not measured',
+)
+"""What a comparison can say, see `outcome`."""
+
+
+def outcome(comparison: Comparison) -> str:
+    """What a comparison says of its claim, by AUC.
+
+    `HOLDS` where the 95% interval of the paired difference lies above 0 and p < .05, `REVERSE`
+    where it lies below; `FULL` where both sides recover everything; `FEW` below `stats.FEW` pairs.
+    """
+    effect, p = comparison.effect['auc'], comparison.p['auc']
+    if effect['mean'] is None:
+        return NOTHING
+    if comparison.num_victims - effect['undefined'] < stats.FEW:
+        return FEW
+    if p is not None and p < 0.05 and (effect['low'] > 0 or effect['high'] < 0):
+        return HOLDS if effect['low'] > 0 else REVERSE
+    full = all(mean is not None and mean >= 0.9995 for mean in comparison.means['auc'])
+    return FULL if full else LEVEL
+
+
+def verdicts(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """One verdict a claim and upload seen, in words: 'holds only for exact; the reverse for dlg'.
+
+    Attacks that recover everything either way have nothing to gain, and say nothing for or against
+    C1 and C3. They do contradict C2.
+
+    Args:
+        comparisons: from `compare`.
+
+    Returns:
+        `{'claim', 'title', 'seen', 'word', 'comparisons'}` each, by claim.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[Comparison]] = {}
+    for comparison in comparisons:
+        key = comparison.claim, tuple(comparison.better['seen'])
+        groups.setdefault(key, []).append(comparison)
+    return [
+        {
+            'claim': claim,
+            'title': CLAIMS[claim].format(interval=members[0].better['interval']),
+            'seen': list(seen),
+            'word': _word(claim, members),
+            'comparisons': members,
+        }
+        for (claim, seen), members in groups.items()
+    ]
+
+
+def _word(claim: str, members: Sequence[Comparison]) -> str:
+    names: dict[str, list[str]] = {}
+    for each in members:
+        names.setdefault(outcome(each), []).append(name_of(each.better, members))
+    undecided = (NOTHING, FEW) if claim == 'C2' else (NOTHING, FEW, FULL)
+    decided = [found for found in names if found not in undecided]
+    if not decided:
+        return next(found for found in (FULL, FEW, NOTHING) if found in names)
+    if HOLDS not in decided:
+        words = ['does not hold']
+    elif len(decided) == 1:
+        words = [HOLDS]
+    else:
+        words = [f'holds only for {", ".join(names[HOLDS])}']
+    if REVERSE in names:
+        words.append(f'the reverse holds for {", ".join(names[REVERSE])}')
+    if FULL in names:
+        words.append(f'{FULL} by {", ".join(names[FULL])}')
+    return '; '.join(words)
+
+
+def name_of(row: Row, among: Sequence[Comparison]) -> str:
+    """The attack's name, with its hypothesis where the name alone would be ambiguous."""
+    others = {each.better['dynamics'] for each in among if each.better['attack'] == row['attack']}
+    return f'{row["attack"]} ({row["dynamics"]})' if len(others) > 1 else row['attack']

@@ -1,0 +1,303 @@
+"""The report: first what leaks, then each run, as Markdown and as one HTML page."""
+
+import pathlib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fedinv_jax.report import claims, html, stats, tables
+from fedinv_jax.report.stats import Row
+
+
+def leaks(summary: Row) -> list[str]:
+    """What leaks, for how many users, how sure, and what stops it: a line each, for the first page.
+
+    Per upload seen the strongest attack of the run, by exact matches and then F1; that choice is
+    the auditor's, who knows the truth.
+
+    Args:
+        summary: what `stats.summarize` returns.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in tables.attacks_of(summary):
+        groups.setdefault(tables.show(row['seen']), []).append(row)
+    lines: list[str] = []
+    ends: dict[str, list[str]] = {}
+    for seen, rows in groups.items():
+        best = max(rows, key=_strength)
+        victims, f1 = best['num_victims'], best['metrics']['f1']
+        steps = best['num_gradients']
+        where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
+        exact = round((best['metrics']['exact']['mean'] or 0) * victims)
+        certified = best['num_certified']
+        sure = '' if certified is None else f', {certified} of them certified without the truth'
+        lines.append(
+            f'**{seen}** seen: {best["attack"]} ({where}, first round {best["first_round"]}) '
+            f'recovers **{exact} of {victims}** histories without an error{sure}; F1 '
+            f'{tables.estimate(f1, victims)}{_with_one(best, rows)}.'
+        )
+        ends.setdefault(_ends(rows), []).append(seen)
+    if not lines:
+        return ['No attack was run.']
+    tried = ', '.join(dict.fromkeys(row['defence'] for row in summary['rows']))
+    return [
+        *lines,
+        *(
+            f'What would stop it, {" and ".join(seen)} seen: {end} (defences: {tried}).'
+            for end, seen in ends.items()
+        ),
+    ]
+
+
+def _ends(rows: Sequence[Row]) -> str:
+    """Whether anything stops the attacks on an upload: it does where none beats popularity."""
+    verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
+    if 'beats' in verbs:
+        return 'nothing that was tried'
+    if verbs <= {'is worse than', 'cannot be told from'}:
+        return 'this setting does, in which no attack beats the popularity guesser'
+    if 'has no counterpart for' in verbs:
+        return 'not known, as the popularity guesser was not run beside every attack'
+    return f'not known, as there are fewer than {stats.FEW} victims'
+
+
+def _with_one(best: Row, rows: Sequence[Row]) -> str:
+    """What the same attack makes of one gradient, where it needed several."""
+    if best['num_gradients'] == 1:
+        return ''
+    for row in rows:
+        if row['num_gradients'] == 1 and stats.same_but_steps(row, best):
+            exact = round((row['metrics']['exact']['mean'] or 0) * row['num_victims'])
+            f1 = tables.estimate(row['metrics']['f1'], row['num_victims'])
+            return f' (with one gradient {exact} of {row["num_victims"]}, F1 {f1})'
+    return ''
+
+
+def _strength(row: Row) -> tuple[float, float]:
+    return row['metrics']['exact']['mean'] or 0, row['metrics']['f1']['mean'] or 0
+
+
+def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
+    """The paper's claims with effect sizes, as Markdown; empty where no settings are compared.
+
+    Args:
+        comparisons: from `claims.compare`.
+    """
+    lines = []
+    for verdict_ in claims.verdicts(comparisons):
+        members = verdict_['comparisons']
+        lines += [
+            f'**{verdict_["claim"]}, {verdict_["title"]}** ({tables.show(verdict_["seen"])} seen): '
+            f'**{verdict_["word"]}**.',
+            '',
+            '| attack | verdict | compared | AUC | ΔAUC | p | ΔF1 | ΔAUC to popularity |',
+            '|---|---|---|---|---|---|---|---|',
+        ]
+        for each in members:
+            effect, victims = each.effect, each.num_victims
+            one, other = (f'{mean:.3f}' if mean is not None else '-' for mean in each.means['auc'])
+            cells = [
+                claims.name_of(each.better, members),
+                claims.outcome(each),
+                _sides(each),
+                f'{one}, {other}',
+                tables.estimate(effect['auc'], victims, '+'),
+                _p(each),
+                tables.estimate(effect['f1'], victims, '+'),
+                tables.estimate(each.popularity and each.popularity['auc'], victims, '+'),
+            ]
+            lines.append(f'| {" | ".join(cells)} |')
+        lines.append('')
+    return '\n'.join(lines).strip()
+
+
+def _p(comparison: claims.Comparison) -> str:
+    p = comparison.p['auc']
+    return '-' if p is None else f'{p:.1g}'
+
+
+def _sides(comparison: claims.Comparison) -> str:
+    """The two settings of a comparison by what differs: 'T = 2 against T = 1'."""
+    keys = [
+        key
+        for key in ('num_gradients', 'interval', 'first_round')
+        if comparison.better[key] != comparison.worse[key]
+    ]
+    sides = [
+        ', '.join(f'{tables.title(key)} = {row[key]}' for key in keys if row[key] is not None)
+        for row in (comparison.better, comparison.worse)
+    ]
+    return ' against '.join(sides)
+
+
+class Part(NamedTuple):
+    """One run of a report.
+
+    Attributes:
+        name: of the run, for people.
+        config: the configuration, as text.
+        summary: what `stats.summarize` returns.
+        comparisons: what `claims.compare` returns.
+        figures: paths of PNGs, relative to the report.
+        threat_model: what is seen, known and unknown, as text.
+    """
+
+    name: str
+    config: str
+    summary: Row
+    comparisons: Sequence[claims.Comparison]
+    figures: Sequence[pathlib.PurePath]
+    threat_model: str
+
+
+_CAPTIONS = {
+    'metrics_vs_num_gradients': 'AUC, average precision and F1 against the number of gradients; '
+    'bars: 95% intervals',
+    'recovered_vs_true': 'Scores of a few victims, items in order, coloured by the truth',
+    'constraints_vs_num_gradients': 'How much the gradients determine against their number',
+    'intervals': 'F1 and certified share over the number of gradients and the interval',
+    'margin_vs_f1': 'F1 of a victim against the margin of its answer over the noise',
+    'metrics_vs_first_round': 'AUC and F1 against the first observed round, and the training '
+    'loss; bars: 95% intervals',
+    'metrics_vs_interval': 'AUC and F1 against the interval, and the drift of the private '
+    'embedding; bars: 95% intervals',
+    'attacks': 'AUC and F1 attack by attack; bars: 95% intervals',
+    'distributions': 'F1 of every victim, attack by attack',
+    'runtime': 'F1 against the seconds that a victim takes',
+}
+
+
+def _caption(path: pathlib.PurePath) -> str:
+    """A figure's caption by its file's name."""
+    return _CAPTIONS.get(path.stem, path.stem.replace('_', ' '))
+
+
+def _sections(part: Part) -> dict[str, str]:
+    """The sections of one run, by title."""
+    summary = part.summary
+    failures = [
+        f'- {row["attack"]}, T = {row["num_gradients"]}, {tables.show(row["seen"])} seen: {count} '
+        f'of {row["num_victims"]} victims: {reason}'
+        for row in summary['rows']
+        for reason, count in row['failures'].items()
+    ]
+    images = [f'![{_caption(path)}]({path.as_posix()})' for path in part.figures]
+    clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
+    interval = (
+        't-interval from the standard error clustered by seed'
+        if clustered
+        else 'bootstrap interval'
+    )
+    note = (
+        f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
+        'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
+        'are paired by victim.'
+    )
+    certified = [
+        f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
+        for line in tables.certificates(summary)
+    ]
+    test = 'a t-test clustered by seed' if clustered else 'a permutation test of the mean'
+    told_ = claims_table(part.comparisons)
+    return {
+        'Threat model': f'```\n{part.threat_model.strip()}\n```',
+        "The paper's claims": f'{told_}\n\nPaired by victim; p: {test}.' if told_ else '',
+        'Figures': '\n\n'.join(images) or 'None.',
+        'Results': f'{tables.table(summary)}\n{note}',
+        'Certificates': '\n'.join(certified),
+        'Comparison': tables.verdict(summary),
+        'Failures': '\n'.join(failures) or 'None.',
+        'Configuration': f'```\n{part.config.strip()}\n```',
+    }
+
+
+def markdown(
+    parts: Sequence[Part],
+    command: str,
+    versions: Mapping[str, Any],
+    missing: Mapping[str, str],
+    defences: str = '',
+) -> str:
+    """The text of `report.md`: first what leaks, then each run.
+
+    Args:
+        parts: the runs; one, or those of a study.
+        command: the exact command.
+        versions: version by package.
+        missing: why a run of the study was left out, by name.
+        defences: leakage against utility, as Markdown; empty where no models were evaluated.
+    """
+    several = len(parts) > 1
+    short = [
+        (f'### {part.name}\n\n' if several else '')
+        + '\n'.join(f'- {line}' for line in [*leaks(part.summary), *_words(part.comparisons)])
+        for part in parts
+    ]
+    title = ', '.join(part.name for part in parts)
+    blocks = [f'# Privacy audit by gradient inversion: {title}', '## Verdict', *short]
+    if defences:
+        blocks.insert(1, f'## Leakage against utility\n\n{defences}')
+    if missing:
+        reasons = [f'- {name}: {reason}' for name, reason in missing.items()]
+        blocks.append('### Not run\n\n' + '\n'.join(reasons))
+    for part in parts:
+        if several:
+            blocks.append(f'## {part.name}')
+        for name, text in _sections(part).items():
+            if text:
+                blocks += [f'{"###" if several else "##"} {name}', text]
+    blocks += [
+        '## Versions',
+        '\n'.join(f'- {name} {version}' for name, version in versions.items()),
+        '## Command',
+        f'```\n{command.strip()}\n```',
+    ]
+    return '\n\n'.join(blocks) + '\n'
+
+
+def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
+    """The claims' verdicts, a line each, with the largest effect that says so."""
+    lines = []
+    for found in claims.verdicts(comparisons):
+        members = found['comparisons']
+        told = [one for one in members if claims.outcome(one) == claims.HOLDS] or [
+            one for one in members if claims.outcome(one) == claims.REVERSE
+        ]
+        shown = max(told or members, key=lambda one: abs(one.effect['auc']['mean'] or 0))
+        victims = shown.num_victims
+        effect = tables.estimate(shown.effect['auc'], victims, '+')
+        numbers = [f'{claims.name_of(shown.better, members)}: ΔAUC {effect}', f'p = {_p(shown)}']
+        if shown.popularity:
+            over = tables.estimate(shown.popularity['auc'], victims, '+')
+            numbers.append(f'to popularity {over}')
+        lines.append(
+            f'{found["claim"]}, {found["title"]} ({tables.show(found["seen"])} seen): '
+            f'**{found["word"]}** ({", ".join(numbers)}).'
+        )
+    return lines
+
+
+def pages(
+    folder: pathlib.Path,
+    parts: Sequence[Part],
+    command: str,
+    versions: Mapping[str, Any],
+    missing: Mapping[str, str] = types.MappingProxyType({}),
+    defences: str = '',
+) -> dict[str, str]:
+    """The texts of `report.md` and `report.html`, one page with the figures in it, by file name.
+
+    Args:
+        folder: where they go; the figures' paths are relative to it.
+        parts: the runs.
+        command: the exact command.
+        versions: version by package.
+        missing: why a run of the study was left out, by name.
+        defences: see `markdown`.
+    """
+    text = markdown(parts, command, versions, missing, defences)
+    title = ', '.join(part.name for part in parts)
+    return {
+        'report.md': text,
+        'report.html': html.html(text, folder, f'Privacy audit: {title}'),
+    }

@@ -1,0 +1,240 @@
+"""The summary as a table and in words, for people; `document` puts them together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fedinv_jax.report import stats
+from fedinv_jax.report.stats import SETTING, Row
+
+_TITLES = {
+    'num_gradients': 'T', 'first_round': 'first round', 'batch_known': 'batch known',
+    'auc': 'AUC', 'average_precision': 'AP', 'f1': 'F1', 'label_mse': 'label MSE',
+    'private_error': 'private error', 'private_cosine': 'private cosine',
+    'recovered_at_known_count': 'recovered at n',
+}  # fmt: skip
+# What an attack's name stands for in a run.
+_OF_ATTACK = ('dynamics', 'iterations', 'precision', 'solver')
+
+
+def title(name: str) -> str:
+    """A key's name for people: `title('num_gradients') == 'T'`."""
+    return _TITLES.get(name, name)
+
+
+def show(value: Any) -> str:
+    """A setting's value for people: `show(['items', 'scorer']) == 'items+scorer'`."""
+    if value is None:
+        return '-'
+    return '+'.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def distinct(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Values by key of the setting, for people, over summary rows; an interval at T = 1 aside."""
+    values: dict[str, dict[str, None]] = {key: {} for key in SETTING}
+    for row in rows:
+        for key in SETTING:
+            if key != 'interval' or row[key] is not None:
+                values[key][show(row[key])] = None
+    return {key: list(shown) for key, shown in values.items()}
+
+
+def told(rows: Sequence[Row]) -> list[str]:
+    """Keys that tell settings apart: those with several values, within one attack where it has own.
+
+    T is not among them.
+    """
+    values = distinct(rows)
+    attacks = [[row for row in rows if row['attack'] == name] for name in values['attack']]
+    within = [distinct(own) for own in attacks]
+    return [
+        key
+        for key in SETTING
+        if key != 'num_gradients'
+        and (
+            any(len(own[key]) > 1 for own in within) if key in _OF_ATTACK else len(values[key]) > 1
+        )
+    ]
+
+
+def attacks_of(summary: Row) -> list[Row]:
+    """The summary rows of attacks that read uploads: all but the guessers'."""
+    return [row for row in summary['rows'] if row['attack'] not in stats.GUESSERS]
+
+
+def estimate(value: Mapping[str, Any] | None, victims: int, sign: str = '') -> str:
+    """`mean [low, high]` with three decimals, and n where not every victim counts; or a dash."""
+    if value is None or value['mean'] is None:
+        return '-'
+    count = f' n={victims - value["undefined"]}' if value['undefined'] else ''
+    return '{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]'.format(s=sign, **value) + count
+
+
+def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+    """One line of the table by column."""
+    victims, failed = row['num_victims'], row['num_failed']
+    popularity, one = row['difference_to_popularity'], row['difference_to_one_gradient']
+    return {
+        **{title(key): show(row[key]) for key in keys},
+        'drift': '-' if row['drift'] is None else f'{row["drift"]:.3f}',
+        'victims': f'{victims} ({failed} failed)' if failed else str(victims),
+        'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
+        'rank': '-' if row['rank'] is None else f'{row["rank"]:.0f}/{row["unknowns"]:.0f}',
+        **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
+        'ΔAUC to popularity': estimate(popularity and popularity['auc'], victims, '+'),
+        'ΔAUC to one gradient': estimate(one and one['auc'], victims, '+'),
+        's a victim': f'{row["seconds_per_victim"]:.2g}',
+    }
+
+
+def _guesser_lines(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """A guesser's lines, as one where its numbers are the same for every T, round and upload."""
+    blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
+    blank |= {'ΔAUC to one gradient': '-', 's a victim': '-'}
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row, line in zip(rows, lines, strict=True):
+        rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))
+        groups.setdefault(rest, []).append(line)
+    merged = []
+    for group in groups.values():
+        short = [{column: blank.get(column, line[column]) for column in line} for line in group]
+        merged += short[:1] if all(line == short[0] for line in short) else group
+    return merged
+
+
+def table(
+    summary: Row,
+    metrics: Sequence[str] = ('auc', 'average_precision', 'f1', 'exact', 'private_error'),
+) -> str:
+    """The summary as an aligned Markdown table, one line a setting, guessers last.
+
+    What every attack shares stands above it, in one line; numbers are
+    `mean [95% interval]`. A guesser that does as well for every T and upload is listed once.
+    'certified' counts victims; 'rank' is that of the uploads' Jacobian over its columns, in mean.
+
+    Args:
+        summary: what `summarize` returns.
+        metrics: the metrics to list; fewer of them fit a narrow terminal.
+
+    Returns:
+        Markdown that reads well unrendered too.
+    """
+    rows = summary['rows']
+    if not rows:
+        return 'No victims.\n'
+    attacks = attacks_of(summary)
+    guesses = [row for row in rows if row['attack'] in stats.GUESSERS]
+    apart = told(attacks or rows)
+    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
+    lines = [_line(row, keys, metrics) for row in attacks]
+    lines += _guesser_lines(guesses, [_line(row, keys, metrics) for row in guesses])
+    columns = list(lines[0])
+    for column in ('drift', 'certified', 'rank'):
+        if all(line[column] == '-' for line in lines):
+            columns.remove(column)
+    widths = [max(len(column), *(len(line[column]) for line in lines)) for column in columns]
+
+    def join(cells: Iterable[str]) -> str:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return f'| {" | ".join(padded)} |'
+
+    seeds = dict.fromkeys(seed for row in rows for seed in row['seed'])
+    shared = [f'{title(key)} {_each(attacks or rows, key)}' for key in SETTING if key not in keys]
+    shared.append(f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}')
+    rule = f'|{"|".join("-" * (width + 2) for width in widths)}|'
+    body = [join(columns), rule, *(join(line[column] for column in columns) for line in lines)]
+    return '\n'.join([f'All attacks: {", ".join(shared)}.', '', *body, ''])
+
+
+def _each(rows: Sequence[Row], key: str) -> str:
+    """The value that the attacks share of a key, or each attack's own."""
+    if len(values := distinct(rows)[key]) < 2:
+        return ''.join(values) or '-'
+    own: dict[str, dict[str, None]] = {}
+    for row in rows:
+        own.setdefault(show(row[key]), {})[row['attack']] = None
+    return '; '.join(f'{value} ({", ".join(attacks)})' for value, attacks in own.items())
+
+
+def outcome(difference: Row | None, victims: int) -> tuple[str, str]:
+    """A paired difference of AUC as a verb, and its number."""
+    if difference is None or difference['auc']['mean'] is None:
+        return 'has no counterpart for', ''
+    auc = difference['auc']
+    number = f' (ΔAUC {estimate(auc, victims, "+")})'
+    if victims - auc['undefined'] < stats.FEW:
+        return 'was run on too few victims for a verdict against', number
+    if auc['low'] > 0:
+        return 'beats', number
+    return 'is worse than' if auc['high'] < 0 else 'cannot be told from', number
+
+
+def verdict(summary: Row) -> str:
+    """What the numbers say in plain words, by kind of upload seen.
+
+    An attack beats another when the 95% interval of the paired difference of AUC lies above 0.
+
+    Args:
+        summary: what `summarize` returns.
+
+    Returns:
+        Markdown; empty without an attack.
+    """
+    attacks = attacks_of(summary)
+    apart = [key for key in told(attacks) if key != 'seen']
+    several = 'attack' in apart
+    rivals = {
+        'one gradient': 'difference_to_one_gradient',
+        'the popularity guesser': 'difference_to_popularity',
+    }
+    verbs: dict[tuple[str, str], list[str]] = {}
+    paragraphs: dict[str, list[str]] = {}
+    for row in attacks:
+        victims, steps = row['num_victims'], row['num_gradients']
+        said = []
+        for rival, key in rivals.items():
+            if rival == 'one gradient' and steps == 1:
+                continue
+            verb, number = outcome(row[key], victims)
+            name = row['attack'] if several else 'The attack'
+            verbs.setdefault((name, rival), []).append(verb)
+            said.append(f'it **{verb}** {rival}{number}')
+        where = [f'T = {steps}']
+        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
+        auc = estimate(row['metrics']['auc'], victims)
+        lines = paragraphs.setdefault(show(row['seen']), [])
+        lines.append(f'- {", ".join(where)}: AUC {auc}; {"; ".join(said)}.')
+    head = ' '.join(
+        f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
+        for (name, rival), said in sorted(verbs.items())
+    )
+    body = [f'Seen: {seen}\n\n' + '\n'.join(lines) for seen, lines in paragraphs.items()]
+    return '\n\n'.join([head, *body]).strip()
+
+
+def certificates(summary: Row) -> list[str]:
+    """What the attacks certify of their own answers, a line a setting; a warning where wrong.
+
+    Args:
+        summary: what `summarize` returns.
+    """
+    attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
+    apart = [key for key in told(attacks) if key not in ('attack', 'solver')]
+    lines = []
+    for row in attacks:
+        certified, exact = row['num_certified'], row['num_exact_certified']
+        where = [row['attack'], f'T = {row["num_gradients"]}']
+        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
+        lines.append(
+            f'{", ".join(where)}: {certified} of {row["num_victims"]} histories recovered, '
+            'certified, without looking at the truth.'
+        )
+        if any(word in row['defence'] for word in stats.HIDING):
+            lines.append(
+                'They are certified as what the clients trained on: labels that hide the true ones.'
+            )
+        elif exact != certified:
+            lines.append(
+                f'WARNING: {certified - exact} of these {certified} certified histories are NOT '
+                'the truth: the certificates of this setting are wrong.'
+            )
+    return lines

@@ -1,0 +1,311 @@
+"""Studies: arms, shards, merging, a kill at any moment; the same rows whatever happens."""
+
+import functools
+import json
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import plan, runner, study, workdir
+from tests.audit import runner_test
+from tests.audit.runner_test import rows_of, silent, strict, tiny, write_config
+from tests.report import html_test
+
+compilations, no_figures = runner_test.compilations, runner_test.no_figures
+
+
+def two_arms(**attack):
+    config = tiny(num_gradients=(1, 2), **attack)
+    config.num_seeds = 2
+    return config_lib.with_arms(config, {'mf': {}, 'wide': {'model': {'dim': 6}}})
+
+
+def run(config, folder, **how):
+    lines = []
+    study.run(config, str(folder), 'python scripts/study.py', log=lines.append, **how)
+    return lines
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('study')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner.figures, 'draw', lambda *_: [])
+        run(two_arms(), folder)
+    return folder
+
+
+def arms_rows(folder):
+    return {name: rows_of(folder / name) for name in ('mf', 'wide')}
+
+
+def test_arms_differ_in_what_they_say():
+    config = two_arms()
+    arms = study.arms(config)
+    assert [(name, arm.model.dim) for name, arm in arms.items()] == [('mf', 4), ('wide', 6)]
+    assert 'arms' not in arms['mf']
+    assert list(study.arms(config, ['wide'])) == ['wide']
+    assert list(study.arms(tiny())) == ['all']
+    with pytest.raises(ValueError, match=r"Unknown arm='wid'\. Did you mean 'wide'"):
+        study.arms(config, ['wid'])
+    with pytest.raises(ValueError, match=r'arms\.x.*[Dd]im'):
+        study.arms(config_lib.with_arms(tiny(), {'x': {'model': {'dimm': 6}}}))
+
+
+def test_a_study_is_no_run_of_the_attack(tmp_path):
+    with pytest.raises(ValueError, match=r'run it with scripts/study\.py'):
+        runner.run(two_arms(), str(tmp_path), '', silent)
+
+
+def test_one_report_holds_every_arm(whole):
+    text = (whole / 'report.md').read_text()
+    for part in ('### mf', '## wide', "### The paper's claims", '**C1, several gradients'):
+        assert part in text
+    page = (whole / 'report.html').read_text()
+    assert page.startswith('<!doctype html>') or page.startswith('<!DOCTYPE html>')
+    assert (whole / 'mf' / 'report.html').exists()
+
+
+# Failed on the mutants `blocks[index::count + 1]` and of `merge` that keeps the shards' order.
+@pytest.mark.slow
+def test_merged_shards_are_one_run(whole, tmp_path):
+    for index in (2, 0, 1):
+        lines = run(two_arms(), tmp_path, shard=(index, 3))
+        assert (tmp_path / 'mf' / f'victims-{index}-of-3.jsonl').exists()
+    assert not (tmp_path / 'mf' / 'victims.jsonl').exists()
+    lines = run(two_arms(), tmp_path, merge=True)
+    assert arms_rows(tmp_path) == arms_rows(whole)
+    for name in ('mf', 'wide'):
+        ours, theirs = (
+            [{**strict(line), 'seconds': 0} for line in path.read_text().splitlines()]
+            for path in (folder / name / 'victims.jsonl' for folder in (tmp_path, whole))
+        )
+        assert ours == theirs  # In the same order too.
+        assert not list((tmp_path / name).glob('victims-*'))
+    assert not any('compiled' in line for line in lines)
+    assert (tmp_path / 'report.html').exists()
+
+
+# Failed on the mutant that leaves out arms that are named, and on the one that tells nobody.
+def test_arms_without_data_are_left_out_unless_they_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv('FEDINV_DATA_DIR', str(tmp_path / 'empty'))
+    amazon = {'data': {'name': 'amazon-instant-video'}}
+    config = config_lib.with_arms(tiny(), {'amazon': amazon, 'mf': {}})
+    lines = run(config, tmp_path / 'w')
+    assert lines[0].startswith('warning: without arm amazon: Expected ')
+    text = (tmp_path / 'w' / 'report.md').read_text()
+    assert f'### Not run\n\n- amazon: Expected {tmp_path}/empty/amazon-instant-video' in text
+    assert rows_of(tmp_path / 'w' / 'mf')
+    with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
+        run(config, tmp_path / 'v', names=['amazon', 'mf'])
+    with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
+        run(config_lib.with_arms(tiny(), {'amazon': amazon}), tmp_path / 'v')
+
+
+def test_an_arm_that_is_complete_stays_in_the_report(tmp_path):
+    run(two_arms(), tmp_path, names=['wide'])
+    lines = run(two_arms(), tmp_path, names=['mf'])
+    assert sum('compiled' in line for line in lines) == 2  # Two seeds of one arm.
+    text = (tmp_path / 'report.md').read_text()
+    assert text.index('### mf') < text.index('### wide')
+
+
+def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
+    with pytest.raises(ValueError, match=r'holds a run of scripts/attack\.py, not a study'):
+        run(two_arms(), whole / 'mf')
+    with pytest.raises(ValueError, match=r'There is no .*typo.mf, hence nothing to merge'):
+        run(two_arms(), tmp_path / 'typo', merge=True)
+    assert not (tmp_path / 'typo').exists()
+
+
+def test_merging_refuses_what_is_not_complete(tmp_path):
+    run(two_arms(), tmp_path, shard=(0, 2))
+    with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
+        run(two_arms(), tmp_path, merge=True)
+    assert (tmp_path / 'mf' / 'victims-0-of-2.jsonl').exists()
+    assert not (tmp_path / 'report.md').exists()
+
+
+# Failed on the mutant that takes every line of every file.
+def test_a_merge_that_was_killed_can_be_done_again(whole, tmp_path, monkeypatch):
+    for index in (0, 1):
+        run(two_arms(), tmp_path, shard=(index, 2), names=['mf'])
+    monkeypatch.setattr(workdir.pathlib.Path, 'unlink', lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(two_arms(), tmp_path, merge=True, names=['mf'])
+    monkeypatch.undo()
+    run(two_arms(), tmp_path, merge=True, names=['mf'])
+    lines = (tmp_path / 'mf' / 'victims.jsonl').read_text().splitlines()
+    assert len(lines) == len(rows_of(whole / 'mf'))
+    assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
+    assert not list((tmp_path / 'mf').glob('victims-*'))
+
+
+# Failed on the mutant that sorts the rows that it knows and forgets the others.
+def test_rows_of_another_version_are_refused(whole, tmp_path):
+    run(two_arms(), tmp_path, names=['mf'])
+    path = tmp_path / 'mf' / 'victims.jsonl'
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(first.replace('"solver": "adam"', '"solver": "other"') + ''.join(rest))
+    with pytest.raises(ValueError, match=r'1 of \d+ rows are of no setting of this config'):
+        run(two_arms(), tmp_path, names=['mf'])
+
+
+@pytest.mark.slow
+def test_more_shards_than_blocks(whole, tmp_path):
+    config, count = two_arms(), 40
+    for index in range(count):
+        run(config, tmp_path, shard=(index, count), names=['mf'])
+    run(config, tmp_path, merge=True, names=['mf'])
+    assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
+
+
+@pytest.mark.parametrize('shard', ['3/3', '-1/3', '1', 'a/b', '1/0'])
+def test_a_shard_that_is_none_is_an_error(shard):
+    process = script('--config=configs/study_attacks.py:smoke', f'--shard={shard}')
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r'error: Expected --shard=.* to be i/n with 0 <= i < n', output), output
+
+
+script = functools.partial(runner_test.script, name='study.py')
+
+
+@pytest.mark.slow
+def test_slurm_arrays_are_shards(tmp_path):
+    path = write_config(tmp_path / 'small.py', tiny())
+    slurm = {'ID': '9', 'MIN': '5', 'MAX': '9', 'STEP': '4', 'COUNT': '2'}  # --array=5-9:4
+    slurm = {f'SLURM_ARRAY_TASK_{name}': value for name, value in slurm.items()}
+    process = script(f'--config={path}', f'--workdir={tmp_path}/w', env={**os.environ, **slurm})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert (tmp_path / 'w' / 'all' / 'victims-1-of-2.jsonl').exists()
+    for wrong in ({'SLURM_ARRAY_TASK_COUNT': '3'}, {'SLURM_ARRAY_TASK_MAX': ''}):
+        process = script(f'--config={path}', env={**os.environ, **slurm, **wrong})
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 1
+        assert 'error: Expected a SLURM array of tasks in even steps' in output
+
+
+# SIGKILL at a random moment, as often as it takes: also within the writing of a row.
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    config = tiny(num_gradients=(1, 2), block=1, num_iterations=2000)
+    path = write_config(tmp_path / 'long.py', config)
+    expected, folder, rng = tmp_path / 'whole', tmp_path / 'killed', random.Random(0)
+    output, _ = script(f'--config={path}', f'--workdir={expected}').communicate(timeout=300)
+    kills = 0
+    for _ in range(20):
+        process = script(f'--config={path}', f'--workdir={folder}')
+        rows = folder / 'all' / 'victims.jsonl'
+        before, deadline = _size(rows), time.monotonic() + 120
+        while process.poll() is None and _size(rows) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.2)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        output, _ = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        if kills == 1:  # As a kill within a write would leave it.
+            with open(rows, 'a') as file:
+                file.write('{"schema": 1, "attack": "mgra')
+    assert process.returncode == 0, output
+    assert kills >= 2
+    assert rows_of(folder / 'all') == rows_of(expected / 'all')
+
+
+def _size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_reports_of_one_victim_of_failures_and_of_none(tmp_path, monkeypatch):
+    config = tiny(num_victims=1, num_gradients=(1, 2))
+    run(config, tmp_path / 'one')
+    text = (tmp_path / 'one' / 'report.md').read_text()
+    assert 'C1, several gradients reveal more than one (items seen): **too few victims**' in text
+    summary = json.loads((tmp_path / 'one' / 'all' / 'summary.json').read_text())
+    assert all(row['num_victims'] == 1 for row in summary['rows'])
+    rows = workdir.read_rows(tmp_path / 'one' / 'all')
+    failed = [
+        {**row, 'status': 'failed', 'reason': 'it broke', 'metrics': dict.fromkeys(row['metrics'])}
+        for row in rows
+    ]
+    for name, made in (('failures', failed), ('none', [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        runner.finish(config, made, folder, '', '', lambda line: None)
+        text = (folder / 'report.md').read_text()
+        assert (folder / 'report.html').exists()
+        if made:
+            assert '1 of 1 victims: it broke' in text
+            assert '**not measured**' in text
+        else:
+            assert 'No attack was run.' in text
+
+
+STUDIES = sorted((runner_test.ROOT / 'configs').glob('study_*.py'))
+
+
+PROBE = """
+said.push(document.documentElement.scrollWidth <= window.innerWidth);
+const images = [...document.images];
+said.push(images.length, images.every(image => image.naturalWidth > 500));
+"""
+
+
+# On synthetic data, hence everywhere.
+@pytest.mark.slow
+@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
+def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
+    monkeypatch.undo()  # With its figures.
+    config = runner_test.load_config(path, 'smoke')
+    run(config, tmp_path)
+    for name, arm in study.arms(config).items():
+        rows = rows_of(tmp_path / name)
+        assert len(rows) == len(config_lib.settings(arm)) * arm.attack.num_victims
+        assert {row['status'] for row in rows.values()} == {'ok'}
+    page = (tmp_path / 'report.html').read_text()
+    figures = list(tmp_path.rglob('figures/*.png'))
+    assert figures
+    assert page.count('data:image/png;base64,') == len(figures)
+    # What the study is for is in it: the claims that it can speak to, or the frontier.
+    purposes = {
+        'attacks': '**C1, ',
+        'convergence': '**C2, ',
+        'defences': 'Leakage against utility',
+        'interval': '**C3, ',
+        'num_gradients': '**C1, ',
+        'raifle': '| summed ',
+    }
+    text = (tmp_path / 'report.md').read_text()
+    assert purposes[path.stem.removeprefix('study_')] in text
+    for width in (390, 1280):
+        assert html_test.browse(tmp_path, page, width, PROBE) == f'true {len(figures)} true'
+
+
+# Failed on the mutants that count a step once whatever T, and the arms before.
+@pytest.mark.slow
+def test_the_first_arm_foretells_the_whole_study(tmp_path, monkeypatch):
+    config = two_arms(num_iterations=10)
+    small, wide = (plan.work(arm) for arm in study.arms(config).values())
+    assert wide / small == pytest.approx(7 / 5)  # D and a bias of one item
+    steps = [plan.work(tiny(num_gradients=(count,), name=('mgradinv',))) for count in (1, 3)]
+    assert steps[1] == 3 * steps[0]
+    asked = []
+    monkeypatch.setattr(runner, 'run', lambda *args: asked.append(args[-1]))
+    study.run(
+        config_lib.with_arms(tiny(), {'a': {}, 'b': {'model': {'dim': 6}}, 'c': {}}), tmp_path, ''
+    )
+    assert asked == pytest.approx([12 / 5, 5 / 7, 0])
+    monkeypatch.undo()
+    lines = run(config, tmp_path)
+    told = [line for line in lines if line.startswith('the whole study')]
+    assert len(told) == 1
+    assert lines.index(told[0]) < lines.index('arm 2 of 2: wide')
