@@ -162,7 +162,8 @@ def load(
     if known is None:
         raise ValueError(
             f'Unknown data set {name!r}.{_validate.hint(name, DATASETS)} '
-            f'Known names: {", ".join(DATASETS)}. Nor is there a file {" or ".join(map(str, candidates))}.'
+            f'Known names: {", ".join(DATASETS)}. '
+            f'Nor is there a file {" or ".join(map(str, candidates))}.'
         )
     _download(known, root)
     return read(root / known.path, name)

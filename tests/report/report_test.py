@@ -64,7 +64,7 @@ def row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
     }
 
 
-def study(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, items=20):
+def study_rows(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, items=20):
     """Rows of an attack that gains .05 of AUC per gradient, beside both guessers."""
     rows = []
     for seen in map(list, seens):
@@ -184,7 +184,7 @@ def test_one_gradient_of_another_dynamics_is_no_counterpart():
 
 def test_order_of_rows_is_irrelevant():
     # Mutant: victims resampled in order of appearance.
-    rows = study()
+    rows = study_rows()
     shuffled = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     assert by_setting(stats.summarize(rows)) == by_setting(stats.summarize(shuffled))
 
@@ -199,7 +199,7 @@ def test_a_victim_twice_is_an_error():
         stats.summarize([row(3), row(3)])
 
 
-@pytest.mark.parametrize('rows', [[], study(), [row(0, math.nan)]])
+@pytest.mark.parametrize('rows', [[], study_rows(), [row(0, math.nan)]])
 def test_summary_is_strict_json(rows):
     summary = stats.summarize(rows)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -337,7 +337,7 @@ def columns_of(text):
 
 
 def test_table_lists_settings_and_each_guesser_once():
-    text = tables.table(stats.summarize(study()))
+    text = tables.table(stats.summarize(study_rows()))
     head, _, *body = columns_of(text)
     assert head[:3] == ['attack', 'T', 'seen']
     assert [line[0] for line in body] == ['mgradinv'] * 6 + ['random', 'popularity']
@@ -360,7 +360,7 @@ def test_table_without_rows():
 
 
 def test_verdict_follows_the_intervals():
-    text = tables.verdict(stats.summarize(study()))
+    text = tables.verdict(stats.summarize(study_rows()))
     assert text.startswith(
         'The attack beats one gradient in 4 of 4 settings. '
         'The attack beats the popularity guesser in 2 of 6 settings.'
@@ -371,19 +371,19 @@ def test_verdict_follows_the_intervals():
 
 # Failed on the mutant that compares the seconds too.
 def test_a_guesser_is_listed_once_whatever_its_seconds():
-    rows = [{**row, 'seconds': 0.01 * (1 + i % 7)} for i, row in enumerate(study())]
+    rows = [{**row, 'seconds': 0.01 * (1 + i % 7)} for i, row in enumerate(study_rows())]
     text = tables.table(stats.summarize(rows))
     assert text.count('| popularity ') == text.count('| random ') == 1
 
 
 def test_verdict_needs_victims():
-    text = tables.verdict(stats.summarize(study(victims=4)))
+    text = tables.verdict(stats.summarize(study_rows(victims=4)))
     assert 'beats one gradient in 0 of 4 settings' in text
     assert 'too few victims' in text
 
 
 def test_markdown_holds_everything():
-    rows = study()
+    rows = study_rows()
     rows[0] |= {'status': 'failed', 'reason': 'Non-finite upload.'}
     summary = stats.summarize(rows)
     part = document.Part(
@@ -410,7 +410,7 @@ def test_markdown_holds_everything():
 
 @pytest.mark.parametrize('steps', [(1, 2, 4), (2,)])
 def test_figures_are_written(tmp_path, steps):
-    rows = study(steps)
+    rows = study_rows(steps)
     paths = figures.draw(rows, stats.summarize(rows), tmp_path / 'figures')
     assert [path.name for path in paths] == [
         'metrics_vs_num_gradients.png',
