@@ -15,6 +15,7 @@ What is measured of it: docs/defences.md.
 
 from typing import Any
 
+from configs import common
 from fedinv_jax.audit import config as config_lib
 
 _CLIP, _DELTA = 0.05, 1e-8
@@ -33,7 +34,7 @@ def _raifle(changes: dict[str, Any]) -> dict[str, Any]:
 
 def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = config_lib.raifle_setting(config_lib.default_config())
+    config = common.raifle_setting(config_lib.default_config())
     config.server.num_rounds = 8
     config.attack.update(
         {

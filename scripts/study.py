@@ -11,26 +11,13 @@ Examples:
 
 import pathlib
 import sys
-from typing import Any
-
-from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from scripts import command
+from scripts import environment  # noqa: F401
 
 # isort: split
-from fedinv_jax.audit import study, workdir
-
-flags.adopt_module_key_flags(command)
-_ARMS = flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless given.')
-
-
-def do(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
-    """Runs what the flags ask for."""
-    command.keep_compiled(folder)
-    study.run(config, folder, line, _ARMS.value, shard=shard, merge=merge)
-
+from fedinv_jax.audit import main
 
 if __name__ == '__main__':
-    command.run(do)
+    main.study_command()

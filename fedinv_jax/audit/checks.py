@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedinv_jax import _validate, models, server
-from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit.config import Config
+from fedinv_jax.audit import attackers, defences, registry, training
+from fedinv_jax.audit import settings as settings_lib
+from fedinv_jax.audit.config import Config, default_config
 
+_PRECISIONS = ('float32', 'float64')
 # Counts of a config, 1 or more; those that are axes hold several.
 _COUNTS = (
     'num_seeds',
@@ -23,28 +25,19 @@ _COUNTS = (
     'data.per_positive',
     'run.memory_mib',
 )
-_AXES: dict[str, Sequence[Any]] = {
+_AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
     'observation.seen': (),
-    'dynamics.name': config_lib.DYNAMICS,
-    'attack.name': config_lib.ATTACKS,
+    'dynamics.name': attackers.DYNAMICS,
+    'attack.name': registry.ATTACKS,
     'attack.num_gradients': (),
     'attack.first_round': (),
     'attack.interval': (),
     'attack.adaptive': (True, False),
 }
-# Least and largest value of a field; those that may be None are then off.
+# Least and largest value of a field, beside those of the defences; those that may be None are then
+# off.
 _RANGES = {
     'seed': (0, math.inf),
-    'client.item_drift': (0, math.inf),
-    'observation.label_epsilon': (0, math.inf),
-    'observation.pseudo': (0, 1),
-    'observation.clip': (0, math.inf),
-    'observation.rank': (1, math.inf),
-    'observation.top': (0, 1),
-    'observation.random': (0, 1),
-    'observation.levels': (1, math.inf),
-    'observation.noise': (0, math.inf),
-    'observation.sum_noise': (0, math.inf),
     'observation.delta': (0, 1),
     'data.max_users': (1, math.inf),
     'attack.max_positives': (1, math.inf),
@@ -52,21 +45,21 @@ _RANGES = {
     'run.lanes': (1, math.inf),
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
-    'data.ties': config_lib.TIES,
-    'model.name': config_lib.MODELS,
+    'data.ties': ('item', 'random'),
+    'model.name': training.MODELS,
     'model.kernel_init': models.KERNELS,
-    'client.name': config_lib.CLIENTS,
-    'client.loss': config_lib.LOSSES,
-    'client.precision': config_lib.PRECISIONS,
-    'client.optimizer.name': config_lib.OPTIMIZERS,
-    'client.private_optimizer.name': config_lib.OPTIMIZERS,
-    'server.optimizer.name': config_lib.OPTIMIZERS,
+    'client.name': training.CLIENTS,
+    'client.loss': training.LOSSES,
+    'client.precision': _PRECISIONS,
+    'client.optimizer.name': training.OPTIMIZERS,
+    'client.private_optimizer.name': training.OPTIMIZERS,
+    'server.optimizer.name': training.OPTIMIZERS,
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
-    'attack.distance': config_lib.DISTANCES,
-    'attack.optimizer.name': config_lib.OPTIMIZERS,
-    'attack.optimizer.decay': config_lib.DECAYS,
-    'attack.precision': config_lib.PRECISIONS,
+    'attack.distance': attackers.DISTANCES,
+    'attack.optimizer.name': training.OPTIMIZERS,
+    'attack.optimizer.decay': training.DECAYS,
+    'attack.precision': _PRECISIONS,
 }
 
 
@@ -95,7 +88,7 @@ def check(config: Config) -> None:
         if values[field] is not None:
             _validate.lookup(field, values[field], choices)
     _check_combinations(config)
-    for setting in config_lib.settings(config):
+    for setting in settings_lib.settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(
                 f'The interval runs past the training: first_round={setting.first_round}, '
@@ -104,7 +97,7 @@ def check(config: Config) -> None:
                 f'(server.num_rounds={config.server.num_rounds}).'
             )
         rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
-        if setting.attack in config_lib.ON_ROWS and not rows_seen:
+        if registry.ATTACKS[setting.attack].reads_rows and not rows_seen:
             raise ValueError(
                 f'attack.name={setting.attack!r} reads item rows: observation.seen='
                 f'{"+".join(setting.seen)!r} has none.'
@@ -116,11 +109,14 @@ def check(config: Config) -> None:
 def _check_combinations(config: Config) -> None:
     """Refuses values out of range, and fields that contradict each other."""
     client, attack = config.client, config.attack
-    rounding = {'mgradinv', *config_lib.RECIPES}.intersection(attack.name)
-    rounds_uploads = rounding and attack.precision == 'float32'
+    rounds_uploads = (
+        any(registry.ATTACKS[name].family in ('descent', 'recipe') for name in attack.name)
+        and attack.precision == 'float32'
+    )
     if client.precision == 'float64' and rounds_uploads:
         raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
-    for name, (least, most) in _RANGES.items():
+    ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
+    for name, (least, most) in ranges.items():
         value = operator.attrgetter(name)(config)
         if value is not None and not least <= value <= most:
             bound = f'>= {least}' if most == math.inf else f'in [{least}, {most}]'
@@ -140,12 +136,12 @@ def _check_combinations(config: Config) -> None:
             f'Expected attack.num_victims={attack.num_victims} to be at least '
             f'num_seeds={config.num_seeds}, or 0.'
         )
-    default = config_lib.default_config().client
+    default = default_config().client
     for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     if attack.start is not None:
-        _validate.lookup('attack.start', attack.start, config_lib.EXACT)
+        _validate.lookup('attack.start', attack.start, attackers.STARTS)
         if attack.start == 'exact' and attack.precision == 'float32':
             raise ValueError("attack.start='exact' needs attack.precision='float64'.")
 
@@ -154,10 +150,10 @@ def _check_defences(config: Config) -> None:
     """Refuses defences that contradict the rest, and attacks that cannot read what they leave."""
     section, attack = config.observation, config.attack
     for part in section.uploaded:
-        _validate.lookup('observation.uploaded', part, config_lib.PARTS)
+        _validate.lookup('observation.uploaded', part, defences.PARTS)
     if not section.uploaded:
         raise ValueError('Expected observation.uploaded to name a part: items, scorer.')
-    for setting in config_lib.settings(config):
+    for setting in settings_lib.settings(config):
         hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
         if hidden:
             raise ValueError(

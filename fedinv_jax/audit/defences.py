@@ -1,114 +1,454 @@
-"""Defences of a config: what they promise."""
+"""The defences that a config can switch on: ONE table, in the order in which they act.
+
+Everything else reads the table: the fields of the config and their bounds, the channel of a client
+and what an attacker replays of it, the rows' text and numbers, the threat model, epsilons, the
+order of strengths in a report, `--help`. A new defence is a stage (`observe`, `compress`,
+`perturb`), a row here, and a test.
+"""
 
 import math
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from fedinv_jax import accounting
-from fedinv_jax.audit.config import Config
+import ml_collections
+from ml_collections import config_dict
+
+from fedinv_jax import accounting, compress, observe, perturb
+from fedinv_jax.report import tradeoff
+from fedinv_jax.types import Observation
+
+Config: TypeAlias = ml_collections.ConfigDict
+
+PARTS = ('items', 'scorer')
+"""Parts of the shared parameters."""
+
+_FAINT = 1e-3  # noise relative to the clip norm, in whose front clipping is still replayed
+
+
+class Defence(NamedTuple):
+    """One defence.
+
+    Attributes:
+        field: of the config, whose value says how strong it is.
+        off: its value without the defence.
+        kind: type of its value.
+        name: for people; the rows' text is the name and the value unless `label` says otherwise.
+        summary: one line for `--help`.
+        sentence: `sentence(config) -> str`, a line of the threat model.
+        bounds: least and largest value.
+        smaller_is_stronger: whether a smaller value defends more.
+        acts_on: 'labels' before the client trains, its 'training', its 'upload', or the 'sum' of a
+            group under secure aggregation.
+        make: `make(config) -> stage` of the channel; None where another seam does it.
+        replay: what an attacker who knows of the defence makes of the stage: 'always' follows it,
+            as it decides which leaves there are; 'predict' does unless blind; behind noise nobody
+            can read off what the stage did, and the attacker takes it for not there
+            ('blind_behind_noise'), or does so behind more than faint noise ('blind_behind_more').
+        share: `share(config, share) -> share` of a batch whose labels are 1 when it trains.
+        label: `label(config) -> str`, the rows' text.
+        numbers: `numbers(config) -> dict`, the rows' numbers; None: the value by its field.
+        guarantees: `guarantees(config, num_clients) -> list`, what it promises.
+    """
+
+    field: str
+    off: Any
+    kind: type
+    name: str
+    summary: str
+    sentence: Callable[[Config], str]
+    bounds: tuple[float, float] = (0.0, math.inf)
+    smaller_is_stronger: bool = False
+    acts_on: Literal['labels', 'training', 'upload', 'sum'] = 'upload'
+    make: Callable[[Config], Observation] | None = None
+    replay: Literal['always', 'predict', 'blind_behind_noise', 'blind_behind_more'] = (
+        'blind_behind_noise'
+    )
+    share: Callable[[Config, float], float] | None = None
+    label: Callable[[Config], str] | None = None
+    numbers: Callable[[Config], dict[str, Any]] | None = None
+    guarantees: Callable[[Config, int], list[accounting.Guarantee]] | None = None
+
+
+def _flipped(config: Config, share: float) -> float:
+    chance = 1 / (1 + math.exp(config.observation.label_epsilon))
+    return share * (1 - chance) + (1 - share) * chance
+
+
+def _feedback(config: Config, text: str) -> str:
+    return text * config.observation.error_feedback
+
+
+def _with_feedback(name: str) -> Callable[[Config], dict[str, Any]]:
+    def numbers(config: Config) -> dict[str, Any]:
+        section = config.observation
+        return {name: section[name], **({'error_feedback': 1} if section.error_feedback else {})}
+
+    return numbers
+
+
+def _cohort(config: Config) -> dict[str, Any]:
+    part = config.server.clients_per_round
+    return {'cohort': config.observation.cohort, **({'clients_per_round': part} if part else {})}
+
+
+def _of_one_label(mechanism: str, epsilon: float) -> list[accounting.Guarantee]:
+    unit = 'one label, given the items and the size of the batch'
+    return [
+        accounting.Guarantee(
+            mechanism, 'the server', unit, 'replace', None, None, 1, 'none', 0.0, epsilon, epsilon
+        )
+    ]
+
+
+def _clip_norm(config: Config) -> float:
+    return math.inf if config.observation.clip is None else float(config.observation.clip)
+
+
+_KNOWN_TO_SERVER = 'none: the server knows who takes part'
+
+
+def _local_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
+    """Against the server each round counts that a client may take part in: it knows who does."""
+    del num_clients
+    section, rounds, sensitivity = (
+        config.observation,
+        config.server.num_rounds,
+        2 * _clip_norm(config),
+    )
+    bounds = accounting.gaussian(section.noise, sensitivity, rounds, section.delta)
+    unit = "all of one user's labels and embedding, given the items of the batch"
+    return [
+        accounting.Guarantee(
+            'Gaussian noise on each upload', 'the server', unit, 'replace', sensitivity,
+            section.noise, rounds, _KNOWN_TO_SERVER, section.delta, *bounds,
+        )
+    ]  # fmt: skip
+
+
+def _central_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
+    """Against the server, and against those who see the models only, from whom sampling hides.
+
+    The latter holds for clients whom no recording forces to take part; of the noise on the sums
+    that of one cohort is counted, which is a bound.
+    """
+    section, rounds, clip = config.observation, config.server.num_rounds, _clip_norm(config)
+    mechanism, noise = "Gaussian noise on each cohort's sum", section.sum_noise
+    sample = config.server.clients_per_round or num_clients
+    found = [
+        accounting.Guarantee(
+            mechanism, 'the server, under secure aggregation only', 'one user', 'zero-out', clip,
+            noise, rounds, _KNOWN_TO_SERVER, section.delta,
+            *accounting.gaussian(noise, clip, rounds, section.delta),
+        )
+    ]  # fmt: skip
+    if sample < num_clients:
+        amplified = accounting.sampled(noise, 2 * clip, rounds, section.delta, num_clients, sample)
+        found.append(
+            accounting.Guarantee(
+                mechanism, 'those who see the models only', 'one user', 'replace', 2 * clip, noise,
+                rounds, f'{sample} of {num_clients} clients without replacement', section.delta,
+                amplified, None,
+            )
+        )  # fmt: skip
+    return found
+
+
+_NOISE = 'Gaussian noise of standard deviation'
+_LEFT_OUT = ', what is left out is added the next time'
+
+DEFENCES: tuple[Defence, ...] = (
+    Defence(
+        'observation.label_epsilon', None, float, 'randomised response',
+        'randomised response on labels, one draw for all rounds; epsilon of a label',
+        lambda c: f'randomised response, epsilon {c.observation.label_epsilon} a label',
+        smaller_is_stronger=True,
+        acts_on='labels',
+        make=lambda c: perturb.randomize_labels(c.observation.label_epsilon),
+        share=_flipped,
+        guarantees=lambda c, _: _of_one_label(
+            'randomised response on labels, drawn once', float(c.observation.label_epsilon)
+        ),
+    ),
+    Defence(
+        'observation.pseudo', 0.0, float, 'pseudo-interactions',
+        'share of the negatives that clients pass off as interactions, one draw for all rounds',
+        lambda c: f'{c.observation.pseudo:.0%} of the negatives are passed off as interactions',
+        bounds=(0, 1),
+        acts_on='labels',
+        make=lambda c: perturb.add_pseudo_interactions(c.observation.pseudo),
+        share=lambda c, share: share + (1 - share) * c.observation.pseudo,
+        # A negative that stays one is surely none, unless all are passed off.
+        guarantees=lambda c, _: _of_one_label(
+            'pseudo-interactions, drawn once', 0.0 if c.observation.pseudo == 1 else math.inf
+        ),
+    ),
+    Defence(
+        'client.item_drift', 0.0, float, 'item_drift',
+        'of local_sgd: weight of the mean L1 penalty on moved item rows',
+        lambda c: f'mean L1 penalty of weight {c.client.item_drift:g} on moved item rows',
+        acts_on='training',
+    ),
+    Defence(
+        'observation.uploaded', PARTS, tuple, 'only',
+        'the parts that are trained and uploaded; the other parameters stay as they were drawn',
+        lambda c: f'only {"+".join(c.observation.uploaded)} are uploaded and trained',
+        make=lambda c: observe.share(*c.observation.uploaded),
+        replay='always',
+        label=lambda c: f'only {"+".join(c.observation.uploaded)}',
+        numbers=lambda c: {'uploaded': list(c.observation.uploaded)},
+    ),
+    Defence(
+        'observation.rank', None, int, 'rank',
+        'rank of the item rows of an upload',
+        lambda c: f'item rows of rank {c.observation.rank}',
+        bounds=(1, math.inf),
+        smaller_is_stronger=True,
+        make=lambda c: compress.truncate_rank(c.observation.rank),
+    ),
+    Defence(
+        'observation.top', 1.0, float, 'top',
+        "share of an upload's entries that is kept: the largest",
+        lambda c: f'the largest {c.observation.top:.2%} of the entries{_feedback(c, _LEFT_OUT)}',
+        bounds=(0, 1),
+        smaller_is_stronger=True,
+        make=lambda c: compress.keep_top(c.observation.top, c.observation.error_feedback),
+        label=lambda c: f'top {c.observation.top:g}{_feedback(c, " with error feedback")}',
+        numbers=_with_feedback('top'),
+    ),
+    Defence(
+        'observation.random', 1.0, float, 'random',
+        "share of an upload's entries that is kept: by chance",
+        lambda c: (
+            f'{c.observation.random:.2%} of the entries, by chance{_feedback(c, _LEFT_OUT)}'
+        ),
+        bounds=(0, 1),
+        smaller_is_stronger=True,
+        make=lambda c: compress.keep_random(c.observation.random, c.observation.error_feedback),
+        label=lambda c: f'random {c.observation.random:g}{_feedback(c, " with error feedback")}',
+        numbers=_with_feedback('random'),
+    ),
+    Defence(
+        'observation.levels', None, int, 'levels',
+        'steps of stochastic quantisation',
+        lambda c: f'entries rounded to one of {c.observation.levels} levels by chance',
+        bounds=(1, math.inf),
+        smaller_is_stronger=True,
+        make=lambda c: compress.quantize(c.observation.levels),
+    ),
+    # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
+    Defence(
+        'observation.clip', None, float, 'clip',
+        'largest norm of an upload',
+        lambda c: f'uploads clipped to norm {c.observation.clip}',
+        smaller_is_stronger=True,
+        make=lambda c: observe.clip_by_global_norm(c.observation.clip),
+        replay='blind_behind_more',
+    ),
+    Defence(
+        'observation.noise', 0.0, float, 'noise',
+        'standard deviation of Gaussian noise on every entry of an upload',
+        lambda c: f'{_NOISE} {c.observation.noise:g} on every entry of an upload',
+        make=lambda c: observe.add_gaussian_noise(c.observation.noise),
+        replay='predict',
+        guarantees=_local_noise,
+    ),
+    Defence(
+        'observation.cohort', 1, int, 'cohort',
+        'clients of which the server sees the sum only: secure aggregation',
+        lambda c: f'secure aggregation: only sums over cohorts of at most {c.observation.cohort} '
+        'clients are seen, who took part and with which items is known',
+        bounds=(1, math.inf),
+        acts_on='sum',
+        label=lambda c: f'cohort {c.observation.cohort:g}' + (
+            f', {c.server.clients_per_round:g} clients a round'
+            if c.server.clients_per_round is not None else ''
+        ),
+        numbers=_cohort,
+    ),
+    Defence(
+        'observation.sum_noise', 0.0, float, 'sum noise',
+        'standard deviation of Gaussian noise on every entry of a sum',
+        lambda c: f'{_NOISE} {c.observation.sum_noise:g} on every entry of a sum',
+        acts_on='sum',
+        make=lambda c: observe.add_gaussian_noise(c.observation.sum_noise),
+        guarantees=_central_noise,
+    ),
+)  # fmt: skip
+
+# What rows carry besides of a defence's numbers: they belong to `top`, `random` and `cohort`.
+_MODIFIERS = {
+    'error_feedback': tradeoff.Kind('with error feedback', False),
+    'clients_per_round': tradeoff.Kind('clients a round', False),
+}
+
+
+def key(defence: Defence) -> str:
+    """The defence's key among the rows' numbers: the last part of its field."""
+    return defence.field.rpartition('.')[2]
+
+
+def defaults(section: str) -> dict[str, Any]:
+    """The fields of a section of the config that switch defences on, all of them off."""
+    return {
+        key(each): config_dict.placeholder(each.kind) if each.off is None else each.off
+        for each in DEFENCES
+        if each.field.rpartition('.')[0] == section
+    }
+
+
+def used(config: Config) -> list[Defence]:
+    """The defences that a config switches on, in their order.
+
+    Example:
+        >>> config = Config({'observation': {'clip': 1.0}})
+        >>> [each.name for each in used(config)]
+        ['clip']
+    """
+
+    def on(defence: Defence) -> bool:
+        section, _, name = defence.field.rpartition('.')
+        value = config.get(section, {}).get(name, defence.off)
+        same = set(value) == set(defence.off) if defence.kind is tuple else value == defence.off
+        return not same
+
+    return [each for each in DEFENCES if on(each)]
+
+
+def label(config: Config) -> str:
+    """What the clients do against attacks, for a row: 'clip 1, noise 0.1', or 'none'."""
+    return ', '.join(map(_label(config), used(config))) or 'none'
+
+
+def _label(config: Config) -> Callable[[Defence], str]:
+    def one(defence: Defence) -> str:
+        if defence.label is not None:
+            return defence.label(config)
+        return f'{defence.name} {operator.attrgetter(defence.field)(config):g}'
+
+    return one
+
+
+def numbers(config: Config) -> dict[str, float | list[str]]:
+    """The same in numbers: `{'clip': 1.0, 'noise': 0.1}`."""
+    found: dict[str, Any] = {}
+    for each in used(config):
+        value = operator.attrgetter(each.field)(config)
+        found |= {key(each): value} if each.numbers is None else each.numbers(config)
+    return {name: v if isinstance(v, list) else float(v) for name, v in found.items()}
+
+
+def labels_changed(config: Config) -> bool:
+    """Whether clients train on other labels than their own."""
+    return any(each.acts_on == 'labels' for each in used(config))
+
+
+def kinds() -> dict[str, tradeoff.Kind]:
+    """How a report names and orders the rows' numbers, by key."""
+    own = {key(each): tradeoff.Kind(each.name, each.smaller_is_stronger) for each in DEFENCES}
+    return own | _MODIFIERS
+
+
+def sentences(config: Config) -> list[str]:
+    """Lines of the threat model."""
+    return [each.sentence(config) for each in used(config)]
 
 
 def guarantees(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Every statement that a config's defences allow, for its own sampling and number of rounds.
-
-    The server knows who takes part, so sampling hides nothing from it: against it each round counts
-    that a client may take part in. Against those who see the trained models only, it does hide, for
-    clients whom no recording forces to take part; of the noise on the sums that of one cohort is
-    counted, which is a bound.
+    """Every statement of differential privacy that a config's defences allow.
 
     Args:
-        config: see `config.default_config`.
+        config: see `config.default_config`; its sampling and its number of rounds count.
         num_clients: of the training.
     """
-    section, rounds = config.observation, config.server.num_rounds
-    clip = math.inf if section.clip is None else float(section.clip)
-    sample = config.server.clients_per_round or num_clients
-    found = []
-    if section.label_epsilon is not None:
-        epsilon = float(section.label_epsilon)
-        found.append(
-            accounting.Guarantee(
-                'randomised response on labels, drawn once',
-                'the server',
-                'one label, given the items and the size of the batch',
-                'replace',
-                None,
-                None,
-                1,
-                'none',
-                0.0,
-                epsilon,
-                epsilon,
-            )
+    return [
+        guarantee
+        for each in used(config)
+        if each.guarantees is not None
+        for guarantee in each.guarantees(config, num_clients)
+    ]
+
+
+def trained_share(config: Config, share: float, adaptive: bool = True) -> float:
+    """The share of a batch, in [0, 1], whose labels are 1 when it trains, where `share` truly are.
+
+    Who does not know of the defences takes `share`.
+
+    Example:
+        >>> config = Config({'observation': {'pseudo': 0.5}})
+        >>> round(trained_share(config, 0.2), 6), trained_share(config, 0.2, adaptive=False)
+        (0.6, 0.2)
+    """
+    for each in used(config) if adaptive else ():
+        share = share if each.share is None else each.share(config, share)
+    return share
+
+
+def _stages(config: Config, *acts_on: str) -> list[tuple[Defence, Observation]]:
+    """The stages that act on something, those that decide which leaves there are first."""
+    made = [
+        (each, each.make(config))
+        for each in used(config)
+        if each.make is not None and each.acts_on in acts_on
+    ]
+    return sorted(made, key=lambda pair: pair[0].replay != 'always')
+
+
+def channel(config: Config) -> Observation:
+    """What happens to a client's labels and upload before anyone sees the upload."""
+    return observe.chain(*(stage for _, stage in _stages(config, 'labels', 'upload')))
+
+
+def after_sum(config: Config) -> Observation:
+    """The channel behind the sum of a cohort."""
+    return observe.chain(*(stage for _, stage in _stages(config, 'sum')))
+
+
+def replayed(config: Config, adaptive: bool = True) -> Observation:
+    """The channel as an attacker takes it.
+
+    Behind noise nobody reads off which entries the stages before it left. There the attacker takes
+    the upload for a whole one, and for one that was not clipped unless the noise is faint: clipping
+    what is predicted made the attacks worse behind more of it (docs/defences.md). Of a cohort's
+    sum: what its members do before the sum is in `attackers.make_replay`, but for their noise,
+    which adds up to at most that of all of them.
+    """
+    section, noise = config.observation, config.observation.noise
+    stages = _stages(config, 'labels', 'upload')
+    kept = [stage for each, stage in stages if each.replay == 'always']
+    if section.cohort > 1:
+        noises = [observe.add_gaussian_noise(noise * section.cohort**0.5), after_sum(config)]
+        return observe.chain(*kept, *(noises if adaptive else map(observe.blind, noises)))
+    faint = noise < _FAINT * _clip_norm(config)
+
+    def seen(defence: Defence, stage: Observation) -> Observation:
+        hidden = noise and (
+            defence.replay == 'blind_behind_noise'
+            or (defence.replay == 'blind_behind_more' and not faint)
         )
-    if section.pseudo:
-        # A negative that stays one is surely none, unless all are passed off.
-        epsilon = 0.0 if section.pseudo == 1 else math.inf
-        found.append(
-            accounting.Guarantee(
-                'pseudo-interactions, drawn once',
-                'the server',
-                'one label, given the items and the size of the batch',
-                'replace',
-                None,
-                None,
-                1,
-                'none',
-                0.0,
-                epsilon,
-                epsilon,
-            )
-        )
-    if section.noise:
-        by_rdp, by_pld = accounting.gaussian(section.noise, 2 * clip, rounds, section.delta)
-        found.append(
-            accounting.Guarantee(
-                'Gaussian noise on each upload',
-                'the server',
-                "all of one user's labels and embedding, given the items of the batch",
-                'replace',
-                2 * clip,
-                section.noise,
-                rounds,
-                'none: the server knows who takes part',
-                section.delta,
-                by_rdp,
-                by_pld,
-            )
-        )
-    if section.sum_noise:
-        text = "Gaussian noise on each cohort's sum"
-        by_rdp, by_pld = accounting.gaussian(section.sum_noise, clip, rounds, section.delta)
-        found.append(
-            accounting.Guarantee(
-                text,
-                'the server, under secure aggregation only',
-                'one user',
-                'zero-out',
-                clip,
-                section.sum_noise,
-                rounds,
-                'none: the server knows who takes part',
-                section.delta,
-                by_rdp,
-                by_pld,
-            )
-        )
-        if sample < num_clients:
-            amplified = accounting.sampled(
-                section.sum_noise, 2 * clip, rounds, section.delta, num_clients, sample
-            )
-            found.append(
-                accounting.Guarantee(
-                    text,
-                    'those who see the models only',
-                    'one user',
-                    'replace',
-                    2 * clip,
-                    section.sum_noise,
-                    rounds,
-                    f'{sample} of {num_clients} clients without replacement',
-                    section.delta,
-                    amplified,
-                    None,
-                )
-            )
-    return found
+        return stage if adaptive and not hidden else observe.blind(stage)
+
+    own = [seen(*pair) for pair in stages if pair[0].replay != 'always']
+    return observe.chain(*kept, *own)
+
+
+def before_sum(config: Config) -> Observation | None:
+    """What an attacker replays of each member of a cohort: clipping, or nothing."""
+    clips = [(each, stage) for each, stage in _stages(config, 'upload') if key(each) == 'clip']
+    if not clips:
+        return None
+    kept = [stage for each, stage in _stages(config, 'upload') if each.replay == 'always']
+    return observe.chain(*kept, *(stage for _, stage in clips))
+
+
+def undefended(config: Config) -> Config:
+    """A copy of the config for an attacker who knows nothing of what the training does.
+
+    What the defences do to labels and uploads is in the channel, which `replayed` leaves out.
+    """
+    copy = config.copy_and_resolve_references()
+    for each in used(config):
+        if each.acts_on == 'training':
+            section, _, name = each.field.rpartition('.')
+            copy[section][name] = each.off
+    return copy

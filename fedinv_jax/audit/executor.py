@@ -16,8 +16,7 @@ import numpy as np
 
 from fedinv_jax import compilation, simulate, tree
 from fedinv_jax.attack import batching
-from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import plan
+from fedinv_jax.audit import plan, registry, settings
 from fedinv_jax.types import Answer, Array, Transcript
 
 _S = TypeVar('_S')
@@ -58,7 +57,7 @@ def shape(block: plan.Block) -> tuple:
     case, setting = block.case, plan.alike(block.setting)
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
-    share = case.share if setting.attack in config_lib.BY_SHARE else None
+    share = case.share if registry.ATTACKS[setting.attack].knows_share else None
     return setting, padded, block.size, catalogue, share
 
 
@@ -81,7 +80,7 @@ def lanes(most: int | None, places: int, entries: int) -> int:
 
 def precision(block: plan.Block) -> contextlib.AbstractContextManager:
     """The scope of a block's arithmetic: whatever concerns it is computed within."""
-    name = config_lib.precision(block.case.config, block.setting.attack)
+    name = settings.precision(block.case.config, block.setting.attack)
     return jax.enable_x64(name == 'float64')
 
 
@@ -90,7 +89,7 @@ def options(attack: str) -> dict[str, int | str] | None:
 
     It compiles in half the time then and runs as fast; sums in float64 need no tree.
     """
-    if jax.default_backend() != 'cpu' or attack not in config_lib.EXACT:
+    if jax.default_backend() != 'cpu' or registry.ATTACKS[attack].family != 'exact':
         return None
     return {**compilation.options(), 'xla_disable_hlo_passes': 'tree_reduction_rewriter'}
 
@@ -186,8 +185,8 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
 def try_(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
     """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
     iterations, part = block.case.config.attack.num_iterations, parts(block, made.places)[0]
-    name = block.setting.attack
-    counted = config_lib.iterates(name) and name not in config_lib.STOPPING
+    spec = registry.ATTACKS[block.setting.attack]
+    counted = spec.iterates and not spec.ends_by_itself
     few = max(iterations // 50, 1) if counted else iterations
     seen, keys = arguments(part, made.places)
     start = time.perf_counter()

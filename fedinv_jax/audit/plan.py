@@ -2,20 +2,26 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 import optax
 
-from fedinv_jax.audit import attackers, checks, training, workdir
+from fedinv_jax.audit import attackers, checks, defences, registry, training, workdir
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit.config import Config, Setting
+from fedinv_jax.audit import settings as settings_lib
+from fedinv_jax.audit.config import Config
+from fedinv_jax.audit.settings import Setting
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import held_out
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.report import stats
+from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Model
+
+Key: TypeAlias = tuple[str, int, int]
+"""Setting, seed and victim of a row: what may be in a work directory once."""
 
 
 class Case(NamedTuple):
@@ -92,9 +98,20 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     model = training.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, attackers.Choice] = {}
     probe = functools.cache(functools.partial(attackers.probe, config, model))
-    for setting in dict.fromkeys(map(alike, config_lib.settings(config))):
-        if like is None or setting.attack in config_lib.BY_SHARE:  # these know the share
-            attacks[setting] = attackers.make_attack(config, setting, model, share, probe)
+    for setting in dict.fromkeys(map(alike, settings_lib.settings(config))):
+        if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
+            target = attackers.Target(
+                config,
+                setting.attack,
+                setting.seen,
+                setting.adaptive,
+                setting.dynamics,
+                tuple(setting.rounds),
+                model,
+                share,
+                probe,
+            )
+            attacks[setting] = registry.ATTACKS[setting.attack].make(target)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(
@@ -146,8 +163,8 @@ def work(config: Config) -> float:
     """
     shared = jax.eval_shape(training.make_model(config.model, 1).init_shared, jax.random.key(0))
     total = 0
-    for setting in config_lib.settings(config):
-        rounds, counted = setting.rounds, config_lib.iterates(setting.attack)
+    for setting in settings_lib.settings(config):
+        rounds, counted = setting.rounds, registry.ATTACKS[setting.attack].iterates
         unrolled = setting.dynamics == 'unrolled'
         steps = rounds[-1] - rounds[0] + 1 if unrolled else len(rounds)
         total += steps * (config.attack.num_iterations if counted else 1)
@@ -171,7 +188,7 @@ def blocks(cases: Iterable[Case]) -> list[Block]:
     return [
         Block(case, setting, tuple(users[start : start + size]), size)
         for case, groups in zip(cases, victims, strict=True)
-        for setting in config_lib.settings(case.config)
+        for setting in settings_lib.settings(case.config)
         for group, users in zip(case.clients, groups, strict=True)
         for size in [sizes[group.items.shape[1]]]
         for start in range(0, len(users), max(size, 1))
@@ -196,12 +213,12 @@ def alike(setting: Setting) -> Setting:
     return setting._replace(first_round=0, interval=interval)
 
 
-def key(row: workdir.Row) -> tuple[str, int, int]:
-    """A row's setting, seed and victim: what may be in a work directory once."""
+def key(row: VictimRow) -> Key:
+    """The key of a row."""
     return stats.setting(row), row['seed'], row['user']
 
 
-def keys(block: Block) -> list[tuple[str, int, int]]:
+def keys(block: Block) -> list[Key]:
     """The keys of a block's rows."""
     label = stats.setting(columns(block.case, block.setting))
     return [(label, block.case.config.seed, user) for user in block.users]
@@ -219,25 +236,28 @@ def num_private(case: Case, setting: Setting) -> int:
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 
 
-def columns(case: Case, setting: Setting) -> workdir.Row:
+def columns(case: Case, setting: Setting) -> dict[str, Any]:
     """The columns of a row that say which setting and seed it belongs to."""
-    config = case.config
+    config, spec = case.config, registry.ATTACKS[setting.attack]
     return {
         'attack': setting.attack,
+        'family': spec.family,
         'dynamics': setting.dynamics,
         'num_gradients': setting.num_gradients,
         'first_round': setting.first_round,
         'interval': setting.interval,
         'seen': list(setting.seen),
         'batch_known': config.observation.batch_known,
-        'defence': config_lib.defence(config),
+        'defence': defences.label(config),
+        'defences': defences.numbers(config),
+        'labels_changed': defences.labels_changed(config),
         'attacker': 'adaptive' if setting.adaptive else 'blind',
         'data': config.data.name,
         'model': config.model.name,
         'client': config.client.name,
         'seed': config.seed,
         'solver': case.attacks[alike(setting)].solver,
-        'iterations': config.attack.num_iterations if config_lib.iterates(setting.attack) else 0,
-        'precision': config_lib.precision(config, setting.attack),
+        'iterations': config.attack.num_iterations if spec.iterates else 0,
+        'precision': settings_lib.precision(config, setting.attack),
         'upload_precision': config.client.precision,
     }

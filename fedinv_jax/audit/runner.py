@@ -1,30 +1,35 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
 import dataclasses
-import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import accounting, quality, simulate, tree
-from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import (
     defences,
     executor,
     plan,
     progress,
+    registry,
+    reporting,
     scoring,
     threat_model,
     training,
     workdir,
 )
-from fedinv_jax.audit.config import Config, Setting
+from fedinv_jax.audit import settings as settings_lib
+from fedinv_jax.audit.config import Config
+from fedinv_jax.audit.settings import Setting
 from fedinv_jax.data import clients as clients_lib
-from fedinv_jax.report import claims, document, figures, stats, tables
+from fedinv_jax.report import document
+from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Array, GroundTruth, Transcript
 
 Log = Callable[[str], None]
@@ -68,46 +73,67 @@ def run(
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
     described = threat_model.describe(config, cases)
     path = workdir.open_(folder, config.to_dict(), data)
+    workdir.write_record(path, workdir.Record(command, described))
     if not merge:
         log(described)
     blocks = plan.blocks(cases)
     with workdir.writing(path, shard, log):
-        done = {plan.key(row) for row in workdir.read_rows(path)}
-        own = plan.part(blocks, shard)
-        pending = [block for block in own if not done.issuperset(plan.keys(block))]
-        if merge and pending:
-            raise ValueError(
-                f'{path}: {len(pending)} of {len(own)} blocks of victims are missing. Run the '
-                'shards that were stopped to their end, then merge.'
-            )
-        if done:
-            log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
-                'blocks of victims are complete and skipped')  # fmt: skip
-        for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
-            new = [row for row in made if plan.key(row) not in done]
-            workdir.append_rows(path, new, shard)
+        _attack_missing(path, blocks, shard, merge, after, log)
     keys = [key for block in blocks for key in plan.keys(block)]
-    # By key: a merge that was killed leaves rows twice.
-    found = {plan.key(row): row for row in workdir.read_rows(path)}
-    if strangers := found.keys() - set(keys):
-        raise ValueError(
-            f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '
-            f'as {min(strangers)}; another version wrote them. Choose another --workdir.'
-        )
-    rows = [found[key] for key in keys if key in found]
+    rows = _rows_of(path, keys)
     if merge:
         workdir.merge(path, rows)
     if len(rows) == len(keys):
-        return finish(config, rows, path, described, command, log)
+        return reporting.run(path, rows, log)
     log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all parts have ended, the same '
         'command with --merge instead of --shard writes the report (with --distributed, process 0 '
         'does)')  # fmt: skip
     return None
 
 
-def attack(
-    blocks: Sequence[plan.Block], log: Log, after: float = 0.0
-) -> Iterator[list[workdir.Row]]:
+def _attack_missing(
+    path: pathlib.Path,
+    blocks: Sequence[plan.Block],
+    shard: workdir.Shard,
+    merge: bool,
+    after: float,
+    log: Log,
+) -> None:
+    """Attacks the blocks of a shard that the folder lacks, and appends their rows."""
+    done = {plan.key(row) for row in workdir.read_rows(path)}
+    own = plan.part(blocks, shard)
+    pending = [block for block in own if not done.issuperset(plan.keys(block))]
+    if merge and pending:
+        raise ValueError(
+            f'{path}: {len(pending)} of {len(own)} blocks of victims are missing. Run the '
+            'shards that were stopped to their end, then merge.'
+        )
+    if done:
+        log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
+            'blocks of victims are complete and skipped')  # fmt: skip
+    for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
+        new = [row for row in made if plan.key(row) not in done]
+        workdir.append_rows(path, new, shard)
+
+
+def _rows_of(path: pathlib.Path, keys: Sequence[plan.Key]) -> list[VictimRow]:
+    """The folder's rows in the order of their keys, as far as they are there.
+
+    By key: a merge that was killed leaves rows twice.
+
+    Raises:
+        ValueError: for a row of another key.
+    """
+    found = {plan.key(row): row for row in workdir.read_rows(path)}
+    if strangers := found.keys() - set(keys):
+        raise ValueError(
+            f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '
+            f'as {min(strangers)}; another version wrote them. Choose another --workdir.'
+        )
+    return [found[key] for key in keys if key in found]
+
+
+def attack(blocks: Sequence[plan.Block], log: Log, after: float = 0.0) -> Iterator[list[VictimRow]]:
     """Seed by seed: trains, compiles what is new, and yields the rows of each block."""
     functions: dict[tuple, executor.Compiled] = {}
     while blocks:
@@ -126,7 +152,7 @@ def _attack_seed(
     functions: dict[tuple, executor.Compiled],
     log: Log,
     after: float,
-) -> Iterator[list[workdir.Row]]:
+) -> Iterator[list[VictimRow]]:
     """The rows of one seed's blocks; its training is in memory only meanwhile."""
     case, start = blocks[0].case, time.perf_counter()
     config = case.config
@@ -137,20 +163,21 @@ def _attack_seed(
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
     number = sum(len(group.users) for group in case.clients)
     epsilon = accounting.against_server(defences.guarantees(config, number))
-    training = time.perf_counter() - start
-    compile_all(recording, blocks, later, functions, training, log, after)
+    spent = Spent(time.perf_counter() - start, after)
+    compile_all(recording, blocks, later, functions, spent, log)
     weights = [executor.seconds(functions, block) for block in blocks]
     hold = executor.room(config.run.memory_mib * 2**20)
 
-    def rows(block: plan.Block) -> list[workdir.Row]:
+    def rows(block: plan.Block) -> list[VictimRow]:
         found, made = functions[executor.shape(block)], []
         for part in executor.parts(block, found.places):
             with executor.precision(part), hold(found.memory):
-                seen, truths, keys = _arguments(recording, part, found.places)
+                seen, keys = _arguments(recording, part, found.places)
                 answers, seconds = executor.run(found, part, seen, keys)
+            truth = truths(case, recording, part.setting, part.users)
             loss = float(recording.snapshots[part.setting.first_round].loss)
-            run = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
-            made += scoring.rows(part, answers, seen.seen, truths, run)
+            shared = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
+            made += scoring.rows(part, answers, seen.seen, truth, shared)
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
@@ -159,14 +186,25 @@ def _attack_seed(
             update(sum(weights[: index + 1]), sum(weights))
 
 
+class Spent(NamedTuple):
+    """What a prediction goes by.
+
+    Attributes:
+        training: seconds that the training of a seed took.
+        after: time of a study's later runs over that of this one.
+    """
+
+    training: float
+    after: float
+
+
 def compile_all(
     recording: simulate.Recording,
     blocks: Sequence[plan.Block],
     later: Sequence[plan.Block],
     functions: dict[tuple, executor.Compiled],
-    training: float,
+    spent: Spent,
     log: Log,
-    after: float,
 ) -> None:
     """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
 
@@ -175,22 +213,41 @@ def compile_all(
         blocks: of one seed.
         later: those of later seeds, whose time counts too.
         functions: by shape; grows.
-        training: seconds that the training of a seed took.
+        spent: what the prediction goes by.
         log: prints a line.
-        after: see `run`.
     """
-    config, before, start = blocks[0].case.config, len(functions), time.perf_counter()
+    first, start = not functions, time.perf_counter()
     new: dict[tuple, plan.Block] = {}
     for block in blocks:
         if executor.shape(block) not in functions:
             new.setdefault(executor.shape(block), block)
+    seed = blocks[0].case.config.seed
+    if new:
+        log(f'seed {seed}: compiling {len(new)} functions and trying each ...')
+    functions |= dict(zip(new, _tried(recording, list(new.values())), strict=True))
+    seconds = time.perf_counter() - start
+    predicted = _predicted([*blocks, *later], functions, spent.training)
+    log(f'seed {seed}: compiled {len(new)} functions in {seconds:.1f} s; {predicted.text}')
+    total = predicted.seconds
+    if spent.after and first:  # the later runs train and compile too
+        total += spent.after * (seconds + spent.training + total)
+        log(f'the whole study, by operation counts: about {progress.duration(total)} more')
+    if total > 3600:
+        log(
+            'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
+            '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
+        )
 
-    workers = executor.side_by_side()
+
+def _tried(recording: simulate.Recording, blocks: Sequence[plan.Block]) -> list[executor.Compiled]:
+    """The compiled attack on each of the blocks, tried on its first victims."""
+    if not blocks:
+        return []
+    config, workers = blocks[0].case.config, executor.side_by_side()
     limit = config.run.memory_mib * 2**20
     hold = executor.room(limit)
 
-    def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
-        return _arguments(recording, part, places)[::2]
+    arguments = partial(_arguments, recording)
 
     def compile_(block: plan.Block) -> executor.Compiled:
         with executor.precision(block):
@@ -200,39 +257,41 @@ def compile_all(
         with executor.precision(pair[1]), hold(pair[0].memory):
             return executor.try_(*pair, arguments)
 
-    made = []
-    if new:
-        log(f'seed {config.seed}: compiling {len(new)} functions and trying each ...')
-    with progress.bar('compiling', config.run.progress) as update:
-        update(0, len(new))
-        for function in executor.each(compile_, new.values(), executor.cores()):
-            made.append(function)
-            update(len(made), len(new))
-    tried = executor.each(try_, zip(made, new.values(), strict=True), workers)
-    with progress.bar('trying', config.run.progress) as update:
-        for shape, found in zip(new, tried, strict=True):
-            functions[shape] = found
-            update(len(functions) - before, len(new))
-    left = [*blocks, *later]
-    seeds = len({block.case.config.seed for block in left})
-    predicted = sum(executor.seconds(functions, block) for block in left) / workers
-    predicted += training * (seeds - 1)
-    spent = time.perf_counter() - start
-    log(
-        f'seed {config.seed}: compiled {len(functions) - before} functions in '
-        f'{spent:.1f} s; predicted: {progress.duration(predicted)} for '
-        f'{len(left)} blocks of up to {config.attack.block} victims'
-        f'{f" of {seeds} seeds" if seeds > 1 else ""}, '
-        f'{executor.gigabytes(functions.values(), workers, limit):.1f} GiB'
+    def all_of(what: str, found: Iterable[executor.Compiled]) -> list[executor.Compiled]:
+        done = []
+        with progress.bar(what, config.run.progress) as update:
+            update(0, len(blocks))
+            for one in found:
+                done.append(one)
+                update(len(done), len(blocks))
+        return done
+
+    made = all_of('compiling', executor.each(compile_, blocks, executor.cores()))
+    return all_of('trying', executor.each(try_, zip(made, blocks, strict=True), workers))
+
+
+class _Prediction(NamedTuple):
+    """Seconds that are left, and the same with the memory for people."""
+
+    seconds: float
+    text: str
+
+
+def _predicted(
+    blocks: Sequence[plan.Block], functions: dict[tuple, executor.Compiled], training: float
+) -> _Prediction:
+    """How long the blocks take, with a training for each further seed, and what they hold."""
+    config, workers = blocks[0].case.config, executor.side_by_side()
+    seeds = len({block.case.config.seed for block in blocks})
+    seconds = sum(executor.seconds(functions, block) for block in blocks) / workers
+    seconds += training * (seeds - 1)
+    memory = executor.gigabytes(functions.values(), workers, config.run.memory_mib * 2**20)
+    text = (
+        f'predicted: {progress.duration(seconds)} for {len(blocks)} blocks of up to '
+        f'{config.attack.block} victims{f" of {seeds} seeds" if seeds > 1 else ""}, '
+        f'{memory:.1f} GiB'
     )
-    if after and not before:  # the later runs train and compile too
-        predicted += after * (spent + training + predicted)
-        log(f'the whole study, by operation counts: about {progress.duration(predicted)} more')
-    if predicted > 3600:
-        log(
-            'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
-            '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
-        )
+    return _Prediction(seconds, text)
 
 
 def train(case: plan.Case) -> simulate.Recording:
@@ -242,7 +301,7 @@ def train(case: plan.Case) -> simulate.Recording:
     so a run that went on after a stop would otherwise train differently.
     """
     config = case.config
-    settings = config_lib.settings(config)
+    settings = settings_lib.settings(config)
     observed = {round_ for setting in settings for round_ in setting.rounds}
     between = {
         round_
@@ -274,72 +333,56 @@ def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, floa
 
 def transcript(
     case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
-) -> tuple[Transcript, GroundTruth]:
-    """What the server holds of a victim in a setting, and the truth."""
-    found, truths = transcripts(case, recording, setting, [user])
-    return tree.take_along(found, simulate.axes(found), 0), tree.take(truths, 0)
+) -> Transcript:
+    """What the server holds of a victim in a setting."""
+    found = transcripts(case, recording, setting, [user])
+    return tree.take_along(found, simulate.axes(found), 0)
 
 
 def transcripts(
     case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
-) -> tuple[Transcript, GroundTruth]:
-    """The same of victims of one group; in the popularity of items nobody counts for himself."""
-    found, truths = simulate.transcripts(
+) -> Transcript:
+    """The same of victims of one group; popularity excludes the victim's own interactions."""
+    config, reads = case.config, registry.ATTACKS[setting.attack].family != 'baseline'
+    found = simulate.transcripts(
         recording,
         users,
         setting.rounds,
-        () if setting.attack in stats.GUESSERS else setting.seen,
+        setting.seen if reads else (),
         every_round=setting.dynamics == 'unrolled',
-        batch_known=case.config.observation.batch_known,
-        cohort_size=case.config.observation.cohort,
+        batch_known=config.observation.batch_known,
+        cohort_size=config.observation.cohort,
     )
-    if not (case.config.attack.popularity or setting.attack in stats.GUESSERS):
-        return found, truths
+    if reads and not config.attack.popularity:
+        return found
     candidates = np.broadcast_to(found.items, found.log_odds.shape)
     counts = case.counts[candidates]
     for user, items, own in zip(users, candidates, counts, strict=True):
         first, last = np.searchsorted(case.interactions.users, [user, user + 1])
         own -= np.isin(items, case.interactions.items[first:last])
     known = clients_lib.log_odds(counts, case.num_users - 1)
-    return dataclasses.replace(found, log_odds=known), truths
+    return dataclasses.replace(found, log_odds=known)
 
 
-def finish(
-    config: Config,
-    rows: Sequence[workdir.Row],
-    folder: pathlib.Path,
-    threat_model: str,
-    command: str,
-    log: Log,
-) -> document.Part:
-    """Writes summary, figures and report."""
-    summary = stats.summarize(rows)
-    workdir.write(folder / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
-    (folder / 'figures').mkdir(exist_ok=True)
-    drawn = figures.draw(rows, summary, folder / 'figures')
-    paths = [path.relative_to(folder) for path in drawn]
-    compared = claims.compare(rows)
-    part = document.Part(folder.name, str(config), summary, compared, paths, threat_model)
-    for name, text in document.pages(folder, [part], command, workdir.versions()).items():
-        workdir.write(folder / name, text)
-    log(tables.table(summary, ('auc', 'f1', 'exact')))
-    for line in tables.certificates(summary):
-        log(line)
-    log(f'{folder}/report.html, report.md, summary.json, victims.jsonl, figures/')
-    return part
+def truths(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
+) -> GroundTruth:
+    """What the server does not hold of them."""
+    section = case.config.observation
+    found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
+    return tree.cast_floats(found, settings_lib.precision(case.config, setting.attack))
 
 
 def _arguments(
     recording: simulate.Recording, part: plan.Block, places: int
-) -> tuple[Transcript, GroundTruth, Array]:
-    """Transcripts, truths and keys of a block's victims, filled up to so many with the first."""
-    case, config = part.case, part.case.config
-    found, truths = transcripts(case, recording, part.setting, part.users)
-    order = np.where(np.arange(places) < len(part.users), np.arange(places), 0)
+) -> tuple[Transcript, Array]:
+    """Transcripts and keys of a block's victims, filled up to so many with the first."""
+    config, users = part.case.config, np.asarray(part.users)
+    order = np.where(np.arange(places) < len(users), np.arange(places), 0)
+    found = transcripts(part.case, recording, part.setting, part.users)
     found = tree.take_along(found, simulate.axes(found), order)
-    truths = tree.take(truths, order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
-    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(truths.user))
+    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users[order]))
     # The solver's precision; uploads keep the values that the client sent.
-    dtype = jnp.dtype(config_lib.precision(config, part.setting.attack))
-    return tree.cast_floats(found, dtype), tree.cast_floats(truths, dtype), keys
+    dtype = jnp.dtype(settings_lib.precision(config, part.setting.attack))
+    return tree.cast_floats(found, dtype), keys

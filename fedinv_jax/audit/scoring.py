@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import compilation, metrics, tree
-from fedinv_jax.audit import plan, workdir
+from fedinv_jax.audit import plan
 from fedinv_jax.report import stats
+from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
 
 # Victims whose scores are kept in their rows, for a figure.
@@ -37,7 +38,7 @@ class Run(NamedTuple):
 
 def rows(
     block: plan.Block, answers: Answer, seen: PyTree, truths: GroundTruth, run: Run
-) -> list[workdir.Row]:
+) -> list[VictimRow]:
     """The rows of a block's victims.
 
     Args:
@@ -53,7 +54,7 @@ def rows(
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
     private = plan.num_private(case, setting)
-    columns = {'schema': 1, **plan.columns(case, setting)}
+    columns = {'schema': 2, **plan.columns(case, setting)}
     measured = {
         'training_loss': _number(run.training_loss),
         'quality': run.quality,
@@ -61,7 +62,7 @@ def rows(
         'seconds': run.seconds,
     }
 
-    def row(lane: int, user: int) -> workdir.Row:
+    def row(lane: int, user: int) -> dict[str, Any]:
         """One victim's; undefined numbers are null."""
         found, truth, place = tree.take(values, lane), tree.take(truths, lane), places[user]
         ok = bool(found['ok'])
@@ -101,6 +102,7 @@ def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
         pad = [(0, -count % _TOGETHER), (0, width)][: leaf.ndim]
         return np.pad(leaf, [*pad, *[(0, 0)] * (leaf.ndim - len(pad))])
 
+    answers = tree.take(answers, slice(count))  # places of a call may be filled up
     answers, truths = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
     wide = partial(padded, width=most - size)
     answers = Answer(
@@ -153,7 +155,7 @@ def _finite(seen: PyTree, count: int) -> np.ndarray:
     return np.all([np.ones(count, bool), *each], axis=0)
 
 
-def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> workdir.Row:
+def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str, Any]:
     """A row's columns of its certificate; null where the attack makes none."""
     if found is None:
         return dict.fromkeys(stats.CERTIFICATE)

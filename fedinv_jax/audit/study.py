@@ -4,9 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from fedinv_jax import _validate
-from fedinv_jax.audit import plan, runner, training, workdir
+from fedinv_jax.audit import plan, reporting, runner, training, workdir
 from fedinv_jax.audit.config import Config
-from fedinv_jax.report import document, tradeoff
 
 
 def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
@@ -91,31 +90,6 @@ def run(
         after = sum(work[number:]) / work[number - 1]
         part = runner.run(arm, str(root / name), command, log, shard, merge, after)
         if part is not None:
-            paths = [pathlib.Path(name) / path for path in part.figures]
-            parts.append(part._replace(figures=paths))
+            parts.append(part)
     if len(parts) == len(chosen):
-        texts = document.pages(
-            root, parts, command, workdir.versions(), missing, _defences(root, parts)
-        )
-        for name, text in texts.items():
-            workdir.write(root / name, text)
-        log(f'{root}/report.html, report.md')
-
-
-def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
-    """Leakage against utility, as Markdown with its figure; empty below two defences."""
-    found = tradeoff.points([part.summary for part in parts])
-    path = tradeoff.draw(found, root / 'figures' / 'frontier.png')
-    if path is None:
-        return ''
-    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger'
-    return '\n\n'.join(
-        [
-            f'![{caption}]({path.relative_to(root).as_posix()})',
-            'The weakest strength at which no attack exceeds the popularity guesser (mean AUC in '
-            'pairs), and what is left of the model:',
-            tradeoff.table(found),
-            'Everything that was tried:',
-            tradeoff.details(found),
-        ]
-    )
+        reporting.study(root, parts, command, log, missing)

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 
 from fedinv_jax import accounting, observe
-from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import defences, plan
+from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
 
 
@@ -27,7 +27,7 @@ def describe(config: Config, cases: Sequence[plan.Case]) -> str:
     head = '  T  seen          hypothesis  numbers seen : unknown (labels + private)'
     counts = dict.fromkeys(
         _count(cases[0], setting, batch)
-        for setting in config_lib.settings(config)
+        for setting in settings_lib.settings(config)
         if setting.dynamics is not None
     )
     return '\n'.join(['Threat model', *lines, head, *counts])
@@ -70,83 +70,97 @@ def _known(belief: float | None) -> str:
 
 
 def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, str]]:
-    client, attack, sizes = config.client, config.attack, _sizes(cases)
-    embedding = plan.num_private(cases[0], config_lib.settings(config)[0]._replace(dynamics=None))
-    items = _span(case.interactions.num_items for case in cases)
-    counts = [sum(len(group.users) for group in case.clients) for case in cases]
-    clients, number = _span(counts), min(counts)
-    runs = ''
-    if len(cases) > 1:
-        seeds = _span(case.config.seed for case in cases)
-        runs = f' of {len(cases)} training runs (seeds {seeds})'
-    local, private = client.name, ''
-    if local == 'local_sgd':
-        local += (
-            f', {client.num_epochs} epochs of {client.optimizer.name} at rate '
-            f'{client.optimizer.learning_rate:g} ({_known(attack.learning_rate)})'
-        )
-        if client.private_optimizer.name != 'sgd':
-            private = f' of {client.private_optimizer.name}'
-    used = [
-        f'{name} (weight {weight:g}, mgradinv)'
-        for name, weight in attack.priors.items()
-        if weight and 'mgradinv' in attack.name
-    ]
-    solvers = {choice.solver for choice in cases[0].attacks.values()}
-    used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
-    if not attack.popularity:
-        used.append('popularity is switched off for attacks that read uploads')
-    symmetric = (
-        config.model.name == 'matrix_factorization'
-        and client.loss == 'bce'
-        and not config.model.item_bias
-    )
+    """What is said above the counts: pairs of a word and a text."""
+    number = min(_num_clients(case) for case in cases)
+    batch = 'unknown: every item of the catalogue is a candidate'
+    batch += '; new negatives each round' * config.data.fresh_negatives
     return [
         ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
-        ('data', f'{config.data.name}, {clients} clients, {items} items, '
-                 f'{len(sizes)} victims{runs}, batches of {_span(sizes)} '
-                 f'(median {int(np.median(sizes))})'),
-        ('client', f'{config.model.name} (D={config.model.dim}), {local}, {client.loss}, '
-                   f'uploads in {client.precision}'),
-        ('private', f'user embedding, {embedding} numbers; step size{private} '
-                    f'{client.private_rate:g} ({_known(attack.private_rate)})'),
-        ('batch', 'items known, labels unknown' if config.observation.batch_known
-                  else 'unknown: every item of the catalogue is a candidate'
-                  + '; new negatives each round' * config.data.fresh_negatives),
+        ('data', _data(config, cases)),
+        ('client', _client(config)),
+        ('private', _private(config, cases[0])),
+        ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
         ('not seen', 'parts of an upload that a setting does not list reach the server only '
                      'inside the aggregate'),
         *[('defence', text) for text in _defences(config)],
         *[('privacy', accounting.describe(each)) for each in defences.guarantees(config, number)],
-        ('priors', ', '.join(used) or 'none'),
-        *([('symmetry', 'labels y with embedding p and 1 - y with -p give the same uploads; only '
-                        'a prior (sparsity, popularity) tells them apart')] if symmetric else []),
+        ('priors', _priors(config, cases[0])),
+        *[('symmetry', text) for text in _symmetries(config)],
         *_solvers(cases[0]),
     ]  # fmt: skip
 
 
+def _num_clients(case: plan.Case) -> int:
+    return sum(len(group.users) for group in case.clients)
+
+
+def _data(config: Config, cases: Sequence[plan.Case]) -> str:
+    """The data set, its clients and items, and the victims with their batches."""
+    sizes, runs = _sizes(cases), ''
+    if len(cases) > 1:
+        seeds = _span(case.config.seed for case in cases)
+        runs = f' of {len(cases)} training runs (seeds {seeds})'
+    return (
+        f'{config.data.name}, {_span(map(_num_clients, cases))} clients, '
+        f'{_span(case.interactions.num_items for case in cases)} items, '
+        f'{len(sizes)} victims{runs}, batches of {_span(sizes)} (median {int(np.median(sizes))})'
+    )
+
+
+def _client(config: Config) -> str:
+    """The model and how a client trains it."""
+    client, local = config.client, config.client.name
+    if local == 'local_sgd':
+        local += (
+            f', {client.num_epochs} epochs of {client.optimizer.name} at rate '
+            f'{client.optimizer.learning_rate:g} ({_known(config.attack.learning_rate)})'
+        )
+    return (
+        f'{config.model.name} (D={config.model.dim}), {local}, {client.loss}, '
+        f'uploads in {client.precision}'
+    )
+
+
+def _private(config: Config, case: plan.Case) -> str:
+    """What stays on the device, and how it moves there."""
+    client, optimizer = config.client, ''
+    size = plan.num_private(case, settings_lib.settings(config)[0]._replace(dynamics=None))
+    if client.name == 'local_sgd' and client.private_optimizer.name != 'sgd':
+        optimizer = f' of {client.private_optimizer.name}'
+    return (
+        f'user embedding, {size} numbers; step size{optimizer} '
+        f'{client.private_rate:g} ({_known(config.attack.private_rate)})'
+    )
+
+
+def _priors(config: Config, case: plan.Case) -> str:
+    """What the attacks take for likely besides what they see."""
+    used = [
+        f'{name} (weight {weight:g}, mgradinv)'
+        for name, weight in config.attack.priors.items()
+        if weight and 'mgradinv' in config.attack.name
+    ]
+    solvers = {choice.solver for choice in case.attacks.values()}
+    used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
+    if not config.attack.popularity:
+        used.append('popularity is switched off for attacks that read uploads')
+    return ', '.join(used) or 'none'
+
+
+def _symmetries(config: Config) -> list[str]:
+    """Changes of labels and private state that no upload shows."""
+    flips = config.model.name == 'matrix_factorization' and config.client.loss == 'bce'
+    if not flips or config.model.item_bias:
+        return []
+    return [
+        'labels y with embedding p and 1 - y with -p give the same uploads; only a prior '
+        '(sparsity, popularity) tells them apart'
+    ]
+
+
 def _defences(config: Config) -> list[str]:
     """What the clients do, a line each, and whether the attacker knows."""
-    seen = config.observation
-    feedback = ', what is left out is added the next time' * seen.error_feedback
-    noise = 'Gaussian noise of standard deviation'
-    used = {
-        f'randomised response, epsilon {seen.label_epsilon} a label':
-            seen.label_epsilon is not None,
-        f'{seen.pseudo:.0%} of the negatives are passed off as interactions': seen.pseudo > 0,
-        f'mean L1 penalty of weight {config.client.item_drift:g} on moved item rows':
-            config.client.item_drift > 0,
-        f'only {"+".join(seen.uploaded)} are uploaded and trained': len(seen.uploaded) == 1,
-        f'item rows of rank {seen.rank}': seen.rank is not None,
-        f'the largest {seen.top:.2%} of the entries{feedback}': seen.top < 1,
-        f'{seen.random:.2%} of the entries, by chance{feedback}': seen.random < 1,
-        f'entries rounded to one of {seen.levels} levels by chance': seen.levels is not None,
-        f'uploads clipped to norm {seen.clip}': seen.clip is not None,
-        f'{noise} {seen.noise:g} on every entry of an upload': seen.noise > 0,
-        f'secure aggregation: only sums over cohorts of at most {seen.cohort} clients are seen, '
-        'who took part and with which items is known': seen.cohort > 1,
-        f'{noise} {seen.sum_noise:g} on every entry of a sum': seen.sum_noise > 0,
-    }  # fmt: skip
-    lines = [text for text, is_used in used.items() if is_used]
+    lines = defences.sentences(config)
     if not lines:
         return ['none']
     knows = {True: 'knows of them', False: 'does not know of them'}
@@ -169,7 +183,7 @@ def _solvers(case: plan.Case) -> list[tuple[str, str]]:
     ]
 
 
-def _count(case: plan.Case, setting: config_lib.Setting, batch: int) -> str:
+def _count(case: plan.Case, setting: settings_lib.Setting, batch: int) -> str:
     """A setting's numbers seen against its unknowns, for a batch of that size."""
     shared = jax.eval_shape(case.model.init_shared, jax.random.key(0))
     num_items = case.interactions.num_items

@@ -1,25 +1,31 @@
 """Config -> functions: data, model, clients, channel and server of a federated training."""
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, client, compress, losses, observe, perturb, server, train
-from fedinv_jax.audit.config import (
-    CLIENTS,
-    DECAYS,
-    LOSSES,
-    MODELS,
-    OPTIMIZERS,
-    PARTS,
-    Config,
-)
+from fedinv_jax import _validate, client, losses, models, server, train
+from fedinv_jax.audit import defences
+from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, synthetic
-from fedinv_jax.types import ClientUpdate, Model, Observation
+from fedinv_jax.types import ClientUpdate, Model
+
+MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
+LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
+CLIENTS = ('gradient_step', 'local_sgd')
+OPTIMIZERS = {
+    name: client.differentiable(make)
+    for name, make in vars(optax).items()
+    if inspect.isfunction(make)
+    and 'learning_rate' in inspect.signature(make).parameters
+    and not name.startswith(('_', 'scale_by_'))
+}
+DECAYS = ('constant', 'cosine')
 
 
 def make_interactions(
@@ -134,48 +140,13 @@ def _make_client_update(
     )
 
 
-def make_channel(config: Config) -> Observation:
-    """What happens to a client's labels and upload before anyone sees the upload."""
-    return observe.chain(*uploaded(config), *defences(config))
-
-
-def uploaded(config: Config) -> list[Observation]:
-    """The stage that leaves a part of the parameters out, where one is."""
-    uploaded = config.observation.uploaded
-    return [observe.share(*uploaded)] if len(uploaded) < len(PARTS) else []
-
-
-def defences(config: Config) -> list[Observation]:
-    """The stages of a client's channel that keep the structure of an upload, in their order."""
-    section = config.observation
-    stages: list[Observation] = []
-    if section.label_epsilon is not None:
-        stages.append(perturb.randomize_labels(section.label_epsilon))
-    if section.pseudo:
-        stages.append(perturb.add_pseudo_interactions(section.pseudo))
-    if section.rank is not None:
-        stages.append(compress.truncate_rank(section.rank))
-    if section.top < 1:
-        stages.append(compress.keep_top(section.top, section.error_feedback))
-    if section.random < 1:
-        stages.append(compress.keep_random(section.random, section.error_feedback))
-    if section.levels is not None:
-        stages.append(compress.quantize(section.levels))
-    # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
-    if section.clip is not None:
-        stages.append(observe.clip_by_global_norm(section.clip))
-    if section.noise:
-        stages.append(observe.add_gaussian_noise(section.noise))
-    return stages
-
-
 def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:
     """Secure aggregation as a config has it; None without."""
     section = config.observation
     if section.cohort == 1:
         return None
     of, number = clients_lib.cohorts(clients, section.cohort, config.seed)
-    return train.Cohorts(of, number, observe.add_gaussian_noise(section.sum_noise))
+    return train.Cohorts(of, number, defences.after_sum(config))
 
 
 def make_federation(
@@ -184,7 +155,7 @@ def make_federation(
     """The federated training of a config."""
     section = config.server
     # A part that nobody uploads stays as it was drawn, whatever the optimiser decays.
-    kept = {name: name not in config.observation.uploaded for name in PARTS}
+    kept = {name: name not in config.observation.uploaded for name in defences.PARTS}
     optimizer = optax.chain(
         make_optimizer('server.optimizer', section.optimizer, section.num_rounds),
         optax.masked(optax.set_to_zero(), kept),
@@ -192,7 +163,7 @@ def make_federation(
     return train.federation(
         model,
         make_client_update(config.client, model),
-        make_channel(config),
+        defences.channel(config),
         server.server(
             optimizer,
             section.aggregate_items,

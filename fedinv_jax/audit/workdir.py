@@ -1,8 +1,8 @@
 """A work directory: the record of one run, safe to stop and to go on with.
 
-`config.json`, `versions.json`, `victims.jsonl` (one row per victim and setting; of a shard
-`victims-0-of-3.jsonl`, until they are merged), `summary.json`, `report.md`, `report.html`,
-`figures/`; by the scripts also `compiled/`, JAX's compilation cache.
+`config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one row per
+victim and setting; of a shard `victims-0-of-3.jsonl`, until they are merged), `summary.json`,
+`report.md`, `report.html`, `figures/`; by the commands also `compiled/`, JAX's compilation cache.
 """
 
 import contextlib
@@ -13,14 +13,18 @@ import json
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from fedinv_jax import _version
+from fedinv_jax.audit import defences
+from fedinv_jax.audit.config import Config
+from fedinv_jax.report import rows as rows_lib
+from fedinv_jax.report.rows import VictimRow
 
-Row = dict[str, Any]
 Shard = tuple[int, int]
 """Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
 
@@ -65,6 +69,49 @@ def open_(
     return folder
 
 
+class Record(NamedTuple):
+    """How a run was started: its command line, and its threat model, for the report."""
+
+    command: str
+    threat_model: str
+
+
+def write_record(folder: pathlib.Path, record: Record) -> None:
+    """Keeps it in `run.json`."""
+    write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
+
+
+def read_record(folder: pathlib.Path) -> Record:
+    """What `run.json` holds; of a folder of version 0.1, which has none, what its report says."""
+    path, report = folder / 'run.json', folder / 'report.md'
+    if path.exists():
+        return Record(**json.loads(path.read_text()))
+    text = report.read_text() if report.exists() else ''
+    found = [
+        re.search(rf'^## {title}\n\n```\n(.*?)\n```$', text, re.S | re.M)
+        for title in ('Command', 'Threat model')
+    ]
+    return Record(*(match[1] if match else 'not recorded' for match in found))
+
+
+def read_config(folder: pathlib.Path) -> Config:
+    """The config of the run in a folder.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    path = folder / 'config.json'
+    if not path.exists():
+        raise ValueError(f'{folder} holds no run: expected {path}.')
+    return Config(json.loads(path.read_text())['config'])
+
+
+def read_versions(folder: pathlib.Path) -> dict[str, Any]:
+    """What the run in a folder ran on, see `versions`."""
+    path = folder / 'versions.json'
+    return json.loads(path.read_text()) if path.exists() else versions()
+
+
 def versions() -> dict[str, Any]:
     """What the run runs on: packages, Python, device, date (UTC)."""
     return {
@@ -85,26 +132,39 @@ def write(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def write_pages(folder: pathlib.Path, pages: Mapping[str, str]) -> None:
+    """Writes the files of a report, by name."""
+    for name, text in pages.items():
+        write(folder / name, text)
+
+
 def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
     """Where a shard writes its rows."""
     index, count = shard
     return folder / ('victims.jsonl' if count == 1 else f'victims-{index}-of-{count}.jsonl')
 
 
-def read_rows(folder: pathlib.Path) -> list[Row]:
-    """The rows so far, of all shards; a last line that is not whole is left out."""
-    rows = []
+def read_rows(folder: pathlib.Path) -> list[VictimRow]:
+    """The rows so far, of all shards; a last line that is not whole is left out.
+
+    Rows of version 0.1 become such as this version writes: what they lack is in the config.
+    """
+    found = []
     for path in sorted(folder.glob(_ROWS)):
         text = path.read_text()
         for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), start=1):
             try:
-                rows.append(json.loads(line))
+                found.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f'{path}, line {number}: expected a JSON object: {error}. Remove that line: '
                     'its victims are attacked again.'
                 ) from error
-    return rows
+    if not found:
+        return []
+    config = read_config(folder)
+    numbers, changed = defences.numbers(config), defences.labels_changed(config)
+    return [rows_lib.upgrade(row, numbers, changed) for row in found]
 
 
 @contextlib.contextmanager
@@ -140,20 +200,28 @@ def writing(
         yield
 
 
-def append_rows(folder: pathlib.Path, rows: Iterable[Row], shard: Shard = _ALL) -> None:
-    """Appends rows and waits until they are on the disk."""
-    text = ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows)
+def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = _ALL) -> None:
+    """Appends rows and waits until they are on the disk.
+
+    Raises:
+        ValueError: for a row that is not as `report.rows` has it; none is written then.
+    """
+    text = ''.join(_line(row) for row in rows)
     with open(rows_file(folder, shard), 'a') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def merge(folder: pathlib.Path, rows: Iterable[Row]) -> None:
+def merge(folder: pathlib.Path, rows: Iterable[VictimRow]) -> None:
     """Makes `rows` the one rows file, and removes those of the shards."""
-    write(rows_file(folder), ''.join(json.dumps(row, allow_nan=False) + '\n' for row in rows))
+    write(rows_file(folder), ''.join(_line(row) for row in rows))
     for path in folder.glob('victims-*.jsonl'):
         path.unlink()
+
+
+def _line(row: VictimRow) -> str:
+    return json.dumps(rows_lib.check(row), allow_nan=False) + '\n'
 
 
 def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any, Any]]:

@@ -1,0 +1,73 @@
+"""Compares the rows of two work directories, of this version or of 0.1, timings aside.
+
+    python benchmarks/same_rows.py BEFORE AFTER
+
+Either may hold several runs in folders, as a study does; answers to transcript files are compared
+too. Every difference of a setting, seed and victim is counted, the first ones are shown, and the
+exit status is 1 if there is any.
+"""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from absl import app
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from fedinv_jax.audit import plan, workdir
+
+_TIMINGS = ('seconds', 'schema')
+_SHOWN = 5
+
+
+def rows_of(folder: pathlib.Path) -> dict[tuple, dict[str, Any]]:
+    """The rows of a run by setting, seed and victim, without what a timing is."""
+    return {
+        plan.key(row): {name: value for name, value in row.items() if name not in _TIMINGS}
+        for row in workdir.read_rows(folder)
+    }
+
+
+def differences(before: pathlib.Path, after: pathlib.Path) -> list[str]:
+    """What differs between the rows of two runs, a line each."""
+    one, other = rows_of(before), rows_of(after)
+    found = [f'only in {before}: {key}' for key in one.keys() - other.keys()]
+    found += [f'only in {after}: {key}' for key in other.keys() - one.keys()]
+    for key in one.keys() & other.keys():
+        names = sorted(one[key].keys() | other[key].keys())
+        found += [
+            f'{key}: {name} {one[key].get(name)} != {other[key].get(name)}'
+            for name in names
+            if one[key].get(name) != other[key].get(name)
+        ]
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Compares every run and answer below the first folder with that below the second."""
+    if len(argv) != 3:
+        raise app.UsageError('Expected two work directories.')
+    before, after = map(pathlib.Path, argv[1:])
+    total, places = 0, sorted([*before.rglob('config.json'), *before.rglob('answer.json')])
+    if not places:
+        raise app.UsageError(f'{before} holds no run.')
+    for path in places:
+        other = after / path.relative_to(before)
+        if not other.exists():
+            found = [f'there is no {other}']
+        elif path.name == 'answer.json':
+            same = json.loads(path.read_text()) == json.loads(other.read_text())
+            found = [] if same else [f'{path} and {other} differ']
+        else:
+            found = differences(path.parent, other.parent)
+        count = len(rows_of(path.parent)) if path.name == 'config.json' else 1
+        print(f'{path.parent.relative_to(before)}: {count} rows, {len(found)} differences')
+        print(''.join(f'  {line}\n' for line in found[:_SHOWN]), end='')
+        total += len(found)
+    sys.exit(min(total, 1))
+
+
+if __name__ == '__main__':
+    app.run(main)

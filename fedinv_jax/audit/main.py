@@ -1,0 +1,230 @@
+"""The commands: `attack`, `study`, `report`; their flags, and errors that are a line."""
+
+import contextlib
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from fedinv_jax.audit import (
+    capture,
+    defences,
+    distributed,
+    registry,
+    reporting,
+    runner,
+    study,
+    workdir,
+)
+
+_GO_ON = 'the rows so far are kept; the same command goes on from there'
+_FLAGS = flags.FLAGS
+
+Do = Callable[[Any, str, str, workdir.Shard, bool], None]
+"""`do(config, work directory, command line, shard, merge)`: what a command does."""
+
+
+def attack_command() -> None:
+    """Attacks the users of a config, or a transcript file."""
+    _define_run_flags()
+    flags.DEFINE_string(
+        'save_transcript',
+        None,
+        'Write what the server saw of the first victim to this .npz and stop.',
+    )
+    flags.DEFINE_string(
+        'transcript', None, 'Attack this .npz, without the simulator and without the truth.'
+    )
+    _start(_attack)
+
+
+def study_command() -> None:
+    """Runs a study: several models, data sets or attacks, one report."""
+    _define_run_flags()
+    flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless given.')
+    _start(_study)
+
+
+def report_command() -> None:
+    """Writes the report of work directories anew from their rows."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) < 2:
+            raise app.UsageError('Expected one or more work directories.')
+        with _told(''):
+            for folder in argv[1:]:
+                reporting.again(folder)
+
+    app.run(main, flags_parser=_parse)
+
+
+def main() -> None:
+    """The console command: `fedinv attack`, `fedinv study`, `fedinv report`."""
+    commands = {'attack': attack_command, 'study': study_command, 'report': report_command}
+    name = sys.argv[1] if len(sys.argv) > 1 else ''
+    if name not in commands:
+        lines = [f'  {name:<8} {command.__doc__}' for name, command in commands.items()]
+        sys.exit('\n'.join(['usage: fedinv COMMAND ...', *lines]))
+    sys.argv = [f'{sys.argv[0]} {name}', *sys.argv[2:]]
+    sys.modules['__main__'].__doc__ = commands[name].__doc__
+    commands[name]()
+
+
+def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
+    if _FLAGS.save_transcript:
+        capture.save_transcript(config, _FLAGS.save_transcript)
+    elif _FLAGS.transcript:
+        capture.attack_transcript(config, _FLAGS.transcript, folder)
+    else:
+        _keep_compiled(folder)
+        runner.run(config, folder, line, shard=shard, merge=merge)
+
+
+def _study(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
+    _keep_compiled(folder)
+    study.run(config, folder, line, _FLAGS.arms, shard=shard, merge=merge)
+
+
+def tables_help() -> str:
+    """Every attack and defence that a config can name, a line each."""
+    attacks = {name: spec.summary for name, spec in registry.ATTACKS.items()}
+    switched = {each.field: each.summary for each in defences.DEFENCES}
+    found = []
+    for title, entries in (('Attacks (attack.name)', attacks), ('Defences', switched)):
+        width = max(map(len, entries))
+        found += [f'{title}:', *(f'  {name:<{width}}  {text}' for name, text in entries.items())]
+    return '\n'.join(found)
+
+
+def _define_run_flags() -> None:
+    """The flags that `attack` and `study` share."""
+    config_flags.DEFINE_config_file(
+        'config', None, 'Config file; `:smoke` behind its name shrinks it to seconds. Override a '
+        'field by --config.section.field=value; audit/config.py documents them all.'
+    )  # fmt: skip
+    flags.DEFINE_string(
+        'workdir', None, 'Folder for rows, summary, report and figures; a stopped run goes on '
+        'there. Default: runs/<config>, and for a variant runs/<config>_<variant>.'
+    )  # fmt: skip
+    flags.DEFINE_string(
+        'shard', None, 'i/n: do the i-th of n parts (0/n to (n-1)/n), in any order, side by side, '
+        'on any machine that shares the folder. Default: from SLURM_ARRAY_TASK_ID, or all of it.'
+    )  # fmt: skip
+    flags.DEFINE_bool('merge', False, 'Join the rows of all shards and write the report.')
+    flags.DEFINE_bool(
+        'distributed', False, 'Be one of several processes, on one machine or many, that share the '
+        'work and the folder; process 0 writes the report. SLURM, TPU pods and GKE say who is who.'
+    )  # fmt: skip
+    flags.DEFINE_string(
+        'coordinator', None, 'With --distributed, elsewhere: HOST:PORT of process 0.'
+    )
+    flags.DEFINE_integer('num_processes', None, 'With --distributed: how many.')
+    flags.DEFINE_integer('process', None, 'With --distributed: which one, from 0.')
+    flags.mark_flag_as_required('config')
+    module = sys.modules['__main__']
+    module.__doc__ = '\n\n'.join([textwrap.dedent(module.__doc__ or '').strip(), tables_help()])
+
+
+def _start(do: Do) -> None:
+    """Parses the flags and does what a command does, in this process's part of the work."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}')
+        logging.set_verbosity(logging.WARNING)
+        name = config_flags.get_config_filename(_FLAGS['config'])
+        path, _, variant = name.partition(':')
+        default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
+        folder = _FLAGS.workdir or f'runs/{default}'
+        work = partial(do, _FLAGS.config, folder, shlex.join(['python', *sys.argv]))
+        lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
+        with _told(f' ({_GO_ON})'), distributed.watch(lost):
+            if _FLAGS.distributed:
+                _together(work)
+            else:
+                work(_shard(), _FLAGS.merge)
+
+    for flag in _FLAGS.get_flags_for_module(__name__):  # `--help` shows those of the script itself
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(main, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def _told(hint: str) -> Iterator[None]:
+    """Where what is asked for cannot be done, the process ends with a line that says why."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f'error: {error}')
+    except OSError as error:
+        sys.exit(f'error: {error}{hint}')
+    except KeyboardInterrupt:
+        print(f'interrupted: {_GO_ON}')
+        sys.exit(130)
+
+
+def _keep_compiled(folder: str) -> None:
+    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
+    if not jax.config.values['jax_compilation_cache_dir']:
+        path = pathlib.Path(folder, 'compiled', platform.node())
+        jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
+        # All of them, whatever they took.
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _slurm() -> str | None:
+    """The part that a SLURM array gives this task: i/n of its n tasks."""
+    if 'SLURM_ARRAY_TASK_ID' not in os.environ:
+        return None
+    task, first, last, step = (
+        int(os.environ.get(f'SLURM_ARRAY_TASK_{name}') or default)
+        for name, default in (('ID', 0), ('MIN', 0), ('MAX', -1), ('STEP', 1))
+    )
+    count = (last - first) // step + 1
+    if last < first or int(os.environ.get('SLURM_ARRAY_TASK_COUNT') or count) != count:
+        raise ValueError(
+            'Expected a SLURM array of tasks in even steps, as --array=0-7, and its first and last '
+            'in SLURM_ARRAY_TASK_MIN and _MAX. Or say --shard=i/n.'
+        )
+    return f'{(task - first) // step}/{count}'
+
+
+def _shard() -> workdir.Shard:
+    """The part of the work that the flag or SLURM asks for."""
+    if _FLAGS.merge:
+        return 0, 1
+    text = _FLAGS.shard or _slurm() or '0/1'
+    index, _, count = text.partition('/')
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(f'Expected --shard={text} to be i/n with 0 <= i < n, as in 0/3.')
+    return int(index), int(count)
+
+
+def _together(work: Callable[[workdir.Shard, bool], None]) -> None:
+    """Does this process's part; when all have done theirs, process 0 joins them."""
+    if _FLAGS.shard or _FLAGS.merge:
+        raise ValueError('--distributed gives each process its part: leave --shard and --merge.')
+    shard = distributed.initialize(_FLAGS.coordinator, _FLAGS.num_processes, _FLAGS.process)
+    work(shard, False)
+    distributed.meet('attacked')
+    if shard[0] == 0:
+        work((0, 1), True)
+    distributed.meet('reported')
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; a field that no config has ends in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        words = str(error.args[0]).replace(r'\n', ' ').replace('\\', '').strip("'")
+        sys.exit(f"error: no field of the config: '{words}")

@@ -1,0 +1,125 @@
+"""The attacks that a config can name: ONE table.
+
+Everything else reads the table: the config's checks, the settings, how an attack is compiled and
+timed, the rows, transcript files, `--help`. A new attack is a function, a row here, and a test.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from fedinv_jax.attack import baselines, recipes
+from fedinv_jax.audit import attackers, defences
+from fedinv_jax.audit.attackers import Choice, Target
+
+
+class AttackSpec(NamedTuple):
+    """One attack.
+
+    Attributes:
+        make: `make(target) -> Choice`.
+        family: 'baseline' reads no upload, 'descent' and 'recipe' minimise an objective, 'exact'
+            solves for the labels.
+        summary: one line for `--help`.
+        reads_rows: whether it needs item rows.
+        knows_share: whether it knows how many candidates are interactions.
+        has_hypothesis: whether it has a choice of `dynamics.name`.
+        iterates: whether `attack.num_iterations` bounds it.
+        ends_by_itself: whether it may end before.
+        adapts_to: defences of which an attacker who knows them makes something: all of them;
+            'shares', how many labels train as 1 and that only large entries are sent; or none.
+        dtype: what it computes in; None: `attack.precision`.
+    """
+
+    make: Callable[[Target], Choice]
+    family: Literal['baseline', 'descent', 'recipe', 'exact']
+    summary: str
+    reads_rows: bool = False
+    knows_share: bool = False
+    has_hypothesis: bool = False
+    iterates: bool = False
+    ends_by_itself: bool = False
+    adapts_to: Literal['all', 'shares', 'none'] = 'all'
+    dtype: str | None = None
+
+
+def _exact(
+    summary: str, reads_rows: bool = True, adapts_to: Literal['all', 'shares', 'none'] = 'all'
+) -> AttackSpec:
+    return AttackSpec(
+        attackers.make_exact, 'exact', summary, reads_rows, adapts_to=adapts_to, dtype='float64'
+    )
+
+
+def _recipe(name: str, summary: str, **facts: Any) -> AttackSpec:
+    return AttackSpec(attackers.make_recipe(recipes.RECIPES[name]), 'recipe', summary, **facts)
+
+
+def _random(target: Target) -> Choice:
+    return Choice(
+        None, '', lambda transcript, key, _: baselines.random(transcript, key, target.share)
+    )
+
+
+def _popularity(target: Target) -> Choice:
+    return Choice(
+        None, '', lambda transcript, key, _: baselines.popularity(transcript, target.share)
+    )
+
+
+ATTACKS: dict[str, AttackSpec] = {
+    'random': AttackSpec(
+        _random, 'baseline', 'uniform scores', knows_share=True, adapts_to='none'
+    ),
+    'popularity': AttackSpec(
+        _popularity, 'baseline', 'popularity of the items among other users', knows_share=True,
+        adapts_to='none',
+    ),
+    'mgradinv': AttackSpec(
+        attackers.make_mgradinv, 'descent',
+        'several gradients, labels and private embedding unknown (Deng et al., ICDM 2025)',
+        has_hypothesis=True, iterates=True,
+    ),
+    'dlg': _recipe(
+        'dlg', 'Deep Leakage from Gradients (Zhu et al., NeurIPS 2019)',
+        iterates=True, ends_by_itself=True,
+    ),
+    'inverting_gradients': _recipe(
+        'inverting_gradients', 'Geiping et al., NeurIPS 2020', iterates=True
+    ),
+    'tgias_ro': _recipe(
+        'tgias_ro', 'temporal gradients, robustly aggregated (Li et al., 2023)',
+        iterates=True,
+    ),
+    'raifle': _recipe(
+        'raifle', 'a guessed private embedding (Pham et al., NDSS 2025)',
+        reads_rows=True, iterates=True, ends_by_itself=True,
+    ),
+    'raifle_joint': _recipe(
+        'raifle_joint', 'the same, the private embedding unknown too',
+        reads_rows=True, iterates=True, ends_by_itself=True,
+    ),
+    'imia': _recipe(
+        'imia', 'membership by replay (Yuan et al., WWW 2023)',
+        reads_rows=True, knows_share=True, ends_by_itself=True,
+    ),
+    'exact': _exact('the strongest solver that applies, with certificates', reads_rows=False),
+    'sign': _exact('the side of each item row, at a private embedding of zero'),
+    'spectral': _exact('the side of the first principal direction, no model', adapts_to='shares'),
+    'summed': _exact("spectral of the sum of the steps' rows", adapts_to='shares'),
+}  # fmt: skip
+
+
+def hypothesis(attack: str, dynamics: str) -> str | None:
+    """The hypothesis that an attack makes of the private states; None: it reads no upload."""
+    spec = ATTACKS[attack]
+    if spec.family == 'baseline':
+        return None
+    return dynamics if spec.has_hypothesis else 'free'
+
+
+def adapts_to(attack: str, defence: defences.Defence) -> bool:
+    """Whether an attacker who knows of a defence does anything else than one who does not."""
+    how = ATTACKS[attack].adapts_to
+    if how == 'shares':
+        return defence.acts_on == 'labels' or defences.key(defence) == 'top'
+    return how == 'all'

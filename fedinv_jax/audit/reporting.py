@@ -1,0 +1,117 @@
+"""Work directories -> summary, figures and report: of a run, and of a study with all its arms."""
+
+import json
+import pathlib
+import types
+from collections.abc import Callable, Mapping, Sequence
+
+from fedinv_jax.audit import defences, workdir
+from fedinv_jax.report import claims, document, figures, stats, tables, tradeoff
+from fedinv_jax.report.figures import tradeoff as tradeoff_figure
+from fedinv_jax.report.rows import VictimRow
+
+Log = Callable[[str], None]
+
+_NOTHING: Mapping[str, str] = types.MappingProxyType({})
+
+
+def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Part:
+    """Writes summary, figures and report of a run's work directory.
+
+    Args:
+        path: the work directory.
+        rows: its rows, see `workdir.read_rows`.
+        log: prints a line.
+
+    Returns:
+        What a report of several runs says of this one.
+    """
+    summary = stats.summarize(rows)
+    workdir.write(path / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
+    (path / 'figures').mkdir(exist_ok=True)
+    drawn = figures.draw(rows, summary, path / 'figures')
+    record = workdir.read_record(path)
+    part = document.Part(
+        path.name,
+        str(workdir.read_config(path)),
+        summary,
+        claims.compare(rows),
+        [figure.relative_to(path) for figure in drawn],
+        record.threat_model,
+    )
+    pages = document.pages(path, [part], record.command, workdir.read_versions(path))
+    workdir.write_pages(path, pages)
+    log(tables.table(summary, ('auc', 'f1', 'exact')))
+    for line in tables.certificates(summary):
+        log(line)
+    log(f'{path}/report.html, report.md, summary.json, victims.jsonl, figures/')
+    return part
+
+
+def study(
+    root: pathlib.Path,
+    parts: Sequence[document.Part],
+    command: str,
+    log: Log,
+    missing: Mapping[str, str] = _NOTHING,
+) -> None:
+    """Writes the report of a study, the runs in the folders of its work directory.
+
+    Args:
+        root: the work directory.
+        parts: of its runs, as `run` returns them.
+        command: the command line.
+        log: prints a line.
+        missing: why arms were left out, by name.
+    """
+    moved = [
+        part._replace(figures=[pathlib.Path(part.name) / path for path in part.figures])
+        for part in parts
+    ]
+    versions = workdir.versions()
+    pages = document.pages(root, moved, command, versions, missing, _defences(root, parts))
+    workdir.write_pages(root, pages)
+    log(f'{root}/report.html, report.md')
+
+
+def again(folder: str, log: Log = print) -> None:
+    """Writes the report of a work directory anew from its rows, of this version or of 0.1.
+
+    Args:
+        folder: of a run, or of a study.
+        log: prints a line.
+
+    Raises:
+        ValueError: if it is neither, or holds no rows.
+    """
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise ValueError(f'There is no folder {root}.')
+    single = (root / 'config.json').exists()
+    runs = [root] if single else sorted(path.parent for path in root.glob('*/config.json'))
+    found = [(path, workdir.read_rows(path)) for path in runs]
+    found = [(path, rows) for path, rows in found if rows]
+    if not found:
+        raise ValueError(f'{root} holds no rows of a run, nor do its folders.')
+    parts = [run(path, rows, log) for path, rows in found]
+    if not single:
+        study(root, parts, workdir.read_record(found[0][0]).command, log)
+
+
+def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
+    """Leakage against utility, as Markdown with its figure; empty below two defences."""
+    found = tradeoff.points([part.summary for part in parts], defences.kinds())
+    path = tradeoff_figure.draw(found, root / 'figures' / 'frontier.png')
+    if path is None:
+        return ''
+    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger'
+    return '\n\n'.join(
+        [
+            f'![{caption}]({path.relative_to(root).as_posix()})',
+            'The weakest strength at which no attack exceeds the popularity guesser (mean AUC in '
+            'pairs), and what is left of the model:',
+            tradeoff.table(found),
+            'Everything that was tried:',
+            tradeoff.details(found),
+        ]
+    )

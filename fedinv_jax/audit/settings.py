@@ -1,0 +1,86 @@
+"""The points of a run's axes: which attack, on which uploads of which rounds."""
+
+import itertools
+from typing import NamedTuple
+
+from fedinv_jax.audit import defences, registry
+from fedinv_jax.audit.config import Config
+
+
+class Setting(NamedTuple):
+    """One point of a run's axes.
+
+    Attributes:
+        attack: name of the attack.
+        dynamics: name of the hypothesis; None for an attack that reads no upload.
+        num_gradients: T.
+        first_round: the first observed round.
+        interval: rounds between two observed ones; None at T = 1.
+        seen: parts of the upload that are seen.
+        adaptive: whether the attacker knows the defences.
+    """
+
+    attack: str
+    dynamics: str | None
+    num_gradients: int
+    first_round: int
+    interval: int | None
+    seen: tuple[str, ...]
+    adaptive: bool = True
+
+    @property
+    def rounds(self) -> list[int]:
+        """The observed rounds, `[T]`."""
+        return [self.first_round + t * (self.interval or 1) for t in range(self.num_gradients)]
+
+
+def settings(config: Config) -> list[Setting]:
+    """Every combination of the config's axes, each once.
+
+    Axes that mean nothing to an attack are not combined with it: the interval of one gradient, the
+    hypothesis of an attack that has no choice, and what a blind attacker does not know where that
+    changes nothing.
+    """
+    axes = itertools.product(
+        config.observation.seen,
+        config.attack.first_round,
+        config.attack.num_gradients,
+        config.attack.interval,
+        config.attack.name,
+        config.dynamics.name,
+        config.attack.adaptive,
+    )
+    used = defences.used(config)
+    return list(
+        dict.fromkeys(
+            Setting(
+                attack,
+                registry.hypothesis(attack, dynamics),
+                num_gradients,
+                first_round,
+                interval if num_gradients > 1 else None,
+                tuple(seen.split('+')),
+                adaptive or not any(registry.adapts_to(attack, each) for each in used),
+            )
+            for seen, first_round, num_gradients, interval, attack, dynamics, adaptive in axes
+        )
+    )
+
+
+def reading(config: Config) -> list[Setting]:
+    """The settings of attacks that read uploads.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = [setting for setting in settings(config) if setting.dynamics is not None]
+    if not found:
+        raise ValueError(
+            f'Expected attack.name={config.attack.name} to have one that reads uploads.'
+        )
+    return found
+
+
+def precision(config: Config, attack: str) -> str:
+    """What an attack computes in."""
+    return registry.ATTACKS[attack].dtype or config.attack.precision
