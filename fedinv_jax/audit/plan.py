@@ -100,18 +100,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     probe = functools.cache(functools.partial(attackers.probe, config, model))
     for setting in dict.fromkeys(map(alike, settings_lib.settings(config))):
         if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
-            target = attackers.Target(
-                config,
-                setting.attack,
-                setting.seen,
-                setting.adaptive,
-                setting.dynamics,
-                tuple(setting.rounds),
-                model,
-                share,
-                probe,
-            )
-            attacks[setting] = registry.ATTACKS[setting.attack].make(target)
+            attacks[setting] = make_attack(config, setting, model, share, probe)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(
@@ -126,6 +115,24 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         len(np.unique(interactions.users)),
         attacks,
     )
+
+
+def make_attack(
+    config: Config, setting: Setting, model: Model, share: float, probe: attackers.Probe
+) -> attackers.Choice:
+    """The attack of a setting, see `attackers.Target` for what it may know."""
+    target = attackers.Target(
+        config,
+        setting.attack,
+        setting.seen,
+        setting.adaptive,
+        setting.dynamics,
+        tuple(setting.rounds),
+        model,
+        share,
+        probe,
+    )
+    return registry.ATTACKS[setting.attack].make(target)
 
 
 def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> list[int]:
