@@ -27,7 +27,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     case = plan.make_case(config_lib.single_seeds(config)[0])
     setting = max(_reading(config), key=lambda each: each.num_gradients)
     user = case.victims[0]
-    seen, _ = runner.transcript(case, runner.train(case), setting, user)
+    seen = runner.transcript(case, runner.train(case), setting, user)
     client = config.client.to_dict()
     known = config.attack.private_rate is None and config.attack.learning_rate is None
     if not known:

@@ -1,6 +1,7 @@
 """Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -146,11 +147,13 @@ def _attack_seed(
         found, made = functions[executor.shape(block)], []
         for part in executor.parts(block, found.places):
             with executor.precision(part), hold(found.memory):
-                seen, truths, keys = _arguments(recording, part, found.places)
+                seen, keys = _arguments(recording, part, found.places)
                 answers, seconds = executor.run(found, part, seen, keys)
             loss = float(recording.snapshots[part.setting.first_round].loss)
             run = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
-            made += scoring.rows(part, answers, seen.seen, truths, run)
+            own = tree.take(jax.device_get(answers), slice(len(part.users)))
+            truth = truths(case, recording, part.setting, part.users)
+            made += scoring.rows(part, own, seen.seen, truth, run)
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
@@ -188,9 +191,7 @@ def compile_all(
     workers = executor.side_by_side()
     limit = config.run.memory_mib * 2**20
     hold = executor.room(limit)
-
-    def arguments(part: plan.Block, places: int) -> tuple[Transcript, Array]:
-        return _arguments(recording, part, places)[::2]
+    arguments = functools.partial(_arguments, recording)
 
     def compile_(block: plan.Block) -> executor.Compiled:
         with executor.precision(block):
@@ -274,34 +275,39 @@ def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, floa
 
 def transcript(
     case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
-) -> tuple[Transcript, GroundTruth]:
-    """What the server holds of a victim in a setting, and the truth."""
-    found, truths = transcripts(case, recording, setting, [user])
-    return tree.take_along(found, simulate.axes(found), 0), tree.take(truths, 0)
+) -> Transcript:
+    """What the server holds of a victim in a setting."""
+    found = transcripts(case, recording, setting, [user])
+    return tree.take_along(found, simulate.axes(found), 0)
 
 
 def transcripts(
     case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
-) -> tuple[Transcript, GroundTruth]:
-    """The same of victims of one group; in the popularity of items nobody counts for himself."""
-    found, truths = simulate.transcripts(
-        recording,
-        users,
-        setting.rounds,
-        () if setting.attack in stats.GUESSERS else setting.seen,
-        every_round=setting.dynamics == 'unrolled',
-        batch_known=case.config.observation.batch_known,
-        cohort_size=case.config.observation.cohort,
+) -> Transcript:
+    """The same of victims of one group; popularity excludes each victim's own interactions."""
+    seen = () if setting.attack in stats.GUESSERS else setting.seen
+    every_round, told = setting.dynamics == 'unrolled', case.config.observation
+    found = simulate.transcripts(
+        recording, users, setting.rounds, seen, every_round, told.batch_known, told.cohort
     )
     if not (case.config.attack.popularity or setting.attack in stats.GUESSERS):
-        return found, truths
+        return found
     candidates = np.broadcast_to(found.items, found.log_odds.shape)
     counts = case.counts[candidates]
     for user, items, own in zip(users, candidates, counts, strict=True):
         first, last = np.searchsorted(case.interactions.users, [user, user + 1])
         own -= np.isin(items, case.interactions.items[first:last])
     known = clients_lib.log_odds(counts, case.num_users - 1)
-    return dataclasses.replace(found, log_odds=known), truths
+    return dataclasses.replace(found, log_odds=known)
+
+
+def truths(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
+) -> GroundTruth:
+    """What the server does not hold of the same victims, in the solver's precision."""
+    told, precision = case.config.observation, config_lib.precision(case.config, setting.attack)
+    found = simulate.truths(recording, users, setting.rounds, told.batch_known, told.cohort)
+    return tree.cast_floats(found, precision)
 
 
 def finish(
@@ -331,15 +337,14 @@ def finish(
 
 def _arguments(
     recording: simulate.Recording, part: plan.Block, places: int
-) -> tuple[Transcript, GroundTruth, Array]:
-    """Transcripts, truths and keys of a block's victims, filled up to so many with the first."""
-    case, config = part.case, part.case.config
-    found, truths = transcripts(case, recording, part.setting, part.users)
+) -> tuple[Transcript, Array]:
+    """Transcripts and keys of a block's victims, filled up to so many with the first."""
+    config = part.case.config
+    found = transcripts(part.case, recording, part.setting, part.users)
     order = np.where(np.arange(places) < len(part.users), np.arange(places), 0)
     found = tree.take_along(found, simulate.axes(found), order)
-    truths = tree.take(truths, order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
-    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(truths.user))
+    users = jnp.asarray(np.asarray(part.users, np.int32)[order])
+    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(users)
     # The solver's precision; uploads keep the values that the client sent.
-    dtype = jnp.dtype(config_lib.precision(config, part.setting.attack))
-    return tree.cast_floats(found, dtype), tree.cast_floats(truths, dtype), keys
+    return tree.cast_floats(found, config_lib.precision(config, part.setting.attack)), keys
