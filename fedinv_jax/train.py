@@ -135,146 +135,24 @@ def federation(
     Raises:
         ValueError: if there are no clients, or fewer than `clients_per_round`.
     """
-    clients = tuple(clients)
-    num_clients = sum(len(group.users) for group in clients)
-    clients_per_round = num_clients if clients_per_round is None else clients_per_round
-    if not 1 <= clients_per_round <= num_clients:
-        raise ValueError(
-            f'Expected 1 <= clients_per_round={clients_per_round} <= {num_clients} clients.'
-        )
-
-    # How many clients of a group train at a time: about those that a round has of it.
-    chunks = [
-        max(
-            1,
-            min(-(-len(g.users) * clients_per_round // num_clients), _ENTRIES // g.items.shape[1]),
-        )
-        for g in clients
-    ]
-
-    def data_of(group: Clients) -> tuple[Array, ...]:
-        return tuple(map(jnp.asarray, (group.users, group.items, group.labels, group.weights)))
-
-    def init(key: Key) -> State:
-        shared_key, private_key = jax.random.split(key)
-        # Models draw float32, so that a float64 run is a control of the same start.
-        cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
-        shared = cast(model.init_shared(shared_key))
-
-        def draw(user: Leaf) -> PyTree:
-            return cast(model.init_private(jax.random.fold_in(private_key, user)))
-
-        def start(private: PyTree, items: Leaf, labels: Leaf, weights: Leaf) -> PyTree:
-            batch = Batch(None, labels, weights)
-            upload = jax.eval_shape(client_update, client.gather(shared, items), private, batch)[0]
-            return observation.init(upload)
-
-        # Of all groups at once: random numbers take long to compile.
-        users = jnp.concatenate([group.users for group in clients])
-        drawn = tree.spread(jax.vmap(draw)(users))
-        ends = np.cumsum([len(group.users) for group in clients])
-        private = [
-            tree.take(drawn, slice(e - len(g.users), e)) for g, e in zip(clients, ends, strict=True)
-        ]
-        channel = [
-            jax.vmap(start)(own, g.items, g.labels, g.weights)
-            for g, own in zip(clients, private, strict=True)
-        ]
-        return State(
-            jnp.zeros((), jnp.int32),
-            shared,
-            server.init(federated_server, shared),
-            *map(tuple, tree.spread((private, channel))),
-        )
-
-    def active(round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:
-        participation_key = jax.random.split(jax.random.fold_in(key, round_))[0]
-        lots = [_lots(participation_key, jnp.asarray(group.users)) for group in clients]
-        last = jnp.sort(jnp.concatenate(lots))[clients_per_round - 1]
-        return [(lot <= last) | must for lot, must in zip(lots, forced, strict=True)]
-
-    def train(
-        shared: PyTree, round_: Leaf, key: Key, local: Local
-    ) -> tuple[server.Seen, PyTree, PyTree]:
-        user, items, labels, weights, private, channel = local
-        client_key = jax.random.split(jax.random.fold_in(key, round_))[1]
-        keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
-        if fresh_negatives:
-            num_items = jax.tree.leaves(shared['items'])[0].shape[0]
-            items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
-        own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
-        batch = observation.perturb(Batch(None, labels, weights), own)
-        upload, new_private = client_update(client.gather(shared, items), private, batch)
-        seen, new_channel = observation.observe(upload, channel, keys[1])
-        return (
-            server.Seen(seen, items, batch.weights > 0, jnp.asarray(True)),
-            new_private,
-            new_channel,
-        )
-
-    def step(state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
-        total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
-        privates, channels = [], []
-        for g, taking in enumerate(active(state.round, key, forced)):
-            count, size = len(taking), chunks[g]
-            # Those who take part first, then places that nobody has.
-            order = jnp.nonzero(taking, size=count + -count % size, fill_value=_NOBODY)[0]
-            of = None if cohorts is None else jnp.asarray(cohorts.of[g])
-            group = clients[g]
-            data = data_of(group)
-
-            def some(i: Array, carry: tuple, count=count, size=size, order=order, of=of, data=data):
-                total, private, channel = carry
-                place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-                index = jnp.minimum(place, count - 1)
-                local = tree.everywhere(Local(*tree.take((*data, private, channel), index)))
-                seen, *new = jax.vmap(partial(train, state.shared, state.round, key))(local)
-                seen = seen._replace(active=place < count)
-                private, channel = jax.tree.map(
-                    lambda leaf, rows: leaf.at[place].set(rows, mode='drop'),
-                    (private, channel), tuple(new),
-                )  # fmt: skip
-                total = server.add(total, seen, None if of is None else of[index])
-                return total, private, channel
-
-            total, private, channel = jax.lax.fori_loop(
-                0,
-                -(-jnp.sum(taking) // size),
-                some,
-                (total, state.private[g], state.channel[g]),
-            )
-            privates.append(tree.spread(private))
-            channels.append(tree.spread(channel))
-        sums = None
-        if cohorts is not None:
-            round_key = jax.random.fold_in(key, state.round)
-            keys = jax.random.split(jax.random.fold_in(round_key, _SUMS), cohorts.number)
-            sums = jax.vmap(lambda own, k: cohorts.after.observe(own, (), k)[0])(
-                total.uploads, keys
-            )
-            total = total._replace(uploads=jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
-        shared, optimizer_state = server.apply(federated_server, state.shared, state.server, total)
-        new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
-        return new, sums
-
-    value = client.mean_loss(model, loss)
-
-    def mean(state: State) -> Array:
-        def one(group: Clients, private: PyTree, place: Array) -> Array:
-            items, *batch, own = tree.take((*data_of(group)[1:], private), place)
-            return value(client.gather(state.shared, items), own, Batch(None, *batch))
-
-        values = [
-            tree.map_chunks(
-                partial(one, group, private),
-                jnp.arange(len(group.users)),
-                max(_ENTRIES // group.items.shape[1], 1),
-            )
-            for group, private in zip(clients, state.private, strict=True)
-        ]
-        return jnp.mean(jnp.concatenate(values))
-
-    return Federation(init, active, step, train, mean, clients, cohorts)
+    groups = tuple(clients)
+    number = sum(len(group.users) for group in groups)
+    per_round = number if clients_per_round is None else clients_per_round
+    if not 1 <= per_round <= number:
+        raise ValueError(f'Expected 1 <= clients_per_round={per_round} <= {number} clients.')
+    parts = _Parts(
+        model, client_update, observation, federated_server, groups,
+        per_round, fresh_negatives, loss, cohorts,
+    )  # fmt: skip
+    return Federation(
+        init=partial(_init, parts),
+        active=partial(_active, parts),
+        step=partial(_step, parts),
+        train=partial(_train, parts),
+        loss=partial(_mean_loss, parts),
+        clients=groups,
+        cohorts=cohorts,
+    )
 
 
 def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
@@ -310,8 +188,162 @@ def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], Py
     return some
 
 
-def _lots(key: Key, users: Array) -> Array:
-    """A uniform draw `[C]` per client; the round's clients are those with the smallest ones."""
-    return jax.vmap(lambda user: jax.random.uniform(jax.random.fold_in(key, user), (), 'float32'))(
-        users
+class _Parts(NamedTuple):
+    """What a federation is made of, see `federation`."""
+
+    model: Model
+    client_update: ClientUpdate
+    observation: Observation
+    server: server.Server
+    clients: tuple[Clients, ...]
+    clients_per_round: int
+    fresh_negatives: bool
+    loss: Loss
+    cohorts: Cohorts | None
+
+
+def _data(group: Clients) -> tuple[Array, ...]:
+    """The first fields of `Local` of a whole group."""
+    return tuple(map(jnp.asarray, (group.users, group.items, group.labels, group.weights)))
+
+
+def _init(parts: _Parts, key: Key) -> State:
+    """The state before the first round."""
+    shared_key, private_key = jax.random.split(key)
+    # Models draw float32, so that a float64 run is a control of the same start.
+    cast = partial(tree.cast_floats, dtype=jnp.result_type(float))
+    shared = cast(parts.model.init_shared(shared_key))
+
+    def draw(user: Leaf) -> PyTree:
+        return cast(parts.model.init_private(jax.random.fold_in(private_key, user)))
+
+    def start(private: PyTree, items: Leaf, labels: Leaf, weights: Leaf) -> PyTree:
+        rows, batch = client.gather(shared, items), Batch(None, labels, weights)
+        upload = jax.eval_shape(parts.client_update, rows, private, batch)[0]
+        return parts.observation.init(upload)
+
+    # Of all groups at once: random numbers take long to compile.
+    users = jnp.concatenate([group.users for group in parts.clients])
+    drawn = tree.spread(jax.vmap(draw)(users))
+    ends = np.cumsum([len(group.users) for group in parts.clients])
+    private = [
+        tree.take(drawn, slice(end - len(group.users), end))
+        for group, end in zip(parts.clients, ends, strict=True)
+    ]
+    channel = [
+        jax.vmap(start)(own, group.items, group.labels, group.weights)
+        for group, own in zip(parts.clients, private, strict=True)
+    ]
+    return State(
+        jnp.zeros((), jnp.int32),
+        shared,
+        server.init(parts.server, shared),
+        *map(tuple, tree.spread((private, channel))),
     )
+
+
+def _active(parts: _Parts, round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:
+    """Who takes part in a round: the clients with the smallest lots, and those forced."""
+    participation_key = jax.random.split(jax.random.fold_in(key, round_))[0]
+
+    def lot(user: Array) -> Array:
+        return jax.random.uniform(jax.random.fold_in(participation_key, user), (), 'float32')
+
+    lots = [jax.vmap(lot)(jnp.asarray(group.users)) for group in parts.clients]
+    last = jnp.sort(jnp.concatenate(lots))[parts.clients_per_round - 1]
+    return [(own <= last) | must for own, must in zip(lots, forced, strict=True)]
+
+
+def _train(
+    parts: _Parts, shared: PyTree, round_: Leaf, key: Key, local: Local
+) -> tuple[server.Seen, PyTree, PyTree]:
+    """One client's round: what the server sees of its upload, its private state, its channel's."""
+    user, items, labels, weights, private, channel = local
+    client_key = jax.random.split(jax.random.fold_in(key, round_))[1]
+    keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
+    if parts.fresh_negatives:
+        num_items = jax.tree.leaves(shared['items'])[0].shape[0]
+        items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
+    own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
+    batch = parts.observation.perturb(Batch(None, labels, weights), own)
+    upload, private = parts.client_update(client.gather(shared, items), private, batch)
+    seen, channel = parts.observation.observe(upload, channel, keys[1])
+    return server.Seen(seen, items, batch.weights > 0, jnp.asarray(True)), private, channel
+
+
+def _step(parts: _Parts, state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
+    """One round: the groups one after the other, then the server."""
+    cohorts = parts.cohorts
+    total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
+    privates, channels = [], []
+    for g, taking in enumerate(_active(parts, state.round, key, forced)):
+        total, private, channel = _step_group(parts, g, taking, state, key, total)
+        privates.append(tree.spread(private))
+        channels.append(tree.spread(channel))
+    sums = None
+    if cohorts is not None:
+        sums = _observe_sums(cohorts, total.uploads, jax.random.fold_in(key, state.round))
+        total = total._replace(uploads=jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
+    shared, optimizer_state = server.apply(parts.server, state.shared, state.server, total)
+    new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
+    return new, sums
+
+
+def _step_group(
+    parts: _Parts, g: int, taking: Array, state: State, key: Key, total: server.Total
+) -> tuple[server.Total, PyTree, PyTree]:
+    """Adds the uploads of those `taking` part, and moves their private and channel states on."""
+    group, count, size = parts.clients[g], len(taking), _chunk_size(parts, g)
+    # Those who take part first, then places that nobody has.
+    order = jnp.nonzero(taking, size=count + -count % size, fill_value=_NOBODY)[0]
+    of = None if parts.cohorts is None else jnp.asarray(parts.cohorts.of[g])
+    data = _data(group)
+    train = partial(_train, parts, state.shared, state.round, key)
+
+    def step_chunk(i: Array, carry: tuple) -> tuple:
+        total, private, channel = carry
+        place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+        index = jnp.minimum(place, count - 1)
+        local = tree.everywhere(Local(*tree.take((*data, private, channel), index)))
+        seen, *new = jax.vmap(train)(local)
+        seen = seen._replace(active=place < count)
+        private, channel = jax.tree.map(
+            lambda leaf, rows: leaf.at[place].set(rows, mode='drop'),
+            (private, channel), tuple(new),
+        )  # fmt: skip
+        return server.add(total, seen, None if of is None else of[index]), private, channel
+
+    chunks = -(-jnp.sum(taking) // size)
+    return jax.lax.fori_loop(0, chunks, step_chunk, (total, state.private[g], state.channel[g]))
+
+
+def _chunk_size(parts: _Parts, g: int) -> int:
+    """How many clients of a group train at a time: about those that a round has of the group."""
+    number = sum(len(group.users) for group in parts.clients)
+    count, batch = parts.clients[g].items.shape
+    return max(1, min(-(-count * parts.clients_per_round // number), _ENTRIES // batch))
+
+
+def _observe_sums(cohorts: Cohorts, uploads: PyTree, round_key: Key) -> PyTree:
+    """The cohorts' sums `[G, ...]` behind their channel."""
+    keys = jax.random.split(jax.random.fold_in(round_key, _SUMS), cohorts.number)
+    return jax.vmap(lambda own, key: cohorts.after.observe(own, (), key)[0])(uploads, keys)
+
+
+def _mean_loss(parts: _Parts, state: State) -> Array:
+    """The mean over clients of the loss on their own batches."""
+    value = client.mean_loss(parts.model, parts.loss)
+
+    def one(group: Clients, private: PyTree, place: Array) -> Array:
+        items, *batch, own = tree.take((*_data(group)[1:], private), place)
+        return value(client.gather(state.shared, items), own, Batch(None, *batch))
+
+    values = [
+        tree.map_chunks(
+            partial(one, group, private),
+            jnp.arange(len(group.users)),
+            max(_ENTRIES // group.items.shape[1], 1),
+        )
+        for group, private in zip(parts.clients, state.private, strict=True)
+    ]
+    return jnp.mean(jnp.concatenate(values))

@@ -130,7 +130,8 @@ class Transcript:
         participated: bool `[S]`, whether the client took part in each kept round.
         items: int32 `[K]`, catalogue ids of the candidates.
         slot: int32 `[S, B]`, candidate of each batch entry at each kept round, or None when
-            every batch is all candidates in order (then B = K).
+            every batch is all candidates in order (then B = K). Transcript files only: the
+            simulator never sets it.
         weights: float `[S, B]`, batch weights (0: padding), or None when the batch is not known
             (then the candidates are the whole catalogue).
         log_odds: float `[K]`, public prior log odds that a candidate is an interaction

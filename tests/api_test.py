@@ -26,6 +26,7 @@ PACKAGES = [
     'fedinv_jax.data',
     'fedinv_jax.models',
     'fedinv_jax.report',
+    'fedinv_jax.simulate',
 ]
 # So many examples at the time of writing: a finder that finds nothing must not pass.
 FEWEST_EXAMPLES = 60

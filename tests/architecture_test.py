@@ -102,7 +102,7 @@ def step_of(module: str) -> str:
 # Failed on these mutants, one each: `from fedinv_jax import tree` in types.py; `from fedinv_jax
 # import client` in attack/objective.py, in metrics.py and in data/clients.py; `from fedinv_jax
 # import attack` in train.py; `from fedinv_jax import client` in report/stats.py; `from fedinv_jax
-# import audit` in simulate.py and in __init__.py.
+# import audit` in simulate/recording.py and in __init__.py.
 @pytest.mark.parametrize('module', sorted(TREES))
 def test_imports_go_down_the_ladder(module):
     step = step_of(module)
@@ -198,9 +198,28 @@ def constructs(tree: ast.AST, name: str) -> bool:
 # Failed on the mutants `truth: GroundTruth` in attack/objective.py's import, and
 # `GroundTruth(...)` in runner.py.
 def test_the_truth_has_one_source_and_few_readers():
-    assert [m for m, tree in TREES.items() if constructs(tree, 'GroundTruth')] == ['simulate']
+    sources = [m for m, tree in TREES.items() if constructs(tree, 'GroundTruth')]
+    assert sources == ['simulate.slices']
     readers = {m for m, tree in TREES.items() if mentions(tree, 'GroundTruth')}
-    assert readers <= {'simulate', 'metrics', 'audit.scoring', 'audit.runner'}
+    assert readers <= {'simulate.slices', 'metrics', 'audit.scoring', 'audit.runner'}
+
+
+# Failed on `-> tuple[Transcript, GroundTruth]` in simulate/slices.py, and on a `found:
+# list[tuple[GroundTruth, types.Transcript]]` among the arguments of a function of audit/runner.py.
+def test_the_truth_never_shares_a_tuple_with_a_transcript():
+    seen = 0
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            arguments = [each for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            for annotation in (node.returns, *(each.annotation for each in arguments)):
+                for part in ast.walk(annotation) if annotation else ():
+                    if isinstance(part, ast.Subscript) and mentions(part.value, 'tuple'):
+                        seen += 1
+                        both = mentions(part, 'Transcript') and mentions(part, 'GroundTruth')
+                        assert not both, f'{module}:{part.lineno}'
+    assert seen > 50
 
 
 # Failed on `_ = truth.labels` in a function of attack/guessers.py.

@@ -105,16 +105,20 @@ def test_noise_on_the_sum():
 def test_several_victims_of_cohorts_at_once():
     recording = simulate.record(federation(M), KEY, every_user(), [0, 1])
     users = [int(user) for user in recording.clients[0].users[:3]]
-    found, truths = simulate.transcripts(recording, users, [0, 1], PARTS, cohort_size=M)
+    found = simulate.transcripts(recording, users, [0, 1], PARTS, cohort_size=M)
+    truths = simulate.truths(recording, users, [0, 1], cohort_size=M)
     for v, user in enumerate(users):
+        one = tree.take_along(found, simulate.axes(found), v)
         expected = simulate.transcript(recording, user, [0, 1], PARTS, cohort_size=M)
-        one = tree.take_along(found, simulate.axes(found), v), tree.take(truths, v)
         jax.tree.map(np.testing.assert_array_equal, one, expected)
+        truth = simulate.truth(recording, user, [0, 1], cohort_size=M)
+        jax.tree.map(np.testing.assert_array_equal, tree.take(truths, v), truth)
 
 
 def replayed(recording, user, rounds, latent=None, size=M, seen=PARTS):
     """The transcript, the truth, and the attacker's problem at a guess of all members."""
-    transcript, truth = simulate.transcript(recording, user, rounds, seen, cohort_size=size)
+    transcript = simulate.transcript(recording, user, rounds, seen, cohort_size=size)
+    truth = simulate.truth(recording, user, rounds, cohort_size=size)
     update = client.cohort(UPDATE, size)
 
     def init(key):
@@ -157,7 +161,8 @@ def test_replay_at_the_truth_is_what_was_seen(user, per_round):
 def test_only_the_victims_entries_count():
     user = int(CLIENTS[0].users[0])
     recording = simulate.record(federation(M), KEY, [user], [0])
-    transcript, truth = simulate.transcript(recording, user, [0], PARTS, cohort_size=M)
+    transcript = simulate.transcript(recording, user, [0], PARTS, cohort_size=M)
+    truth = simulate.truth(recording, user, [0], cohort_size=M)
     size = CLIENTS[0].items.shape[1]
     assert transcript.items.shape == (M * size,)
     assert truth.weights[:size].sum() == (CLIENTS[0].weights[0] > 0).sum()
@@ -195,7 +200,8 @@ def test_attacks_on_rows_read_the_sum():
     few = data.clients.build(dataclasses.replace(few, item_ids=tuple(map(str, range(N)))))
     user = int(few[0].users[0])
     recording = simulate.record(federation(2, clients=few), KEY, [user], [0])
-    transcript, truth = simulate.transcript(recording, user, [0], ['items'], cohort_size=2)
+    transcript = simulate.transcript(recording, user, [0], ['items'], cohort_size=2)
+    truth = simulate.truth(recording, user, [0], cohort_size=2)
     answer = item_rows.spectral(jax.tree.map(jnp.asarray, transcript))
     other = (truth.weights == 0) & (transcript.weights[0] > 0)
     alone = (truth.weights > 0) & ~np.isin(transcript.items, transcript.items[other])

@@ -81,7 +81,8 @@ def test_a_client_keeps_to_its_draw():
     run = train.federation(model, update, channel, server.server(optax.sgd(0.0)), clients)
     user = int(clients[0].users[0])
     recording = simulate.record(run, KEY, [user], [0, 1, 5])
-    seen, truth = simulate.transcript(recording, user, [0, 1, 5], ['items'])
+    seen = simulate.transcript(recording, user, [0, 1, 5], ['items'])
+    truth = simulate.truth(recording, user, [0, 1, 5])
     rows = seen.seen['items']['embedding'][..., 0]
     assert np.any(rows[0] != truth.labels)
     np.testing.assert_array_equal(rows[1], rows[0])

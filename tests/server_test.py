@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl.testing import absltest, parameterized
+import pytest
 
 from fedinv_jax import server
 from tests import reference
@@ -67,120 +67,129 @@ def aggregate(shared, groups, aggregation):
     return server.average(total(shared, groups), aggregation)
 
 
-class AggregateTest(parameterized.TestCase):
-    # Failed on: `active` ignored; `touched` ignored; the mean over the last group's clients only;
-    # `.set` for `.add`.
-    @parameterized.parameters(
+# Failed on: `active` ignored; `touched` ignored; the mean over the last group's clients only;
+# `.set` for `.add`.
+@pytest.mark.parametrize(
+    ('how', 'embedding', 'bias'),
+    [
         ('sum', SUM, BIAS_SUM),
         ('mean', SUM / 3, BIAS_SUM / 3),
         ('mean_over_touched', SUM / TOUCHED[:, None], BIAS_SUM / TOUCHED),
+    ],
+)
+def test_items(how, embedding, bias):
+    result = jax.jit(
+        lambda shared, groups: aggregate(shared, groups, {'items': how, 'scorer': 'sum'})
+    )(SHARED, GROUPS)
+    np.testing.assert_allclose(result['items']['embedding'], embedding, rtol=1e-6)
+    np.testing.assert_allclose(result['items']['bias'], bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize(('how', 'by'), [('sum', 1), ('mean', 3), ('mean_over_touched', 3)])
+def test_scorer(how, by):
+    result = aggregate(SHARED, GROUPS, {'items': 'sum', 'scorer': how})
+    np.testing.assert_allclose(result['scorer']['kernel'], SCORER_SUM / by, rtol=1e-6)
+
+
+# Failed on: `touched` ignored.
+@pytest.mark.parametrize('items', server.AGGREGATIONS)
+@pytest.mark.parametrize('scorer', server.AGGREGATIONS)
+def test_reference(items, scorer):
+    rng = np.random.default_rng(0)
+    num_clients, size = 4, 3
+    ids = np.stack([rng.permutation(4)[:size] for _ in range(num_clients)])
+    touched = rng.random((num_clients, size)) < 0.7
+    active = np.array([True, False, True, True])
+    uploads = {
+        'items': {
+            'embedding': rng.normal(size=(num_clients, size, 2)),
+            'bias': rng.normal(size=(num_clients, size)),
+        },
+        'scorer': {'kernel': rng.normal(size=(num_clients, 2))},
+    }
+    chosen = np.flatnonzero(active)
+    expected = reference.aggregate(
+        reference.to_float64(SHARED),
+        [
+            {
+                'items': {k: v[c][touched[c]] for k, v in uploads['items'].items()},
+                'scorer': {'kernel': uploads['scorer']['kernel'][c]},
+            }
+            for c in chosen
+        ],
+        [ids[c][touched[c]] for c in chosen],
+        items,
+        scorer,
     )
-    def test_items(self, how, embedding, bias):
-        result = jax.jit(
-            lambda shared, groups: aggregate(shared, groups, {'items': how, 'scorer': 'sum'})
-        )(SHARED, GROUPS)
-        np.testing.assert_allclose(result['items']['embedding'], embedding, rtol=1e-6)
-        np.testing.assert_allclose(result['items']['bias'], bias, rtol=1e-6)
-
-    @parameterized.parameters(('sum', 1), ('mean', 3), ('mean_over_touched', 3))
-    def test_scorer(self, how, by):
-        result = aggregate(SHARED, GROUPS, {'items': 'sum', 'scorer': how})
-        np.testing.assert_allclose(result['scorer']['kernel'], SCORER_SUM / by, rtol=1e-6)
-
-    # Failed on: `touched` ignored.
-    @parameterized.product(items=server.AGGREGATIONS, scorer=server.AGGREGATIONS, seed=[0])
-    def test_reference(self, items, scorer, seed):
-        rng = np.random.default_rng(seed)
-        num_clients, size = 4, 3
-        ids = np.stack([rng.permutation(4)[:size] for _ in range(num_clients)])
-        touched = rng.random((num_clients, size)) < 0.7
-        active = np.array([True, False, True, True])
-        uploads = {
-            'items': {
-                'embedding': rng.normal(size=(num_clients, size, 2)),
-                'bias': rng.normal(size=(num_clients, size)),
-            },
-            'scorer': {'kernel': rng.normal(size=(num_clients, 2))},
-        }
-        chosen = np.flatnonzero(active)
-        expected = reference.aggregate(
-            reference.to_float64(SHARED),
-            [
-                {
-                    'items': {k: v[c][touched[c]] for k, v in uploads['items'].items()},
-                    'scorer': {'kernel': uploads['scorer']['kernel'][c]},
-                }
-                for c in chosen
-            ],
-            [ids[c][touched[c]] for c in chosen],
-            items,
-            scorer,
-        )
-        with jax.enable_x64(True):
-            shared = reference.to_float64(SHARED)
-            seen = server.Seen(
-                jax.tree.map(jnp.asarray, uploads), *map(jnp.asarray, (ids, touched, active))
-            )
-            actual = aggregate(shared, [seen], {'items': items, 'scorer': scorer})
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
-
-    # Failed on: `.set` for `.add`.
-    def test_a_repeated_row_adds(self):
+    with jax.enable_x64(True):
+        shared = reference.to_float64(SHARED)
         seen = server.Seen(
-            {'items': jnp.array([[[1.0], [2.0]]]), 'scorer': {}},
-            jnp.array([[1, 1]]),
-            jnp.ones((1, 2), bool),
-            jnp.array([True]),
+            jax.tree.map(jnp.asarray, uploads), *map(jnp.asarray, (ids, touched, active))
         )
-        result = aggregate({'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'})
-        np.testing.assert_array_equal(result['items'], [[0.0], [3.0]])
-
-    # Failed on: `value / num_active` without a guard.
-    @parameterized.parameters(*server.AGGREGATIONS)
-    def test_nobody(self, how):
-        nobody = [group._replace(active=jnp.zeros_like(group.active)) for group in GROUPS]
-        result = aggregate(SHARED, nobody, {'items': how, 'scorer': how})
-        for leaf in jax.tree.leaves(result):
-            np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
-
-    def test_what_is_not_seen_is_zero(self):
-        blind = [group._replace(uploads={'items': group.uploads['items']}) for group in GROUPS]
-        result = aggregate(SHARED, blind, {'items': 'sum', 'scorer': 'mean'})
-        np.testing.assert_array_equal(result['scorer']['kernel'], np.zeros(2))
-        np.testing.assert_allclose(result['items']['bias'], BIAS_SUM)
-
-    def test_no_scorer(self):
-        seen = GROUPS[1]._replace(uploads={'items': GROUPS[1].uploads['items'], 'scorer': {}})
-        shared = {'items': SHARED['items'], 'scorer': {}}
-        result = aggregate(shared, [seen], {'items': 'sum', 'scorer': 'mean'})
-        self.assertEqual(jax.tree.structure(result), jax.tree.structure(shared))
+        actual = aggregate(shared, [seen], {'items': items, 'scorer': scorer})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), actual, expected)
 
 
-class ServerTest(parameterized.TestCase):
-    # Failed on: the aggregate added.
-    def test_subtracts(self):
-        sgd = server.server(optax.sgd(0.5))
-        shared = jax.tree.map(lambda leaf: leaf + 1, SHARED)
-        new, _ = server.apply(sgd, shared, server.init(sgd, shared), total(shared, GROUPS))
-        np.testing.assert_allclose(new['items']['embedding'], 1 - 0.5 * SUM, rtol=1e-6)
-        np.testing.assert_allclose(new['scorer']['kernel'], 1 - 0.5 * SCORER_SUM / 3, rtol=1e-6)
-
-    def test_server_momentum_carries_over(self):
-        heavy = server.server(optax.sgd(1.0, momentum=0.5), scorer='sum')
-        state = server.init(heavy, SHARED)
-        shared, state = server.apply(heavy, SHARED, state, total(SHARED, GROUPS))
-        shared, state = server.apply(heavy, shared, state, total(shared, GROUPS))
-        # g, then g + g/2.
-        np.testing.assert_allclose(shared['scorer']['kernel'], -2.5 * SCORER_SUM, rtol=1e-6)
-
-    def test_errors(self):
-        with self.assertRaisesRegex(
-            ValueError, r"Expected items='men' to be one of sum, mean, mean_over_touched\."
-        ):
-            server.server(optax.sgd(1.0), items='men')
-        with self.assertRaisesRegex(ValueError, r"Expected scorer='median'"):
-            server.server(optax.sgd(1.0), scorer='median')
+# Failed on: `.set` for `.add`.
+def test_a_repeated_row_adds():
+    seen = server.Seen(
+        {'items': jnp.array([[[1.0], [2.0]]]), 'scorer': {}},
+        jnp.array([[1, 1]]),
+        jnp.ones((1, 2), bool),
+        jnp.array([True]),
+    )
+    result = aggregate({'items': jnp.zeros((2, 1)), 'scorer': {}}, [seen], {'items': 'sum'})
+    np.testing.assert_array_equal(result['items'], [[0.0], [3.0]])
 
 
-if __name__ == '__main__':
-    absltest.main()
+# Failed on: `value / num_active` without a guard.
+@pytest.mark.parametrize('how', server.AGGREGATIONS)
+def test_nobody(how):
+    nobody = [group._replace(active=jnp.zeros_like(group.active)) for group in GROUPS]
+    result = aggregate(SHARED, nobody, {'items': how, 'scorer': how})
+    for leaf in jax.tree.leaves(result):
+        np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
+
+
+def test_what_is_not_seen_is_zero():
+    blind = [group._replace(uploads={'items': group.uploads['items']}) for group in GROUPS]
+    result = aggregate(SHARED, blind, {'items': 'sum', 'scorer': 'mean'})
+    np.testing.assert_array_equal(result['scorer']['kernel'], np.zeros(2))
+    np.testing.assert_allclose(result['items']['bias'], BIAS_SUM)
+
+
+def test_no_scorer():
+    seen = GROUPS[1]._replace(uploads={'items': GROUPS[1].uploads['items'], 'scorer': {}})
+    shared = {'items': SHARED['items'], 'scorer': {}}
+    result = aggregate(shared, [seen], {'items': 'sum', 'scorer': 'mean'})
+    assert jax.tree.structure(result) == jax.tree.structure(shared)
+
+
+# Failed on: the aggregate added.
+def test_subtracts():
+    sgd = server.server(optax.sgd(0.5))
+    shared = jax.tree.map(lambda leaf: leaf + 1, SHARED)
+    new, _ = server.apply(sgd, shared, server.init(sgd, shared), total(shared, GROUPS))
+    np.testing.assert_allclose(new['items']['embedding'], 1 - 0.5 * SUM, rtol=1e-6)
+    np.testing.assert_allclose(new['scorer']['kernel'], 1 - 0.5 * SCORER_SUM / 3, rtol=1e-6)
+
+
+def test_server_momentum_carries_over():
+    heavy = server.server(optax.sgd(1.0, momentum=0.5), scorer='sum')
+    state = server.init(heavy, SHARED)
+    shared, state = server.apply(heavy, SHARED, state, total(SHARED, GROUPS))
+    shared, state = server.apply(heavy, shared, state, total(shared, GROUPS))
+    # g, then g + g/2.
+    np.testing.assert_allclose(shared['scorer']['kernel'], -2.5 * SCORER_SUM, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'items': 'men'}, r"Expected items='men' to be one of sum, mean, mean_over_touched\."),
+        ({'scorer': 'median'}, r"Expected scorer='median'"),
+    ],
+)
+def test_errors(changes, message):
+    with pytest.raises(ValueError, match=message):
+        server.server(optax.sgd(1.0), **changes)

@@ -1,7 +1,6 @@
 """Federated runs against the reference; what a transcript holds and what it must not depend on."""
 
 import dataclasses
-from unittest import mock
 
 import chex
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, compress, losses, models, observe, server, simulate, train, tree
 from fedinv_jax.data import clients as clients_lib
@@ -135,444 +133,466 @@ def assert_trees_close(actual, expected, rtol=1e-6, atol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
-class FreshNegativesTest(absltest.TestCase):
-    # Failed on mutants: rows gathered or scattered at the items the client was built with.
-    def test_each_round_uploads_the_gradient_of_its_own_batch(self):
-        run = federation(fresh=True)
-        states, seen = steps(run, KEY, 2)
-        update = reference.gradient_step(reference.bce, 0.4)
-        items = [by_user(run, [group.items for group in groups]) for groups in seen]
-        for t, (state, groups) in enumerate(zip(states, seen, strict=False)):
-            uploads = by_user(run, [group.uploads for group in groups])
-            private = by_user(run, state.private)
-            moved = jax.tree.map(jnp.subtract, state.shared, states[t + 1].shared)['items']
-            for user, (built, labels) in DATA.items():
-                size, positive = len(built), np.array(labels) > 0
-                batch = items[t][user][:size]
-                np.testing.assert_array_equal(batch[positive], np.array(built)[positive])
-                self.assertLen(set(batch.tolist()), size)
-                dense = (batch, np.array(labels, float), np.ones(size))
-                start = reference.to_float64(state.shared), np.asarray(private[user], np.float64)
-                expected = update(*start, *dense)[0]['items']
-                rows = tree.take(uploads[user]['items'], slice(size))
-                assert_trees_close(rows, tree.take(expected, batch), rtol=1e-5, atol=1e-7)
-                moved = jax.tree.map(lambda left, gone: left - 0.5 * gone, moved, expected)
-            for leaf in jax.tree.leaves(moved):
-                np.testing.assert_allclose(leaf, 0, atol=1e-6)
-        fresh = [user for user in DATA if set(items[0][user]) != set(items[1][user])]
-        self.assertGreater(len(fresh), 2)
+# Failed on mutants: rows gathered or scattered at the items the client was built with.
+def test_each_round_uploads_the_gradient_of_its_own_batch():
+    run = federation(fresh=True)
+    states, seen = steps(run, KEY, 2)
+    update = reference.gradient_step(reference.bce, 0.4)
+    items = [by_user(run, [group.items for group in groups]) for groups in seen]
+    for t, (state, groups) in enumerate(zip(states, seen, strict=False)):
+        uploads = by_user(run, [group.uploads for group in groups])
+        private = by_user(run, state.private)
+        moved = jax.tree.map(jnp.subtract, state.shared, states[t + 1].shared)['items']
+        for user, (built, labels) in DATA.items():
+            size, positive = len(built), np.array(labels) > 0
+            batch = items[t][user][:size]
+            np.testing.assert_array_equal(batch[positive], np.array(built)[positive])
+            assert len(set(batch.tolist())) == size
+            dense = (batch, np.array(labels, float), np.ones(size))
+            start = reference.to_float64(state.shared), np.asarray(private[user], np.float64)
+            expected = update(*start, *dense)[0]['items']
+            rows = tree.take(uploads[user]['items'], slice(size))
+            assert_trees_close(rows, tree.take(expected, batch), rtol=1e-5, atol=1e-7)
+            moved = jax.tree.map(lambda left, gone: left - 0.5 * gone, moved, expected)
+        for leaf in jax.tree.leaves(moved):
+            np.testing.assert_allclose(leaf, 0, atol=1e-6)
+    fresh = [user for user in DATA if set(items[0][user]) != set(items[1][user])]
+    assert len(fresh) > 2
 
 
-class ReferenceTest(parameterized.TestCase):
-    # Failed on: private parameters not carried over; a snapshot of the shared parameters after the
-    # round; of the private ones after the round.
-    @parameterized.parameters(
+# Failed on: private parameters not carried over; a snapshot of the shared parameters after the
+# round; of the private ones after the round.
+@pytest.mark.parametrize(
+    ('name', 'kind', 'how_items', 'how_scorer', 'rate'),
+    [
         ('mf_bias', 'gradient_step', 'sum', 'mean', 0.5),
         ('ncf', 'gradient_step', 'mean', 'sum', 0.5),
         ('ncf', 'local_sgd', 'mean_over_touched', 'mean', 1.0),
+    ],
+)
+def test_sequential_run(name, kind, how_items, how_scorer, rate):
+    if kind == 'gradient_step':
+        update, theirs = None, reference.gradient_step(reference.bce, 0.4)
+    else:
+        sgd = {'num_epochs': 2, 'batch_size': 4}
+
+        def update(model):
+            return client.local_sgd(model, losses.bce, optax.sgd(0.3), optax.sgd(0.4), **sgd)
+
+        theirs = reference.local_sgd(reference.bce, reference.Sgd(0.3), reference.Sgd(0.4), **sgd)
+    users = list(DATA)
+    with jax.enable_x64(True):
+        how = {'items': how_items, 'scorer': how_scorer}
+        run = federation(name, update=update, how=how, rate=rate)
+        recording = simulate.record(run, jax.random.key(5), users, range(4))
+    first = recording.snapshots[0]
+    history, _ = reference.federated_run(
+        reference.to_float64(first.shared),
+        reference.to_float64(by_user(run, first.private)),
+        {
+            user: (items, np.array(labels, float), np.ones(len(items)))
+            for user, (items, labels) in DATA.items()
+        },
+        theirs,
+        how_items,
+        how_scorer,
+        rate,
+        [users] * 4,
     )
-    def test_sequential_run(self, name, kind, how_items, how_scorer, rate):
-        if kind == 'gradient_step':
-            update, theirs = None, reference.gradient_step(reference.bce, 0.4)
-        else:
-            sgd = {'num_epochs': 2, 'batch_size': 4}
-
-            def update(model):
-                return client.local_sgd(model, losses.bce, optax.sgd(0.3), optax.sgd(0.4), **sgd)
-
-            theirs = reference.local_sgd(
-                reference.bce, reference.Sgd(0.3), reference.Sgd(0.4), **sgd
+    for t, (shared, privates, uploads) in enumerate(history):
+        snapshot = recording.snapshots[t]
+        assert jax.tree.leaves(snapshot.shared)[0].dtype == np.float64
+        assert_trees_close(snapshot.shared, shared)
+        assert_trees_close(by_user(run, snapshot.private), privates)
+        losses_ = [
+            reference.mean_loss(
+                shared, privates[u], i, np.array(y, float), np.ones(len(i)), reference.bce
             )
-        users = list(DATA)
-        with jax.enable_x64(True):
-            how = {'items': how_items, 'scorer': how_scorer}
-            run = federation(name, update=update, how=how, rate=rate)
-            recording = simulate.record(run, jax.random.key(5), users, range(4))
-        first = recording.snapshots[0]
-        history, _ = reference.federated_run(
-            reference.to_float64(first.shared),
-            reference.to_float64(by_user(run, first.private)),
-            {
-                user: (items, np.array(labels, float), np.ones(len(items)))
-                for user, (items, labels) in DATA.items()
-            },
-            theirs,
-            how_items,
-            how_scorer,
-            rate,
-            [users] * 4,
-        )
-        for t, (shared, privates, uploads) in enumerate(history):
-            snapshot = recording.snapshots[t]
-            self.assertEqual(jax.tree.leaves(snapshot.shared)[0].dtype, np.float64)
-            assert_trees_close(snapshot.shared, shared)
-            assert_trees_close(by_user(run, snapshot.private), privates)
-            losses_ = [
-                reference.mean_loss(
-                    shared, privates[u], i, np.array(y, float), np.ones(len(i)), reference.bce
-                )
-                for u, (i, y) in DATA.items()
-            ]
-            np.testing.assert_allclose(snapshot.loss, np.mean(losses_), rtol=1e-9)
-            everybody = [np.arange(len(group.users)) for group in run.clients]
-            seen_of = [recording.uploads(t, g, places) for g, places in enumerate(everybody)]
-            for user, seen in by_user(run, seen_of).items():
-                size = len(DATA[user][0])
-                for name_, rows in seen['items'].items():
-                    expected = uploads[user]['items'][name_]
-                    np.testing.assert_allclose(rows[:size], expected, rtol=1e-6, atol=1e-12)
-                    np.testing.assert_array_equal(rows[size:], np.zeros_like(rows[size:]))
-                assert_trees_close(seen['scorer'], uploads[user]['scorer'])
-
-    # Failed on: private parameters of inactive clients moved on.
-    def test_sampled_run(self):
-        with jax.enable_x64(True):
-            run = federation(how={'items': 'mean'}, per_round=2)
-            recording = simulate.record(run, jax.random.key(1), [3], [0, 2, 3], between=[1])
-            forced = tuple(jnp.asarray(group.users == 3) for group in run.clients)
-            nobody = tuple(jnp.zeros_like(mask) for mask in forced)
-            init_key, run_key = jax.random.split(jax.random.key(1))
-            state, active = jax.jit(run.init)(init_key), []
-            privates, step = by_user(run, state.private), round_of(run)
-            for t in range(4):
-                state, seen = step(state, run_key, nobody if t == 1 else forced)
-                active.append(by_user(run, [group.active for group in seen]))
-        participation = [[user for user in DATA if drawn[user]] for drawn in active]
-        history, final = reference.federated_run(
-            reference.to_float64(recording.snapshots[0].shared),
-            reference.to_float64(privates),
-            {
-                user: (items, np.array(labels, float), np.ones(len(items)))
-                for user, (items, labels) in DATA.items()
-            },
-            reference.gradient_step(reference.bce, 0.4),
-            'mean',
-            'mean',
-            0.5,
-            participation,
-        )
-        for t, (shared, privates_t, _) in enumerate(history):
-            assert_trees_close(recording.snapshots[t].shared, shared)
-            np.testing.assert_allclose(
-                recording.snapshots[t].private[0][0], privates_t[3], rtol=1e-6
-            )
-        assert_trees_close(state.shared, final)
-
-
-class ParticipationTest(parameterized.TestCase):
-    # Failed on: `lot < last`; private parameters of inactive clients moved on; one private draw for
-    # all.
-    @parameterized.parameters(1, 3)
-    def test_number_and_frozen_privates(self, per_round):
-        run = federation(per_round=per_round)
-        states, seen = steps(run, KEY, 5)
-        # Every client starts from a draw of its own.
-        self.assertLen({tuple(p) for p in by_user(run, states[0].private).values()}, len(DATA))
-        drawn = set()
-        for before, after, groups in zip(states, states[1:], seen, strict=False):
-            active = by_user(run, [group.active for group in groups])
-            self.assertEqual(sum(active.values()), per_round)
-            drawn |= {user for user, took_part in active.items() if took_part}
-            old, new = by_user(run, before.private), by_user(run, after.private)
-            for user, took_part in active.items():
-                self.assertEqual(bool(np.any(old[user] != new[user])), bool(took_part))
-        # Drawn afresh: after five rounds more clients than one round's took part.
-        self.assertGreater(len(drawn), per_round)
-
-    # Failed on: the last chunk's empty places trained as the last client; chunks that begin anew.
-    @parameterized.product(per_round=(2, 5), entries=(1, 8))
-    def test_clients_a_few_at_a_time_or_all_at_once(self, per_round, entries):
-        whole, _ = steps(federation(per_round=per_round), KEY, 4)
-        with mock.patch.object(train, '_ENTRIES', entries):
-            chunked, _ = steps(federation(per_round=per_round), KEY, 4)
-        for one, other in zip(whole, chunked, strict=True):
-            assert_trees_close(other.shared, one.shared, 1e-5, 1e-6)
-            assert_trees_close(other.private, one.private, 1e-5, 1e-6)
-
-    # Failed on: victims not forced in observed rounds; forced in those between as well.
-    def test_victims_take_part_in_every_observed_round(self):
-        run = federation(per_round=1)
-        observed, between = [1, 4, 6], [0, 2, 3, 5]
-        recording = simulate.record(run, KEY, [1, 3], observed, between)
-        init_key, run_key = jax.random.split(KEY)
-        forced = tuple(jnp.asarray(np.isin(group.users, [1, 3])) for group in run.clients)
-        nobody = tuple(jnp.zeros_like(mask) for mask in forced)
-        step, state = round_of(run), jax.jit(run.init)(init_key)
-        absent = 0
-        for round_ in range(7):
-            must = forced if round_ in observed else nobody
-            state, seen = step(state, run_key, must)
-            active = by_user(run, [group.active for group in seen])
-            recorded = recording.snapshots[round_].participated
-            self.assertEqual([bool(recorded[0][0]), bool(recorded[1][0])], [active[3], active[1]])
-            if round_ in observed:
-                self.assertTrue(active[1] and active[3])
-                self.assertLessEqual(sum(active.values()), 3)
-            else:
-                self.assertEqual(sum(active.values()), 1)
-                absent += not active[3]
-        self.assertGreater(absent, 0)
-        got, _ = simulate.transcript(recording, 3, observed, ['items'], every_round=True)
-        expected = [recording.snapshots[r].participated[0][0] for r in range(1, 7)]
-        np.testing.assert_array_equal(got.participated, expected)
-        self.assertTrue(got.participated[[0, 3, 5]].all())
-
-
-class RecordTest(parameterized.TestCase):
-    # Failed on: kept rounds not counted as done.
-    def test_keeps_only_what_was_asked(self):
-        run = federation('mf_bias', rate=0.05)
-        calls = []
-        recording = simulate.record(
-            run, KEY, [2], [3, 60], between=[1], progress=lambda *args: calls.append(args)
-        )
-        self.assertEqual(sorted(recording.snapshots), [1, 3, 60])
-        self.assertEqual([group.users.tolist() for group in recording.clients], [[], [2]])
-        states, seen = steps(run, KEY, 61)
-        for round_, snapshot in recording.snapshots.items():
-            for leaf in jax.tree.leaves(
-                (snapshot.private, snapshot.channel, snapshot.participated)
-            ):
-                self.assertIsInstance(leaf, np.ndarray)
-                self.assertIn(leaf.shape[0], (0, 1))
-            assert_trees_close(snapshot.shared, states[round_].shared, 1e-4, 1e-5)
-            np.testing.assert_allclose(
-                snapshot.private[1][0], states[round_].private[1][1], rtol=1e-4, atol=1e-5
-            )
-            expected = jax.tree.map(lambda leaf: leaf[1], seen[round_][1].uploads)
-            got = tree.take(recording.uploads(round_, 1, np.array([0])), 0)
-            assert_trees_close(got, expected, 1e-4, 1e-5)
-        self.assertEqual(calls[-1], (60, 60))
-        self.assertEqual(calls, sorted(calls))
-
-    # What is computed anew, against the state of each round, and what it added to the item table.
-    # Failed on: the run's whole key; the first round's channel or number for all; float32 for all;
-    # one client of each call.
-    @parameterized.named_parameters(
-        ('feedback', compress.keep_top(0.3, True), False, True),
-        ('random', compress.keep_random(0.3), False, False),
-        ('noise', observe.add_gaussian_noise(0.1), False, True),
-        ('fresh', observe.chain(), True, False),
-    )
-    @pytest.mark.slow
-    def test_uploads_are_those_of_the_rounds(self, channel, fresh, wide):
-        with jax.enable_x64(wide), mock.patch.object(train, '_TOGETHER', 2):
-            run = federation(channel=channel, fresh=fresh)
-            recording = simulate.record(run, KEY, list(DATA), [0, 2])
-            forced = tuple(jnp.ones(len(group.users), bool) for group in run.clients)
-            run_key = jax.random.split(KEY)[1]
-            state, step = jax.jit(run.init)(jax.random.split(KEY)[0]), round_of(run)
-            for round_ in range(3):
-                before, (state, seen) = state, step(state, run_key, forced)
-                if round_ == 1:
-                    continue
-                for g, group in enumerate(seen):
-                    with jax.enable_x64(not wide):  # whatever the attack's precision
-                        got = recording.uploads(round_, g, np.arange(len(group.active)))
-                    assert_trees_close(got, group.uploads, 1e-4, 1e-5)
-                    same = jax.tree.leaves(jax.tree.map(lambda a, b: a.dtype == b.dtype, got,
-                                                        group.uploads))  # fmt: skip
-                    assert all(same)
-                    assert_trees_close(recording.snapshots[round_].private[g], before.private[g])
-                if not fresh:  # the server adds the rows up
-                    expected = np.array(before.shared['items']['embedding'])
-                    for g, group in enumerate(run.clients):
-                        rows = recording.uploads(round_, g, np.arange(len(group.users)))
-                        for items, own, real in zip(
-                            group.items, rows['items']['embedding'], group.weights > 0, strict=True
-                        ):
-                            np.add.at(expected, items[real], -0.5 * own[real])
-                    np.testing.assert_allclose(
-                        state.shared['items']['embedding'], expected, rtol=1e-4, atol=1e-5
-                    )
-
-    def test_same_key_same_run_other_key_other_run(self):
-        run = federation(per_round=2)
-        step = jax.jit(
-            lambda key: run.step(run.init(key), key, (jnp.zeros(2, bool), jnp.zeros(3, bool)))
-        )
-        a, b, c = (jax.tree.leaves(step(jax.random.key(seed))[0].shared)[0] for seed in (5, 5, 6))
-        np.testing.assert_array_equal(a, b)
-        self.assertGreater(np.max(np.abs(a - c)), 1e-2)
-
-    def test_errors(self):
-        run = federation()
-        with self.assertRaisesRegex(ValueError, r'Expected victims to be clients; users \[9\]'):
-            simulate.record(run, KEY, [2, 9], [1])
-        with self.assertRaisesRegex(ValueError, r'Expected rounds >= 0 to observe, got \[\]'):
-            simulate.record(run, KEY, [2], [])
-        with self.assertRaisesRegex(ValueError, r'Expected rounds >= 0 to observe, got \[-1, 2\]'):
-            simulate.record(run, KEY, [2], [2], between=[-1])
-        with self.assertRaisesRegex(
-            ValueError, r'Expected 1 <= clients_per_round=6 <= 5 clients\.'
-        ):
-            federation(per_round=6)
-        with self.assertRaisesRegex(ValueError, r'clients_per_round=0'):
-            federation(groups=())
-
-
-class GroupingTest(parameterized.TestCase):
-    # Failed on: lots drawn by the position in the group instead of the user index.
-    def test_a_transcript_does_not_depend_on_it(self):
-        # Other groups, another order, other padding.
-        groups, extra = ((4, 3, 2), (1, 0)), 2
-
-        def of(groups, extra):
-            run = federation('ncf', groups=groups, extra=extra, per_round=3)
-            run = run._replace(init=jax.jit(run.init))
-            recording = simulate.record(run, KEY, [3, 1], [0, 2, 4], between=[1, 3])
-            return {
-                user: simulate.transcript(recording, user, [0, 2, 4], PARTS, every_round=True)
-                for user in (3, 1)
-            }
-
-        expected, actual = of(GROUPS, 0), of(groups, extra)
-        for user, (a, truth_a) in expected.items():
-            b, truth_b = actual[user]
+            for u, (i, y) in DATA.items()
+        ]
+        np.testing.assert_allclose(snapshot.loss, np.mean(losses_), rtol=1e-9)
+        everybody = [np.arange(len(group.users)) for group in run.clients]
+        seen_of = [recording.uploads(t, g, places) for g, places in enumerate(everybody)]
+        for user, seen in by_user(run, seen_of).items():
             size = len(DATA[user][0])
-
-            def real(view, size=size):
-                """Cuts the padded axis of item leaves `[T, K, ...]`."""
-                return {**view, 'items': jax.tree.map(lambda x: x[:, :size], view['items'])}
-
-            assert_trees_close(real(a.shared), real(b.shared), 1e-5, 1e-5)
-            assert_trees_close(real(a.seen), real(b.seen), 1e-5, 1e-5)
-            np.testing.assert_array_equal(a.participated, b.participated)
-            np.testing.assert_array_equal(a.items[:size], b.items[:size])
-            np.testing.assert_array_equal(truth_a.labels[:size], truth_b.labels[:size])
-            np.testing.assert_allclose(truth_a.private, truth_b.private, atol=1e-5)
+            for name_, rows in seen['items'].items():
+                expected = uploads[user]['items'][name_]
+                np.testing.assert_allclose(rows[:size], expected, rtol=1e-6, atol=1e-12)
+                np.testing.assert_array_equal(rows[size:], np.zeros_like(rows[size:]))
+            assert_trees_close(seen['scorer'], uploads[user]['scorer'])
 
 
-class TranscriptTest(parameterized.TestCase):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.run_ = federation('ncf')
-        cls.recording = simulate.record(cls.run_, KEY, [3, 2, 1], [0, 2, 5], between=[1, 3, 4])
-        cls.log_odds = np.linspace(-2, 1, N).astype(np.float32)
+# Failed on: private parameters of inactive clients moved on.
+def test_sampled_run():
+    with jax.enable_x64(True):
+        run = federation(how={'items': 'mean'}, per_round=2)
+        recording = simulate.record(run, jax.random.key(1), [3], [0, 2, 3], between=[1])
+        forced = tuple(jnp.asarray(group.users == 3) for group in run.clients)
+        nobody = tuple(jnp.zeros_like(mask) for mask in forced)
+        init_key, run_key = jax.random.split(jax.random.key(1))
+        state, active = jax.jit(run.init)(init_key), []
+        privates, step = by_user(run, state.private), round_of(run)
+        for t in range(4):
+            state, seen = step(state, run_key, nobody if t == 1 else forced)
+            active.append(by_user(run, [group.active for group in seen]))
+    participation = [[user for user in DATA if drawn[user]] for drawn in active]
+    history, final = reference.federated_run(
+        reference.to_float64(recording.snapshots[0].shared),
+        reference.to_float64(privates),
+        {
+            user: (items, np.array(labels, float), np.ones(len(items)))
+            for user, (items, labels) in DATA.items()
+        },
+        reference.gradient_step(reference.bce, 0.4),
+        'mean',
+        'mean',
+        0.5,
+        participation,
+    )
+    for t, (shared, privates_t, _) in enumerate(history):
+        assert_trees_close(recording.snapshots[t].shared, shared)
+        np.testing.assert_allclose(recording.snapshots[t].private[0][0], privates_t[3], rtol=1e-6)
+    assert_trees_close(state.shared, final)
 
-    # Failed on: the rows of the first victim for all; times and victims swapped in what is seen.
-    @parameterized.named_parameters(
-        ('known', {}, PARTS), ('every_round', {'every_round': True}, PARTS),
-        ('unknown', {'batch_known': False}, ['scorer']),
-    )  # fmt: skip
-    def test_several_victims_at_once(self, changes, seen):
-        users = next([*map(int, g.users)] for g in self.recording.clients if len(g.users) > 1)
-        found, truths = simulate.transcripts(self.recording, users, [0, 2, 5], seen, **changes)
-        for v, user in enumerate(users):
-            expected = simulate.transcript(self.recording, user, [0, 2, 5], seen, **changes)
-            one = tree.take_along(found, simulate.axes(found), v), tree.take(truths, v)
-            chex.assert_trees_all_equal(one, expected)
 
-    def test_for_an_attack_that_sees_nothing_nobody_trains_again(self):
-        silent = self.recording._replace(uploads=lambda *_: self.fail('an upload'))
-        found, truth = simulate.transcript(silent, 2, [0, 2], [])
-        self.assertEqual(found.seen, {})
-        whole, same = simulate.transcript(self.recording, 2, [0, 2], PARTS)
-        chex.assert_trees_all_equal(
-            (found.replace(seen=None), truth), (whole.replace(seen=None), same)
+# Failed on: `lot < last`; private parameters of inactive clients moved on; one private draw for
+# all.
+@pytest.mark.parametrize('per_round', [1, 3])
+def test_number_and_frozen_privates(per_round):
+    run = federation(per_round=per_round)
+    states, seen = steps(run, KEY, 5)
+    # Every client starts from a draw of its own.
+    assert len({tuple(p) for p in by_user(run, states[0].private).values()}) == len(DATA)
+    drawn = set()
+    for before, after, groups in zip(states, states[1:], seen, strict=False):
+        active = by_user(run, [group.active for group in groups])
+        assert sum(active.values()) == per_round
+        drawn |= {user for user, took_part in active.items() if took_part}
+        old, new = by_user(run, before.private), by_user(run, after.private)
+        for user, took_part in active.items():
+            assert np.any(old[user] != new[user]) == took_part
+    # Drawn afresh: after five rounds more clients than one round's took part.
+    assert len(drawn) > per_round
+
+
+# Failed on: the last chunk's empty places trained as the last client; chunks that begin anew.
+# The clients of a smaller draw are among those of a larger one: so who takes part is the same.
+@pytest.mark.parametrize(('per_round', 'fewer'), [(2, 1), (5, 1), (5, 2)])
+def test_clients_a_few_at_a_time_or_all_at_once(per_round, fewer):
+    whole, seen = steps(federation(per_round=per_round), KEY, 4)
+    run, run_key = federation(per_round=fewer), jax.random.split(KEY)[1]
+    state, step = whole[0], jax.jit(run.step)
+    for expected, groups in zip(whole[1:], seen, strict=True):
+        state, _ = step(state, run_key, tuple(group.active for group in groups))
+        assert_trees_close(state.shared, expected.shared, 1e-5, 1e-6)
+        assert_trees_close(state.private, expected.private, 1e-5, 1e-6)
+
+
+# Failed on: victims not forced in observed rounds; forced in those between as well.
+def test_victims_take_part_in_every_observed_round():
+    run = federation(per_round=1)
+    observed, between = [1, 4, 6], [0, 2, 3, 5]
+    recording = simulate.record(run, KEY, [1, 3], observed, between)
+    init_key, run_key = jax.random.split(KEY)
+    forced = tuple(jnp.asarray(np.isin(group.users, [1, 3])) for group in run.clients)
+    nobody = tuple(jnp.zeros_like(mask) for mask in forced)
+    step, state = round_of(run), jax.jit(run.init)(init_key)
+    absent = 0
+    for round_ in range(7):
+        must = forced if round_ in observed else nobody
+        state, seen = step(state, run_key, must)
+        active = by_user(run, [group.active for group in seen])
+        recorded = recording.snapshots[round_].participated
+        assert [recorded[0][0], recorded[1][0]] == [active[3], active[1]]
+        if round_ in observed:
+            assert active[1]
+            assert active[3]
+            assert sum(active.values()) <= 3
+        else:
+            assert sum(active.values()) == 1
+            absent += not active[3]
+    assert absent > 0
+    got = simulate.transcript(recording, 3, observed, ['items'], every_round=True)
+    expected = [recording.snapshots[r].participated[0][0] for r in range(1, 7)]
+    np.testing.assert_array_equal(got.participated, expected)
+    assert got.participated[[0, 3, 5]].all()
+
+
+# Failed on: kept rounds not counted as done.
+def test_keeps_only_what_was_asked():
+    run = federation('mf_bias', rate=0.05)
+    calls = []
+    recording = simulate.record(
+        run, KEY, [2], [3, 60], between=[1], progress=lambda *args: calls.append(args)
+    )
+    assert sorted(recording.snapshots) == [1, 3, 60]
+    assert [group.users.tolist() for group in recording.clients] == [[], [2]]
+    states, seen = steps(run, KEY, 61)
+    for round_, snapshot in recording.snapshots.items():
+        for leaf in jax.tree.leaves((snapshot.private, snapshot.channel, snapshot.participated)):
+            assert isinstance(leaf, np.ndarray)
+            assert leaf.shape[0] in (0, 1)
+        assert_trees_close(snapshot.shared, states[round_].shared, 1e-4, 1e-5)
+        np.testing.assert_allclose(
+            snapshot.private[1][0], states[round_].private[1][1], rtol=1e-4, atol=1e-5
+        )
+        expected = jax.tree.map(lambda leaf: leaf[1], seen[round_][1].uploads)
+        got = tree.take(recording.uploads(round_, 1, np.array([0])), 0)
+        assert_trees_close(got, expected, 1e-4, 1e-5)
+    assert calls[-1] == (60, 60)
+    assert calls == sorted(calls)
+
+
+# What is computed anew, against the state of each round, and what it added to the item table.
+# Failed on: the run's whole key; the first round's channel or number for all; float32 for all;
+# one client of each call.
+@pytest.mark.parametrize(
+    ('channel', 'fresh', 'wide'),
+    [
+        (compress.keep_top(0.3, True), False, True),
+        (compress.keep_random(0.3), False, False),
+        (observe.add_gaussian_noise(0.1), False, True),
+        (observe.chain(), True, False),
+    ],
+    ids=['feedback', 'random', 'noise', 'fresh'],
+)
+@pytest.mark.slow
+def test_uploads_are_those_of_the_rounds(channel, fresh, wide):
+    with jax.enable_x64(wide):
+        run = federation(channel=channel, fresh=fresh)
+        recording = simulate.record(run, KEY, list(DATA), [0, 2])
+        forced = tuple(jnp.ones(len(group.users), bool) for group in run.clients)
+        run_key = jax.random.split(KEY)[1]
+        state, step = jax.jit(run.init)(jax.random.split(KEY)[0]), round_of(run)
+        for round_ in range(3):
+            before, (state, seen) = state, step(state, run_key, forced)
+            if round_ == 1:
+                continue
+            for g, group in enumerate(seen):
+                # Some twice: more than one call holds.
+                places = np.arange(2 * len(group.active) + 1) % len(group.active)
+                with jax.enable_x64(not wide):  # whatever the attack's precision
+                    got = recording.uploads(round_, g, places)
+                expected = tree.take(group.uploads, places)
+                assert_trees_close(got, expected, 1e-4, 1e-5)
+                chex.assert_trees_all_equal_dtypes(got, expected)
+                assert_trees_close(recording.snapshots[round_].private[g], before.private[g])
+            if not fresh:  # the server adds the rows up
+                expected = np.array(before.shared['items']['embedding'])
+                for g, group in enumerate(run.clients):
+                    rows = recording.uploads(round_, g, np.arange(len(group.users)))
+                    for items, own, real in zip(
+                        group.items, rows['items']['embedding'], group.weights > 0, strict=True
+                    ):
+                        np.add.at(expected, items[real], -0.5 * own[real])
+                np.testing.assert_allclose(
+                    state.shared['items']['embedding'], expected, rtol=1e-4, atol=1e-5
+                )
+
+
+def test_same_key_same_run_other_key_other_run():
+    run = federation(per_round=2)
+    step = jax.jit(
+        lambda key: run.step(run.init(key), key, (jnp.zeros(2, bool), jnp.zeros(3, bool)))
+    )
+    a, b, c = (jax.tree.leaves(step(jax.random.key(seed))[0].shared)[0] for seed in (5, 5, 6))
+    np.testing.assert_array_equal(a, b)
+    assert np.max(np.abs(a - c)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ('victims', 'observed', 'between', 'message'),
+    [
+        ([2, 9], [1], [], r'Expected victims to be clients; users \[9\]'),
+        ([2], [], [], r'Expected rounds >= 0 to observe, got \[\]'),
+        ([2], [2], [-1], r'Expected rounds >= 0 to observe, got \[-1, 2\]'),
+    ],
+)
+def test_a_recording_is_of_clients_and_rounds(victims, observed, between, message):
+    with pytest.raises(ValueError, match=message):
+        simulate.record(federation(), KEY, victims, observed, between)
+
+
+def test_a_round_has_clients():
+    with pytest.raises(ValueError, match=r'Expected 1 <= clients_per_round=6 <= 5 clients\.'):
+        federation(per_round=6)
+    with pytest.raises(ValueError, match=r'clients_per_round=0'):
+        federation(groups=())
+
+
+# Failed on: lots drawn by the position in the group instead of the user index.
+def test_a_transcript_does_not_depend_on_it():
+    # Other groups, another order, other padding.
+    groups, extra = ((4, 3, 2), (1, 0)), 2
+
+    def of(groups, extra):
+        run = federation('ncf', groups=groups, extra=extra, per_round=3)
+        run = run._replace(init=jax.jit(run.init))
+        recording = simulate.record(run, KEY, [3, 1], [0, 2, 4], between=[1, 3])
+        rounds = [0, 2, 4]
+        return {
+            user: (
+                simulate.transcript(recording, user, rounds, PARTS, every_round=True),
+                simulate.truth(recording, user, rounds),
+            )
+            for user in (3, 1)
+        }
+
+    expected, actual = of(GROUPS, 0), of(groups, extra)
+    for user, (a, truth_a) in expected.items():
+        b, truth_b = actual[user]
+        size = len(DATA[user][0])
+
+        def real(view, size=size):
+            """Cuts the padded axis of item leaves `[T, K, ...]`."""
+            return {**view, 'items': jax.tree.map(lambda x: x[:, :size], view['items'])}
+
+        assert_trees_close(real(a.shared), real(b.shared), 1e-5, 1e-5)
+        assert_trees_close(real(a.seen), real(b.seen), 1e-5, 1e-5)
+        np.testing.assert_array_equal(a.participated, b.participated)
+        np.testing.assert_array_equal(a.items[:size], b.items[:size])
+        np.testing.assert_array_equal(truth_a.labels[:size], truth_b.labels[:size])
+        np.testing.assert_allclose(truth_a.private, truth_b.private, atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def recording():
+    return simulate.record(federation('ncf'), KEY, [3, 2, 1], [0, 2, 5], between=[1, 3, 4])
+
+
+# Failed on: the rows of the first victim for all; times and victims swapped in what is seen.
+@pytest.mark.parametrize(
+    ('seen', 'every_round', 'batch_known'),
+    [(PARTS, False, True), (PARTS, True, True), (['scorer'], False, False)],
+    ids=['known', 'every_round', 'unknown'],
+)
+def test_several_victims_at_once(recording, seen, every_round, batch_known):
+    users = next([*map(int, g.users)] for g in recording.clients if len(g.users) > 1)
+    rounds = [0, 2, 5]
+    found = simulate.transcripts(recording, users, rounds, seen, every_round, batch_known)
+    truths = simulate.truths(recording, users, rounds, batch_known)
+    for v, user in enumerate(users):
+        expected = simulate.transcript(recording, user, rounds, seen, every_round, batch_known)
+        one = tree.take_along(found, simulate.axes(found), v)
+        chex.assert_trees_all_equal(one, expected)
+        truth = simulate.truth(recording, user, rounds, batch_known)
+        chex.assert_trees_all_equal(tree.take(truths, v), truth)
+
+
+def test_an_attack_that_sees_nothing_and_the_truth_compute_no_upload(recording):
+    silent = recording._replace(uploads=lambda *_: pytest.fail('an upload'))
+    found = simulate.transcript(silent, 2, [0, 2], [])
+    assert found.seen == {}
+    whole = simulate.transcript(recording, 2, [0, 2], PARTS)
+    chex.assert_trees_all_equal(found.replace(seen=None), whole.replace(seen=None))
+    truth = simulate.truth(silent, 2, [0, 2])
+    chex.assert_trees_all_equal(truth, simulate.truth(recording, 2, [0, 2]))
+
+
+def test_a_transcript_does_without_labels(recording):
+    blind = [dataclasses.replace(group, labels=None) for group in recording.clients]
+    found = simulate.transcript(recording._replace(clients=tuple(blind)), 2, [0, 2], [])
+    chex.assert_trees_all_equal(found, simulate.transcript(recording, 2, [0, 2], []))
+
+
+# Failed on: sorted items.
+def test_known_batch(recording):
+    rounds, log_odds = [0, 2, 5], np.linspace(-2, 1, N).astype(np.float32)
+    transcript = simulate.transcript(recording, 2, rounds, PARTS, log_odds=log_odds)
+    truth = simulate.truth(recording, 2, rounds)
+    items = np.array([5, 1, 0, 0])
+    np.testing.assert_array_equal(transcript.items, items)
+    np.testing.assert_array_equal(transcript.rounds, rounds)
+    np.testing.assert_array_equal(transcript.participated, [True] * 3)
+    np.testing.assert_array_equal(transcript.weights, [[1, 1, 0, 0]] * 3)
+    np.testing.assert_array_equal(transcript.log_odds, log_odds[items])
+    assert transcript.slot is None
+    np.testing.assert_array_equal(truth.labels, [0, 1, 0, 0])
+    np.testing.assert_array_equal(truth.weights, [1, 1, 0, 0])
+    assert int(truth.user) == 2
+    for t, round_ in enumerate(rounds):
+        snapshot = recording.snapshots[round_]
+        np.testing.assert_array_equal(
+            transcript.shared['items']['embedding'][t],
+            snapshot.shared['items']['embedding'][items],
+        )
+        np.testing.assert_array_equal(
+            transcript.shared['scorer']['layer_1']['kernel'][t],
+            snapshot.shared['scorer']['layer_1']['kernel'],
+        )
+        np.testing.assert_array_equal(
+            transcript.seen['items']['embedding'][t],
+            recording.uploads(round_, 1, np.array([1]))['items']['embedding'][0],
+        )
+        np.testing.assert_array_equal(truth.private[t], snapshot.private[1][1])
+
+
+# Failed on: the last round dropped.
+def test_every_round(recording):
+    transcript = simulate.transcript(recording, 3, [2, 5], PARTS, every_round=True)
+    np.testing.assert_array_equal(transcript.rounds, [2, 5])
+    assert transcript.participated.shape == (4,)
+    assert transcript.weights.shape == (4, 6)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(transcript.seen)} == {2}
+    assert simulate.truth(recording, 3, [2, 5]).private.shape == (2, D)
+    for s, round_ in enumerate(range(2, 6)):
+        np.testing.assert_array_equal(
+            transcript.shared['scorer']['items']['bias'][s],
+            recording.snapshots[round_].shared['scorer']['items']['bias'],
         )
 
-    # Failed on: sorted items.
-    def test_known_batch(self):
-        rounds = [0, 2, 5]
-        transcript, truth = simulate.transcript(
-            self.recording, 2, rounds, PARTS, log_odds=self.log_odds
+
+def test_unknown_batch(recording):
+    transcript = simulate.transcript(recording, 3, [0, 5], ['scorer'], batch_known=False)
+    truth = simulate.truth(recording, 3, [0, 5], batch_known=False)
+    assert transcript.weights is None
+    assert transcript.slot is None
+    np.testing.assert_array_equal(transcript.items, np.arange(N))
+    np.testing.assert_array_equal(transcript.log_odds, np.zeros(N))
+    assert list(transcript.seen) == ['scorer']
+    assert transcript.shared['items']['embedding'].shape == (2, N, D)
+    labels = np.zeros(N)
+    labels[[4, 6]] = 1
+    np.testing.assert_array_equal(truth.labels, labels)
+    np.testing.assert_array_equal(truth.weights, np.ones(N))
+
+
+# Failed on: labels of padding written too.
+def test_padding_does_not_overwrite_item_zero(recording):
+    groups = tuple(
+        dataclasses.replace(group, labels=np.where(group.items == 0, group.weights, group.labels))
+        for group in recording.clients
+    )
+    filled = recording._replace(clients=groups)
+    assert simulate.truth(filled, 3, [0], batch_known=False).labels[0] == 1
+
+
+def test_truth_is_not_in_the_transcript(recording):
+    transcript = simulate.transcript(recording, 3, [0, 2], PARTS)
+    truth = simulate.truth(recording, 3, [0, 2])
+    for secret in (truth.labels, truth.private[0], truth.private[1]):
+        for leaf in jax.tree.leaves(transcript):
+            if leaf.shape[-1:] == secret.shape:
+                assert not np.any(np.all(leaf == secret, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'rounds': (2, 0)}, r'Expected rounds=\[2, 0\] to be one or more, incr'),
+        ({'rounds': ()}, r'Expected rounds=\[\]'),
+        ({'rounds': (0, 7)}, r'Expected recorded rounds; \[7\] are not'),
+        ({'seen': ('scorer', 'items/embedding'), 'batch_known': False},
+         'seen=items needs batch_known=True'),
+        ({'user': 0}, r'victims of one group; users \[0\] are not'),
+        ({'seen': ('scorers',)}, r"Expected 'scorers' to name a part"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sliced(recording, changes, message):
+    with pytest.raises(ValueError, match=message):
+        simulate.transcript(
+            recording, **{'user': 3, 'rounds': (0, 2), 'seen': ('items',), **changes}
         )
-        items = np.array([5, 1, 0, 0])
-        np.testing.assert_array_equal(transcript.items, items)
-        np.testing.assert_array_equal(transcript.rounds, rounds)
-        np.testing.assert_array_equal(transcript.participated, [True] * 3)
-        np.testing.assert_array_equal(transcript.weights, [[1, 1, 0, 0]] * 3)
-        np.testing.assert_array_equal(transcript.log_odds, self.log_odds[items])
-        self.assertIsNone(transcript.slot)
-        np.testing.assert_array_equal(truth.labels, [0, 1, 0, 0])
-        np.testing.assert_array_equal(truth.weights, [1, 1, 0, 0])
-        self.assertEqual(int(truth.user), 2)
-        for t, round_ in enumerate(rounds):
-            snapshot = self.recording.snapshots[round_]
-            np.testing.assert_array_equal(
-                transcript.shared['items']['embedding'][t],
-                snapshot.shared['items']['embedding'][items],
-            )
-            np.testing.assert_array_equal(
-                transcript.shared['scorer']['layer_1']['kernel'][t],
-                snapshot.shared['scorer']['layer_1']['kernel'],
-            )
-            np.testing.assert_array_equal(
-                transcript.seen['items']['embedding'][t],
-                self.recording.uploads(round_, 1, np.array([1]))['items']['embedding'][0],
-            )
-            np.testing.assert_array_equal(truth.private[t], snapshot.private[1][1])
-
-    # Failed on: the last round dropped.
-    def test_every_round(self):
-        transcript, truth = simulate.transcript(self.recording, 3, [2, 5], PARTS, every_round=True)
-        np.testing.assert_array_equal(transcript.rounds, [2, 5])
-        self.assertEqual(transcript.participated.shape, (4,))
-        self.assertEqual(transcript.weights.shape, (4, 6))
-        self.assertEqual({leaf.shape[0] for leaf in jax.tree.leaves(transcript.seen)}, {2})
-        self.assertEqual(truth.private.shape, (2, D))
-        for s, round_ in enumerate(range(2, 6)):
-            np.testing.assert_array_equal(
-                transcript.shared['scorer']['items']['bias'][s],
-                self.recording.snapshots[round_].shared['scorer']['items']['bias'],
-            )
-
-    def test_unknown_batch(self):
-        transcript, truth = simulate.transcript(
-            self.recording, 3, [0, 5], ['scorer'], batch_known=False
-        )
-        self.assertIsNone(transcript.weights)
-        self.assertIsNone(transcript.slot)
-        np.testing.assert_array_equal(transcript.items, np.arange(N))
-        np.testing.assert_array_equal(transcript.log_odds, np.zeros(N))
-        self.assertEqual(list(transcript.seen), ['scorer'])
-        self.assertEqual(transcript.shared['items']['embedding'].shape, (2, N, D))
-        labels = np.zeros(N)
-        labels[[4, 6]] = 1
-        np.testing.assert_array_equal(truth.labels, labels)
-        np.testing.assert_array_equal(truth.weights, np.ones(N))
-
-    # Failed on: labels of padding written too.
-    def test_padding_does_not_overwrite_item_zero(self):
-        groups = tuple(
-            dataclasses.replace(
-                group, labels=np.where(group.items == 0, group.weights, group.labels)
-            )
-            for group in self.recording.clients
-        )
-        _, truth = simulate.transcript(
-            self.recording._replace(clients=groups), 3, [0], ['scorer'], batch_known=False
-        )
-        self.assertEqual(truth.labels[0], 1)
-
-    def test_truth_is_not_in_the_transcript(self):
-        transcript, truth = simulate.transcript(self.recording, 3, [0, 2], PARTS)
-        for secret in (truth.labels, truth.private[0], truth.private[1]):
-            for leaf in jax.tree.leaves(transcript):
-                if leaf.shape[-1:] == secret.shape:
-                    self.assertFalse(np.any(np.all(leaf == secret, axis=-1)))
-
-    def test_errors(self):
-        def cut(user=3, rounds=(0, 2), seen=('items',), **kwargs):
-            return simulate.transcript(self.recording, user, rounds, seen, **kwargs)
-
-        with self.assertRaisesRegex(
-            ValueError, r'Expected rounds=\[2, 0\] to be one or more, incr'
-        ):
-            cut(rounds=(2, 0))
-        with self.assertRaisesRegex(ValueError, r'Expected rounds=\[\]'):
-            cut(rounds=())
-        with self.assertRaisesRegex(ValueError, r'Expected recorded rounds; \[7\] are not'):
-            cut(rounds=(0, 7))
-        with self.assertRaisesRegex(ValueError, r'seen=items needs batch_known=True'):
-            cut(seen=('scorer', 'items/embedding'), batch_known=False)
-        with self.assertRaisesRegex(ValueError, r'victims of one group; users \[0\] are not'):
-            cut(user=0)
-        with self.assertRaisesRegex(ValueError, r"Expected 'scorers' to name a part"):
-            cut(seen=('scorers',))
-
-
-if __name__ == '__main__':
-    absltest.main()
+    if 'seen' not in changes:
+        with pytest.raises(ValueError, match=message):
+            simulate.truth(recording, **{'user': 3, 'rounds': (0, 2), **changes})

@@ -377,12 +377,11 @@ def _arguments(
     recording: simulate.Recording, part: plan.Block, places: int
 ) -> tuple[Transcript, Array]:
     """Transcripts and keys of a block's victims, filled up to so many with the first."""
-    config, users = part.case.config, np.asarray(part.users)
+    config, users = part.case.config, np.asarray(part.users, np.int32)
     order = np.where(np.arange(places) < len(users), np.arange(places), 0)
     found = transcripts(part.case, recording, part.setting, part.users)
     found = tree.take_along(found, simulate.axes(found), order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
     keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users[order]))
     # The solver's precision; uploads keep the values that the client sent.
-    dtype = jnp.dtype(settings_lib.precision(config, part.setting.attack))
-    return tree.cast_floats(found, dtype), keys
+    return tree.cast_floats(found, settings_lib.precision(config, part.setting.attack)), keys

@@ -65,7 +65,8 @@ def recording(name, kind, x64, private_rate=0.4, per_round=None, observed=tuple(
 
 
 def cut(record, name, rounds, every_round):
-    return simulate.transcript(record, VICTIM, rounds, SHARED[name], every_round)
+    seen = simulate.transcript(record, VICTIM, rounds, SHARED[name], every_round)
+    return seen, simulate.truth(record, VICTIM, rounds)
 
 
 def make_problem(name, transcript, update, hypothesis):

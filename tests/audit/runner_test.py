@@ -1,6 +1,7 @@
 """Runs end to end: the files they leave, stopping and going on, victims that fail."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -420,13 +421,13 @@ def test_certificates_of_wrong_and_of_failed_answers(tmp_path, monkeypatch):
     slice_ = runner.transcripts
 
     def damaged(case, recording, setting, users):
-        found, truths = slice_(case, recording, setting, users)
+        found = slice_(case, recording, setting, users)
         if broken in users:
             bias = np.array(found.seen['items']['bias'])
             bias[users.index(broken), 0, 0] = np.inf
             rows = {**found.seen['items'], 'bias': bias}
             found = found.replace(seen={'items': rows})
-        return found, truths
+        return found
 
     monkeypatch.setattr(attackers, 'make_exact', flipping)
     monkeypatch.setattr(runner, 'transcripts', damaged)
@@ -581,7 +582,7 @@ def test_noise_on_the_uploads(tmp_path):
     recording = runner.train(case)
     padded = 0
     for user in case.victims:
-        seen, _ = runner.transcript(case, recording, setting, user)
+        seen = runner.transcript(case, recording, setting, user)
         real = seen.weights[0] > 0
         rows = seen.seen['items']['embedding']
         assert np.std(rows[:, real]) == pytest.approx(10, rel=0.2)
@@ -770,9 +771,7 @@ def test_one_victim_may_take_the_memory_of_the_other_workers():
     case = plan.make_cases(tiny(name=('mgradinv',)))[0]
     block, recording = plan.blocks([case])[0], runner.train(case)
 
-    def arguments(part, places):
-        return runner._arguments(recording, part, places)[::2]
-
+    arguments = functools.partial(runner._arguments, recording)
     one = executor.compile_(block._replace(users=block.users[:1], size=1), arguments, 2.0**40)
     for times in (1.1, 3.9, 4.1):
         bound = executor.compile_(block, arguments, times * one.memory, workers=4)
@@ -841,12 +840,12 @@ def test_a_victim_that_is_not_finite_fails_alone(whole, tmp_path, monkeypatch, w
     broken = plan.make_case(tiny()).victims[2]
 
     def damaged(case, recording, setting, users):
-        found, truths = slice_(case, recording, setting, users)
+        found = slice_(case, recording, setting, users)
         if broken in users and getattr(found, where):  # a guesser sees nothing
             part = jax.tree.map(np.array, getattr(found, where))
             part['items']['embedding'][users.index(broken), 0, 0, 0] = np.nan
             found = found.replace(**{where: part})
-        return found, truths
+        return found
 
     monkeypatch.setattr(runner, 'transcripts', damaged)
     summary, rows = run(tiny(), tmp_path)
@@ -964,7 +963,7 @@ def test_a_saved_transcript_is_what_the_run_attacks(tmp_path, dynamics):
     seen, meta = transcripts.load(tmp_path / 't.npz')
     case = plan.make_case(config)
     setting = next(s for s in config_lib.settings(config) if s.dynamics)
-    expected, _ = runner.transcript(case, runner.train(case), setting, case.victims[0])
+    expected = runner.transcript(case, runner.train(case), setting, case.victims[0])
     assert len(seen.participated) == (3 if dynamics == 'unrolled' else 2)
     for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)

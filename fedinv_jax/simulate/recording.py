@@ -1,0 +1,189 @@
+"""Trains a federation and keeps what attacks need: the state at the rounds asked for.
+
+What a client uploaded is computed anew from there; only the sums of cohorts are kept.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import compilation, train, tree
+from fedinv_jax.data.clients import Clients
+from fedinv_jax.train import Federation, State
+from fedinv_jax.types import Array, Key, PyTree
+
+_ROUNDS_PER_CALL = 50  # between two progress reports
+
+
+class Snapshot(NamedTuple):
+    """One kept round, on the host.
+
+    Attributes:
+        shared: the parameters that the server sent.
+        private: per group, the kept clients' private parameters before the round, leaves
+            `[V, ...]`.
+        channel: per group, their channel's state, `[V, ...]`; with error feedback upload-sized.
+        participated: per group, bool `[V]`.
+        loss: `[]`, the mean over all clients of their loss before the round.
+        sums: under secure aggregation what is seen of the kept cohorts, as the parameters, leaves
+            `[G, ...]`; else None.
+    """
+
+    shared: PyTree
+    private: tuple[PyTree, ...]
+    channel: tuple[PyTree, ...]
+    participated: tuple[Array, ...]
+    loss: Array
+    sums: PyTree = None
+
+
+class Recording(NamedTuple):
+    """The kept rounds of one training run.
+
+    Attributes:
+        clients: per group, the clients that were kept: the victims and, under secure aggregation,
+            the others of their cohorts.
+        cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
+            without secure aggregation.
+        snapshots: kept round -> snapshot.
+        uploads: `uploads(round, group, places) -> seen`, what some of a group's kept clients send
+            through their channels in a kept round if they take part, leaves `[len(places), ...]`.
+        end: the state at the end of the training.
+    """
+
+    clients: tuple[Clients, ...]
+    cohorts: tuple[np.ndarray, ...] | None
+    snapshots: dict[int, Snapshot]
+    uploads: Callable[[int, int, np.ndarray], PyTree]
+    end: State
+
+
+def record(
+    run: Federation,
+    key: Key,
+    victims: Sequence[int],
+    observed: Sequence[int],
+    between: Sequence[int] = (),
+    num_rounds: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Recording:
+    """Trains and keeps what the attacks on `victims` need, the state of the kept rounds.
+
+    Args:
+        run: the federation.
+        key: PRNG key of the whole run.
+        victims: user indices; they take part in every observed round, beside the clients drawn.
+        observed: rounds (0 is the first) in which they upload.
+        between: further rounds whose parameters and participation are kept, for `unrolled`.
+        num_rounds: least length of the training; as a rule it ends at the last kept round.
+        progress: called with (rounds done, rounds in all).
+
+    Returns:
+        The recording.
+
+    Raises:
+        ValueError: if a victim is not a client, or no or a negative round is asked for.
+    """
+    kept = sorted({*observed, *between})
+    if not kept or kept[0] < 0:
+        raise ValueError(f'Expected rounds >= 0 to observe, got {list(kept)}.')
+    known = {int(user) for group in run.clients for user in group.users}
+    if missing := sorted(set(map(int, victims)) - known):
+        raise ValueError(f'Expected victims to be clients; users {missing[:5]} are not.')
+    wanted = [np.isin(group.users, victims) for group in run.clients]
+    forced = tuple(map(jnp.asarray, wanted))
+    nobody = tuple(jnp.zeros_like(mask) for mask in forced)
+    chosen, cohorts, sums_kept = _chosen(run, wanted)
+    advance, keep = _advance(run), _keep(run, chosen)
+    init_key, run_key = jax.random.split(key)
+    state, snapshots = compilation.jit(run.init)(init_key), {}
+    # The last kept round need not be trained, except for its sums.
+    last = max(kept[-1] + (cohorts is not None), num_rounds)
+    for stop in sorted({*kept, last}):
+        while (done := int(state.round)) < stop:
+            rounds = min(stop - done, _ROUNDS_PER_CALL)
+            state, _ = jax.block_until_ready(advance(state, run_key, nobody, rounds))
+            progress(done + rounds, last)
+        if stop not in kept:
+            break
+        must = forced if stop in observed else nobody
+        snapshots[stop] = jax.device_get(keep(state, run_key, must))
+        if stop < last:
+            state, sums = advance(state, run_key, must, 1)
+            progress(stop + 1, last)
+            if cohorts is not None and stop in observed:
+                sums = jax.device_get(tree.take(sums, sums_kept))
+                snapshots[stop] = snapshots[stop]._replace(sums=sums)
+    clients = tuple(
+        dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
+        for group, index in zip(run.clients, chosen, strict=True)
+    )
+    again = train.uploads(run, run_key)
+    uploads = partial(_uploads, again, clients, snapshots)
+    return Recording(clients, cohorts, snapshots, uploads, state)
+
+
+def _chosen(
+    run: Federation, victims: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], tuple[np.ndarray, ...] | None, np.ndarray]:
+    """Which clients and which cohorts are kept.
+
+    Returns:
+        Per group the places of the kept clients; `Recording.cohorts`; the kept cohorts.
+    """
+    if run.cohorts is None:
+        return [np.flatnonzero(mask) for mask in victims], None, np.zeros(0, int)
+    kept = np.unique(
+        np.concatenate([of[mask] for of, mask in zip(run.cohorts.of, victims, strict=True)])
+    )
+    chosen = [np.flatnonzero(np.isin(of, kept)) for of in run.cohorts.of]
+    cohorts = tuple(
+        np.searchsorted(kept, of[places]) for of, places in zip(run.cohorts.of, chosen, strict=True)
+    )
+    return chosen, cohorts, kept
+
+
+def _advance(run: Federation) -> Callable:
+    """`advance(state, key, forced, rounds) -> (state, sums)`, the sums of the last round."""
+
+    @partial(jax.jit, donate_argnames='state')
+    def advance(
+        state: State, key: Key, forced: tuple[Array, ...], rounds: Array
+    ) -> tuple[State, PyTree]:
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(run.step, state, key, forced)[1])
+        return jax.lax.fori_loop(
+            0, rounds, lambda _, carry: run.step(carry[0], key, forced), (state, nothing)
+        )
+
+    return advance
+
+
+def _keep(run: Federation, chosen: Sequence[np.ndarray]) -> Callable:
+    """`keep(state, key, forced) -> snapshot`, without sums."""
+
+    @compilation.jit
+    def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
+        parts = state.private, state.channel, run.active(state.round, key, forced)
+        private, channel, there = (tuple(map(tree.take, part, chosen)) for part in parts)
+        return Snapshot(state.shared, private, channel, there, run.loss(state))
+
+    return keep
+
+
+def _uploads(
+    again: Callable[[PyTree, int, train.Local, int], PyTree],
+    clients: Sequence[Clients],
+    snapshots: Mapping[int, Snapshot],
+    round_: int,
+    g: int,
+    places: np.ndarray,
+) -> PyTree:
+    """`Recording.uploads`, by `train.uploads` from the kept state."""
+    own, kept = clients[g], snapshots[round_]
+    data = own.users, own.items, own.labels, own.weights, kept.private[g], kept.channel[g]
+    return again(kept.shared, round_, train.Local(*tree.take(data, places)), len(own.users))
