@@ -17,7 +17,7 @@ def project_gram(
 ) -> tuple[Array, Array]:
     """`A'A` with what moves along some directions of the private states can imitate taken out.
 
-    `A'A - A'J (J'J)^+ J'A`: `identifiability.project` without the matrix A.
+    `A'A - A'J (J'J)^+ J'A`: `analysis.project` without the matrix A.
 
     Args:
         problem: of the whitened residual.
