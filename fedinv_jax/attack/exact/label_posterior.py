@@ -102,8 +102,8 @@ def believed(equations: Normal, odds: Array) -> Array:
         likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
         return jnp.where(left(likely) < left(found), likely, found)
 
-    def left(labels_: Array) -> Array:
-        return normal_equations.fit(equations, jnp.round(labels_))
+    def left(labels: Array) -> Array:
+        return normal_equations.fit(equations, jnp.round(labels))
 
     enough = ~scarce | (left(found) < label_solve.EXPLAINED)
     return jax.lax.cond(enough, lambda: found, likelier)
