@@ -27,7 +27,7 @@ class Search(NamedTuple):
 
 
 def run(search: Search, transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
-    """What a search answers on one client, see `invert`."""
+    """What a search answers on one client, see `inversion.invert`."""
     problem, solver = search.pose(transcript, key, num_iterations)
     return inversion.invert(problem, solver, key, num_iterations, search.num_restarts)
 

@@ -41,6 +41,31 @@ class Inversion(NamedTuple):
     update: Callable[[Problem, State], State]
 
 
+def keep_best(state: State, guess: Guess, objective: Array) -> State:
+    """The state with a proposed guess and its objective `[]`, where that is lower.
+
+    Example:
+        >>> state = State(jnp.zeros(2), jnp.array(1.0), jnp.array(False), ())
+        >>> [keep_best(state, jnp.ones(2), x).objective.item() for x in (0.5, 2.0, jnp.nan)]
+        [0.5, 1.0, 1.0]
+    """
+    better = objective < state.objective
+    return state._replace(
+        guess=optax.tree.where(better, guess, state.guess),
+        objective=jnp.where(better, objective, state.objective),
+    )
+
+
+def advance(state: State, new: State, finite: Array) -> State:
+    """The state after an iteration that arrives at `new`.
+
+    A state that is done stays as it is. So does one whose iteration was not finite (`finite` is
+    bool `[]`), and is done from then on.
+    """
+    next_ = optax.tree.where(state.done | ~finite, state, new)
+    return next_._replace(done=next_.done | ~finite)
+
+
 def largest(values: PyTree) -> Array:
     """The largest absolute entry of a pytree, `[]`; 0 of an empty one.
 
@@ -120,20 +145,17 @@ def descent(
             gradient, memory, point, value=value, grad=gradient, value_fn=problem.objective
         )
         finite = jnp.isfinite(value) & jnp.isfinite(distances.squared_norm(gradient))
-        better = finite & (value < state.objective)
-        enough = finite & (value <= threshold) if threshold else jnp.asarray(False)
         least, change = tolerance
-        flat = largest(gradient) <= least if least else jnp.asarray(False)
-        still = jnp.asarray(False)
+        done = value <= threshold if threshold else jnp.asarray(False)
+        if least:
+            done |= largest(gradient) <= least
         if change:
-            still = (largest(updates) <= change) | (jnp.abs(value - state.memory.value) < change)
-        new = State(
-            optax.tree.where(better, point, state.guess),
-            jnp.where(better, value, state.objective),
-            ~finite | enough | flat | still,
-            Descent(optax.apply_updates(point, updates), memory, value),
+            done |= largest(updates) <= change
+            done |= jnp.abs(value - state.memory.value) < change
+        new = keep_best(state, point, value)._replace(
+            done=done, memory=Descent(optax.apply_updates(point, updates), memory, value)
         )
-        return optax.tree.where(state.done, state, new)
+        return advance(state, new, finite)
 
     return Inversion(init, update)
 

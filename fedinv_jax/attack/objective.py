@@ -6,6 +6,7 @@ min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -82,12 +83,6 @@ def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Bat
     return Batch(transcript.slot, labels[transcript.slot], known)
 
 
-def _norms(seen: PyTree) -> PyTree:
-    """The norm of the whole upload, at every leaf."""
-    norm = jnp.sqrt(distances.floor(distances.squared_norm(seen)))
-    return jax.tree.map(lambda leaf: norm, seen)
-
-
 def problem(
     transcript: Transcript,
     client_update: ClientUpdate,
@@ -113,8 +108,8 @@ def problem(
         weighted_priors: pairs of weight and prior.
         relaxation: of the labels (and of an unknown batch's weights); None: `relax.sigmoid()`.
         label_scale: standard deviation of the labels at the start, around 1/2.
-        deviation: standard deviations of the uploads' noise, leaves `[T]`, see `deviations`;
-            None: the norm of each step.
+        deviation: standard deviations of the uploads' noise, leaves `[T]`, see
+            `whitening.deviations`; None: the norm of each step.
         separable: whether a label moves the uploads as it would alone in the batch (one gradient
             of a mean loss, see `probing.structure`); `columns` then costs one pass over the batch.
 
@@ -129,89 +124,25 @@ def problem(
     relaxation = relaxation or relax.sigmoid()
     if deviation is None:
         deviation = jax.vmap(_norms)(transcript.seen)
+    replayed = partial(replay, client_update, observation, hypothesis)
+    decode = partial(_decode, relaxation)
+    whiten = partial(_whiten, deviation)
 
     def init(key: Key) -> Guess:
-        labels_key, weights_key, latent_key = jax.random.split(key, 3)
-
-        def draw(key: Key) -> Array:
-            noise = jax.random.normal(key, transcript.items.shape, jnp.float32)
-            return relaxation.encode(0.5 + label_scale * noise)
-
-        weights = draw(weights_key) if transcript.weights is None else None
-        guess = Guess(draw(labels_key), weights, hypothesis.init(latent_key))
-        # Draws are float32, so that float64 solves the same problem from the same start.
-        return tree.cast_floats(guess, jnp.result_type(float))
-
-    def decode(guess: Guess) -> tuple[Array, Array | None]:
-        weights = None if guess.weights is None else relaxation.decode(guess.weights)
-        return relaxation.decode(guess.labels), weights
+        return _draw(transcript, hypothesis, relaxation, label_scale, key)
 
     def predict(guess: Guess) -> PyTree:
         labels, weights = decode(guess)
-        return rolled_out(transcript, labels, guess.latent, weights)
-
-    def rolled_out(
-        transcript: Transcript, labels: Array, latent: PyTree, weights: Array | None = None
-    ) -> PyTree:
-        uploads = hypothesis.rollout(
-            client_update,
-            latent,
-            transcript.shared,
-            batches(transcript, labels, weights),
-            transcript.participated,
-        )
-
-        def step(state: PyTree, pair: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            predicted, state = observation.predict(*pair, state)
-            return state, predicted
-
-        state = observation.init(tree.take(uploads, 0))
-        if not jax.tree.leaves(state):  # no memory: the steps need no order, nor a loop
-            return jax.vmap(lambda upload, seen: observation.predict(upload, seen, state)[0])(
-                uploads, transcript.seen
-            )
-        return jax.lax.scan(step, state, (uploads, transcript.seen))[1]
-
-    def whiten(uploads: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf, std: jax.vmap(jnp.divide)(leaf, std), uploads, deviation)
+        return replayed(transcript, labels, guess.latent, weights)
 
     def residual(guess: Guess) -> PyTree:
         return whiten(optax.tree.sub(predict(guess), transcript.seen))
 
     def columns(guess: Guess, keep: Callable[[Columns], PyTree]) -> PyTree:
         if not separable or transcript.slot is not None or transcript.rows is not None:
-            by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
-            jacobian = by_label(guess.labels)
-            return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)
-
-        def one(candidate: tuple[PyTree, PyTree, Array, Array]) -> PyTree:
-            """The uploads' derivative in the label of a candidate, from a batch of it alone."""
-            items, seen, label, shares = candidate
-            items, seen = jax.tree.map(lambda leaf: leaf[:, None], (items, seen))
-            alone = dataclasses.replace(
-                transcript,
-                shared={**transcript.shared, 'items': items},
-                seen={**transcript.seen, **seen},
-                items=jnp.zeros(1, int),
-                weights=jnp.ones((len(shares), 1), shares.dtype),
-            )
-
-            def uploads(label: Array) -> PyTree:
-                return rolled_out(alone, label[None], guess.latent)
-
-            tangent = jax.jvp(uploads, (label,), (jnp.ones_like(label),))[1]
-            column = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares, leaf), tangent)
-            leaves = dict(whiten(column))
-            return keep(Columns(leaves.pop('items', {}), leaves))
-
-        total = jnp.sum(transcript.weights, axis=1, keepdims=True)
-        shares = transcript.weights / jnp.where(total > 0, total, 1)
+            return _columns(residual, guess, keep)
         labels, _ = decode(guess)
-        rows = {name: part for name, part in transcript.seen.items() if name == 'items'}
-        items, seen = jax.tree.map(
-            lambda leaf: jnp.swapaxes(leaf, 0, 1), (transcript.shared['items'], rows)
-        )
-        return tree.map_chunks(one, (items, seen, labels, shares.T))
+        return _separable_columns(replayed, whiten, transcript, labels, guess.latent, keep)
 
     def objective(guess: Guess) -> Array:
         value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen))
@@ -227,6 +158,121 @@ def problem(
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     return Problem(init, predict, whiten, residual, objective, answer, columns)
+
+
+def replay(
+    client_update: ClientUpdate,
+    observation: Observation,
+    hypothesis: Dynamics,
+    transcript: Transcript,
+    labels: Array,
+    latent: PyTree,
+    weights: Array | None = None,
+) -> PyTree:
+    """What the attacker would see `[T, ...]` of a client with these labels and private states."""
+    uploads = hypothesis.rollout(
+        client_update,
+        latent,
+        transcript.shared,
+        batches(transcript, labels, weights),
+        transcript.participated,
+    )
+
+    def step(state: PyTree, pair: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        predicted, state = observation.predict(*pair, state)
+        return state, predicted
+
+    state = observation.init(tree.take(uploads, 0))
+    if not jax.tree.leaves(state):  # no memory: the steps need no order, nor a loop
+        return jax.vmap(lambda upload, seen: observation.predict(upload, seen, state)[0])(
+            uploads, transcript.seen
+        )
+    return jax.lax.scan(step, state, (uploads, transcript.seen))[1]
+
+
+def _norms(seen: PyTree) -> PyTree:
+    """The norm of the whole upload, at every leaf."""
+    norm = jnp.sqrt(distances.floor(distances.squared_norm(seen)))
+    return jax.tree.map(lambda leaf: norm, seen)
+
+
+def _whiten(deviation: PyTree, uploads: PyTree) -> PyTree:
+    """Uploads `[T, ...]` over the deviations `[T]` of their leaves."""
+    return jax.tree.map(lambda leaf, std: jax.vmap(jnp.divide)(leaf, std), uploads, deviation)
+
+
+def _decode(relaxation: Relaxation, guess: Guess) -> tuple[Array, Array | None]:
+    """Labels and, where the batch is unknown, weights of a guess."""
+    weights = None if guess.weights is None else relaxation.decode(guess.weights)
+    return relaxation.decode(guess.labels), weights
+
+
+def _draw(
+    transcript: Transcript,
+    hypothesis: Dynamics,
+    relaxation: Relaxation,
+    label_scale: float,
+    key: Key,
+) -> Guess:
+    """A starting point: labels (and weights of an unknown batch) near 1/2, fresh private states."""
+    labels_key, weights_key, latent_key = jax.random.split(key, 3)
+
+    def near_half(key: Key) -> Array:
+        noise = jax.random.normal(key, transcript.items.shape, jnp.float32)
+        return relaxation.encode(0.5 + label_scale * noise)
+
+    weights = near_half(weights_key) if transcript.weights is None else None
+    guess = Guess(near_half(labels_key), weights, hypothesis.init(latent_key))
+    # Draws are float32, so that float64 solves the same problem from the same start.
+    return tree.cast_floats(guess, jnp.result_type(float))
+
+
+def _columns(
+    residual: Callable[[Guess], PyTree], guess: Guess, keep: Callable[[Columns], PyTree]
+) -> PyTree:
+    """`Problem.columns` by forward derivatives of the residual, one replay a label."""
+    by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
+    jacobian = by_label(guess.labels)
+    return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)
+
+
+def _separable_columns(
+    replayed: Callable[[Transcript, Array, PyTree], PyTree],
+    whiten: Callable[[PyTree], PyTree],
+    transcript: Transcript,
+    labels: Array,
+    latent: PyTree,
+    keep: Callable[[Columns], PyTree],
+) -> PyTree:
+    """`Problem.columns` where a label moves the uploads as it would alone in the batch."""
+
+    def one(candidate: tuple[PyTree, PyTree, Array, Array]) -> PyTree:
+        """The uploads' derivative in the label of a candidate, from a batch of it alone."""
+        items, seen, label, shares = candidate
+        items, seen = jax.tree.map(lambda leaf: leaf[:, None], (items, seen))
+        alone = dataclasses.replace(
+            transcript,
+            shared={**transcript.shared, 'items': items},
+            seen={**transcript.seen, **seen},
+            items=jnp.zeros(1, int),
+            weights=jnp.ones((len(shares), 1), shares.dtype),
+        )
+
+        def uploads(label: Array) -> PyTree:
+            return replayed(alone, label[None], latent)
+
+        tangent = jax.jvp(uploads, (label,), (jnp.ones_like(label),))[1]
+        column = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares, leaf), tangent)
+        leaves = dict(whiten(column))
+        return keep(Columns(leaves.pop('items', {}), leaves))
+
+    total = jnp.sum(transcript.weights, axis=1, keepdims=True)
+    shares = transcript.weights / jnp.where(total > 0, total, 1)
+    rows = {name: part for name, part in transcript.seen.items() if name == 'items'}
+    items, seen = jax.tree.map(
+        lambda leaf: jnp.swapaxes(leaf, 0, 1), (transcript.shared['items'], rows)
+    )
+    return tree.map_chunks(one, (items, seen, labels, shares.T))
 
 
 def starting_from(problem: Problem, answer: Answer, relaxation: Relaxation) -> Problem:

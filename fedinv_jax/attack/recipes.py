@@ -47,17 +47,14 @@ class Known(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A competing attack: its solver, for people, and `make(known) -> attack`."""
+    """A competing attack: its solver, for people, and `make(known, **options) -> attack`."""
 
     solver: str
-    make: Callable[[Known], Attack]
+    make: Callable[..., Attack]
 
 
 _TOLERANCE = 1e-7, 1e-9  # of torch's L-BFGS, by which DLG stops
-_RESTARTS = 4  # of Inverting Gradients
 _SCALE = 100.0  # of RAIFLE's distance
-_GUESSES = 3  # of the private embedding, by RAIFLE
-_CONFIRMED = 0.9  # share of the candidates that IMIA confirms in a round
 
 
 def dlg(known: Known) -> Attack:
@@ -81,13 +78,17 @@ def dlg(known: Known) -> Attack:
     return attack
 
 
-def inverting_gradients(known: Known) -> Attack:
-    """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, four restarts.
+def inverting_gradients(known: Known, restarts: int = 4) -> Attack:
+    """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, some restarts.
 
     The rate is .1, and a tenth of that after 3/8, 5/8 and 7/8 of the iterations each; the best
     restart is that of least distance. Deviations: no total variation (labels are no image), labels
     through a sigmoid instead of clipped to their box, from near 1/2 instead of N(0, 1); of each
     restart the best point visited; T uploads and private states as in `dlg`.
+
+    Args:
+        known: what the attacker knows.
+        restarts: starting points, >= 1.
 
     References:
         Geiping, Bauermeister, Dröge, Moeller, Inverting gradients, NeurIPS 2020,
@@ -102,7 +103,7 @@ def inverting_gradients(known: Known) -> Attack:
             optax.adam(lambda count: 0.1 * 0.1 ** jnp.sum(count >= steps)),
         )
         return inversion.invert(
-            problem, inversion.descent(optimizer), key, num_iterations, _RESTARTS
+            problem, inversion.descent(optimizer), key, num_iterations, restarts
         )
 
     return attack
@@ -147,37 +148,53 @@ def tgias_ro(known: Known) -> Attack:
     return attack
 
 
-def raifle(known: Known) -> Attack:
+def raifle(known: Known, guesses: int = 3) -> Attack:
     """RAIFLE's attack with a guessed private embedding: labels by L-BFGS from item rows.
 
     `min over a of 100 sum_i |dq_i(sigmoid(a), p) - dq_i| / sum_i |dq_i|` over the items, with p
     drawn from U(0, 1) and kept, a from U(-1, 1), and a line search with strong Wolfe conditions
-    that begins at a tenth of the quasi-Newton step. Of three guesses of p, the one of least
+    that begins at a tenth of the quasi-Newton step. Of all guesses of p, the one of least
     distance answers. Deviations: the original draws p once (its code may restart the labels, and
     then keeps the least distance too); it divides by the mean row norm only where that is below
     100; another implementation of L-BFGS, which ends where the objective changes by less than 1e-4
     (float32 resolves 4e-6 of its usual 50), or no unknown by more, and searches a line 10 times at
     most; no manipulation of the data, as it does for ranking; T uploads averaged.
 
+    Args:
+        known: what the attacker knows.
+        guesses: of p, >= 1.
+
+    Raises:
+        ValueError: if there are no guesses.
+
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE: reconstruction attacks on interaction-based federated
         learning with adversarial data manipulation, NDSS 2025, arXiv:2310.19163.
     """
-    return _raifle(known, joint=False)
+    return _raifle(known, guesses, joint=False)
 
 
-def raifle_joint(known: Known) -> Attack:
+def raifle_joint(known: Known, guesses: int = 3) -> Attack:
     """RAIFLE's joint variant: as `raifle`, with the private embedding as a further unknown.
 
     Both start from U(-1, 1). Deviations: as in `raifle`; every step has a private state of its own.
 
+    Args:
+        known: what the attacker knows.
+        guesses: starting points, >= 1.
+
+    Raises:
+        ValueError: if there are no guesses.
+
     References:
         Pham et al., NDSS 2025, arXiv:2310.19163.
     """
-    return _raifle(known, joint=True)
+    return _raifle(known, guesses, joint=True)
 
 
-def _raifle(known: Known, joint: bool) -> Attack:
+def _raifle(known: Known, guesses: int, joint: bool) -> Attack:
+    if guesses < 1:
+        raise ValueError(f'Expected guesses={guesses} > 0.')
     optimizer = optax.chain(
         optax.scale_by_lbfgs(memory_size=100),
         optax.scale(-0.1),
@@ -206,7 +223,7 @@ def _raifle(known: Known, joint: bool) -> Attack:
         # One after the other: each ends by itself.
         answers = jax.lax.map(
             lambda key: inversion.invert(started, solver, key, num_iterations),
-            jax.random.split(key, _GUESSES),
+            jax.random.split(key, guesses),
         )
         least = jnp.argmin(jnp.nan_to_num(answers.objective, nan=jnp.inf))
         return tree.take(answers, least)
@@ -214,20 +231,29 @@ def _raifle(known: Known, joint: bool) -> Attack:
     return attack
 
 
-def imia(known: Known) -> Attack:
+def imia(known: Known, confirmed: float = 0.9) -> Attack:
     """Interaction-level membership inference: replay with guessed labels, keep what fits, top down.
 
     With a fresh private state as a stand-in, `floor(positives n)` of the n candidates are labelled
     interactions at random and the client is replayed. In order of the distance between replayed and
-    seen item rows, nearest first, 90% of the candidates are confirmed with the label that they had.
-    The others are labelled anew, so that the number of interactions stays, until that many are
+    seen item rows, nearest first, a share of the candidates is confirmed with the label that each
+    had. The others are labelled anew, so that the number of interactions stays, until that many are
     confirmed. Scores are 1 for confirmed interactions and 0 for all others. Deviation: with T
     uploads the distances of the steps are averaged.
+
+    Args:
+        known: what the attacker knows.
+        confirmed: share of the candidates that are confirmed in a round, in [0, 1].
+
+    Raises:
+        ValueError: if `confirmed` is not a share.
 
     References:
         Yuan, Yang, Nguyen, Cui, He, Yin, Interaction-level membership inference attack against
         federated recommender systems, WWW 2023, arXiv:2301.10964, and its code FedRec_IMIA.
     """
+    if not 0 <= confirmed <= 1:
+        raise ValueError(f'Expected confirmed={confirmed} in [0, 1].')
 
     def attack(transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
         del num_iterations
@@ -235,7 +261,7 @@ def imia(known: Known) -> Attack:
         where = candidates.mask(transcript)
         size = jnp.sum(where)
         expected = jnp.floor(known.positives * size).astype(int)
-        many = jnp.floor(_CONFIRMED * size).astype(int) + 1
+        many = jnp.floor(confirmed * size).astype(int) + 1
         latent_key, key = jax.random.split(key)
         latent = problem.init(latent_key).latent
 

@@ -18,11 +18,11 @@ compilations, no_figures = runner_test.compilations, runner_test.no_figures
 VIEW = ('items', 'scorer')
 
 
-def made(name, view=VIEW, positives=0.25):
+def made(name, view=VIEW, positives=0.25, **options):
     update = make_client('ncf', 'gradient_step')
     init_private = MODELS['ncf'].init_private
     known = recipes.Known(update, observe.share(*view), init_private, positives)
-    return recipes.RECIPES[name].make(known)
+    return recipes.RECIPES[name].make(known, **options)
 
 
 def predicted(transcript, labels, private):
@@ -113,17 +113,16 @@ def test_dlg_steps_down_the_gradient_and_then_converges():
 
 # Failed on the rate of .1 throughout, and on one restart.
 @pytest.mark.slow
-def test_inverting_gradients_slows_down_and_starts_again(monkeypatch):
+def test_inverting_gradients_slows_down_and_starts_again():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     keys = jax.random.split(KEY, 6)
 
-    def run(iterations):
-        attack = made('inverting_gradients')
+    def run(iterations, **options):
+        attack = made('inverting_gradients', **options)
         return jax.jit(jax.vmap(lambda key: attack(transcript, key, iterations)))(keys)
 
     four = run(8)
-    monkeypatch.setattr(recipes, '_RESTARTS', 1)
-    start, one = run(1), run(8)
+    start, one = run(1, restarts=1), run(8, restarts=1)
     assert np.all(four.objective <= one.objective + 1e-6)
     assert np.sum(four.objective < one.objective - 1e-4) > 2
     # Three steps of .1, two of .01, two of .001; the last point is not looked at.
@@ -151,10 +150,9 @@ def test_tgias_of_an_unknown_batch():
 
 
 # The line search may double it. Failed on the whole step.
-def test_raifle_begins_at_a_tenth_of_a_step(monkeypatch):
-    monkeypatch.setattr(recipes, '_GUESSES', 1)
+def test_raifle_begins_at_a_tenth_of_a_step():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
-    start, step = (made('raifle')(transcript, KEY, n) for n in (1, 2))
+    start, step = (made('raifle', guesses=1)(transcript, KEY, n) for n in (1, 2))
     logit = [np.log(each.scores / (1 - each.scores)) for each in (start, step)]
     doublings = np.log2(norm(logit[1] - logit[0]) / 0.1)
     np.testing.assert_allclose(doublings, np.round(doublings), atol=1e-2)
@@ -205,11 +203,10 @@ def test_an_outlying_upload_does_not_pull_the_labels_along():
 
 # Failed on the mutant without `stop_gradient`.
 @pytest.mark.slow
-def test_raifle_keeps_the_embedding_that_it_guessed(monkeypatch):
-    monkeypatch.setattr(recipes, '_GUESSES', 1)
+def test_raifle_keeps_the_embedding_that_it_guessed():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     for name, least in (('raifle', 0), ('raifle_joint', -1)):
-        few, many = (made(name)(transcript, KEY, n) for n in (1, 30))
+        few, many = (made(name, guesses=1)(transcript, KEY, n) for n in (1, 30))
         assert np.all((few.private >= least) & (few.private <= 1))
         assert np.array_equal(few.private, many.private) == (name == 'raifle')
         assert many.objective < few.objective
@@ -218,12 +215,14 @@ def test_raifle_keeps_the_embedding_that_it_guessed(monkeypatch):
 # The first of three guesses is the only one of one. Failed on the mutants that take the first, the
 # last, or that of largest distance.
 @pytest.mark.slow
-def test_raifle_answers_by_the_guess_of_least_distance(monkeypatch):
+def test_raifle_answers_by_the_guess_of_least_distance():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     keys = jax.random.split(KEY, 8)
-    three = jax.jit(jax.vmap(lambda key: made('raifle')(transcript, key, 5)))(keys)
-    monkeypatch.setattr(recipes, '_GUESSES', 1)
-    one = jax.jit(jax.vmap(lambda key: made('raifle')(transcript, key, 5)))(keys)
+    attacks = made('raifle'), made('raifle', guesses=1)
+    three, one = (
+        jax.jit(jax.vmap(attack, in_axes=(None, 0, None)))(transcript, keys, 5)
+        for attack in attacks
+    )
     gain = one.objective - three.objective
     assert np.all(gain > -1e-3)
     assert np.sum(gain > 1e-3) > 2
@@ -242,9 +241,8 @@ def sides(shared, private, batch):
 # right (gap 0) stays and what was guessed wrong is labelled anew: random guesses have 1.6 hits.
 # Nine tenths at a time leave nearly all as it was guessed. Failed on mutants: the furthest
 # confirmed; no second round; padding among the candidates; a tenth at a time.
-@pytest.mark.parametrize(('share', 'least', 'most'), [(0.5, 3, 8), (recipes._CONFIRMED, 1, 3)])
-def test_imia_confirms_the_nearest(monkeypatch, share, least, most):
-    monkeypatch.setattr(recipes, '_CONFIRMED', share)
+@pytest.mark.parametrize(('options', 'least', 'most'), [({'confirmed': 0.5}, 3, 8), ({}, 1, 3)])
+def test_imia_confirms_the_nearest(options, least, most):
     size, padded, interactions = 40, 50, 8
     labels = (np.arange(padded) < interactions).astype(np.float32)
     weights = (np.arange(padded) < size).astype(np.float32)
@@ -255,7 +253,7 @@ def test_imia_confirms_the_nearest(monkeypatch, share, least, most):
         np.ones(1, bool), np.arange(padded), None, weights[None], np.zeros(padded, np.float32),
     )  # fmt: skip
     known = recipes.Known(sides, observe.share('items'), MODELS['ncf'].init_private, 0.2)
-    attack, hits = jax.jit(recipes.imia(known)), []
+    attack, hits = jax.jit(recipes.imia(known, **options)), []
     for seed in range(10):
         answer = attack(transcript, jax.random.key(seed), 1)
         assert np.sum(answer.labels) == interactions

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import optax
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates, inversion
@@ -171,10 +170,7 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
     """
     if isinstance(width, int | float) and not width > 0:
         raise ValueError(f'Expected width={width} > 0.')
-    seen = item_rows.rows_of(transcript, transcript.seen)
-    units, norms = item_rows.polar(seen)
-    where = candidates.mask(transcript)
-    known = where & (norms > 0)
+    target = _target(transcript)
 
     def init(problem: Problem, key: Key) -> State:
         start_key, key = jax.random.split(key)
@@ -187,57 +183,105 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
     def update(problem: Problem, state: State) -> State:
         centre, width, labels, key, end = state.memory
         key, basis_key = jax.random.split(key)
-        steps, size = centre.shape
+        basis = _random_basis(basis_key, centre)
         _, unflatten = _flatten(state.guess.latent)
-        normal = jax.random.normal(basis_key, (steps, size, size), jnp.float32)
-        basis = jnp.linalg.qr(normal.astype(centre.dtype))[0]
-        offsets = width[:, None, None] * jnp.concatenate([basis, -basis], axis=1)  # [T, 2 P, P]
 
         def predict(labels: Array, latent: Array) -> Array:
             guess = Guess(labels.astype(latent.dtype), None, unflatten(latent))
             return item_rows.rows_of(transcript, problem.predict(guess))
 
-        points = centre + jnp.moveaxis(offsets, 1, 0)
-        this, other = (jax.vmap(lambda p, y=y: predict(y, p))(points) for y in (labels, ~labels))
-        zeros, ones = (jnp.where((labels == y)[:, None], this, other) for y in (False, True))
-        vote = item_rows.vote(zeros, ones, seen)
-        labels = (vote < 0) & where
-        # Residuals [2 P, T, K, F + 1] of the rows, their mean and their differences.
-        predicted, lengths = item_rows.polar(jnp.where(labels[:, None], ones, zeros))
-        ratio = jnp.log(item_rows.positive(lengths)) - jnp.log(item_rows.positive(norms))
-        ratio = jnp.clip(ratio, -_LOG_RATIO, _LOG_RATIO)
-        residuals = jnp.concatenate([predicted - units, ratio[..., None]], axis=-1)
-        residuals = jnp.where(known[..., None], residuals, 0)
-        mean = jnp.mean(residuals, axis=0)
-        slopes = (residuals[:size] - residuals[size:]) / 2
+        zeros, ones = _both_labels(predict, labels, _stencil(centre, width, basis))
+        vote = item_rows.vote(zeros, ones, target.rows)
+        labels = (vote < 0) & target.where
+        mean, slopes = _residuals(target, jnp.where(labels[:, None], ones, zeros))
         squares = jnp.sum(mean**2, axis=-1)
-        count = jnp.maximum(jnp.sum(known, axis=-1), 1)
-        logs = jnp.where(known, jnp.log(squares + 1e-30), 0)
-        typical = jnp.exp(jnp.sum(logs, axis=-1) / count)
-        weights = known / (1 + squares / item_rows.positive(typical)[:, None])
-        gram = jnp.einsum('atkf,tk,btkf->tab', slopes, weights, slopes)
-        rhs = jnp.einsum('atkf,tk,tkf->ta', slopes, weights, mean)
-        trace = item_rows.positive(jnp.trace(gram, axis1=1, axis2=2))[:, None, None]
-        damped = gram / trace + _DAMPING / size * jnp.eye(size, dtype=gram.dtype)
-        move = -jnp.linalg.solve(damped, (rhs / trace[..., 0])[..., None])[..., 0]
+        objective, typical = _geometric_means(target, squares)
+        weights = target.known / (1 + squares / item_rows.positive(typical)[:, None])  # Cauchy's
+        move = _weighted_step(mean, slopes, weights)
         length = jnp.linalg.norm(move, axis=-1)
         move = move * jnp.minimum(1, _REACH / item_rows.positive(length))[:, None]
-        objective = jnp.exp(jnp.sum(logs) / jnp.sum(count))
-        better = objective < state.objective
-        scores = jnp.where(where, jnp.clip((1 - vote) / 2, 0, 1), 0)
-        guess = Guess(scores, None, unflatten(centre))
         moved = centre + width[:, None] * jnp.einsum('ta,tap->tp', move, basis)
         width = jnp.maximum(width * jnp.clip(2 * length, _SHRINK, _GROW), _LEAST / _DONE * end)
-        new = State(
-            optax.tree.where(better, guess, state.guess),
-            jnp.where(better, objective, state.objective),
-            jnp.all(width < end) | ~jnp.isfinite(objective),
-            Memory(moved, width, labels, key, end),
+        scores = jnp.where(target.where, jnp.clip((1 - vote) / 2, 0, 1), 0)
+        best = inversion.keep_best(state, Guess(scores, None, unflatten(centre)), objective)
+        new = best._replace(
+            done=jnp.all(width < end), memory=Memory(moved, width, labels, key, end)
         )
-        keep = jnp.where(state.done, True, False)
-        return jax.tree.map(lambda a, b: jnp.where(keep, a, b), state, new)
+        return inversion.advance(state, new, jnp.isfinite(objective))
 
     return Inversion(init, update)
+
+
+class _Target(NamedTuple):
+    """Seen rows `[T, K, F]`, their directions, their norms `[T, K]`.
+
+    `where [K]` tells candidates from padding, `known [T, K]` rows from zeros.
+    """
+
+    rows: Array
+    units: Array
+    norms: Array
+    where: Array
+    known: Array
+
+
+def _target(transcript: Transcript) -> _Target:
+    seen = item_rows.rows_of(transcript, transcript.seen)
+    units, norms = item_rows.polar(seen)
+    where = candidates.mask(transcript)
+    return _Target(seen, units, norms, where, where & (norms > 0))
+
+
+def _random_basis(key: Key, centre: Array) -> Array:
+    """Randomly turned orthonormal bases `[T, P, P]`, one a step, for centres `[T, P]`."""
+    steps, size = centre.shape
+    normal = jax.random.normal(key, (steps, size, size), jnp.float32)
+    return jnp.linalg.qr(normal.astype(centre.dtype))[0]
+
+
+def _stencil(centre: Array, width: Array, basis: Array) -> Array:
+    """The points `[2 P, T, P]` on both sides of the centres `[T, P]`, a width away."""
+    offsets = width[:, None, None] * jnp.concatenate([basis, -basis], axis=1)  # [T, 2 P, P]
+    return centre + jnp.moveaxis(offsets, 1, 0)
+
+
+def _both_labels(
+    predict: Callable[[Array, Array], Array], labels: Array, points: Array
+) -> tuple[Array, Array]:
+    """The rows `[2 P, T, K, F]` at the points, of label 0 and of label 1 of each candidate."""
+    this, other = (jax.vmap(lambda p, y=y: predict(y, p))(points) for y in (labels, ~labels))
+    at = labels[:, None]
+    return jnp.where(at, other, this), jnp.where(at, this, other)
+
+
+def _residuals(target: _Target, rows: Array) -> tuple[Array, Array]:
+    """Of rows `[2 P, T, K, F]`, mean residual `[T, K, F + 1]` and central differences, P of them.
+
+    A row's residual is the difference of directions, and of the logs of lengths.
+    """
+    predicted, lengths = item_rows.polar(rows)
+    ratio = jnp.log(item_rows.positive(lengths)) - jnp.log(item_rows.positive(target.norms))
+    ratio = jnp.clip(ratio, -_LOG_RATIO, _LOG_RATIO)
+    residuals = jnp.concatenate([predicted - target.units, ratio[..., None]], axis=-1)
+    residuals = jnp.where(target.known[..., None], residuals, 0)
+    size = len(rows) // 2
+    return jnp.mean(residuals, axis=0), (residuals[:size] - residuals[size:]) / 2
+
+
+def _geometric_means(target: _Target, squares: Array) -> tuple[Array, Array]:
+    """Geometric means of the rows' squared residuals `[T, K]`: of all, `[]`, and by step, `[T]`."""
+    count = jnp.maximum(jnp.sum(target.known, axis=-1), 1)
+    logs = jnp.where(target.known, jnp.log(squares + 1e-30), 0)
+    return jnp.exp(jnp.sum(logs) / jnp.sum(count)), jnp.exp(jnp.sum(logs, axis=-1) / count)
+
+
+def _weighted_step(mean: Array, slopes: Array, weights: Array) -> Array:
+    """The Gauss-Newton step `[T, P]` along the basis, in widths, for weights `[T, K]` of rows."""
+    gram = jnp.einsum('atkf,tk,btkf->tab', slopes, weights, slopes)
+    rhs = jnp.einsum('atkf,tk,tkf->ta', slopes, weights, mean)
+    trace = item_rows.positive(jnp.trace(gram, axis1=1, axis2=2))[:, None, None]
+    damped = gram / trace + _DAMPING / len(slopes) * jnp.eye(len(slopes), dtype=gram.dtype)
+    return -jnp.linalg.solve(damped, (rhs / trace[..., 0])[..., None])[..., 0]
 
 
 def _flatten(latent: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:

@@ -17,7 +17,7 @@ def project_gram(
 ) -> tuple[Array, Array]:
     """`A'A` with what moves along some directions of the private states can imitate taken out.
 
-    `A'A - A'J (J'J)^+ J'A`: `identifiability.project` without the matrix A.
+    `A'A - A'J (J'J)^+ J'A`: `analysis.project` without the matrix A.
 
     Args:
         problem: of the whitened residual.
@@ -29,8 +29,8 @@ def project_gram(
         The matrix `[K, K]`, and how many of the directions stand out of the noise, `[]`.
     """
 
-    def residual(labels_: Array, latent: PyTree) -> Array:
-        return tree.ravel(problem.residual(guess._replace(labels=labels_, latent=latent)))
+    def residual(labels: Array, latent: PyTree) -> Array:
+        return tree.ravel(problem.residual(guess._replace(labels=labels, latent=latent)))
 
     jacobian = jax.vmap(
         lambda tangent: jax.jvp(
@@ -40,7 +40,7 @@ def project_gram(
     known = jnp.sum(jnp.linalg.eigvalsh(jacobian @ jacobian.T) > identifiability.STANDS_OUT)
     norms = jnp.linalg.norm(jacobian, axis=1, keepdims=True)
     jacobian = jacobian / jnp.where(norms > 0, norms, 1)
-    pullback = jax.vjp(lambda labels_: residual(labels_, guess.latent), guess.labels)[1]
+    pullback = jax.vjp(lambda labels: residual(labels, guess.latent), guess.labels)[1]
     cross = jax.vmap(lambda row: pullback(row)[0])(jacobian)
     inverse = jnp.linalg.pinv(jacobian @ jacobian.T, rtol=1e-12, hermitian=True)
     return gram - cross.T @ inverse @ cross, known
@@ -100,7 +100,7 @@ def certify_unknown_private(
 
     Args:
         known: what the attacker knows.
-        problem: from `whitened_problem`.
+        problem: from `problems.whitened_problem`.
         guess: binary labels `[K]` and private states, leaves `[T, ...]`.
         transcript: what the server holds.
     """

@@ -1,6 +1,6 @@
 """The strongest attack that applies: what the seen uploads determine, solved for directly.
 
-`probe` finds out, once, what holds of every client; `choose` takes the member that follows.
+`probing.probe` finds out, once, what holds of every client; `choose` takes the member that follows.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
     """The strongest member that applies, with the reason, or the one that is asked for.
 
     Args:
-        known: from `probe`.
+        known: from `probing.probe`.
         batch_known: whether the transcripts hold the batch's items.
         solver: 'auto' or a member's name.
 

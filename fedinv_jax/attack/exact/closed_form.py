@@ -73,7 +73,7 @@ def solved(
 
     Args:
         known: what the attacker knows.
-        problem: from `whitened_problem`.
+        problem: from `problems.whitened_problem`.
         transcript: what the server holds.
         spent: leaves that are left out.
         tangents: directions `[P, ...]` in which the private states are not certain.
@@ -124,11 +124,11 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
     odds = candidates.log_odds(transcript, known.positives)
     flat, unravel = jax.flatten_util.ravel_pytree(latent)
 
-    def residual(labels_: Array, flat: Array) -> Array:
-        return tree.ravel(whole.residual(Guess(jnp.round(labels_), None, unravel(flat))))
+    def residual(labels: Array, flat: Array) -> Array:
+        return tree.ravel(whole.residual(Guess(jnp.round(labels), None, unravel(flat))))
 
-    def loss(labels_: Array, flat: Array) -> Array:
-        return jnp.mean(jnp.log1p(residual(labels_, flat) ** 2 / 4))
+    def loss(labels: Array, flat: Array) -> Array:
+        return jnp.mean(jnp.log1p(residual(labels, flat) ** 2 / 4))
 
     def turn(carry: tuple) -> tuple:
         best, _, count = carry

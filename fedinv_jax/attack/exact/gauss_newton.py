@@ -5,7 +5,9 @@ are found by Gauss-Newton on the replayed client, `r(y + dy, p + dp) = r + A dy 
 labels the best `dp` is linear in `dy`, and what is left is a label solve at each iteration.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.flatten_util
@@ -14,6 +16,7 @@ import jax.scipy.linalg as linalg
 import optax
 
 from fedinv_jax import tree
+from fedinv_jax.attack import inversion
 from fedinv_jax.attack.exact import box_qp, embedding, problems
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
@@ -73,50 +76,70 @@ def gauss_newton(damping: float = _DAMPING) -> Inversion:
         return State(guess, jnp.full_like(memory, jnp.inf), jnp.asarray(False), memory)
 
     def update(problem: Problem, state: State) -> State:
-        guess, damping = state.guess, state.memory
-        latent, unravel = jax.flatten_util.ravel_pytree(guess.latent)
-        size = len(guess.labels)
-
-        def residual(unknowns: Array) -> Array:
-            labels, latent = unknowns[:size], unravel(unknowns[size:])
-            return tree.ravel(problem.residual(guess._replace(labels=labels, latent=latent)))
-
-        unknowns = jnp.concatenate([guess.labels, latent])
-        current, push = jax.linearize(residual, unknowns)
-        directions = jnp.eye(len(unknowns), dtype=unknowns.dtype)
-        jacobian = jax.lax.map(push, directions, batch_size=_DIRECTIONS)
-        gram, slope = jacobian @ jacobian.T, jacobian @ current
-        diagonal = jnp.diag(gram)
-        # An unknown that moves nothing stays where it is.
-        gram += jnp.diag(jnp.where(diagonal > 0, damping * diagonal, 1))
-        cross = gram[:size, size:]
-        factor = linalg.cho_factor(gram[size:, size:])
-        carried = linalg.cho_solve(factor, cross.T)
-        reduced = gram[:size, :size] - cross @ carried
-        rhs = reduced @ guess.labels - slope[:size] + carried.T @ slope[size:]
-        soft = box_qp.box_least_squares(reduced, rhs)
-
-        def moved(labels: Array) -> Guess:
-            right = slope[size:] + cross.T @ (labels - guess.labels)
-            new = unravel(latent - linalg.cho_solve(factor, right))
-            return guess._replace(labels=labels, latent=new)
-
-        at = current @ current
-        found, least = guess, at
-        for one in (moved(soft), moved(jnp.round(soft))):
-            objective = value(problem, one)
-            better = objective < least
-            found = optax.tree.where(better, one, found)
-            least = jnp.where(better, objective, least)
-        damping = jnp.where(least < at, _LOWER, _RAISE) * damping
-        binary = jnp.all(found.labels == jnp.round(found.labels))
-        done = ~(damping < _MOST) | (binary & (least < EXPLAINED))
-        new = State(found, least, done, jnp.maximum(damping, _LEAST))
-        finite = jnp.isfinite(at) & jnp.all(jnp.isfinite(slope))
-        new = optax.tree.where(finite, new, state._replace(done=jnp.asarray(True)))
-        return optax.tree.where(state.done, state, new)
+        damping = state.memory
+        step = _linearized(problem, state.guess, damping)
+        best = state._replace(objective=step.square)
+        for labels in (step.labels, jnp.round(step.labels)):
+            guess = step.moved(labels)
+            best = inversion.keep_best(best, guess, value(problem, guess))
+        least, labels = best.objective, best.guess.labels
+        damping = jnp.where(least < step.square, _LOWER, _RAISE) * damping
+        explained = jnp.all(labels == jnp.round(labels)) & (least < EXPLAINED)
+        new = best._replace(
+            done=~(damping < _MOST) | explained, memory=jnp.maximum(damping, _LEAST)
+        )
+        return inversion.advance(state, new, step.finite)
 
     return Inversion(init, update)
+
+
+class _Step(NamedTuple):
+    """A damped Gauss-Newton step: the squared residual before it, the labels that it leads to.
+
+    Attributes:
+        square: `[]`, of the residual before the step.
+        finite: bool `[]`, whether that and its derivatives are finite.
+        labels: float `[K]` in their box, of the least squared residual to first order.
+        moved: `moved(labels) -> guess`, with the private states that are best for these labels.
+    """
+
+    square: Array
+    finite: Array
+    labels: Array
+    moved: Callable[[Array], Guess]
+
+
+def _linearized(problem: Problem, guess: Guess, damping: Array) -> _Step:
+    """The Gauss-Newton step from a guess: private states eliminated, labels in their box."""
+    latent, unravel = jax.flatten_util.ravel_pytree(guess.latent)
+    size = len(guess.labels)
+
+    def residual(unknowns: Array) -> Array:
+        labels, latent = unknowns[:size], unravel(unknowns[size:])
+        return tree.ravel(problem.residual(guess._replace(labels=labels, latent=latent)))
+
+    unknowns = jnp.concatenate([guess.labels, latent])
+    current, push = jax.linearize(residual, unknowns)
+    directions = jnp.eye(len(unknowns), dtype=unknowns.dtype)
+    jacobian = jax.lax.map(push, directions, batch_size=_DIRECTIONS)
+    gram, slope = jacobian @ jacobian.T, jacobian @ current
+    diagonal = jnp.diag(gram)
+    # An unknown that moves nothing stays where it is.
+    gram += jnp.diag(jnp.where(diagonal > 0, damping * diagonal, 1))
+    cross = gram[:size, size:]
+    factor = linalg.cho_factor(gram[size:, size:])
+    carried = linalg.cho_solve(factor, cross.T)
+    reduced = gram[:size, :size] - cross @ carried
+    rhs = reduced @ guess.labels - slope[:size] + carried.T @ slope[size:]
+
+    def moved(labels: Array) -> Guess:
+        right = slope[size:] + cross.T @ (labels - guess.labels)
+        new = unravel(latent - linalg.cho_solve(factor, right))
+        return guess._replace(labels=labels, latent=new)
+
+    square = current @ current
+    finite = jnp.isfinite(square) & jnp.all(jnp.isfinite(slope))
+    return _Step(square, finite, box_qp.box_least_squares(reduced, rhs), moved)
 
 
 def variable_projection(known: Known) -> Attack:
@@ -138,40 +161,14 @@ def variable_projection(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         plain = problems.free_problem(known, transcript)
         latent = tree.ravel(tree.take(plain.init(key).latent, 0))
-        prior = (
-            _PRIOR
-            * jnp.sqrt(float(latent.size))
-            / problems.typical_norm(known).astype(latent.dtype)
-        )
-
-        def start(index: Array) -> Guess:
-            guess = plain.init(jax.random.fold_in(key, index))
-            guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
-            if known.rough is None or known.rough.bias is None:
-                return guess
-            rough = jax.vmap(partial(embedding.exact, known.rough))(transcript.seen)
-            take = (index == 0) & jnp.all(jnp.isfinite(rough))
-            return guess._replace(latent=jnp.where(take, rough, guess.latent))
-
-        solver = gauss_newton()
+        size = problems.typical_norm(known).astype(latent.dtype)
+        prior = _PRIOR * jnp.sqrt(float(latent.size)) / size
+        start = partial(_start, known, plain, transcript, key)
 
         def search(carry: tuple[Array, State]) -> tuple[Array, State]:
             index, best = carry
-            first = start(index)
-
-            def problem(held: bool | Array) -> Problem:
-                def residual(guess: Guess) -> tuple:
-                    latent = optax.tree.where(held, first.latent, guess.latent)
-                    return plain.residual(guess._replace(latent=latent)), prior * tree.ravel(latent)
-
-                return plain._replace(init=lambda key: first, residual=residual)
-
-            state = jax.lax.while_loop(
-                lambda carry: ~carry[0].done & (carry[1] < _ITERATIONS),
-                lambda carry: (solver.update(problem(carry[1] < _HELD), carry[0]), carry[1] + 1),
-                (solver.init(problem(True), key), 0),
-            )[0]
-            return index + 1, optax.tree.where(state.objective < best.objective, state, best)
+            state = _search_from(plain, start(index), prior)
+            return index + 1, inversion.keep_best(best, state.guess, state.objective)
 
         least = jnp.asarray(jnp.inf, prior.dtype)
         nothing = State(start(jnp.asarray(_STARTS)), least, jnp.asarray(False), least)
@@ -184,3 +181,32 @@ def variable_projection(known: Known) -> Attack:
         return plain.answer(state.guess, value)
 
     return attack
+
+
+def _start(known: Known, plain: Problem, transcript: Transcript, key: Key, index: Array) -> Guess:
+    """The start of that index: labels of 1/2, and a rough p (the first) or a fresh one."""
+    guess = plain.init(jax.random.fold_in(key, index))
+    guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
+    if known.rough is None or known.rough.bias is None:
+        return guess
+    rough = jax.vmap(partial(embedding.exact, known.rough))(transcript.seen)
+    take = (index == 0) & jnp.all(jnp.isfinite(rough))
+    return guess._replace(latent=jnp.where(take, rough, guess.latent))
+
+
+def _search_from(plain: Problem, start: Guess, prior: Array) -> State:
+    """The state where `gauss_newton` ends from a start whose private states it holds at first."""
+    solver = gauss_newton()
+
+    def problem(held: bool | Array) -> Problem:
+        def residual(guess: Guess) -> tuple:
+            latent = optax.tree.where(held, start.latent, guess.latent)
+            return plain.residual(guess._replace(latent=latent)), prior * tree.ravel(latent)
+
+        return plain._replace(init=lambda key: start, residual=residual)
+
+    return jax.lax.while_loop(
+        lambda carry: ~carry[0].done & (carry[1] < _ITERATIONS),
+        lambda carry: (solver.update(problem(carry[1] < _HELD), carry[0]), carry[1] + 1),
+        (solver.init(problem(True), jax.random.key(0)), 0),
+    )[0]

@@ -1,78 +1,19 @@
-"""How much the uploads determine, without any attack: 'insufficient constraints' in numbers.
+"""How much the uploads determine: what certificates are made of, see also `analysis`.
 
 Everything is a function of the whitened Jacobian `A [M, K]` of the stacked uploads in the labels,
-in units of the noise's standard deviation, at a point that is passed in: the attacker's own
-estimate, or the truth in an auditor's line that says so. Other binary labels `y'` move the uploads
-by `|A (y' - y)|`; if no y' in the box moves them by less than the noise may, y is determined.
+or of `A'A`, in units of the noise's standard deviation, at a point that is passed in. Other binary
+labels `y'` move the uploads by `|A (y' - y)|`; if no y' in the box moves them by less than the
+noise may, y is determined.
 """
-
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.stats
-import numpy as np
-import scipy.optimize
 
 from fedinv_jax.attack.exact import box_qp
 from fedinv_jax.types import Array
 
 STANDS_OUT = 9.0
 """Squared singular values above it, three standard deviations, stand out of the noise."""
-
-
-def project(jacobian: Array, private: Array) -> Array:
-    """The labels' Jacobian with what the private parameters can imitate taken out.
-
-    `(I - Q Q') A` for an orthonormal basis Q of the range of J: what follows of it holds, to first
-    order, whatever the private parameters are. A column of which only rounding is left is zero.
-
-    Args:
-        jacobian: float `[M, K]`, A.
-        private: float `[M, P]`, J, the derivatives in the private parameters of all steps.
-
-    Returns:
-        float `[M, K]`.
-
-    Example:
-        >>> project(jnp.eye(2), jnp.array([[1.0], [0.0]])).tolist()
-        [[0.0, 0.0], [0.0, 1.0]]
-    """
-    scale = jnp.linalg.norm(private, axis=0)
-    scaled = private / jnp.where(scale > 0, scale, 1)
-    basis, values, _ = jnp.linalg.svd(scaled, full_matrices=False)
-    least = jnp.max(values) * max(private.shape) * jnp.finfo(private.dtype).eps
-    basis = jnp.where(values > least, basis, 0)
-    rest = jacobian - basis @ (basis.T @ jacobian)
-    before, after = (jnp.linalg.norm(matrix, axis=0) for matrix in (jacobian, rest))
-    rounding = max(jacobian.shape[0], private.shape[1]) * jnp.finfo(jacobian.dtype).eps
-    return jnp.where(after > rounding * before, rest, 0)
-
-
-def spectrum(jacobian: Array) -> Array:
-    """Singular values `[min(M, K)]` of a Jacobian with columns of norm 1, from the largest down.
-
-    Example:
-        >>> spectrum(jnp.array([[2.0, 0.0], [0.0, 5.0]])).tolist()
-        [1.0, 1.0]
-    """
-    norms = jnp.linalg.norm(jacobian, axis=0)
-    return jnp.linalg.svd(jacobian / jnp.where(norms > 0, norms, 1), compute_uv=False)
-
-
-def rank(jacobian: Array, tolerance: float) -> Array:
-    """The number of singular values, `spectrum`, above `tolerance` times the largest.
-
-    Args:
-        jacobian: float `[M, K]`.
-        tolerance: relative; about 1e-6 for uploads in float32. Read it from float64 only.
-
-    Example:
-        >>> rank(jnp.array([[1.0, 1.0], [1.0, 1.0]]), 1e-4).item()
-        1
-    """
-    values = spectrum(jacobian)
-    return jnp.sum(values > tolerance * jnp.max(values, initial=0))
 
 
 def _noise_level(gram: Array) -> Array:
@@ -111,46 +52,6 @@ def noise_rank(gram: Array, factor: Array) -> Array:
         lambda: jnp.sum(jnp.diag(gram) > 0),
         lambda: jnp.sum(jnp.linalg.eigvalsh(gram) > _noise_level(gram)),
     )
-
-
-def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | None = None) -> bool:
-    """Whether binary labels are the only ones in the box with these uploads, without noise.
-
-    They are iff some w has `(A'w)_i > 0` wherever y_i = 0 and `< 0` wherever y_i = 1: one linear
-    program, `max t` over `s_i (A'w)_i >= t, |w_m| <= 1`, on columns of norm 1; unique iff t > 0.
-
-    Args:
-        jacobian: float `[M, K]`, on the host.
-        labels: 0-1 `[K]`.
-        where: 0-1 `[K]`, 0 for padding.
-
-    Example:
-        >>> box_unique(np.array([[1.0, 1.0]]), np.array([1, 1]))  # only both ones add up to 2
-        True
-        >>> box_unique(np.array([[1.0, 1.0]]), np.array([1, 0]))
-        False
-    """
-    kept = np.ones(len(labels), bool) if where is None else np.asarray(where) > 0
-    matrix = np.asarray(jacobian, np.float64)[:, kept]
-    if not matrix.shape[1]:
-        return True
-    norms = np.linalg.norm(matrix, axis=0)
-    if not np.all(norms > 0):
-        return False
-    # In a basis of the range: as many unknowns as the rank, and well scaled.
-    basis, values, _ = np.linalg.svd(matrix / norms, full_matrices=False)
-    matrix = basis[:, values > 1e-12 * values[0]].T @ (matrix / norms)
-    signed = (1 - 2 * (np.asarray(labels, float)[kept] > 0.5)) * matrix
-    size = len(signed)
-    result = scipy.optimize.linprog(
-        np.append(np.zeros(size), -1.0),
-        A_ub=np.column_stack([-signed.T, np.ones(signed.shape[1])]),
-        b_ub=np.zeros(signed.shape[1]),
-        bounds=[(-1, 1)] * size + [(0, None)],
-        method='highs',
-    )
-    # The solver's own optimum is true to 1e-7 only: w proves what it says, or it does not.
-    return bool(result.status == 0 and np.min(result.x[:size] @ signed) > 1e-9)
 
 
 def margins(
@@ -209,67 +110,3 @@ def margins(
         return jnp.maximum(plain, bound(weights))
 
     return jnp.where(where, jax.lax.cond(enough, lambda: plain, separated), jnp.inf)
-
-
-def predicted_error(gram: Array, where: Array) -> Array:
-    """Standard deviation `[K]` of each label's least-squares estimate, `sqrt((G^-1)_ii)`.
-
-    Labels that the uploads do not determine have inf; padding 0.
-
-    Args:
-        gram: float64 `[K, K]`, `A'A` in units of the noise.
-        where: bool `[K]`, False for padding.
-
-    Example:
-        >>> predicted_error(jnp.diag(jnp.array([4.0, 0.0])), jnp.ones(2, bool)).tolist()
-        [0.5, inf]
-    """
-    values, vectors = jnp.linalg.eigh(gram)
-    known = values > jnp.max(values) * 1e-13
-    inverse = jnp.where(known, 1 / jnp.where(known, values, 1), 0)
-    variance = vectors**2 @ inverse
-    outside = vectors**2 @ (~known).astype(gram.dtype)
-    return jnp.where(where, jnp.where(outside > 1e-9, jnp.inf, jnp.sqrt(variance)), 0)
-
-
-def predicted_flips(gram: Array, where: Array) -> Array:
-    """The share of labels, `[]`, that rounding the least-squares estimate is expected to get wrong.
-
-    The mean over labels of `Phi(-1 / (2 std))`: what the spectrum predicts at this noise. Box and
-    prior do better.
-
-    Args:
-        gram: see `predicted_error`.
-        where: bool `[K]`, False for padding.
-
-    Example:
-        >>> predicted_flips(jnp.diag(jnp.array([1e6, 0.0])), jnp.ones(2, bool)).item()
-        0.25
-    """
-    deviation = predicted_error(gram, where)
-    flips = jax.scipy.stats.norm.cdf(-0.5 / jnp.where(deviation > 0, deviation, 1))
-    return jnp.sum(jnp.where(where, flips, 0)) / jnp.maximum(jnp.sum(where), 1)
-
-
-def smallest_num_gradients(
-    jacobians: Sequence[np.ndarray], labels: np.ndarray, where: np.ndarray | None = None
-) -> int | None:
-    """The fewest of the first gradients that determine the labels in their box, without noise.
-
-    Args:
-        jacobians: A of each step, `[M, K]`, in the order of the steps.
-        labels: 0-1 `[K]`.
-        where: 0-1 `[K]`, 0 for padding.
-
-    Returns:
-        T, or None when all of them do not.
-
-    Example:
-        >>> steps = [np.array([[1.0, 1.0]]), np.array([[1.0, -1.0]])]
-        >>> smallest_num_gradients(steps, np.array([1, 0]))
-        2
-    """
-    for steps in range(1, len(jacobians) + 1):
-        if box_unique(np.concatenate(list(jacobians)[:steps]), labels, where):
-            return steps
-    return None

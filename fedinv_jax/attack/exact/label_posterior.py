@@ -7,26 +7,21 @@ public popularity of the items makes likely. Expectation propagation finds their
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax.attack.exact import label_solve, normal_equations
+from fedinv_jax.attack.exact import expectation_propagation, label_solve, normal_equations
+from fedinv_jax.attack.exact.expectation_propagation import Point, Proposal
 from fedinv_jax.attack.exact.normal_equations import Normal
 from fedinv_jax.types import Array
 
 _PLENTY = 2.0  # equations a label, from which on the label solve needs no prior
 _MOST = 1024  # equations
 _COOLING = 0.85  # of the noise, an iteration, from the size of what was seen
-_SOFT = 0.05  # least variance of a label, over the squared noise: none is certain too early
-_LEAST = 1e-8  # the same without noise
-_DAMPING = 0.5
 _ITERATIONS = 100
 
 
 def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
     """Probabilities of labels `y` in `seen = y' columns + noise` of unit variance.
 
-    Each label's two values are replaced by a Gaussian factor of the same mean and variance, given
-    the other factors and what was seen. The assumed noise falls from the size of what was seen to
-    its own; of all iterations the one is kept whose likeliest labels leave the smallest residual,
-    and where noise explains that, it is the last one.
+    By `expectation_propagation`, whose factors are Gaussians of one number each.
 
     Args:
         columns: float `[K, M]`, a row of zeros for padding.
@@ -43,12 +38,6 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
         >>> found, _ = marginals(columns, columns[3] + columns[7], jnp.full(12, -1.5))
         >>> jnp.flatnonzero(found > 0.5).tolist()
         [3, 7]
-
-    References:
-        Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.
-        Hernández-Lobato, Hernández-Lobato, Suárez, Expectation propagation in linear regression
-        models with spike-and-slab priors, Machine Learning 99, 2015 (factors that would not be
-        Gaussian are left as they were).
     """
     unit = jnp.maximum(jnp.sqrt(jnp.mean(seen**2)), 1)
     matrix, target = columns.T / unit, seen / unit
@@ -56,11 +45,9 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
     def left(probabilities: Array) -> Array:
         return jnp.mean((unit * (matrix @ jnp.round(probabilities) - target)) ** 2)
 
-    def update(carry: tuple) -> tuple:
-        precision, shift, iteration, best, least = carry
-        level = _COOLING**iteration
+    def update(point: Point, level: Array) -> Proposal:
         noise = jnp.maximum(level, 1 / unit)
-        variance, mean = 1 / precision, shift / precision
+        variance, mean = 1 / point.precision, point.shift / point.precision
         covariance = (matrix * variance) @ matrix.T + noise**2 * jnp.eye(len(target))
         factor = jnp.linalg.cholesky(covariance)
         image, error = (
@@ -72,29 +59,25 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
         remaining = 1 - told * variance
         cut, pull = told / remaining, (told * mean + error @ image) / remaining
         likely = jax.nn.sigmoid(odds + pull - cut / 2)
-        inverse = 1 / (likely * (1 - likely) + _LEAST + _SOFT * level**2)
+        least = expectation_propagation.LEAST
+        inverse = 1 / (likely * (1 - likely) + least + expectation_propagation.SOFT * level**2)
         new, new_shift = inverse - cut, inverse * likely - pull
-        ok = (new > 0) & jnp.isfinite(new_shift)
-        likely = jnp.where(jnp.isfinite(likely), likely, best)
-        residual = left(likely)
-        better = residual < least
-        return (
-            precision + _DAMPING * jnp.where(ok, new - precision, 0),
-            shift + _DAMPING * jnp.where(ok, new_shift - shift, 0),
-            iteration + 1,
-            jnp.where(better, likely, best),
-            jnp.where(better, residual, least),
+        likely = jnp.where(jnp.isfinite(likely), likely, point.found)
+        return Proposal(
+            new - point.precision,
+            new_shift - point.shift,
+            (new > 0) & jnp.isfinite(new_shift),
+            (),
+            likely,
+            left(likely),
         )
 
     prior = jax.nn.sigmoid(odds)
-    precision = 1 / (prior * (1 - prior) + _LEAST)
+    precision = 1 / (prior * (1 - prior) + expectation_propagation.LEAST)
     infinite = jnp.full((), jnp.inf, columns.dtype)
-    end = jax.lax.while_loop(
-        lambda carry: (carry[2] < _ITERATIONS) & (carry[4] > label_solve.EXPLAINED),
-        update,
-        (precision, precision * prior, jnp.asarray(0), prior, infinite),
-    )
-    return end[3], end[4]
+    start = Point(precision, precision * prior, (), prior, infinite)
+    end = expectation_propagation.propagate(update, start, _COOLING, _ITERATIONS)
+    return end.found, end.residual
 
 
 def believed(equations: Normal, odds: Array) -> Array:
@@ -119,8 +102,8 @@ def believed(equations: Normal, odds: Array) -> Array:
         likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
         return jnp.where(left(likely) < left(found), likely, found)
 
-    def left(labels_: Array) -> Array:
-        return normal_equations.fit(equations, jnp.round(labels_))
+    def left(labels: Array) -> Array:
+        return normal_equations.fit(equations, jnp.round(labels))
 
     enough = ~scarce | (left(found) < label_solve.EXPLAINED)
     return jax.lax.cond(enough, lambda: found, likelier)

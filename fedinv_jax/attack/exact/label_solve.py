@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact import box_qp, identifiability, known, normal_equations
+from fedinv_jax.attack.exact import box_qp, known, normal_equations
 from fedinv_jax.attack.exact.known import Structure
 from fedinv_jax.attack.exact.normal_equations import Normal
 from fedinv_jax.attack.inversion import Inversion, State
@@ -42,7 +42,7 @@ def fit(problem: Problem, guess: Guess) -> Array:
     return jnp.mean(tree.ravel(problem.residual(guess)) ** 2)
 
 
-def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
+def solve(equations: Normal) -> tuple[Array, Array, Array]:
     """Labels in the box, and binary ones.
 
     Where plain least squares is within 1/4 of a binary vector everywhere, that is the answer. If
@@ -50,16 +50,11 @@ def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
 
     Args:
         equations: of the whitened residual, which has unit variance.
-        ridge: precision of a normal prior around the middle of the box, in the same unit.
 
     Returns:
         float `[K]` in the box; bool `[K]`; float `[K]`, how much less the whitened residual
         explains if that label is flipped (alone or with another), inf where that was not searched.
     """
-    if ridge:
-        gram = equations.gram + ridge * jnp.eye(len(equations.rhs), dtype=equations.rhs.dtype)
-        factor, rhs = identifiability.factor(gram), equations.rhs + ridge / 2
-        equations = equations._replace(gram=gram, rhs=rhs, factor=factor)
     gram, rhs, factor = equations[:3]
     known = jnp.diag(gram) > 0
     plain = box_qp.least_squares(gram, factor, rhs)
@@ -77,14 +72,14 @@ def solve(equations: Normal, ridge: float = 0.0) -> tuple[Array, Array, Array]:
     )
 
 
-def believed(equations: Normal, ridge: float = 0.0) -> Array:
+def believed(equations: Normal) -> Array:
     """Labels `[K]`: those of `solve`, binary where that is sure.
 
     Binary labels replace the rounded ones only where they explain what was seen and no other flip
     does nearly as well (25: five standard deviations); where labels are not determined, rounding
     the box's centre of all answers is the better guess.
     """
-    soft, hard, raised = solve(equations, ridge)
+    soft, hard, raised = solve(equations)
     change = (raised > 25) & (hard != (soft > 0.5))
     binary = hard.astype(soft.dtype)
     change &= normal_equations.fit(equations, binary) < EXPLAINED
@@ -94,7 +89,6 @@ def believed(equations: Normal, ridge: float = 0.0) -> Array:
 def label_solve(
     outer: Sequence[str] = (),
     spent: Sequence[str] = (),
-    ridge: float = 0.0,
     dense: int = known.DENSE,
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
@@ -105,7 +99,6 @@ def label_solve(
     Args:
         outer: see `normal_equations.features`.
         spent: see `normal_equations.equations`.
-        ridge: see `solve`.
         dense: most candidates K of which matrices `[K, K]` are formed.
 
     References:
@@ -119,7 +112,7 @@ def label_solve(
             left = fit(problem, guess._replace(labels=jnp.round(labels)))
         else:
             equations = normal_equations.equations(problem, guess, outer, spent)
-            labels = believed(equations, ridge)
+            labels = believed(equations)
             left = normal_equations.fit(equations, jnp.round(labels))
         return State(guess._replace(labels=labels), left, jnp.asarray(True), state.memory)
 

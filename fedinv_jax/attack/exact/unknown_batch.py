@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from fedinv_jax import tree
 from fedinv_jax.attack import dynamics, whitening
-from fedinv_jax.attack.exact import embedding, label_solve
+from fedinv_jax.attack.exact import embedding, expectation_propagation, label_solve
+from fedinv_jax.attack.exact.expectation_propagation import Point, Proposal
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Batch, Key, PyTree, Transcript
 
@@ -30,9 +31,6 @@ ROWS = 640
 
 _RATE = 0.08  # share of the candidates in the batch, at the start
 _COOLING = 0.75  # of the noise, an iteration, from the size of what was seen
-_SOFT = 0.05  # least variance of a state, over the squared noise: no item is certain too early
-_LEAST = 1e-8  # the same without noise
-_DAMPING = 0.5
 _FASTEST = 1.2  # change of B, an iteration
 _ITERATIONS = 40
 _MOST_FRESH = 8
@@ -125,24 +123,11 @@ def _moments(weights: Array, states: Array, least: float | Array) -> tuple[Array
     return mean, jnp.linalg.inv(covariance + least * jnp.eye(states.shape[2], dtype=states.dtype))
 
 
-class _Point(NamedTuple):
-    """An iteration: Gaussian factors `exp(-x'precision x / 2 + shift'x)` of each item, and B."""
-
-    precision: Array
-    shift: Array
-    size: Array
-    iteration: Array
-    best: Found
-
-
 def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
     """Batch and positives of one client, by expectation propagation.
 
-    Each item's states are replaced by a Gaussian factor of the same mean and covariance, given the
-    other factors and what was seen. The assumed noise falls from the size of what was seen to that
-    of the whitened noise. At each noise B maximises `p(seen)` of the Gaussian factors. Of all
-    iterations the one is kept whose likeliest states leave the smallest residual, and where noise
-    explains that, it is the last one.
+    See `expectation_propagation`: an item's states are replaced by a Gaussian factor. At each noise
+    B maximises `p(seen)` of these factors.
 
     Args:
         steps: see `Steps`.
@@ -164,84 +149,100 @@ def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0
         >>> found = recover(Steps(1e4 * columns, seen, jnp.full((1, 20), 0.5)), jnp.zeros(20))
         >>> np.flatnonzero(found.members[0] > 0.5).tolist(), int(found.positives.argmax())
         ([3, 5], 5)
-
-    References:
-        Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.
-        Hernández-Lobato, Hernández-Lobato, Suárez, Expectation propagation in linear regression
-        models with spike-and-slab priors, Machine Learning 99, 2015 (factors that would not be
-        Gaussian are left as they were; the linear systems are M by M).
     """
     if fresh and len(steps.seen) > _MOST_FRESH:
         raise ValueError(
             f'Expected at most {_MOST_FRESH} steps of fresh negatives, got {len(steps.seen)}.'
         )
+    system = _system(steps, fresh)
+    num_items, states = len(system.columns), system.unknowns.states
+    prior = partial(_log_prior, system.unknowns, odds, positives)
+
+    def update(point: Point, level: Array) -> Proposal:
+        size = point.memory
+        pull, cut, likely_size = _cavity(system, point, level)
+        tilt = states @ pull[:, :, None]
+        tilt -= jnp.sum((states @ cut) * states, 2, keepdims=True) / 2
+        weights = jax.nn.softmax(prior(size) + tilt[:, :, 0], 1)
+        least = expectation_propagation.LEAST + expectation_propagation.SOFT * level**2
+        mean, inverse = _moments(weights, states, least)
+        change = inverse - (cut + jnp.swapaxes(cut, 1, 2)) / 2 - point.precision
+        change_shift = _apply(inverse, mean) - pull - point.shift
+        proper = jnp.min(jnp.linalg.eigvalsh(point.precision + change), 1) > 0
+        proper &= jnp.all(jnp.isfinite(change_shift), 1)
+        likely_size = jnp.clip(likely_size, size / _FASTEST, size * _FASTEST)
+        likely_size = jnp.clip(likely_size, 1.0, num_items)
+        return Proposal(change, change_shift, proper, likely_size, *_judge(system, weights))
+
+    size = jnp.asarray(_RATE * num_items, system.columns.dtype)
+    mean, precision = _moments(jnp.exp(prior(size)), states, expectation_propagation.LEAST)
+    none = jnp.zeros((len(system.unknowns.members), num_items), system.columns.dtype)
+    infinite = jnp.full((), jnp.inf, system.columns.dtype)
+    start = Point(precision, _apply(precision, mean), size, (none, none[0]), infinite)
+    end = expectation_propagation.propagate(update, start, _COOLING, _ITERATIONS)
+    members, likely = end.found
+    return Found(members, likely, end.residual)
+
+
+class _System(NamedTuple):
+    """The equations `B seen = sum_i columns_i' x_i`, each step over its size: all count the same.
+
+    Attributes:
+        unknowns: the x_i.
+        columns: float `[N, E, M]`, those of the unknowns over the unit.
+        seen: float `[M]`.
+        unit: float `[M]`, root mean square of what the equation's step has seen.
+    """
+
+    unknowns: _Unknowns
+    columns: Array
+    seen: Array
+    unit: Array
+
+
+def _system(steps: Steps, fresh: bool) -> _System:
     unknowns = _unknowns(steps, fresh)
     rms = jnp.sqrt(jnp.mean(steps.seen**2, 1, keepdims=True))
-    unit = jnp.broadcast_to(rms, steps.seen.shape).reshape(-1)  # each step counts the same
-    columns, seen = unknowns.columns / unit, steps.seen.reshape(-1) / unit
-    num_items, width, rows = columns.shape
-    flat = columns.reshape(-1, rows)
-    identity = jnp.eye(width, dtype=columns.dtype)
-    prior = partial(_log_prior, unknowns, odds, positives)
+    unit = jnp.broadcast_to(rms, steps.seen.shape).reshape(-1)
+    return _System(unknowns, unknowns.columns / unit, steps.seen.reshape(-1) / unit, unit)
 
-    def judge(weights: Array) -> Found:
-        """The probabilities, with the residual of the likeliest states at the B that fits best."""
-        x = jnp.take_along_axis(unknowns.states, jnp.argmax(weights, 1)[:, None, None], 1)
-        predicted = x.reshape(-1) @ flat
-        square = jnp.sum(predicted**2)
-        scale = predicted @ seen / jnp.where(square > 0, square, 1)
-        left = jnp.mean(((scale * predicted - seen) * unit) ** 2)
-        return Found(unknowns.members @ weights.T, weights[:, -1], left)
 
-    def update(point: _Point) -> _Point:
-        precision, shift, size, iteration, best = point
-        level = _COOLING**iteration
-        noise = size * jnp.maximum(level, 1 / unit)
-        variance = jnp.linalg.inv(precision)
-        mean = _apply(variance, shift)
-        spread = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
-        factor = jnp.linalg.cholesky(spread.T @ flat + jnp.diag(noise**2))
-        solve = partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
-        image = solve(flat.T).T.reshape(columns.shape)
-        target, predicted = solve(seen), solve(mean.reshape(-1) @ flat)
-        # What all else says of an item: exp(-x'cut x / 2 + pull'x), without cancellation.
-        told = jnp.einsum('nem,nfm->nef', image, image)
-        back = jnp.linalg.inv(identity - told @ variance)
-        pull = _apply(back, _apply(told, mean) + image @ (size * target - predicted))
-        cut = back @ told
-        tilt = unknowns.states @ pull[:, :, None]
-        tilt -= jnp.sum((unknowns.states @ cut) * unknowns.states, 2, keepdims=True) / 2
-        weights = jax.nn.softmax(prior(size) + tilt[:, :, 0], 1)
-        new_mean, inverse = _moments(weights, unknowns.states, _LEAST + _SOFT * level**2)
-        change = inverse - (cut + jnp.swapaxes(cut, 1, 2)) / 2 - precision
-        change_shift = _apply(inverse, new_mean) - pull - shift
-        ok = jnp.min(jnp.linalg.eigvalsh(precision + change), 1) > 0
-        ok &= jnp.all(jnp.isfinite(change_shift), 1)
-        noise_left = noise * solve(size * target - predicted, trans=1)
-        new_size = _size(target, predicted, jnp.sum(variance * told), noise_left)
-        new_size = jnp.clip(new_size, size / _FASTEST, size * _FASTEST)
-        found = judge(weights)
-        better = found.residual < best.residual
-        return _Point(
-            precision + _DAMPING * jnp.where(ok[:, None, None], change, 0),
-            shift + _DAMPING * jnp.where(ok[:, None], change_shift, 0),
-            jnp.clip(new_size, 1.0, num_items),
-            iteration + 1,
-            jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best),
-        )
+def _judge(system: _System, weights: Array) -> tuple[tuple[Array, Array], Array]:
+    """Probabilities from those of the states `[N, S]`; the residual of the likeliest states.
 
-    size = jnp.asarray(_RATE * num_items, columns.dtype)
-    mean, precision = _moments(jnp.exp(prior(size)), unknowns.states, _LEAST)
-    none = jnp.zeros((len(unknowns.members), num_items), columns.dtype)
-    nothing = Found(none, none[0], jnp.full((), jnp.inf, columns.dtype))
-    start = _Point(precision, _apply(precision, mean), size, jnp.asarray(0), nothing)
-    return jax.lax.while_loop(
-        lambda point: (
-            (point.iteration < _ITERATIONS) & (point.best.residual > label_solve.EXPLAINED)
-        ),
-        update,
-        start,
-    ).best
+    At the B that fits best.
+    """
+    unknowns, columns = system.unknowns, system.columns
+    x = jnp.take_along_axis(unknowns.states, jnp.argmax(weights, 1)[:, None, None], 1)
+    predicted = x.reshape(-1) @ columns.reshape(-1, columns.shape[2])
+    square = jnp.sum(predicted**2)
+    scale = predicted @ system.seen / jnp.where(square > 0, square, 1)
+    left = jnp.mean(((scale * predicted - system.seen) * system.unit) ** 2)
+    return (unknowns.members @ weights.T, weights[:, -1]), left
+
+
+def _cavity(system: _System, point: Point, level: Array) -> tuple[Array, Array, Array]:
+    """What all else says of an item, `exp(-x'cut x / 2 + pull'x)`, and the likeliest B.
+
+    Returns:
+        `pull [N, E]`, `cut [N, E, E]`, the size `[]`.
+    """
+    columns, size = system.columns, point.memory
+    flat = columns.reshape(-1, columns.shape[2])
+    noise = size * jnp.maximum(level, 1 / system.unit)
+    variance = jnp.linalg.inv(point.precision)
+    mean = _apply(variance, point.shift)
+    spread = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
+    factor = jnp.linalg.cholesky(spread.T @ flat + jnp.diag(noise**2))
+    solve = partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
+    image = solve(flat.T).T.reshape(columns.shape)
+    target, predicted = solve(system.seen), solve(mean.reshape(-1) @ flat)
+    # Without cancellation.
+    told = jnp.einsum('nem,nfm->nef', image, image)
+    back = jnp.linalg.inv(jnp.eye(columns.shape[1], dtype=columns.dtype) - told @ variance)
+    pull = _apply(back, _apply(told, mean) + image @ (size * target - predicted))
+    noise_left = noise * solve(size * target - predicted, trans=1)
+    return pull, back @ told, _size(target, predicted, jnp.sum(variance * told), noise_left)
 
 
 def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:

@@ -1,6 +1,8 @@
 """The member of the exact attack where the private state is known up to one scalar a step."""
 
 import dataclasses
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import jax.numpy as jnp
 from fedinv_jax import tree
 from fedinv_jax.attack.exact import closed_form, embedding, label_solve, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.attack.inversion import State
+from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
 _STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
@@ -28,62 +31,14 @@ def scaled(known: Known) -> Attack:
     if known.leak is None:
         raise ValueError('scaled needs a leaf of rank one along the private embedding.')
     found = known.leak
-    solver = label_solve.label_solve(known.structure.outer, dense=known.dense)
-
-    def search(step: Transcript, along: Array, typical: Array) -> tuple[Array, Array]:
-        """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
-        problem = problems.whitened_problem(known, step, typical * along[None])
-
-        def at_scale(scale: Array) -> State:
-            """The label solve at `scale * along`."""
-            start = problem.init(jax.random.key(0))._replace(latent=scale * along[None])
-            at = problem._replace(init=lambda key: start)
-            return solver.update(at, solver.init(at, jax.random.key(0)))
-
-        def improve(_: int, scale: Array) -> Array:
-            """A finer and finer search around the scale, with the binary labels that fit there.
-
-            The uploads jump where a ReLU turns on, so that their slope says little.
-            """
-            binary = jnp.round(at_scale(scale).guess.labels)
-
-            def narrow(level: int, scale: Array) -> Array:
-                near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
-                left = jax.vmap(
-                    lambda x: label_solve.fit(problem, Guess(binary, None, x * along[None]))
-                )
-                return near[jnp.argmin(left(near))]
-
-            return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
-
-        def best(sign: Array) -> tuple[Array, Array, Array]:
-            """The best scale of that sign, what it leaves over, and its share of positives."""
-            values = jax.lax.map(lambda scale: at_scale(sign * scale).objective, sizes)
-            padded = jnp.pad(values, 1, constant_values=jnp.inf)
-            local = (values <= padded[:-2]) & (values <= padded[2:])
-            starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
-            scales = jax.lax.map(
-                lambda start: jax.lax.fori_loop(0, _STEPS, improve, sign * start), starts
-            )
-            states = jax.lax.map(at_scale, scales)
-            index = jnp.argmin(states.objective)
-            share = jnp.mean(states.guess.labels[index])
-            return scales[index], states.objective[index], share
-
-        # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
-        sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
-        scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
-        both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
-        chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
-        return scales[chosen] * along, both
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         along = jax.vmap(lambda seen: embedding.direction(found, seen))(transcript.seen)
-        usual = problems.typical_norm(known).astype(along.dtype)
+        typical = problems.typical_norm(known).astype(along.dtype)
         steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
-        found_ = [search(step, along[t], usual) for t, step in enumerate(steps)]
-        latent, both = (jnp.stack(parts) for parts in zip(*found_, strict=True))
+        pairs = [_private_state(known, step, along[t], typical) for t, step in enumerate(steps)]
+        latent, both = (jnp.stack(parts) for parts in zip(*pairs, strict=True))
         problem = problems.whitened_problem(known, transcript, latent)
         tangents = jnp.eye(len(latent))[:, :, None] * latent[None]  # the scales
         if known.lossy:  # the directions too
@@ -102,6 +57,68 @@ def scaled(known: Known) -> Attack:
         )
 
     return attack
+
+
+class _Line(NamedTuple):
+    """The private states `scale * along` of one step; `problem` is of that step alone (T = 1)."""
+
+    problem: Problem
+    solver: Inversion
+    along: Array
+
+
+def _private_state(
+    known: Known, step: Transcript, along: Array, typical: Array
+) -> tuple[Array, Array]:
+    """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
+    problem = problems.whitened_problem(known, step, typical * along[None])
+    solver = label_solve.label_solve(known.structure.outer, dense=known.dense)
+    # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
+    sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
+    best = partial(_best_scale, _Line(problem, solver, along), sizes)
+    scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
+    both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
+    chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
+    return scales[chosen] * along, both
+
+
+def _best_scale(line: _Line, sizes: Array, sign: Array) -> tuple[Array, Array, Array]:
+    """The best scale of that sign, what it leaves over, and its share of positives."""
+    values = jax.lax.map(lambda size: _solve_at(line, sign * size).objective, sizes)
+    padded = jnp.pad(values, 1, constant_values=jnp.inf)
+    local = (values <= padded[:-2]) & (values <= padded[2:])
+    starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
+    scales = jax.lax.map(
+        lambda start: jax.lax.fori_loop(0, _STEPS, partial(_improve, line), sign * start), starts
+    )
+    states = jax.lax.map(partial(_solve_at, line), scales)
+    index = jnp.argmin(states.objective)
+    return scales[index], states.objective[index], jnp.mean(states.guess.labels[index])
+
+
+def _solve_at(line: _Line, scale: Array) -> State:
+    """The label solve at one scale."""
+    key = jax.random.key(0)
+    start = line.problem.init(key)._replace(latent=scale * line.along[None])
+    at = line.problem._replace(init=lambda key: start)
+    return line.solver.update(at, line.solver.init(at, key))
+
+
+def _improve(line: _Line, _: int, scale: Array) -> Array:
+    """A finer and finer search around the scale, with the binary labels that fit there.
+
+    The uploads jump where a ReLU turns on, so that their slope says little.
+    """
+    binary = jnp.round(_solve_at(line, scale).guess.labels)
+
+    def left(scale: Array) -> Array:
+        return label_solve.fit(line.problem, Guess(binary, None, scale * line.along[None]))
+
+    def narrow(level: int, scale: Array) -> Array:
+        near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
+        return near[jnp.argmin(jax.vmap(left)(near))]
+
+    return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
 
 
 def _step(transcript: Transcript, t: int) -> Transcript:

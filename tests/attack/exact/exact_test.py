@@ -451,27 +451,9 @@ class LabelsTest(parameterized.TestCase):
             found = normal_equations.Normal(
                 gram, rhs, identifiability.factor(gram), columns, origin, 3
             )
-            for ridge in (0.0, 0.1):
-                soft, _, _ = jax.jit(label_solve.solve, static_argnums=1)(found, ridge)
-                self.assertTrue(np.all(np.isfinite(soft)))
-                np.testing.assert_allclose(soft[jnp.array([0, 2])], [1, 0], atol=1e-3)
-
-    # Failed on mutant: the factor without the prior.
-    def test_the_prior_pulls_to_the_middle(self):
-        with jax.enable_x64():
-            matrix = jnp.array([[1e3, 0.0], [800.0, 600.0]])
-            columns = normal_equations.Features(jnp.zeros((2, 0)), matrix, {})
-            origin = normal_equations.Entries(columns.own, -matrix[0], {})
-            gram, rhs = (
-                normal_equations.gram(columns),
-                -normal_equations.transposed(columns, origin),
-            )
-            found = normal_equations.Normal(
-                gram, rhs, identifiability.factor(gram), columns, origin, 2
-            )
-            soft, _, _ = label_solve.solve(found, ridge=1e5)
-            expected = jnp.linalg.solve(gram + 1e5 * jnp.eye(2), rhs + 5e4)
-        np.testing.assert_allclose(soft, expected, rtol=1e-6)
+            soft, _, _ = jax.jit(label_solve.solve)(found)
+            self.assertTrue(np.all(np.isfinite(soft)))
+            np.testing.assert_allclose(soft[jnp.array([0, 2])], [1, 0], atol=1e-3)
 
     # Failed on mutant: binary labels whatever they leave.
     @parameterized.parameters((0.0, [1, 1, 0, 0]), (1e3, None))

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.optimize
 from absl.testing import absltest, parameterized
 
-from fedinv_jax.attack.exact import certificate, identifiability
+from fedinv_jax.attack.exact import analysis, certificate, identifiability
 from fedinv_jax.types import Guess
 
 
@@ -59,15 +59,6 @@ def margins(matrix, y, where=None):
 
 
 class RankTest(parameterized.TestCase):
-    @parameterized.product(rank=(0, 1, 3, 6), rows=(6, 9))
-    def test_rank(self, rank, rows):
-        rng = np.random.default_rng(rank)
-        matrix = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, 6))
-        # Columns of very different sizes count alike.
-        matrix = matrix * np.logspace(-6, 6, 6)
-        with jax.enable_x64():
-            self.assertEqual(int(identifiability.rank(jnp.asarray(matrix), 1e-9)), rank)
-
     def test_noise_rank_counts_what_stands_out(self):
         rng = np.random.default_rng(0)
         left, right = (np.linalg.qr(rng.normal(size=(n, 5)))[0] for n in (9, 5))
@@ -88,7 +79,7 @@ class RankTest(parameterized.TestCase):
             j[:] = 0
         q = np.linalg.qr(j[:, :rank])[0]
         with jax.enable_x64():
-            projected = identifiability.project(jnp.asarray(a), jnp.asarray(j))
+            projected = analysis.project(jnp.asarray(a), jnp.asarray(j))
         np.testing.assert_allclose(projected, a - q @ (q.T @ a), atol=1e-9)
 
     # Failed on mutant: what rounding leaves kept, which box_unique scales up.
@@ -97,10 +88,10 @@ class RankTest(parameterized.TestCase):
         j = rng.normal(size=(30, 4))
         a = np.column_stack([1e6 * j @ rng.normal(size=4), rng.normal(size=30)])
         with jax.enable_x64():
-            projected = np.asarray(identifiability.project(jnp.asarray(a), jnp.asarray(j)))
+            projected = np.asarray(analysis.project(jnp.asarray(a), jnp.asarray(j)))
         np.testing.assert_array_equal(projected[:, 0], 0)
         self.assertGreater(np.linalg.norm(projected[:, 1]), 1)
-        self.assertFalse(identifiability.box_unique(projected, np.array([1, 0])))
+        self.assertFalse(analysis.box_unique(projected, np.array([1, 0])))
 
 
 class BoxUniqueTest(parameterized.TestCase):
@@ -112,7 +103,7 @@ class BoxUniqueTest(parameterized.TestCase):
             if integer:  # ties: many binary vectors share their uploads
                 matrix = rng.integers(-1, 2, (rows, size)).astype(float)
             y = rng.integers(0, 2, size)
-            unique = identifiability.box_unique(matrix, y)
+            unique = analysis.box_unique(matrix, y)
             self.assertEqual(unique, not another(matrix, y))
             same = np.sum(np.linalg.norm((binaries(size) - y) @ matrix.T, axis=1) < 1e-9)
             if unique:
@@ -124,7 +115,7 @@ class BoxUniqueTest(parameterized.TestCase):
         for rows in (32, 40, 48):
             rng = np.random.default_rng(rows)
             counts[rows] = sum(
-                identifiability.box_unique(rng.normal(size=(rows, 80)), rng.integers(0, 2, 80))
+                analysis.box_unique(rng.normal(size=(rows, 80)), rng.integers(0, 2, 80))
                 for _ in range(10)
             )
         self.assertLessEqual(counts[32], 2)
@@ -132,7 +123,7 @@ class BoxUniqueTest(parameterized.TestCase):
         self.assertGreaterEqual(counts[48], 8)
 
     def test_degenerate(self):
-        unique = identifiability.box_unique
+        unique = analysis.box_unique
         self.assertFalse(unique(np.array([[1.0, 0.0]]), np.array([1, 0])))  # a column of zeros
         self.assertFalse(unique(np.array([[1.0, 1.0]]), np.array([1, 0])))  # twins that differ
         self.assertTrue(unique(np.array([[1.0, 1.0]]), np.array([1, 1])))  # twins at the corner
@@ -146,19 +137,19 @@ class BoxUniqueTest(parameterized.TestCase):
     def test_a_column_is_judged_by_its_direction(self):
         rng = np.random.default_rng(0)
         matrix, y = rng.normal(size=(6, 6)), rng.integers(0, 2, 6)
-        self.assertTrue(identifiability.box_unique(matrix * np.logspace(-8, 8, 6), y))
+        self.assertTrue(analysis.box_unique(matrix * np.logspace(-8, 8, 6), y))
 
     def test_smallest_num_gradients(self):
         rng = np.random.default_rng(1)
         y = rng.integers(0, 2, 10)
         steps = [rng.normal(size=(2, 10)) for _ in range(6)]
-        found = identifiability.smallest_num_gradients(steps, y)
+        found = analysis.smallest_num_gradients(steps, y)
         self.assertBetween(found, 2, 5)
         for count in range(1, 7):
             unique = not another(np.concatenate(steps[:count]), y)
             self.assertEqual(unique, count >= found)
-        self.assertIsNone(identifiability.smallest_num_gradients(steps[: found - 1], y))
-        self.assertIsNone(identifiability.smallest_num_gradients([], y))
+        self.assertIsNone(analysis.smallest_num_gradients(steps[: found - 1], y))
+        self.assertIsNone(analysis.smallest_num_gradients([], y))
 
 
 class MarginsTest(parameterized.TestCase):
@@ -184,7 +175,7 @@ class MarginsTest(parameterized.TestCase):
                 self.assertLessEqual(each[i], moved[others[:, i] != y[i]].min() + tolerance)
             self.assertTrue(np.all(each >= 0))
             if np.min(each) > tolerance:
-                self.assertTrue(identifiability.box_unique(matrix, y))
+                self.assertTrue(analysis.box_unique(matrix, y))
 
     @parameterized.parameters(5, 6, 9, 14)
     def test_is_the_point_of_least_norm(self, rows):
@@ -194,7 +185,7 @@ class MarginsTest(parameterized.TestCase):
             matrix, y = rng.normal(size=(rows, 7)), rng.integers(0, 2, 7)
             exact = nearest(matrix * (1 - 2 * y))
             each = margins(matrix, y)
-            if identifiability.box_unique(matrix, y) and exact > 1e-3:
+            if analysis.box_unique(matrix, y) and exact > 1e-3:
                 seen += 1
                 self.assertBetween(each.min(), 0.99 * exact, 1.001 * exact)
             else:
@@ -255,9 +246,7 @@ class PredictedErrorTest(absltest.TestCase):
         gram = matrix.T @ matrix
         where = np.array([True, True, True, False, True])
         with jax.enable_x64():
-            found = np.asarray(
-                identifiability.predicted_error(jnp.asarray(gram), jnp.asarray(where))
-            )
+            found = np.asarray(analysis.predicted_error(jnp.asarray(gram), jnp.asarray(where)))
         expected = np.sqrt(np.diag(np.linalg.inv(gram)))
         np.testing.assert_allclose(found[where], expected[where], rtol=1e-9)
         self.assertEqual(found[3], 0)
@@ -266,20 +255,20 @@ class PredictedErrorTest(absltest.TestCase):
         gram = np.diag([4.0, 9.0, 0.0])
         where = jnp.array([True, True, False])
         with jax.enable_x64():
-            found = identifiability.predicted_error(jnp.asarray(gram), where)
+            found = analysis.predicted_error(jnp.asarray(gram), where)
             np.testing.assert_allclose(found, [1 / 2, 1 / 3, 0])
-            self.assertLess(float(identifiability.predicted_flips(jnp.asarray(gram), where)), 0.2)
+            self.assertLess(float(analysis.predicted_flips(jnp.asarray(gram), where)), 0.2)
 
     def test_undetermined_labels(self):
         matrix = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
         with jax.enable_x64():
             gram, where = jnp.asarray(matrix.T @ matrix), jnp.ones(3, bool)
-            found = identifiability.predicted_error(gram, where)
+            found = analysis.predicted_error(gram, where)
             np.testing.assert_allclose(found, [np.inf, np.inf, 0.5])
             zeros = jnp.zeros((2, 2))
-            self.assertTrue(np.all(np.isinf(identifiability.predicted_error(zeros, where[:2]))))
-            self.assertEqual(float(identifiability.predicted_flips(zeros, where[:2])), 0.5)
-            self.assertEqual(float(identifiability.predicted_flips(zeros, ~where[:2])), 0)
+            self.assertTrue(np.all(np.isinf(analysis.predicted_error(zeros, where[:2]))))
+            self.assertEqual(float(analysis.predicted_flips(zeros, where[:2])), 0.5)
+            self.assertEqual(float(analysis.predicted_flips(zeros, ~where[:2])), 0)
 
 
 class Linear(NamedTuple):
@@ -354,7 +343,7 @@ class CertifyTest(parameterized.TestCase):
             found, directions = certificate.project_gram(
                 problem, guess, jnp.asarray(a.T @ a), tangents
             )
-            projected = np.asarray(identifiability.project(jnp.asarray(a), jnp.asarray(j)))
+            projected = np.asarray(analysis.project(jnp.asarray(a), jnp.asarray(j)))
         np.testing.assert_allclose(found, projected.T @ projected, atol=1e-9)
         # Singular values of J and its repeated row; none stands out of noise of size 1.
         values = np.linalg.svd(j @ np.asarray(tangents).T, compute_uv=False)
