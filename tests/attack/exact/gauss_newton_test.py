@@ -11,16 +11,12 @@ import scipy.optimize
 
 from fedinv_jax import client, losses, models, observe
 from fedinv_jax.attack import dynamics, exact, objective, relax
-from fedinv_jax.attack.exact import (
-    alignment,
-    gauss_newton,
-    item_rows,
-    problems,
-)
+from fedinv_jax.attack.exact import alignment, gauss_newton, item_rows, problems
 from fedinv_jax.attack.exact.known import Known, Leak, Structure
 from fedinv_jax.types import Guess, Transcript
 from tests import reference
 
+pytestmark = pytest.mark.usefixtures('float64')
 D, K, RATE, SIZE = 4, 8, 0.2, 0.5
 KEY = jax.random.key(0)
 MODEL = models.ncf(K, D, hidden=(8,), scale=SIZE)
@@ -74,12 +70,6 @@ def seeing(transcript, upload):
 
 
 ATTACK = jax.jit(gauss_newton.variable_projection(KNOWN))
-
-
-@pytest.fixture(autouse=True)
-def _in_float64():
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.mark.parametrize('seed', [0, 1, 2])

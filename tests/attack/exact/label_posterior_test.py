@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import identifiability, label_posterior, label_solve, normal_equations
-from fedinv_jax.types import Transcript
 
 marginals = jax.jit(label_posterior.marginals)
 
@@ -143,15 +141,3 @@ def test_vmap_is_a_loop():
         together, _ = jax.vmap(label_posterior.marginals)(*args)
         loop = [marginals(*(arg[i] for arg in args))[0] for i in range(3)]
     np.testing.assert_allclose(together, loop, atol=1e-9)
-
-
-# Failed on mutant: the sum over padding too.
-def test_odds_add_up_to_the_expected_count():
-    weights = jnp.array([[1.0, 1, 1, 1, 0]])
-    transcript = Transcript(
-        shared={}, seen={}, rounds=jnp.zeros(1, int), participated=jnp.ones(1, bool),
-        items=jnp.arange(5), slot=None, weights=weights,
-        log_odds=jnp.log(jnp.array([1.0, 2.0, 3.0, 2.0, 9.0])),
-    )  # fmt: skip
-    odds = jnp.exp(candidates.log_odds(transcript, 0.25))
-    np.testing.assert_allclose(odds, [1 / 8, 2 / 8, 3 / 8, 2 / 8, 0], rtol=1e-6)
