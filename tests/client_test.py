@@ -123,31 +123,25 @@ def test_finite_differences(name, loss):
 # private step with the wrong sign; `shared' - shared` as upload; Adam's moments started afresh
 # every epoch.
 @pytest.mark.parametrize(
-    ('name', 'loss', 'kind'),
+    ('name', 'loss', 'kind', 'items'),
     [
-        ('mf', 'bce', 'gradient_step'),
-        ('mf_bias', 'squared_error', 'gradient_step'),
-        ('ncf', 'bce', 'gradient_step'),
-        ('ncf_deep', 'bce', 'gradient_step'),
-        ('ncf_deep_no_bias', 'squared_error', 'gradient_step'),
-        ('mf_bias', 'bce', 'sgd'),
-        ('ncf', 'squared_error', 'sgd'),
-        ('mf', 'squared_error', 'sgd_minibatches'),
-        ('ncf_deep', 'bce', 'sgd_minibatches'),
-        ('mf_bias', 'bce', 'adam'),
-        ('ncf', 'bce', 'adam'),
+        ('mf', 'bce', 'gradient_step', ITEMS),
+        ('mf_bias', 'squared_error', 'gradient_step', ITEMS),
+        ('ncf', 'bce', 'gradient_step', ITEMS),
+        ('ncf_deep', 'bce', 'gradient_step', ITEMS),
+        ('ncf_deep_no_bias', 'squared_error', 'gradient_step', ITEMS),
+        ('mf_bias', 'bce', 'sgd', ITEMS),
+        ('ncf', 'squared_error', 'sgd', ITEMS),
+        ('mf', 'squared_error', 'sgd_minibatches', ITEMS),
+        ('ncf_deep', 'bce', 'sgd_minibatches', ITEMS),
+        ('mf_bias', 'bce', 'adam', ITEMS),
+        ('ncf', 'bce', 'adam', ITEMS),
+        # All rows in order.
+        ('mf_bias', 'bce', 'adam', None),
+        ('ncf', 'bce', 'gradient_step', None),
     ],
 )
-def test_matches_reference(name, loss, kind):
-    check(name, loss, kind, ITEMS)
-
-
-@pytest.mark.parametrize(('name', 'kind'), [('mf_bias', 'adam'), ('ncf', 'gradient_step')])
-def test_all_rows_in_order(name, kind):
-    check(name, 'bce', kind, None)
-
-
-def check(name, loss, kind, items):
+def test_matches_reference(name, loss, kind, items):
     shared, private = parameters(MODELS[name])
     size = N if items is None else len(items)
     labels, weights = np.resize(LABELS, size), np.resize(WEIGHTS, size)

@@ -8,7 +8,7 @@ import pytest
 from fedinv_jax import client, observe, tree
 from fedinv_jax.attack import dynamics, whitening
 from fedinv_jax.types import Batch, Transcript
-from tests.helpers import ncf, one_step
+from tests.attack.exact.helpers import ncf, one_step
 
 
 # Failed on mutants: means over padded rows, of the replays' gaps and of what was seen.

@@ -11,13 +11,9 @@ from fedinv_jax import tree
 from fedinv_jax.attack import inversion
 from fedinv_jax.attack.exact import alignment
 from fedinv_jax.types import Guess
-from tests.helpers import (
+from tests.attack.exact.helpers import (
     DEGENERATE,
-    KEY,
     ROWS,
-    D,
-    all_finite,
-    assert_close,
     assert_recovered,
     attacked,
     degenerate_row_client,
@@ -26,6 +22,7 @@ from tests.helpers import (
     row_client,
     row_problem,
 )
+from tests.helpers import KEY, D, all_finite, assert_close
 
 pytestmark = pytest.mark.usefixtures('float64')
 WIDTH = 0.9

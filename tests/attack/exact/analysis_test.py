@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 
 from fedinv_jax.attack.exact import identifiability
-from tests.helpers import binaries
+from tests.attack.exact.helpers import binaries
 
 
 def another(matrix, y):

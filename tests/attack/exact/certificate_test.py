@@ -9,7 +9,7 @@ import pytest
 
 from fedinv_jax.attack.exact import certificate, identifiability
 from fedinv_jax.types import Guess
-from tests.helpers import binaries
+from tests.attack.exact.helpers import binaries
 
 
 class Linear(NamedTuple):

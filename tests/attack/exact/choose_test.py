@@ -10,7 +10,7 @@ from fedinv_jax import models, tree
 from fedinv_jax.attack import exact
 from fedinv_jax.audit import attackers, training
 from fedinv_jax.audit import config as config_lib
-from tests.helpers import ITEMS, ncf, one_step, own_federation, probed
+from tests.attack.exact.helpers import ITEMS, ncf, one_step, own_federation, probed
 
 
 def test_item_biases_make_the_item_rows_a_layer_with_bias():

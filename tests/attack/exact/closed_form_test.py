@@ -11,7 +11,15 @@ import pytest
 from fedinv_jax import losses, observe, tree
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import embedding
-from tests.helpers import assert_recovered, attacked, draws, ncf, one_step, own_federation, probed
+from tests.attack.exact.helpers import (
+    assert_recovered,
+    attacked,
+    draws,
+    ncf,
+    one_step,
+    own_federation,
+    probed,
+)
 
 
 @pytest.mark.slow

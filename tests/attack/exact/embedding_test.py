@@ -8,7 +8,7 @@ import pytest
 from fedinv_jax import models, observe
 from fedinv_jax.attack.exact import embedding, probing
 from fedinv_jax.attack.exact.known import Leak
-from tests.helpers import ITEMS, draws, ncf, one_step
+from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step
 
 
 @pytest.mark.parametrize('bias', [True, False])

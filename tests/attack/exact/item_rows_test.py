@@ -11,16 +11,14 @@ from fedinv_jax import tree
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.types import Transcript
 from tests import reference
-from tests.helpers import (
+from tests.attack.exact.helpers import (
     DEGENERATE,
     ROWS,
-    D,
-    all_finite,
-    assert_close,
     degenerate_row_client,
     row_client,
     row_problem,
 )
+from tests.helpers import D, all_finite, assert_close
 
 pytestmark = pytest.mark.usefixtures('float64')
 BY_HAND = [[[3.0, 4.0], [6.0, 8.0], [-3.0, -4.0], [0.0, 0.0]]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax.attack.exact import identifiability, known, label_solve, normal_equations
-from tests.helpers import small_problem
+from tests.attack.exact.helpers import small_problem
 
 
 # Failed on: the right-hand side with the other sign; matrices whatever `dense` says.

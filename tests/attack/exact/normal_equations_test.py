@@ -8,7 +8,7 @@ import pytest
 from fedinv_jax import losses, tree
 from fedinv_jax.attack import objective
 from fedinv_jax.attack.exact import label_solve, normal_equations
-from tests.helpers import small_problem
+from tests.attack.exact.helpers import small_problem
 
 
 # Failed on mutants: blocks not mirrored; squares on every block.

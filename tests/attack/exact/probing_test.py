@@ -9,7 +9,7 @@ from fedinv_jax import client, compress, losses, models, observe
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import label_solve, probing
 from fedinv_jax.attack.exact.known import Leak
-from tests.helpers import ITEMS, draws, ncf, one_step, probed
+from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step, probed
 
 
 def test_leaks_are_found():

@@ -3,7 +3,7 @@
 import pytest
 
 from fedinv_jax import models
-from tests.helpers import ITEMS, assert_recovered, attacked, ncf, one_step
+from tests.attack.exact.helpers import ITEMS, assert_recovered, attacked, ncf, one_step
 
 
 @pytest.mark.slow
