@@ -16,6 +16,7 @@ from fedinv_jax.attack import dynamics, objective, priors
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, workdir
 from fedinv_jax.report import figures
+from tests import reference
 
 N, D, B, T = 9, 3, 4, 2
 KEY = jax.random.key(0)
@@ -118,6 +119,22 @@ def make_problem(transcript, name, view, kind, which, **kwargs):
 def assert_close(a, b, rtol=1e-4, atol=1e-5):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def scores_match_reference(model, num_items=7, dim=3):
+    """Of random parameters: all items in order, and a few that repeat."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init_shared, KEY)
+    shared = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+    private, one = rng.normal(size=dim), np.ones(1)
+    expected = [  # The mean "loss" of one interaction is its score.
+        reference.mean_loss(shared, private, [item], one, one, lambda z, y: (z, 1))
+        for item in range(num_items)
+    ]
+    with jax.enable_x64(True):
+        found = [model.score(shared, private, items) for items in (None, np.array([5, 0, 5]))]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[1], np.array(expected)[[5, 0, 5]], rtol=1e-6)
 
 
 def all_finite(tree):
