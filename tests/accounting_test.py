@@ -27,89 +27,89 @@ def analytic(noise, sensitivity, delta):
     return scipy.optimize.brentq(excess, 0, 50)
 
 
-class TestGaussian:
-    # dp-accounting's own tests: rdp_privacy_accountant_test.test_compute_epsilon_delta_gaussian
-    # (noise 4.530877117 is (1, 1e-6)-DP) and pld_privacy_accountant_test.test_gaussian_basic
-    # (three releases with noise sqrt 3 are (1, .126936)-DP).
-    def test_published_values(self):
-        assert accounting.gaussian(4.530877117, 1, 1, 1e-6)[0] == pytest.approx(1, abs=1e-5)
-        assert accounting.gaussian(math.sqrt(3), 1, 3, 0.126936)[1] == pytest.approx(1, abs=1e-3)
-
-    # Failed on: the sensitivity left out; `releases` without its root.
-    @pytest.mark.parametrize('releases', [1, 7, 160])
-    @pytest.mark.parametrize('scale', [1.0, 20.0])
-    def test_the_tight_one_is_the_analytic_value(self, releases, scale):
-        by_rdp, by_pld = accounting.gaussian(3 * scale * math.sqrt(releases), scale, releases, 1e-5)
-        assert by_pld == pytest.approx(analytic(3, 1, 1e-5), rel=1e-3)
-        assert by_rdp >= by_pld
-
-    def test_edge_cases(self):
-        assert accounting.gaussian(0.0, 1, 3, 1e-5) == (math.inf, math.inf)
-        assert accounting.gaussian(1.0, math.inf, 3, 1e-5) == (math.inf, math.inf)
-        assert accounting.gaussian(1.0, 0.0, 3, 1e-5) == (0.0, 0.0)
-        assert accounting.gaussian(1.0, 1, 0, 1e-5) == (0.0, 0.0)
-        # Exact, by dp_accounting.get_epsilon_gaussian: 14940.5. Failed on: orders from 1.1.
-        wide = accounting.gaussian(3.0, 40.0, 160, 1e-5)
-        assert 14940.5 < wide[0] < 1.01 * 14940.5
-        assert wide[1] is None
-        huge = accounting.gaussian(1e-4, 1, 100, 1e-5)
-        assert 1e8 < huge[0] < math.inf
-        assert huge[1] is None
-        for arguments in ((-1, 1, 1, 1e-5), (1, -1, 1, 1e-5), (1, 1, -1, 1e-5), (1, 1, 1, 0.0)):
-            with pytest.raises(ValueError, match='Expected noise='):
-                accounting.gaussian(*arguments)
+# dp-accounting's own tests: rdp_privacy_accountant_test.test_compute_epsilon_delta_gaussian
+# (noise 4.530877117 is (1, 1e-6)-DP) and pld_privacy_accountant_test.test_gaussian_basic
+# (three releases with noise sqrt 3 are (1, .126936)-DP).
+def test_gaussian_published_values():
+    assert accounting.gaussian(4.530877117, 1, 1, 1e-6)[0] == pytest.approx(1, abs=1e-5)
+    assert accounting.gaussian(math.sqrt(3), 1, 3, 0.126936)[1] == pytest.approx(1, abs=1e-3)
 
 
-class TestSampled:
-    # dp-accounting composes it itself here, with the replaced unit's sensitivity of 1.
-    def test_a_secret_sample_helps(self):
-        whole = min(accounting.gaussian(4.0, 1, 50, 1e-5))
-        part = accounting.sampled(4.0, 1, 50, 1e-5, 1000, 10)
-        assert 0 < part < whole / 5
-        assert accounting.sampled(4.0, 1, 50, 1e-5, 1000, 1000) == whole
-        assert accounting.sampled(0.0, 1, 50, 1e-5, 1000, 10) == math.inf
+# Failed on: the sensitivity left out; `releases` without its root.
+@pytest.mark.parametrize('releases', [1, 7, 160])
+@pytest.mark.parametrize('scale', [1.0, 20.0])
+def test_gaussian_tight_value_is_the_analytic_one(releases, scale):
+    by_rdp, by_pld = accounting.gaussian(3 * scale * math.sqrt(releases), scale, releases, 1e-5)
+    assert by_pld == pytest.approx(analytic(3, 1, 1e-5), rel=1e-3)
+    assert by_rdp >= by_pld
+
+
+def test_gaussian_edge_cases():
+    assert accounting.gaussian(0.0, 1, 3, 1e-5) == (math.inf, math.inf)
+    assert accounting.gaussian(1.0, math.inf, 3, 1e-5) == (math.inf, math.inf)
+    assert accounting.gaussian(1.0, 0.0, 3, 1e-5) == (0.0, 0.0)
+    assert accounting.gaussian(1.0, 1, 0, 1e-5) == (0.0, 0.0)
+    # Exact, by dp_accounting.get_epsilon_gaussian: 14940.5. Failed on: orders from 1.1.
+    wide = accounting.gaussian(3.0, 40.0, 160, 1e-5)
+    assert 14940.5 < wide[0] < 1.01 * 14940.5
+    assert wide[1] is None
+    huge = accounting.gaussian(1e-4, 1, 100, 1e-5)
+    assert 1e8 < huge[0] < math.inf
+    assert huge[1] is None
+    for arguments in ((-1, 1, 1, 1e-5), (1, -1, 1, 1e-5), (1, 1, -1, 1e-5), (1, 1, 1, 0.0)):
+        with pytest.raises(ValueError, match='Expected noise='):
+            accounting.gaussian(*arguments)
+
+
+# dp-accounting composes it itself here, with the replaced unit's sensitivity of 1.
+def test_a_secret_sample_helps():
+    whole = min(accounting.gaussian(4.0, 1, 50, 1e-5))
+    part = accounting.sampled(4.0, 1, 50, 1e-5, 1000, 10)
+    assert 0 < part < whole / 5
+    assert accounting.sampled(4.0, 1, 50, 1e-5, 1000, 1000) == whole
+    assert accounting.sampled(0.0, 1, 50, 1e-5, 1000, 10) == math.inf
 
 
 # The noise that is added against the noise that is accounted for, on a sum and on a mean of it:
 # n squared standardised entries are chi-square with n degrees of freedom, and both ends of their
 # 1 - 1e-6 interval bound the sum (error rate 1e-6 each). Failed on: noise times 1.02; the mean's
 # noise taken for the sum's (divided by the number of clients twice).
-class TestCalibration:
-    CLIP, NOISE, CLIENTS, SIZE = 0.5, 2.0, 8, 50_000
+CLIP, NOISE, CLIENTS, SIZE = 0.5, 2.0, 8, 50_000
 
-    def standardised(self, how):
-        """Noise of an aggregate of clients that upload nothing but noise, over its expectation."""
-        stage = observe.chain(
-            observe.clip_by_global_norm(self.CLIP), observe.add_gaussian_noise(self.NOISE)
-        )
-        zeros = {'items': jnp.zeros((1, 1)), 'scorer': jnp.zeros(self.SIZE)}
-        keys = jax.random.split(jax.random.key(3), self.CLIENTS)
-        uploads = jax.vmap(lambda key: stage.observe(zeros, stage.init(zeros), key)[0])(keys)
-        nothing = jnp.zeros((self.CLIENTS, 1), int)
-        seen = server.Seen(uploads, nothing, nothing > 0, jnp.ones(self.CLIENTS, bool))
-        total = server.add(server.nothing(zeros), seen)
-        aggregate = server.average(total, {'items': 'sum', 'scorer': how})
-        # Calibrated to the sensitivity of one client's part of that aggregate.
-        multiplier = self.NOISE / (2 * self.CLIP)
-        sensitivity = 2 * self.CLIP / (1 if how == 'sum' else self.CLIENTS)
-        expected = multiplier * sensitivity * math.sqrt(self.CLIENTS)
-        return np.asarray(aggregate['scorer'], np.float64) / expected
 
-    @pytest.mark.parametrize('how', ['sum', 'mean'])
-    def test_noise_is_what_is_accounted_for(self, how):
-        statistic = np.sum(self.standardised(how) ** 2)
-        low, high = scipy.stats.chi2.ppf([5e-7, 1 - 5e-7], self.SIZE)
-        assert low < statistic < high
+def standardised(how):
+    """Noise of an aggregate of clients that upload nothing but noise, over its expectation."""
+    stage = observe.chain(observe.clip_by_global_norm(CLIP), observe.add_gaussian_noise(NOISE))
+    zeros = {'items': jnp.zeros((1, 1)), 'scorer': jnp.zeros(SIZE)}
+    keys = jax.random.split(jax.random.key(3), CLIENTS)
+    uploads = jax.vmap(lambda key: stage.observe(zeros, stage.init(zeros), key)[0])(keys)
+    nothing = jnp.zeros((CLIENTS, 1), int)
+    seen = server.Seen(uploads, nothing, nothing > 0, jnp.ones(CLIENTS, bool))
+    total = server.add(server.nothing(zeros), seen)
+    aggregate = server.average(total, {'items': 'sum', 'scorer': how})
+    # Calibrated to the sensitivity of one client's part of that aggregate.
+    multiplier = NOISE / (2 * CLIP)
+    sensitivity = 2 * CLIP / (1 if how == 'sum' else CLIENTS)
+    expected = multiplier * sensitivity * math.sqrt(CLIENTS)
+    return np.asarray(aggregate['scorer'], np.float64) / expected
 
-    def test_the_config_says_the_same(self):
-        config = config_lib.default_config()
-        config.observation.update({'clip': self.CLIP, 'noise': self.NOISE})
-        config.server.num_rounds = 12
-        (found,) = defences.guarantees(config, 100)
-        assert (found.sensitivity, found.noise, found.releases) == (1.0, 2.0, 12)
-        expected = accounting.gaussian(2.0, 1.0, 12, 1e-5)
-        assert (found.rdp, found.pld) == expected
-        assert found.epsilon == min(expected)
+
+@pytest.mark.parametrize('how', ['sum', 'mean'])
+def test_noise_is_what_is_accounted_for(how):
+    statistic = np.sum(standardised(how) ** 2)
+    low, high = scipy.stats.chi2.ppf([5e-7, 1 - 5e-7], SIZE)
+    assert low < statistic < high
+
+
+def test_the_config_says_the_same():
+    config = config_lib.default_config()
+    config.observation.update({'clip': CLIP, 'noise': NOISE})
+    config.server.num_rounds = 12
+    (found,) = defences.guarantees(config, 100)
+    assert (found.sensitivity, found.noise, found.releases) == (1.0, 2.0, 12)
+    expected = accounting.gaussian(2.0, 1.0, 12, 1e-5)
+    assert (found.rdp, found.pld) == expected
+    assert found.epsilon == min(expected)
 
 
 def config_of(**fields):
@@ -118,46 +118,49 @@ def config_of(**fields):
     return config
 
 
-class TestGuarantees:
-    def test_none(self):
-        assert defences.guarantees(config_of(), 10) == []
-        assert accounting.against_server([]) is None
+def test_guarantee_of_none():
+    assert defences.guarantees(config_of(), 10) == []
+    assert accounting.against_server([]) is None
 
-    def test_noise_without_a_bound_has_no_epsilon(self):
-        (found,) = defences.guarantees(config_of(noise=1.0), 10)
-        assert found.epsilon == math.inf
-        assert 'unbounded: uploads are not clipped' in accounting.describe(found)
-        assert accounting.against_server([found]) is None
 
-    def test_labels(self):
-        (found,) = defences.guarantees(config_of(label_epsilon=2.0), 10)
-        assert (found.epsilon, found.delta) == (2.0, 0.0)
-        assert found.unit.startswith('one label, given the items')
-        # A negative that stays one tells for sure, where not all are passed off.
-        for pseudo, epsilon in ((0.5, math.inf), (1.0, 0.0)):
-            (found,) = defences.guarantees(config_of(pseudo=pseudo), 10)
-            assert found.epsilon == epsilon
+def test_noise_without_a_bound_has_no_epsilon():
+    (found,) = defences.guarantees(config_of(noise=1.0), 10)
+    assert found.epsilon == math.inf
+    assert 'unbounded: uploads are not clipped' in accounting.describe(found)
+    assert accounting.against_server([found]) is None
 
-    # The server knows who takes part: a sample is no secret from it.
-    def test_noise_on_a_sum(self):
-        config = config_of(clip=1.0, cohort=4, sum_noise=8.0)
-        config.server.clients_per_round = 5
-        server_, models_ = defences.guarantees(config, 100)
-        assert server_.adjacency == 'zero-out'
-        assert server_.sensitivity == 1.0
-        assert models_.sensitivity == 2.0
-        assert 'secure aggregation only' in server_.against
-        assert models_.pld is None
-        assert models_.epsilon < server_.epsilon
-        assert '5 of 100 clients without replacement' in accounting.describe(models_)
-        row = accounting.against_server([server_, models_])
-        assert (row['epsilon'], row['unit']) == (server_.epsilon, 'one user')
 
-    @pytest.mark.parametrize('word', ['sensitivity 2', 'delta = 1e-05', 'replace', '1000 rounds',
-                                      'given the items of the batch', 'RDP', 'PLD'])  # fmt: skip
-    def test_a_statement_says_everything(self, word):
-        (found,) = defences.guarantees(config_of(clip=1.0, noise=50.0), 10)
-        assert word in accounting.describe(found)
+def test_guarantee_of_labels():
+    (found,) = defences.guarantees(config_of(label_epsilon=2.0), 10)
+    assert (found.epsilon, found.delta) == (2.0, 0.0)
+    assert found.unit.startswith('one label, given the items')
+    # A negative that stays one tells for sure, where not all are passed off.
+    for pseudo, epsilon in ((0.5, math.inf), (1.0, 0.0)):
+        (found,) = defences.guarantees(config_of(pseudo=pseudo), 10)
+        assert found.epsilon == epsilon
+
+
+# The server knows who takes part: a sample is no secret from it.
+def test_guarantee_of_noise_on_a_sum():
+    config = config_of(clip=1.0, cohort=4, sum_noise=8.0)
+    config.server.clients_per_round = 5
+    server_, models_ = defences.guarantees(config, 100)
+    assert server_.adjacency == 'zero-out'
+    assert server_.sensitivity == 1.0
+    assert models_.sensitivity == 2.0
+    assert 'secure aggregation only' in server_.against
+    assert models_.pld is None
+    assert models_.epsilon < server_.epsilon
+    assert '5 of 100 clients without replacement' in accounting.describe(models_)
+    row = accounting.against_server([server_, models_])
+    assert (row['epsilon'], row['unit']) == (server_.epsilon, 'one user')
+
+
+@pytest.mark.parametrize('word', ['sensitivity 2', 'delta = 1e-05', 'replace', '1000 rounds',
+                                  'given the items of the batch', 'RDP', 'PLD'])  # fmt: skip
+def test_a_statement_says_everything(word):
+    (found,) = defences.guarantees(config_of(clip=1.0, noise=50.0), 10)
+    assert word in accounting.describe(found)
 
 
 # What a config's clients and cohorts really send, against what its guarantee takes for granted:

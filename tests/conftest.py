@@ -12,3 +12,9 @@ def _compiled_code_ends_with_its_module():
     """Drops compiled programs after each module: a process may map only so many (Linux: 65,530)."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def float64():
+    with jax.enable_x64(True):
+        yield

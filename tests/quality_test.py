@@ -16,67 +16,70 @@ TRAIN, TEST = interactions_lib.leave_one_out(
 HELD = held_out.held_out(TRAIN, TEST, seed=3)
 
 
-class TestRank:
-    # Failed on: `>` for `>=` (ties in favour), the target counted against itself.
-    @pytest.mark.parametrize('seed', range(5))
-    def test_against_counting_and_scikit_learn(self, seed):
-        rng = np.random.default_rng(seed)
-        scores = rng.normal(size=40).astype(np.float32)
-        where = rng.random(40) < 0.7
-        target = 7
-        where[target] = True
-        rank = int(quality.rank(jnp.asarray(scores), target, jnp.asarray(where)))
-        assert rank == sum(scores[where] > scores[target])
-        truth = (np.arange(40) == target)[None, where]
-        expected = sklearn_metrics.ndcg_score(truth, scores[None, where], k=10)
-        np.testing.assert_allclose(quality.ndcg(jnp.asarray(rank)), expected, rtol=1e-6)
-
-    def test_ties_and_undefined_scores_count_against_the_target(self):
-        everywhere = jnp.ones(20, bool)
-        assert int(quality.rank(jnp.zeros(20), 3, everywhere)) == 19
-        assert int(quality.rank(jnp.full(20, jnp.nan), 3, everywhere)) == 19
-        one = jnp.zeros(20).at[5].set(jnp.nan).at[3].set(1.0)
-        assert int(quality.rank(one, 3, everywhere)) == 1
-
-    def test_as_arithmetic(self):
-        ranks = jnp.array([0, 1, 8, 9, 10])
-        np.testing.assert_array_equal(quality.hit_rate(ranks), [1, 1, 1, 1, 0])
-        expected = [1, 1 / np.log2(3), 1 / np.log2(10), 1 / np.log2(11), 0]
-        np.testing.assert_allclose(quality.ndcg(ranks), expected, rtol=1e-6)
-
-    # A random scorer among 99: HR@10 .1 and NDCG@10 sum_{r < 10} 1 / log2(r + 2) / 100 = .0454.
-    def test_chance(self):
-        ranks = jnp.arange(100)
-        np.testing.assert_allclose(jnp.mean(quality.hit_rate(ranks)), 0.1, rtol=1e-6)
-        np.testing.assert_allclose(jnp.mean(quality.ndcg(ranks)), 0.0454, atol=5e-5)
+# Failed on: `>` for `>=` (ties in favour), the target counted against itself.
+@pytest.mark.parametrize('seed', range(5))
+def test_rank_against_counting_and_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=40).astype(np.float32)
+    where = rng.random(40) < 0.7
+    target = 7
+    where[target] = True
+    rank = int(quality.rank(jnp.asarray(scores), target, jnp.asarray(where)))
+    assert rank == sum(scores[where] > scores[target])
+    truth = (np.arange(40) == target)[None, where]
+    expected = sklearn_metrics.ndcg_score(truth, scores[None, where], k=10)
+    np.testing.assert_allclose(quality.ndcg(jnp.asarray(rank)), expected, rtol=1e-6)
 
 
-class TestHeldOut:
-    def test_what_is_held(self):
-        assert HELD.users.tolist() == TEST.users.tolist()
-        for row, (user, item) in enumerate(zip(HELD.users, HELD.items, strict=True)):
-            own = set(TRAIN.items[TRAIN.users == user].tolist())
-            negatives = HELD.negatives[row][HELD.negatives[row] >= 0]
-            assert len(set(negatives)) == len(negatives) == min(99, 150 - len(own) - 1)
-            assert not (own | {int(item)}) & set(negatives.tolist())
-            assert set(HELD.known[row][HELD.known[row] >= 0].tolist()) == own
+def test_rank_ties_and_undefined_scores_count_against_the_target():
+    everywhere = jnp.ones(20, bool)
+    assert int(quality.rank(jnp.zeros(20), 3, everywhere)) == 19
+    assert int(quality.rank(jnp.full(20, jnp.nan), 3, everywhere)) == 19
+    one = jnp.zeros(20).at[5].set(jnp.nan).at[3].set(1.0)
+    assert int(quality.rank(one, 3, everywhere)) == 1
 
-    # Failed on: one generator for all users.
-    def test_negatives_are_the_users_own(self):
-        again = held_out.held_out(TRAIN, TEST, seed=3)
-        np.testing.assert_array_equal(again.negatives, HELD.negatives)
-        keep = TEST.users >= 30
-        part = held_out.held_out(TRAIN, interactions_lib.take(TEST, keep), seed=3)
-        np.testing.assert_array_equal(part.negatives, HELD.negatives[keep])
-        other = held_out.held_out(TRAIN, TEST, seed=4)
-        assert np.any(other.negatives != HELD.negatives)
 
-    def test_errors(self):
-        with pytest.raises(ValueError, match='Expected held-out interactions'):
-            held_out.held_out(TRAIN, interactions_lib.take(TEST, np.zeros(len(TEST.users), bool)))
-        twice = interactions_lib.make([1, 1], [2, 3])
-        with pytest.raises(ValueError, match='Expected one held-out interaction'):
-            held_out.held_out(twice, twice)
+def test_rank_as_arithmetic():
+    ranks = jnp.array([0, 1, 8, 9, 10])
+    np.testing.assert_array_equal(quality.hit_rate(ranks), [1, 1, 1, 1, 0])
+    expected = [1, 1 / np.log2(3), 1 / np.log2(10), 1 / np.log2(11), 0]
+    np.testing.assert_allclose(quality.ndcg(ranks), expected, rtol=1e-6)
+
+
+# A random scorer among 99: HR@10 .1 and NDCG@10 sum_{r < 10} 1 / log2(r + 2) / 100 = .0454.
+def test_rank_chance():
+    ranks = jnp.arange(100)
+    np.testing.assert_allclose(jnp.mean(quality.hit_rate(ranks)), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(jnp.mean(quality.ndcg(ranks)), 0.0454, atol=5e-5)
+
+
+def test_what_is_held():
+    assert HELD.users.tolist() == TEST.users.tolist()
+    for row, (user, item) in enumerate(zip(HELD.users, HELD.items, strict=True)):
+        own = set(TRAIN.items[TRAIN.users == user].tolist())
+        negatives = HELD.negatives[row][HELD.negatives[row] >= 0]
+        assert len(set(negatives)) == len(negatives) == min(99, 150 - len(own) - 1)
+        assert not (own | {int(item)}) & set(negatives.tolist())
+        assert set(HELD.known[row][HELD.known[row] >= 0].tolist()) == own
+
+
+# Failed on: one generator for all users.
+def test_negatives_are_the_users_own():
+    again = held_out.held_out(TRAIN, TEST, seed=3)
+    np.testing.assert_array_equal(again.negatives, HELD.negatives)
+    keep = TEST.users >= 30
+    part = held_out.held_out(TRAIN, interactions_lib.take(TEST, keep), seed=3)
+    np.testing.assert_array_equal(part.negatives, HELD.negatives[keep])
+    other = held_out.held_out(TRAIN, TEST, seed=4)
+    assert np.any(other.negatives != HELD.negatives)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match='Expected held-out interactions'):
+        held_out.held_out(TRAIN, interactions_lib.take(TEST, np.zeros(len(TEST.users), bool)))
+    twice = interactions_lib.make([1, 1], [2, 3])
+    with pytest.raises(ValueError, match='Expected one held-out interaction'):
+        held_out.held_out(twice, twice)
 
 
 # Of equal times the largest item is last, or by the seed any of them; other times decide first.
@@ -89,46 +92,45 @@ def test_ties_of_the_last_interaction():
     assert sorted([*train.items.tolist(), *test.items.tolist()]) == list(range(8))
 
 
-class TestEvaluate:
-    # A scorer by item id: ranks are counts of ids. Failed on: training items ranked under `full`;
-    # clients and held-out users out of step.
-    def test_protocols_as_counts(self):
-        clients = data.clients.build(TRAIN)
-        model = models.matrix_factorization(150, 1)._replace(
-            score=lambda shared, private, items: shared['items']['embedding'][:, 0] * private[0]
-        )
-        shared = {'items': {'embedding': jnp.arange(150.0)[:, None]}, 'scorer': {}}
-        signs = {int(u): (1.0 if u % 3 else -1.0) for u in HELD.users}
-        private = [jnp.array([[signs.get(int(u), 1.0)] for u in group.users]) for group in clients]
-        found = quality.evaluate(model, shared, private, clients, HELD)
-        expected = {name: [] for name in found}
-        for row, user in enumerate(HELD.users):
-            ids = signs[int(user)] * np.arange(150)
-            target = ids[HELD.items[row]]
-            loo = HELD.negatives[row][HELD.negatives[row] >= 0]
-            others = np.setdiff1d(np.arange(150), [*HELD.known[row], HELD.items[row]])
-            for protocol, among in (('loo99', loo), ('full', others)):
-                rank = np.sum(ids[among] >= target)
-                expected[f'hr@10_{protocol}'].append(rank < 10)
-                expected[f'ndcg@10_{protocol}'].append((rank < 10) / np.log2(rank + 2))
-        for name, values in expected.items():
-            np.testing.assert_allclose(found[name], np.mean(values), rtol=1e-6)
+# A scorer by item id: ranks are counts of ids. Failed on: training items ranked under `full`;
+# clients and held-out users out of step.
+def test_protocols_as_counts():
+    clients = data.clients.build(TRAIN)
+    model = models.matrix_factorization(150, 1)._replace(
+        score=lambda shared, private, items: shared['items']['embedding'][:, 0] * private[0]
+    )
+    shared = {'items': {'embedding': jnp.arange(150.0)[:, None]}, 'scorer': {}}
+    signs = {int(u): (1.0 if u % 3 else -1.0) for u in HELD.users}
+    private = [jnp.array([[signs.get(int(u), 1.0)] for u in group.users]) for group in clients]
+    found = quality.evaluate(model, shared, private, clients, HELD)
+    expected = {name: [] for name in found}
+    for row, user in enumerate(HELD.users):
+        ids = signs[int(user)] * np.arange(150)
+        target = ids[HELD.items[row]]
+        loo = HELD.negatives[row][HELD.negatives[row] >= 0]
+        others = np.setdiff1d(np.arange(150), [*HELD.known[row], HELD.items[row]])
+        for protocol, among in (('loo99', loo), ('full', others)):
+            rank = np.sum(ids[among] >= target)
+            expected[f'hr@10_{protocol}'].append(rank < 10)
+            expected[f'ndcg@10_{protocol}'].append((rank < 10) / np.log2(rank + 2))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], np.mean(values), rtol=1e-6)
 
-    def test_a_constant_scorer_hits_nothing(self):
-        clients = data.clients.build(TRAIN)
-        model = models.matrix_factorization(150, 1)
-        shared = model.init_shared(jax.random.key(0))
-        private = [jnp.zeros((len(group.users), 1)) for group in clients]
-        found = quality.evaluate(model, shared, private, clients, HELD)
-        assert set(found) == {'hr@10_loo99', 'ndcg@10_loo99', 'hr@10_full', 'ndcg@10_full'}
-        assert not any(found.values())
 
-    def test_no_client_is_held_out(self):
-        clients = data.clients.build(TRAIN)
-        strangers = HELD._replace(users=HELD.users + 1000)
-        model = models.matrix_factorization(150, 1)
-        private = [jnp.zeros((len(group.users), 1)) for group in clients]
-        with pytest.raises(ValueError, match='Expected a client with a held-out item'):
-            quality.evaluate(
-                model, model.init_shared(jax.random.key(0)), private, clients, strangers
-            )
+def test_a_constant_scorer_hits_nothing():
+    clients = data.clients.build(TRAIN)
+    model = models.matrix_factorization(150, 1)
+    shared = model.init_shared(jax.random.key(0))
+    private = [jnp.zeros((len(group.users), 1)) for group in clients]
+    found = quality.evaluate(model, shared, private, clients, HELD)
+    assert set(found) == {'hr@10_loo99', 'ndcg@10_loo99', 'hr@10_full', 'ndcg@10_full'}
+    assert not any(found.values())
+
+
+def test_no_client_is_held_out():
+    clients = data.clients.build(TRAIN)
+    strangers = HELD._replace(users=HELD.users + 1000)
+    model = models.matrix_factorization(150, 1)
+    private = [jnp.zeros((len(group.users), 1)) for group in clients]
+    with pytest.raises(ValueError, match='Expected a client with a held-out item'):
+        quality.evaluate(model, model.init_shared(jax.random.key(0)), private, clients, strangers)

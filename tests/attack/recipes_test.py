@@ -10,11 +10,20 @@ from fedinv_jax import observe, types
 from fedinv_jax.attack import distances, dynamics, inversion, objective, recipes, relax
 from fedinv_jax.audit import config as config_lib
 from tests import reference
-from tests.attack.attack_test import KEY, MODELS, make_client, make_transcript, pad, quadratic, toy
-from tests.audit import runner_test
-from tests.audit.runner_test import tiny
+from tests.helpers import (  # noqa: F401
+    KEY,
+    MODELS,
+    compilations,
+    make_client,
+    make_transcript,
+    no_figures,
+    pad,
+    quadratic,
+    run,
+    tiny,
+    toy,
+)
 
-compilations, no_figures = runner_test.compilations, runner_test.no_figures
 VIEW = ('items', 'scorer')
 
 
@@ -322,13 +331,13 @@ def test_item_rows_are_needed():
     config.model.update({'name': 'ncf', 'hidden': (4,)})
     config.observation.seen = ('scorer',)
     with pytest.raises(ValueError, match=r"attack\.name='raifle' reads item rows"):
-        runner_test.run(config, '/nowhere')
+        run(config, '/nowhere')
 
 
 @pytest.mark.slow
 def test_every_recipe_runs_from_a_config(tmp_path):
     config = tiny(name=(*config_lib.RECIPES, 'popularity'), num_gradients=(1, 2), num_iterations=5)
-    _, rows = runner_test.run(config, tmp_path)
+    _, rows = run(config, tmp_path)
     assert len(rows) == 4 * 2 * (len(config_lib.RECIPES) + 1)
     for row in rows.values():
         assert row['status'] == 'ok'

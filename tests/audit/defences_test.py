@@ -47,7 +47,11 @@ TEXTS = {
         {'clip': 20.0, 'noise': 3.0},
     ),
     'sums': (
-        {'observation__cohort': 32, 'server__clients_per_round': 128, 'observation__sum_noise': 1.0},
+        {
+            'observation__cohort': 32,
+            'server__clients_per_round': 128,
+            'observation__sum_noise': 1.0,
+        },
         'cohort 32, 128 clients a round, sum noise 1',
         {'cohort': 32.0, 'clients_per_round': 128.0, 'sum_noise': 1.0},
     ),

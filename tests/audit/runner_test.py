@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import pytest
 import sklearn.metrics
-from jax.experimental.compilation_cache import compilation_cache
 
 from fedinv_jax import transcripts, tree
 from fedinv_jax.audit import attackers, capture, executor, plan, runner, scoring, workdir
@@ -27,70 +26,10 @@ from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import loaders
 from fedinv_jax.report import figures
 from fedinv_jax.types import Answer, Certificate, GroundTruth
+from tests.helpers import compilations, no_figures, rows_of, run, silent, tiny  # noqa: F401
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = [path for path in sorted((ROOT / 'configs').glob('*.py')) if 'study' not in path.name]
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compilations(tmp_path_factory):
-    """Compiled functions are kept for the next run of the same config: these tests run many."""
-    changes = {
-        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-        'jax_persistent_cache_min_compile_time_secs': 0,
-        'jax_persistent_cache_min_entry_size_bytes': -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    """Figures have tests of their own; here they only take time."""
-    monkeypatch.setattr(figures, 'draw', lambda *_: [])
-
-
-def tiny(**attack):
-    """Five clients of one size, four victims in two blocks; items and their biases are seen."""
-    config = config_lib.default_config()
-    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
-    config.data.update({'min_positives': 8, 'max_positives': 10})
-    config.model.update({'name': 'matrix_factorization', 'dim': 4, 'item_bias': True})
-    config.observation.seen = ('items',)
-    config.server.num_rounds = 6
-    config.attack.update(
-        {
-            'name': ('mgradinv', 'popularity'),
-            'num_gradients': (2,),
-            'num_victims': 4,
-            'num_iterations': 50,
-            'block': 2,
-            **attack,
-        }
-    )
-    return config
-
-
-def silent(_):
-    """A log that nobody reads."""
-
-
-def rows_of(folder):
-    """Rows without timings, by setting and victim."""
-    rows = workdir.read_rows(pathlib.Path(folder))
-    return {plan.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
-
-
-def run(config, folder, log=silent):
-    runner.run(config, str(folder), 'python scripts/attack.py', log)
-    summary = json.loads((pathlib.Path(folder) / 'summary.json').read_text())
-    return summary, rows_of(folder)
 
 
 @pytest.fixture(scope='module')

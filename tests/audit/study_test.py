@@ -13,10 +13,9 @@ import pytest
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, study, workdir
 from tests.audit import runner_test
-from tests.audit.runner_test import rows_of, silent, strict, tiny, write_config
+from tests.audit.runner_test import strict, write_config
+from tests.helpers import compilations, no_figures, rows_of, silent, tiny  # noqa: F401
 from tests.report import html_test
-
-compilations, no_figures = runner_test.compilations, runner_test.no_figures
 
 
 def two_arms(**attack):

@@ -1,5 +1,6 @@
 """Layouts, error texts and the search for known data sets; never the network."""
 
+import codecs
 import hashlib
 import io
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from fedinv_jax.data import clients, loaders
+from fedinv_jax.data import clients, interactions, loaders
 
 _INTER = 'item_id:token\tnote:token_seq\tuser_id:token\ttimestamp:float\trating:float\n'
 _LAYOUTS = {
@@ -90,24 +91,31 @@ def test_fast_path_agrees_with_the_exact_one(tmp_path, rows, separator):
     path = tmp_path / 'rows.txt'
     path.write_text('\n'.join(separator.join(row) for row in [('7', '8', '1', '1'), *rows]))
 
-    def outcome():
+    def outcome(read):
         try:
-            data = loaders.read(path)
+            data = read(path)
         except ValueError as error:
             return str(error)
         arrays = (data.users, data.items, data.ratings, data.timestamps)
         return [array.tolist() for array in arrays], data.user_ids, data.item_ids
 
-    fast = outcome()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaders, '_parse_integers', lambda *_: None)
-        assert outcome() == fast
+    assert outcome(loaders.read) == outcome(_read_line_by_line)
 
 
-def test_integers_take_the_fast_path(write, monkeypatch):
-    monkeypatch.setattr(loaders, '_parse_lines', None)
-    for name in ('u.data', 'ratings.dat', 'ratings.csv', 'semicolon.txt', 'blanks.txt', 'crlf.csv'):
-        assert len(loaders.read(write(_LAYOUTS[name], name)).users) == 3
+def _read_line_by_line(path):
+    layout, body = loaders._sniff(path, path.read_bytes())
+    columns = loaders._parse_lines(path, body, layout)
+    rest = columns.get('rating'), columns.get('timestamp')
+    return interactions.make(columns['user'], columns['item'], *rest)
+
+
+@pytest.mark.parametrize(
+    'name', ['u.data', 'ratings.dat', 'ratings.csv', 'semicolon.txt', 'blanks.txt', 'crlf.csv']
+)
+def test_integers_take_the_fast_path(write, name):
+    path = write(_LAYOUTS[name], name)
+    layout, body = loaders._sniff(path, path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    assert len(loaders._parse_integers(body, layout)['user']) == 3
 
 
 @pytest.mark.parametrize(

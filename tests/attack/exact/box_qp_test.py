@@ -5,8 +5,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.optimize
-from absl.testing import absltest, parameterized
 
 from fedinv_jax.attack.exact import box_qp
 
@@ -58,140 +58,148 @@ def free(gram, rhs, diagonal, lower=0.0, upper=1.0):
 KINDS = ('well', 'ill', 'low_rank', 'scaled', 'duplicate', 'zero')
 
 
-class BoxTest(parameterized.TestCase):
-    # Failed on mutant: the centring term of the corrector left out.
-    @parameterized.product(rows=(4, 8, 30), kind=KINDS)
-    def test_dense_agrees_with_scipy(self, rows, kind):
-        matrix, target = system(rows, kind)
-        for low, high in ((0.0, 1.0), (-0.3, 0.2)):
-            best = scipy.optimize.lsq_linear(matrix, target, (low, high), method='bvls').cost
-            with jax.enable_x64():
-                x = np.asarray(box(*normal(matrix, target), lower=low, upper=high))
-            self.assertTrue(np.all((x >= low) & (x <= high)))
-            self.assertLess(cost(matrix, target, x) - best, 1e-8 * max(best, 1))
-
-    @parameterized.product(rows=(4, 8, 30), kind=KINDS)
-    def test_matrix_free_agrees_with_scipy(self, rows, kind):
-        matrix, target = system(rows, kind)
-        best = scipy.optimize.lsq_linear(matrix, target, (0, 1), method='bvls').cost
+# Failed on mutant: the centring term of the corrector left out.
+@pytest.mark.parametrize('rows', [4, 8, 30])
+@pytest.mark.parametrize('kind', KINDS)
+def test_dense_agrees_with_scipy(rows, kind):
+    matrix, target = system(rows, kind)
+    for low, high in ((0.0, 1.0), (-0.3, 0.2)):
+        best = scipy.optimize.lsq_linear(matrix, target, (low, high), method='bvls').cost
         with jax.enable_x64():
-            gram, rhs = normal(matrix, target)
-            for diagonal in (jnp.diag(gram), jnp.diag(gram) * jnp.linspace(0.5, 2, K)):
-                x = np.asarray(free(gram, rhs, diagonal))
-                self.assertTrue(np.all((x >= 0) & (x <= 1)))
-                self.assertLess(cost(matrix, target, x) - best, 1e-5 * max(best, 1))
+            x = np.asarray(box(*normal(matrix, target), lower=low, upper=high))
+        assert np.all((x >= low) & (x <= high))
+        assert cost(matrix, target, x) - best < 1e-8 * max(best, 1)
 
-    def test_bounds_of_each_coordinate(self):
-        matrix, target = system(30, 'well')
-        rng = np.random.default_rng(1)
-        low = rng.uniform(-1, 0.3, K)
-        high = low + rng.uniform(0.1, 1, K)
-        best = scipy.optimize.lsq_linear(matrix, target, (low, high), method='bvls')
+
+@pytest.mark.parametrize('rows', [4, 8, 30])
+@pytest.mark.parametrize('kind', KINDS)
+def test_matrix_free_agrees_with_scipy(rows, kind):
+    matrix, target = system(rows, kind)
+    best = scipy.optimize.lsq_linear(matrix, target, (0, 1), method='bvls').cost
+    with jax.enable_x64():
+        gram, rhs = normal(matrix, target)
+        for diagonal in (jnp.diag(gram), jnp.diag(gram) * jnp.linspace(0.5, 2, K)):
+            x = np.asarray(free(gram, rhs, diagonal))
+            assert np.all((x >= 0) & (x <= 1))
+            assert cost(matrix, target, x) - best < 1e-5 * max(best, 1)
+
+
+def test_bounds_of_each_coordinate():
+    matrix, target = system(30, 'well')
+    rng = np.random.default_rng(1)
+    low = rng.uniform(-1, 0.3, K)
+    high = low + rng.uniform(0.1, 1, K)
+    best = scipy.optimize.lsq_linear(matrix, target, (low, high), method='bvls')
+    with jax.enable_x64():
+        gram, rhs = normal(matrix, target)
+        dense = box(gram, rhs, jnp.asarray(low), jnp.asarray(high))
+        loose = free(gram, rhs, jnp.diag(gram), jnp.asarray(low), jnp.asarray(high))
+    np.testing.assert_allclose(dense, best.x, atol=1e-6)
+    np.testing.assert_allclose(loose, best.x, atol=1e-5)
+
+
+def test_binary_optima_on_the_boundary_are_reached():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        matrix, y = rng.normal(size=(12, K)), rng.integers(0, 2, K)
         with jax.enable_x64():
-            gram, rhs = normal(matrix, target)
-            dense = box(gram, rhs, jnp.asarray(low), jnp.asarray(high))
-            loose = free(gram, rhs, jnp.diag(gram), jnp.asarray(low), jnp.asarray(high))
-        np.testing.assert_allclose(dense, best.x, atol=1e-6)
-        np.testing.assert_allclose(loose, best.x, atol=1e-5)
-
-    def test_binary_optima_on_the_boundary_are_reached(self):
-        for seed in range(10):
-            rng = np.random.default_rng(seed)
-            matrix, y = rng.normal(size=(12, K)), rng.integers(0, 2, K)
-            with jax.enable_x64():
-                x = box(*normal(matrix, matrix @ y))
-            np.testing.assert_allclose(x, y, atol=1e-6)
-
-    def test_zeros_are_finite(self):
-        with jax.enable_x64():
-            zeros = jnp.zeros((3, 3)), jnp.zeros(3)
-            dense = box(*zeros)
-            loose = free(*zeros, jnp.zeros(3))
-            np.testing.assert_allclose(dense, 0.5, atol=1e-6)
-            self.assertTrue(np.all(np.isfinite(loose)))
-            np.testing.assert_array_equal(least_squares(*zeros), np.zeros(3))
-
-    def test_an_uninformed_label_stays_at_the_centre(self):
-        matrix, target = system(30, 'zero')
-        with jax.enable_x64():
-            x = box(*normal(matrix, target))
-        self.assertAlmostEqual(float(x[3]), 0.5, delta=1e-6)
-
-    @parameterized.parameters('box', 'free', 'polish')
-    def test_vmap_is_a_loop(self, which):
-        def solve(gram, rhs):
-            if which == 'box':
-                return box(gram, rhs)
-            if which == 'free':
-                return free(gram, rhs, jnp.diag(gram))
-            return polish(gram, rhs, rhs > 0)[0].astype(float)
-
-        with jax.enable_x64():
-            systems = [normal(*system(9, kind)) for kind in ('well', 'ill', 'scaled', 'well')]
-            gram, rhs = (jnp.stack(parts) for parts in zip(*systems, strict=True))
-            together = jax.vmap(solve)(gram, rhs)
-            loop = jnp.stack([solve(*pair) for pair in systems])
-        # Not more: of an ill-conditioned system the iterates stop where rounding does.
-        np.testing.assert_allclose(together, loop, atol=1e-6)
-
-    def test_least_squares_agrees_with_numpy(self):
-        matrix, target = system(30, 'scaled')
-        with jax.enable_x64():
-            x = least_squares(*normal(matrix, target))
-        expected = np.linalg.lstsq(matrix, target)[0]
-        np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-8)
-
-    # Failed on mutant: the level not scaled with its column.
-    @parameterized.parameters('well', 'scaled', 'zero')
-    def test_a_factor_tells_whether_all_singular_values_are_above_a_level(self, kind):
-        matrix, _ = system(30, kind)
-        values = np.linalg.svd(matrix, compute_uv=False)
-        least = np.min(values[values > 1e-9]) ** 2
-        with jax.enable_x64():
-            gram = jnp.asarray(matrix.T @ matrix)
-            self.assertTrue(np.all(np.isfinite(cholesky(gram, 0.99 * least))))
-            self.assertTrue(np.all(np.isnan(np.diag(cholesky(gram, 1.01 * least)))))
-
-    def test_a_level_is_refined_away(self):
-        matrix, target = system(30, 'well')
-        with jax.enable_x64():
-            gram, rhs = normal(matrix, target)
-            factor = cholesky(gram, 1e-3)
-            once = box_qp.approximate(gram, factor, rhs)
-            twice = box_qp.least_squares(gram, factor, rhs)
-        expected = np.linalg.lstsq(matrix, target)[0]
-        self.assertGreater(np.max(np.abs(once - expected)), 1e-6)
-        np.testing.assert_allclose(twice, expected, atol=1e-7)
+            x = box(*normal(matrix, matrix @ y))
+        np.testing.assert_allclose(x, y, atol=1e-6)
 
 
-class PolishTest(parameterized.TestCase):
-    # Failed on mutant: the cross term of a pair of flips with the wrong sign.
-    @parameterized.product(kind=KINDS, rows=(4, 12), seed=(0, 1))
-    def test_no_flip_of_one_or_two_helps(self, kind, rows, seed):
-        matrix, target = system(rows, kind, seed)
-        start = np.random.default_rng(seed + 7).integers(0, 2, K).astype(bool)
-        with jax.enable_x64():
-            end, raised = polish(*normal(matrix, target), jnp.asarray(start))
-        end, raised = np.asarray(end), np.asarray(raised)
-        tolerance = 1e-9 * np.max(np.sum(matrix**2, 0))
-        at = cost(matrix, target, end)
-        self.assertLessEqual(at, cost(matrix, target, start) + tolerance)
-        least = np.full(K, np.inf)
-        for i, j in itertools.combinations_with_replacement(range(K), 2):
-            other = end.copy()
-            other[[i, j]] ^= True
-            rise = cost(matrix, target, other) - at
-            self.assertGreaterEqual(rise, -tolerance)
-            least[[i, j]] = np.minimum(least[[i, j]], rise)
-        np.testing.assert_allclose(raised, least, atol=10 * tolerance)
-
-    def test_one_label(self):
-        with jax.enable_x64():
-            for rhs, expected in ((0.9, True), (0.1, False)):
-                end, raised = polish(jnp.eye(1), jnp.array([rhs]), jnp.array([not expected]))
-                self.assertEqual(bool(end[0]), expected)
-                np.testing.assert_allclose(raised, [0.4])
+def test_zeros_are_finite():
+    with jax.enable_x64():
+        zeros = jnp.zeros((3, 3)), jnp.zeros(3)
+        dense = box(*zeros)
+        loose = free(*zeros, jnp.zeros(3))
+        np.testing.assert_allclose(dense, 0.5, atol=1e-6)
+        assert np.all(np.isfinite(loose))
+        np.testing.assert_array_equal(least_squares(*zeros), np.zeros(3))
 
 
-if __name__ == '__main__':
-    absltest.main()
+def test_an_uninformed_label_stays_at_the_centre():
+    matrix, target = system(30, 'zero')
+    with jax.enable_x64():
+        x = box(*normal(matrix, target))
+    assert float(x[3]) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize('which', ['box', 'free', 'polish'])
+def test_vmap_is_a_loop(which):
+    def solve(gram, rhs):
+        if which == 'box':
+            return box(gram, rhs)
+        if which == 'free':
+            return free(gram, rhs, jnp.diag(gram))
+        return polish(gram, rhs, rhs > 0)[0].astype(float)
+
+    with jax.enable_x64():
+        systems = [normal(*system(9, kind)) for kind in ('well', 'ill', 'scaled', 'well')]
+        gram, rhs = (jnp.stack(parts) for parts in zip(*systems, strict=True))
+        together = jax.vmap(solve)(gram, rhs)
+        loop = jnp.stack([solve(*pair) for pair in systems])
+    # Not more: of an ill-conditioned system the iterates stop where rounding does.
+    np.testing.assert_allclose(together, loop, atol=1e-6)
+
+
+def test_least_squares_agrees_with_numpy():
+    matrix, target = system(30, 'scaled')
+    with jax.enable_x64():
+        x = least_squares(*normal(matrix, target))
+    expected = np.linalg.lstsq(matrix, target)[0]
+    np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-8)
+
+
+# Failed on mutant: the level not scaled with its column.
+@pytest.mark.parametrize('kind', ['well', 'scaled', 'zero'])
+def test_a_factor_tells_whether_all_singular_values_are_above_a_level(kind):
+    matrix, _ = system(30, kind)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    least = np.min(values[values > 1e-9]) ** 2
+    with jax.enable_x64():
+        gram = jnp.asarray(matrix.T @ matrix)
+        assert np.all(np.isfinite(cholesky(gram, 0.99 * least)))
+        assert np.all(np.isnan(np.diag(cholesky(gram, 1.01 * least))))
+
+
+def test_a_level_is_refined_away():
+    matrix, target = system(30, 'well')
+    with jax.enable_x64():
+        gram, rhs = normal(matrix, target)
+        factor = cholesky(gram, 1e-3)
+        once = box_qp.approximate(gram, factor, rhs)
+        twice = box_qp.least_squares(gram, factor, rhs)
+    expected = np.linalg.lstsq(matrix, target)[0]
+    assert np.max(np.abs(once - expected)) > 1e-6
+    np.testing.assert_allclose(twice, expected, atol=1e-7)
+
+
+# Failed on mutant: the cross term of a pair of flips with the wrong sign.
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('rows', [4, 12])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_no_flip_of_one_or_two_helps(kind, rows, seed):
+    matrix, target = system(rows, kind, seed)
+    start = np.random.default_rng(seed + 7).integers(0, 2, K).astype(bool)
+    with jax.enable_x64():
+        end, raised = polish(*normal(matrix, target), jnp.asarray(start))
+    end, raised = np.asarray(end), np.asarray(raised)
+    tolerance = 1e-9 * np.max(np.sum(matrix**2, 0))
+    at = cost(matrix, target, end)
+    assert at <= cost(matrix, target, start) + tolerance
+    least = np.full(K, np.inf)
+    for i, j in itertools.combinations_with_replacement(range(K), 2):
+        other = end.copy()
+        other[[i, j]] ^= True
+        rise = cost(matrix, target, other) - at
+        assert rise >= -tolerance
+        least[[i, j]] = np.minimum(least[[i, j]], rise)
+    np.testing.assert_allclose(raised, least, atol=10 * tolerance)
+
+
+def test_one_label():
+    with jax.enable_x64():
+        for rhs, expected in ((0.9, True), (0.1, False)):
+            end, raised = polish(jnp.eye(1), jnp.array([rhs]), jnp.array([not expected]))
+            assert bool(end[0]) == expected
+            np.testing.assert_allclose(raised, [0.4])

@@ -8,20 +8,15 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
-from absl.testing import absltest, parameterized
 
 from fedinv_jax import client, losses, models, observe
 from fedinv_jax.attack import dynamics, exact, objective, relax
-from fedinv_jax.attack.exact import (
-    alignment,
-    gauss_newton,
-    item_rows,
-    problems,
-)
+from fedinv_jax.attack.exact import alignment, gauss_newton, item_rows, problems
 from fedinv_jax.attack.exact.known import Known, Leak, Structure
 from fedinv_jax.types import Guess, Transcript
 from tests import reference
 
+pytestmark = pytest.mark.usefixtures('float64')
 D, K, RATE, SIZE = 4, 8, 0.2, 0.5
 KEY = jax.random.key(0)
 MODEL = models.ncf(K, D, hidden=(8,), scale=SIZE)
@@ -77,139 +72,135 @@ def seeing(transcript, upload):
 ATTACK = jax.jit(gauss_newton.variable_projection(KNOWN))
 
 
-class GaussNewtonTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        context = jax.enable_x64(True)
-        context.__enter__()
-        self.addCleanup(context.__exit__, None, None, None)
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_two_local_steps_against_the_reference(seed):
+    transcript, truth, private = make(seed)
+    answer = ATTACK(transcript, KEY)
+    np.testing.assert_array_equal(answer.labels, truth)
+    assert np.linalg.norm(answer.private - private) < 0.1 * np.linalg.norm(private)
+    seen = flat(transcript.seen)
+    left = flat(replay(transcript, np.asarray(answer.scores), np.asarray(answer.private)))
+    left = np.sum((left - seen) ** 2) / np.sum(seen**2)
+    assert left < gauss_newton.EXPLAINED
+    np.testing.assert_allclose(answer.objective, left, rtol=1e-6, atol=1e-8)
 
-    @parameterized.parameters(0, 1, 2)
-    def test_two_local_steps_against_the_reference(self, seed):
-        transcript, truth, private = make(seed)
-        answer = ATTACK(transcript, KEY)
-        np.testing.assert_array_equal(answer.labels, truth)
-        self.assertLess(np.linalg.norm(answer.private - private), 0.1 * np.linalg.norm(private))
-        seen = flat(transcript.seen)
-        left = flat(replay(transcript, np.asarray(answer.scores), np.asarray(answer.private)))
-        left = np.sum((left - seen) ** 2) / np.sum(seen**2)
-        self.assertLess(left, gauss_newton.EXPLAINED)
-        np.testing.assert_allclose(answer.objective, left, rtol=1e-6, atol=1e-8)
 
-    # One gradient of noise, so that bounds are active and nothing is binary.
-    def test_one_undamped_iteration_is_the_label_solve(self):
-        transcript, _, private = make(0)
-        origin = flat(replay(transcript, np.zeros(K), private, epochs=1))
-        columns = [flat(replay(transcript, unit, private, 1)) - origin for unit in np.eye(K)]
-        seen = replay(transcript, np.full(K, 0.4), private, epochs=1)
-        random = np.random.default_rng(1)
-        seen = jax.tree.map(lambda leaf: leaf + 0.02 * random.normal(size=leaf.shape), seen)
-        transcript = seeing(transcript, seen)
-        expected = scipy.optimize.lsq_linear(
-            np.stack(columns, 1), flat(seen) - origin, (0, 1), tol=1e-14
+# One gradient of noise, so that bounds are active and nothing is binary.
+def test_one_undamped_iteration_is_the_label_solve():
+    transcript, _, private = make(0)
+    origin = flat(replay(transcript, np.zeros(K), private, epochs=1))
+    columns = [flat(replay(transcript, unit, private, 1)) - origin for unit in np.eye(K)]
+    seen = replay(transcript, np.full(K, 0.4), private, epochs=1)
+    random = np.random.default_rng(1)
+    seen = jax.tree.map(lambda leaf: leaf + 0.02 * random.normal(size=leaf.shape), seen)
+    transcript = seeing(transcript, seen)
+    expected = scipy.optimize.lsq_linear(
+        np.stack(columns, 1), flat(seen) - origin, (0, 1), tol=1e-14
+    )
+    assert np.any(expected.active_mask)
+    assert not np.all(expected.active_mask)
+    problem = objective.problem(
+        transcript,
+        client.local_sgd(MODEL, losses.bce, optax.sgd(RATE), optax.sgd(RATE), 1),
+        KNOWN.observation,
+        dynamics.free(MODEL.init_private, 1),
+        relaxation=relax.identity(),
+    )
+    given = problem._replace(
+        init=lambda key: Guess(jnp.full(K, 0.5), None, private[None]),
+        residual=lambda guess: problem.residual(guess._replace(latent=private[None])),
+    )
+    solver = gauss_newton.gauss_newton(0.0)
+    state = jax.jit(lambda: solver.update(given, solver.init(given, KEY)))()
+    np.testing.assert_allclose(state.guess.labels, expected.x, atol=1e-6)
+    np.testing.assert_array_equal(state.guess.latent[0], private)
+    np.testing.assert_allclose(
+        state.objective, 2 * expected.cost / np.sum(flat(seen) ** 2), rtol=1e-8
+    )
+
+
+# Linear in both: the mutant without the labels' share of the private step fails here.
+def test_private_states_are_eliminated():
+    random = np.random.default_rng(0)
+    system, target = random.normal(size=(12, 7)), random.normal(size=12)
+    problem = objective.Problem(
+        init=lambda key: Guess(jnp.full(5, 0.5), None, jnp.ones(2)),
+        predict=None,
+        whiten=None,
+        residual=lambda guess: system @ jnp.r_[guess.labels, guess.latent] - target,
+        objective=None,
+        answer=None,
+    )
+    solver = gauss_newton.gauss_newton(0.0)
+    state = jax.jit(lambda: solver.update(problem, solver.init(problem, KEY)))()
+    bounds = ([0] * 5 + [-np.inf] * 2, [1] * 5 + [np.inf] * 2)
+    expected = scipy.optimize.lsq_linear(system, target, bounds, tol=1e-14)
+    np.testing.assert_allclose(state.guess.labels, expected.x[:5], atol=1e-6)
+    np.testing.assert_allclose(state.guess.latent, expected.x[5:], atol=1e-6)
+
+
+def test_vmap_equals_loop():
+    clients = [make(seed)[0] for seed in (0, 1)]
+    both = jax.vmap(ATTACK, (0, None))(
+        jax.tree.map(lambda *leaves: np.stack(leaves), *clients), KEY
+    )
+    for v, one in enumerate(clients):
+        alone = ATTACK(one, KEY)
+        jax.tree.map(
+            lambda a, b, v=v: np.testing.assert_allclose(a[v], b, rtol=1e-5, atol=1e-7),
+            both,
+            alone,
         )
-        self.assertTrue(np.any(expected.active_mask))
-        self.assertFalse(np.all(expected.active_mask))
-        problem = objective.problem(
-            transcript,
-            client.local_sgd(MODEL, losses.bce, optax.sgd(RATE), optax.sgd(RATE), 1),
-            KNOWN.observation,
-            dynamics.free(MODEL.init_private, 1),
-            relaxation=relax.identity(),
-        )
-        given = problem._replace(
-            init=lambda key: Guess(jnp.full(K, 0.5), None, private[None]),
-            residual=lambda guess: problem.residual(guess._replace(latent=private[None])),
-        )
-        solver = gauss_newton.gauss_newton(0.0)
-        state = jax.jit(lambda: solver.update(given, solver.init(given, KEY)))()
-        np.testing.assert_allclose(state.guess.labels, expected.x, atol=1e-6)
-        np.testing.assert_array_equal(state.guess.latent[0], private)
-        np.testing.assert_allclose(
-            state.objective, 2 * expected.cost / np.sum(flat(seen) ** 2), rtol=1e-8
-        )
-
-    # Linear in both: the mutant without the labels' share of the private step fails here.
-    def test_private_states_are_eliminated(self):
-        random = np.random.default_rng(0)
-        system, target = random.normal(size=(12, 7)), random.normal(size=12)
-        problem = objective.Problem(
-            init=lambda key: Guess(jnp.full(5, 0.5), None, jnp.ones(2)),
-            predict=None,
-            whiten=None,
-            residual=lambda guess: system @ jnp.r_[guess.labels, guess.latent] - target,
-            objective=None,
-            answer=None,
-        )
-        solver = gauss_newton.gauss_newton(0.0)
-        state = jax.jit(lambda: solver.update(problem, solver.init(problem, KEY)))()
-        bounds = ([0] * 5 + [-np.inf] * 2, [1] * 5 + [np.inf] * 2)
-        expected = scipy.optimize.lsq_linear(system, target, bounds, tol=1e-14)
-        np.testing.assert_allclose(state.guess.labels, expected.x[:5], atol=1e-6)
-        np.testing.assert_allclose(state.guess.latent, expected.x[5:], atol=1e-6)
-
-    def test_vmap_equals_loop(self):
-        clients = [make(seed)[0] for seed in (0, 1)]
-        both = jax.vmap(ATTACK, (0, None))(
-            jax.tree.map(lambda *leaves: np.stack(leaves), *clients), KEY
-        )
-        for v, one in enumerate(clients):
-            alone = ATTACK(one, KEY)
-            jax.tree.map(
-                lambda a, b, v=v: np.testing.assert_allclose(a[v], b, rtol=1e-5, atol=1e-7),
-                both,
-                alone,
-            )
-
-    def test_degenerate(self):
-        transcript, _, _ = make(0)
-        for value in (0.0, np.nan):
-            seen = jax.tree.map(lambda leaf, value=value: 0 * leaf + value, transcript.seen)
-            answer = ATTACK(transcript.replace(seen=seen), KEY)
-            self.assertTrue(bool(np.all((answer.scores >= 0) & (answer.scores <= 1))))
-            self.assertEqual(bool(np.isnan(answer.objective)), bool(np.isnan(value)))
-        padding = transcript.replace(weights=0 * transcript.weights)
-        np.testing.assert_array_equal(ATTACK(padding, KEY).scores, np.zeros(K))
-        negatives = make(3, positives=0)[0]
-        np.testing.assert_array_equal(ATTACK(negatives, KEY).labels, np.zeros(K, bool))
-
-    # Failed on mutants: the answer of the rows alone; the replayed client's, whatever is left.
-    @pytest.mark.slow
-    def test_rough_finds_what_explains_the_upload_or_keeps_to_the_rows(self):
-        known = KNOWN._replace(
-            observation=observe.share('items', 'scorer'),
-            structure=KNOWN.structure._replace(items=True),
-        )
-        attack = jax.jit(alignment.rough(known))
-        transcript, truth, private = make(0)
-        upload = replay(transcript, truth.astype(float), private, parts=('items', 'scorer'))
-        answer = attack(seeing(transcript, upload), KEY)
-        np.testing.assert_array_equal(answer.labels, truth)
-        np.testing.assert_allclose(answer.private, private, atol=1e-3)
-        # Nothing explains rows of one client beside the scorer of another.
-        other = replay(transcript, 1.0 - truth, -private)
-        mixed = seeing(transcript, {**upload, **other})
-        answer = attack(mixed, KEY)
-        rows_only = item_rows.sign(
-            problems.free_problem(known, mixed), mixed, jnp.asarray(answer.private)[None]
-        )
-        np.testing.assert_allclose(answer.scores, rows_only.scores, atol=1e-9)
-
-    def test_chosen(self):
-        choice = exact.choose(KNOWN)
-        self.assertEqual(choice.solver, 'variable_projection')
-        self.assertIn('not affine', choice.why)
-        seen_rows = KNOWN._replace(structure=KNOWN.structure._replace(items=True))
-        self.assertEqual(exact.choose(seen_rows).solver, 'rough')
-        self.assertEqual(exact.choose(seen_rows, solver='variable_projection').why, 'asked for')
-        affine = KNOWN._replace(structure=KNOWN.structure._replace(affine=True))
-        with self.assertRaisesRegex(ValueError, 'No member'):
-            exact.choose(affine)
-
-    def test_refuses(self):
-        with self.assertRaisesRegex(ValueError, 'damping=-1'):
-            gauss_newton.gauss_newton(-1)
 
 
-if __name__ == '__main__':
-    absltest.main()
+def test_degenerate():
+    transcript, _, _ = make(0)
+    for value in (0.0, np.nan):
+        seen = jax.tree.map(lambda leaf, value=value: 0 * leaf + value, transcript.seen)
+        answer = ATTACK(transcript.replace(seen=seen), KEY)
+        assert np.all((answer.scores >= 0) & (answer.scores <= 1))
+        assert bool(np.isnan(answer.objective)) == bool(np.isnan(value))
+    padding = transcript.replace(weights=0 * transcript.weights)
+    np.testing.assert_array_equal(ATTACK(padding, KEY).scores, np.zeros(K))
+    negatives = make(3, positives=0)[0]
+    np.testing.assert_array_equal(ATTACK(negatives, KEY).labels, np.zeros(K, bool))
+
+
+# Failed on mutants: the answer of the rows alone; the replayed client's, whatever is left.
+@pytest.mark.slow
+def test_rough_finds_what_explains_the_upload_or_keeps_to_the_rows():
+    known = KNOWN._replace(
+        observation=observe.share('items', 'scorer'),
+        structure=KNOWN.structure._replace(items=True),
+    )
+    attack = jax.jit(alignment.rough(known))
+    transcript, truth, private = make(0)
+    upload = replay(transcript, truth.astype(float), private, parts=('items', 'scorer'))
+    answer = attack(seeing(transcript, upload), KEY)
+    np.testing.assert_array_equal(answer.labels, truth)
+    np.testing.assert_allclose(answer.private, private, atol=1e-3)
+    # Nothing explains rows of one client beside the scorer of another.
+    other = replay(transcript, 1.0 - truth, -private)
+    mixed = seeing(transcript, {**upload, **other})
+    answer = attack(mixed, KEY)
+    rows_only = item_rows.sign(
+        problems.free_problem(known, mixed), mixed, jnp.asarray(answer.private)[None]
+    )
+    np.testing.assert_allclose(answer.scores, rows_only.scores, atol=1e-9)
+
+
+def test_chosen():
+    choice = exact.choose(KNOWN)
+    assert choice.solver == 'variable_projection'
+    assert 'not affine' in choice.why
+    seen_rows = KNOWN._replace(structure=KNOWN.structure._replace(items=True))
+    assert exact.choose(seen_rows).solver == 'rough'
+    assert exact.choose(seen_rows, solver='variable_projection').why == 'asked for'
+    affine = KNOWN._replace(structure=KNOWN.structure._replace(affine=True))
+    with pytest.raises(ValueError, match='No member'):
+        exact.choose(affine)
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match='damping=-1'):
+        gauss_newton.gauss_newton(-1)

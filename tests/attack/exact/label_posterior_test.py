@@ -5,11 +5,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl.testing import absltest, parameterized
+import pytest
 
-from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import identifiability, label_posterior, label_solve, normal_equations
-from fedinv_jax.types import Transcript
 
 marginals = jax.jit(label_posterior.marginals)
 
@@ -46,111 +44,100 @@ def scarce_equations(seed, count=50):
     return normal_equations.Normal(gram, rhs, factor, columns, origin, 20), y
 
 
-class BelievedTest(parameterized.TestCase):
-    # Failed on mutants: what was seen with the other sign; leaves in the order they are given in;
-    # the marginals whatever they leave; no marginals.
-    def test_the_likelier_labels_where_equations_are_scarce(self):
-        solved = 0
-        for seed in range(8):
-            with jax.enable_x64():
-                equations, y = scarce_equations(seed)
-                plain = label_solve.believed(equations)
-                found = label_posterior.believed(equations, jnp.full(len(y), -1.7))
-                left = [normal_equations.fit(equations, jnp.round(each)) for each in (plain, found)]
-                # Odds that mislead: what they make likely must not replace what fits.
-                misled = label_posterior.believed(equations, jnp.where(y > 0.5, -1e12, 1e12))
-                bad = normal_equations.fit(equations, jnp.round(misled))
-            self.assertLessEqual(left[1], left[0])
-            self.assertLessEqual(bad, left[0])
-            exact = np.array_equal(np.asarray(found) > 0.5, y > 0.5)
-            self.assertEqual(exact, bool(left[1] < label_solve.EXPLAINED))
-            solved += exact and bool(left[0] > label_solve.EXPLAINED)
-        self.assertGreaterEqual(solved, 5)
-
-
-class MarginalsTest(parameterized.TestCase):
-    # Failed on mutants: the cavity's mean left out; the noise that never falls.
-    def test_half_as_many_equations_as_labels_determine_them(self):
-        solved = 0
-        for seed in range(8):
-            rng = np.random.default_rng(seed)
-            columns, y = 1e4 * rng.normal(size=(40, 20)), rng.random(40) < 0.2
-            seen = y @ columns + rng.normal(size=20)
-            with jax.enable_x64():
-                found, left = marginals(*map(jnp.asarray, (columns, seen, np.full(40, -1.4))))
-            exact = np.array_equal(np.asarray(found) > 0.5, y)
-            self.assertEqual(exact, bool(left < 4))  # it knows
-            solved += exact
-        self.assertGreaterEqual(solved, 6)
-
-    # Failed on mutant: the prior's odds left out.
-    def test_the_prior_decides_what_no_equation_tells(self):
-        odds = np.array([-2.0, 0.5, 3.0, -0.5])
-        columns = np.zeros((4, 2))
-        columns[3] = [50.0, -20.0]
+# Failed on mutants: what was seen with the other sign; leaves in the order they are given in;
+# the marginals whatever they leave; no marginals.
+def test_the_likelier_labels_where_equations_are_scarce():
+    solved = 0
+    for seed in range(8):
         with jax.enable_x64():
-            found, _ = marginals(*map(jnp.asarray, (columns, columns[3], odds)))
-        np.testing.assert_allclose(found[:3], 1 / (1 + np.exp(-odds[:3])), atol=1e-6)
-        self.assertGreater(found[3], 0.5)
+            equations, y = scarce_equations(seed)
+            plain = label_solve.believed(equations)
+            found = label_posterior.believed(equations, jnp.full(len(y), -1.7))
+            left = [normal_equations.fit(equations, jnp.round(each)) for each in (plain, found)]
+            # Odds that mislead: what they make likely must not replace what fits.
+            misled = label_posterior.believed(equations, jnp.where(y > 0.5, -1e12, 1e12))
+            bad = normal_equations.fit(equations, jnp.round(misled))
+        assert left[1] <= left[0]
+        assert bad <= left[0]
+        exact = np.array_equal(np.asarray(found) > 0.5, y > 0.5)
+        assert exact == bool(left[1] < label_solve.EXPLAINED)
+        solved += exact and bool(left[0] > label_solve.EXPLAINED)
+    assert solved >= 5
 
-    def test_loud_noise_gives_the_marginals_of_enumeration(self):
-        rng = np.random.default_rng(3)
-        columns, y = rng.normal(size=(10, 30)), rng.random(10) < 0.3
-        seen, odds = y @ columns + rng.normal(size=30), rng.normal(size=10)
-        expected, _ = exact_marginals(columns, seen, odds)
+
+# Failed on mutants: the cavity's mean left out; the noise that never falls.
+def test_half_as_many_equations_as_labels_determine_them():
+    solved = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        columns, y = 1e4 * rng.normal(size=(40, 20)), rng.random(40) < 0.2
+        seen = y @ columns + rng.normal(size=20)
         with jax.enable_x64():
-            found, _ = marginals(*map(jnp.asarray, (columns, seen, odds)))
-        np.testing.assert_allclose(found, expected, atol=0.2)
-
-    @parameterized.named_parameters(
-        ('zero', np.zeros((5, 3)), np.zeros(3)),
-        ('identical', np.ones((5, 3)), 2 * np.ones(3)),
-        ('impossible', np.ones((5, 3)), np.array([1e6, -1e6, 0.0])),
-        ('not finite', np.ones((5, 3)), np.array([np.nan, 0, 0])),
-    )
-    def test_degenerate_equations_stay_finite(self, columns, seen):
-        with jax.enable_x64():
-            found, _ = marginals(*map(jnp.asarray, (columns, seen, np.full(5, -1.0))))
-        self.assertTrue(np.all((found >= 0) & (found <= 1)))
-
-    def test_padding_is_no_interaction_and_changes_nothing(self):
-        rng = np.random.default_rng(0)
-        columns, odds = 100 * rng.normal(size=(8, 5)), np.full(8, -1.0)
-        seen = columns[2] + columns[5]
-        with jax.enable_x64():
-            found, left = marginals(*map(jnp.asarray, (columns, seen, odds)))
-            padded, same = marginals(
-                jnp.asarray(np.vstack([columns, np.zeros((3, 5))])),
-                jnp.asarray(seen),
-                jnp.asarray(np.append(odds, np.full(3, -np.inf))),
-            )
-        np.testing.assert_allclose(padded[:8], found, atol=1e-12)
-        np.testing.assert_array_equal(padded[8:], 0)
-        self.assertAlmostEqual(float(left), float(same))
-
-    def test_vmap_is_a_loop(self):
-        rng = np.random.default_rng(1)
-        columns, odds = 100 * rng.normal(size=(3, 9, 4)), rng.normal(size=(3, 9))
-        seen = columns[:, 1] + columns[:, 4]
-        with jax.enable_x64():
-            args = tuple(map(jnp.asarray, (columns, seen, odds)))
-            together, _ = jax.vmap(label_posterior.marginals)(*args)
-            loop = [marginals(*(arg[i] for arg in args))[0] for i in range(3)]
-        np.testing.assert_allclose(together, loop, atol=1e-9)
+            found, left = marginals(*map(jnp.asarray, (columns, seen, np.full(40, -1.4))))
+        exact = np.array_equal(np.asarray(found) > 0.5, y)
+        assert exact == bool(left < 4)  # it knows
+        solved += exact
+    assert solved >= 6
 
 
-class LogOddsTest(absltest.TestCase):
-    # Failed on mutant: the sum over padding too.
-    def test_odds_add_up_to_the_expected_count(self):
-        weights = jnp.array([[1.0, 1, 1, 1, 0]])
-        transcript = Transcript(
-            shared={}, seen={}, rounds=jnp.zeros(1, int), participated=jnp.ones(1, bool),
-            items=jnp.arange(5), slot=None, weights=weights,
-            log_odds=jnp.log(jnp.array([1.0, 2.0, 3.0, 2.0, 9.0])),
-        )  # fmt: skip
-        odds = jnp.exp(candidates.log_odds(transcript, 0.25))
-        np.testing.assert_allclose(odds, [1 / 8, 2 / 8, 3 / 8, 2 / 8, 0], rtol=1e-6)
+# Failed on mutant: the prior's odds left out.
+def test_the_prior_decides_what_no_equation_tells():
+    odds = np.array([-2.0, 0.5, 3.0, -0.5])
+    columns = np.zeros((4, 2))
+    columns[3] = [50.0, -20.0]
+    with jax.enable_x64():
+        found, _ = marginals(*map(jnp.asarray, (columns, columns[3], odds)))
+    np.testing.assert_allclose(found[:3], 1 / (1 + np.exp(-odds[:3])), atol=1e-6)
+    assert found[3] > 0.5
 
 
-if __name__ == '__main__':
-    absltest.main()
+def test_loud_noise_gives_the_marginals_of_enumeration():
+    rng = np.random.default_rng(3)
+    columns, y = rng.normal(size=(10, 30)), rng.random(10) < 0.3
+    seen, odds = y @ columns + rng.normal(size=30), rng.normal(size=10)
+    expected, _ = exact_marginals(columns, seen, odds)
+    with jax.enable_x64():
+        found, _ = marginals(*map(jnp.asarray, (columns, seen, odds)))
+    np.testing.assert_allclose(found, expected, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ('columns', 'seen'),
+    [
+        pytest.param(np.zeros((5, 3)), np.zeros(3), id='zero'),
+        pytest.param(np.ones((5, 3)), 2 * np.ones(3), id='identical'),
+        pytest.param(np.ones((5, 3)), np.array([1e6, -1e6, 0.0]), id='impossible'),
+        pytest.param(np.ones((5, 3)), np.array([np.nan, 0, 0]), id='not finite'),
+    ],
+)
+def test_degenerate_equations_stay_finite(columns, seen):
+    with jax.enable_x64():
+        found, _ = marginals(*map(jnp.asarray, (columns, seen, np.full(5, -1.0))))
+    assert np.all((found >= 0) & (found <= 1))
+
+
+def test_padding_is_no_interaction_and_changes_nothing():
+    rng = np.random.default_rng(0)
+    columns, odds = 100 * rng.normal(size=(8, 5)), np.full(8, -1.0)
+    seen = columns[2] + columns[5]
+    with jax.enable_x64():
+        found, left = marginals(*map(jnp.asarray, (columns, seen, odds)))
+        padded, same = marginals(
+            jnp.asarray(np.vstack([columns, np.zeros((3, 5))])),
+            jnp.asarray(seen),
+            jnp.asarray(np.append(odds, np.full(3, -np.inf))),
+        )
+    np.testing.assert_allclose(padded[:8], found, atol=1e-12)
+    np.testing.assert_array_equal(padded[8:], 0)
+    assert float(left) == pytest.approx(float(same), abs=5e-8)
+
+
+def test_vmap_is_a_loop():
+    rng = np.random.default_rng(1)
+    columns, odds = 100 * rng.normal(size=(3, 9, 4)), rng.normal(size=(3, 9))
+    seen = columns[:, 1] + columns[:, 4]
+    with jax.enable_x64():
+        args = tuple(map(jnp.asarray, (columns, seen, odds)))
+        together, _ = jax.vmap(label_posterior.marginals)(*args)
+        loop = [marginals(*(arg[i] for arg in args))[0] for i in range(3)]
+    np.testing.assert_allclose(together, loop, atol=1e-9)

@@ -1,0 +1,58 @@
+"""Private states read off float64 uploads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedinv_jax import models, observe
+from fedinv_jax.attack.exact import embedding, probing
+from fedinv_jax.attack.exact.known import Leak
+from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_private_state_of_a_float64_upload(bias):
+    model = ncf(4, (6, 5), bias)
+    update = one_step(model)
+    share = observe.share('scorer')
+    with jax.enable_x64():
+        found = probing.find_leak(update, share, draws(model))
+        for draw in draws(model, 7):
+            seen = probing.upload_of(update, share, draw)
+            along = np.asarray(embedding.direction(found, seen))
+            assert np.linalg.norm(along) == pytest.approx(1, abs=1e-12)
+            unit = draw.private / np.linalg.norm(draw.private)
+            assert abs(along @ unit) == pytest.approx(1, abs=1e-9)
+            if bias:
+                np.testing.assert_allclose(embedding.exact(found, seen), draw.private, rtol=1e-9)
+            else:
+                with pytest.raises(ValueError, match='with a bias'):
+                    embedding.exact(found, seen)
+
+
+def test_item_rows_of_matrix_factorisation():
+    model = models.matrix_factorization(ITEMS, 4)
+    update = one_step(model)
+    share = observe.share('items')
+    with jax.enable_x64():
+        found = probing.find_leak(update, share, draws(model))
+        for draw in draws(model, 7):
+            along = embedding.direction(found, probing.upload_of(update, share, draw))
+            unit = draw.private / np.linalg.norm(draw.private)
+            assert abs(float(along @ unit)) == pytest.approx(1, abs=1e-9)
+
+
+def test_an_upload_of_zeros():
+    found = Leak('kernel', 0, 'bias')
+    zero = {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)}
+    np.testing.assert_array_equal(embedding.direction(found, zero), np.zeros(3))
+    assert np.all(np.isnan(embedding.exact(found, zero)))
+
+
+def test_uploads_of_extreme_size_have_a_direction():
+    found = Leak('kernel', 1, None)
+    p = jnp.array([3.0, 0.0, -4.0])
+    for scale in (1e-30, 1e30):
+        along = embedding.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})
+        np.testing.assert_allclose(np.abs(along), [0.6, 0, 0.8], atol=1e-6)
