@@ -1,6 +1,6 @@
 """Rows of victims -> numbers with intervals, tables, figures, pages; neither JAX nor a config."""
 
-from fedinv_jax.report import claims, document, figures, html, stats, tables, tradeoff
+from fedinv_jax.report import claims, document, figures, html, rows, stats, tables, tradeoff
 from fedinv_jax.report.tables import (
     attacks_of,
     certificates,
@@ -24,6 +24,7 @@ __all__ = [
     'figures',
     'html',
     'outcome',
+    'rows',
     'show',
     'stats',
     'table',

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fedinv_jax.report import stats
-from fedinv_jax.report.stats import Row
+from fedinv_jax.report.rows import Interval, VictimRow
 
 CLAIMS = {
     'C1': 'several gradients reveal more than one',
@@ -21,6 +21,7 @@ CLAIMS = {
 }
 _FAR = 230  # the paper's longest interval
 _METRICS = ('auc', 'f1')
+Rows = list[VictimRow]
 # What a side of a comparison chooses by itself: T, the interval, the round.
 _FREE = (*stats.STEPS, 'first_round')
 
@@ -33,23 +34,23 @@ class Comparison(NamedTuple):
         better: a row of the setting that the claim says reveals more.
         worse: a row of the other one.
         effect: by metric, `stats.interval` of the paired difference.
-        popularity: by metric, that of `better` to the popularity guesser; None without one.
+        popularity: by metric, that of `better` to the popularity baseline; None without one.
         p: by metric, `stats.paired_p` of the paired difference.
         means: by metric, the mean in either setting, over the pairs.
         num_victims: of `better`; those without a counterpart are undefined in `effect`.
     """
 
     claim: str
-    better: Row
-    worse: Row
-    effect: dict[str, Row]
-    popularity: dict[str, Row] | None
+    better: VictimRow
+    worse: VictimRow
+    effect: dict[str, Interval]
+    popularity: dict[str, Interval] | None
     p: dict[str, float | None]
     means: dict[str, tuple[float | None, float | None]]
     num_victims: int
 
 
-def compare(rows: Iterable[Row]) -> list[Comparison]:
+def compare(rows: Iterable[VictimRow]) -> list[Comparison]:
     """Every claim that the rows can speak to, for each attack, hypothesis and upload seen.
 
     C1 compares the largest T at the smallest interval with T = 1, C2 the first with the last
@@ -59,33 +60,36 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
     Args:
         rows: rows of victims.
     """
-    groups: dict[str, dict[str, list[Row]]] = {}
-    guesses: dict[str, list[Row]] = {}
+    groups: dict[str, dict[str, Rows]] = {}
+    guesses: dict[str, Rows] = {}
     for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
         if row['attack'] == 'popularity':
-            guesses.setdefault(stats.setting(row, stats.OWN), []).append(row)
-        elif row['attack'] not in stats.GUESSERS:
+            guesses.setdefault(stats.setting(row, stats.OF_ATTACK), []).append(row)
+        elif row['family'] != 'baseline':
             own = groups.setdefault(stats.setting(row, _FREE), {})
             own.setdefault(stats.setting(row), []).append(row)
     found = []
     for own in groups.values():
         for claim, better, worse in _pairs(list(own.values())):
-            guess = guesses.get(stats.setting(better[0], stats.OWN))
+            guess = guesses.get(stats.setting(better[0], stats.OF_ATTACK))
             found.append(_comparison(claim, better, worse, guess))
     return sorted(found, key=lambda comparison: comparison.claim)
 
 
-def _pairs(settings: Sequence[list[Row]]) -> list[tuple[str, list[Row], list[Row]]]:
+def _pairs(settings: Sequence[Rows]) -> list[tuple[str, Rows, Rows]]:
     """The settings of one attack that each claim compares, the one that should leak more first."""
     rounds = sorted({rows[0]['first_round'] for rows in settings})
     most = max(rows[0]['num_gradients'] for rows in settings)
-    spans = sorted({rows[0]['interval'] for rows in settings} - {None})
+    spans = sorted({span for rows in settings if (span := rows[0]['interval']) is not None})
     far = min((span for span in spans if span >= 100), key=lambda s: abs(s - _FAR), default=None)
 
-    def at(steps: int, first_round: int, interval: int | None) -> list[Row] | None:
+    def at(steps: int, first_round: int, interval: int | None) -> Rows | None:
         wanted = steps, first_round, interval if steps > 1 else None
-        keys = ('num_gradients', 'first_round', 'interval')
-        return next((r for r in settings if tuple(r[0][key] for key in keys) == wanted), None)
+        for rows in settings:
+            first = rows[0]
+            if (first['num_gradients'], first['first_round'], first['interval']) == wanted:
+                return rows
+        return None
 
     near = spans[0] if spans else None
     one = at(1, rounds[0], None)
@@ -97,9 +101,7 @@ def _pairs(settings: Sequence[list[Row]]) -> list[tuple[str, list[Row], list[Row
     return [(claim, better, worse) for claim, better, worse in pairs if better and worse]
 
 
-def _comparison(
-    claim: str, better: list[Row], worse: list[Row], guess: list[Row] | None
-) -> Comparison:
+def _comparison(claim: str, better: Rows, worse: Rows, guess: Rows | None) -> Comparison:
     differences = {name: stats.compared(better, worse, name) for name in _METRICS}
     pairs = stats.pair(better, worse)
 
@@ -138,12 +140,13 @@ def outcome(comparison: Comparison) -> str:
     where it lies below; `FULL` where both sides recover everything; `FEW` below `stats.FEW` pairs.
     """
     effect, p = comparison.effect['auc'], comparison.p['auc']
-    if effect['mean'] is None:
+    low, high = effect['low'], effect['high']
+    if low is None or high is None:
         return NOTHING
     if comparison.num_victims - effect['undefined'] < stats.FEW:
         return FEW
-    if p is not None and p < 0.05 and (effect['low'] > 0 or effect['high'] < 0):
-        return HOLDS if effect['low'] > 0 else REVERSE
+    if p is not None and p < 0.05 and (low > 0 or high < 0):
+        return HOLDS if low > 0 else REVERSE
     full = all(mean is not None and mean >= 0.9995 for mean in comparison.means['auc'])
     return FULL if full else LEVEL
 
@@ -197,7 +200,7 @@ def _word(claim: str, members: Sequence[Comparison]) -> str:
     return '; '.join(words)
 
 
-def name_of(row: Row, among: Sequence[Comparison]) -> str:
+def name_of(row: VictimRow, among: Sequence[Comparison]) -> str:
     """The attack's name, with its hypothesis where the name alone would be ambiguous."""
     others = {each.better['dynamics'] for each in among if each.better['attack'] == row['attack']}
     return f'{row["attack"]} ({row["dynamics"]})' if len(others) > 1 else row['attack']

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedinv_jax.report import claims, html, stats, tables
-from fedinv_jax.report.stats import Row
+from fedinv_jax.report.rows import Summary, SummaryRow
+
+# Of the table of a claim.
+_COLUMNS = ('attack', 'verdict', 'compared', 'AUC', 'ΔAUC', 'p', 'ΔF1', 'ΔAUC to popularity')
 
 
-def leaks(summary: Row) -> list[str]:
+def leaks(summary: Summary) -> list[str]:
     """What leaks, for how many users, how sure, and what stops it: a line each, for the first page.
 
     Per upload seen the strongest attack of the run, by exact matches and then F1; that choice is
@@ -18,24 +21,13 @@ def leaks(summary: Row) -> list[str]:
     Args:
         summary: what `stats.summarize` returns.
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[SummaryRow]] = {}
     for row in tables.attacks_of(summary):
         groups.setdefault(tables.show(row['seen']), []).append(row)
     lines: list[str] = []
     ends: dict[str, list[str]] = {}
     for seen, rows in groups.items():
-        best = max(rows, key=_strength)
-        victims, f1 = best['num_victims'], best['metrics']['f1']
-        steps = best['num_gradients']
-        where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
-        exact = round((best['metrics']['exact']['mean'] or 0) * victims)
-        certified = best['num_certified']
-        sure = '' if certified is None else f', {certified} of them certified without the truth'
-        lines.append(
-            f'**{seen}** seen: {best["attack"]} ({where}, first round {best["first_round"]}) '
-            f'recovers **{exact} of {victims}** histories without an error{sure}; F1 '
-            f'{tables.estimate(f1, victims)}{_with_one(best, rows)}.'
-        )
+        lines.append(f'**{seen}** seen: {_strongest(rows)}')
         ends.setdefault(_ends(rows), []).append(seen)
     if not lines:
         return ['No attack was run.']
@@ -49,7 +41,24 @@ def leaks(summary: Row) -> list[str]:
     ]
 
 
-def _ends(rows: Sequence[Row]) -> str:
+def _strongest(rows: Sequence[SummaryRow]) -> str:
+    """What the strongest of some attacks recovers, and how sure it is."""
+    best = max(rows, key=_strength)
+    victims, steps, certified = best['num_victims'], best['num_gradients'], best['num_certified']
+    where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
+    sure = '' if certified is None else f', {certified} of them certified without the truth'
+    return (
+        f'{best["attack"]} ({where}, first round {best["first_round"]}) recovers '
+        f'**{_num_exact(best)} of {victims}** histories without an error{sure}; F1 '
+        f'{tables.estimate(best["metrics"]["f1"], victims)}{_with_one(best, rows)}.'
+    )
+
+
+def _num_exact(row: SummaryRow) -> int:
+    return round((row['metrics']['exact']['mean'] or 0) * row['num_victims'])
+
+
+def _ends(rows: Sequence[SummaryRow]) -> str:
     """Whether anything stops the attacks on an upload: it does where none beats popularity."""
     verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
     if 'beats' in verbs:
@@ -61,19 +70,18 @@ def _ends(rows: Sequence[Row]) -> str:
     return f'not known, as there are fewer than {stats.FEW} victims'
 
 
-def _with_one(best: Row, rows: Sequence[Row]) -> str:
+def _with_one(best: SummaryRow, rows: Sequence[SummaryRow]) -> str:
     """What the same attack makes of one gradient, where it needed several."""
     if best['num_gradients'] == 1:
         return ''
     for row in rows:
         if row['num_gradients'] == 1 and stats.same_but_steps(row, best):
-            exact = round((row['metrics']['exact']['mean'] or 0) * row['num_victims'])
             f1 = tables.estimate(row['metrics']['f1'], row['num_victims'])
-            return f' (with one gradient {exact} of {row["num_victims"]}, F1 {f1})'
+            return f' (with one gradient {_num_exact(row)} of {row["num_victims"]}, F1 {f1})'
     return ''
 
 
-def _strength(row: Row) -> tuple[float, float]:
+def _strength(row: SummaryRow) -> tuple[float, float]:
     return row['metrics']['exact']['mean'] or 0, row['metrics']['f1']['mean'] or 0
 
 
@@ -83,32 +91,31 @@ def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
     Args:
         comparisons: from `claims.compare`.
     """
-    lines = []
-    for verdict_ in claims.verdicts(comparisons):
-        members = verdict_['comparisons']
-        lines += [
-            f'**{verdict_["claim"]}, {verdict_["title"]}** ({tables.show(verdict_["seen"])} seen): '
-            f'**{verdict_["word"]}**.',
-            '',
-            '| attack | verdict | compared | AUC | ΔAUC | p | ΔF1 | ΔAUC to popularity |',
-            '|---|---|---|---|---|---|---|---|',
+    blocks = []
+    for verdict in claims.verdicts(comparisons):
+        members = verdict['comparisons']
+        blocks += [
+            f'**{verdict["claim"]}, {verdict["title"]}** ({tables.show(verdict["seen"])} seen): '
+            f'**{verdict["word"]}**.',
+            tables.markdown(_COLUMNS, [_cells(each, members) for each in members]),
         ]
-        for each in members:
-            effect, victims = each.effect, each.num_victims
-            one, other = (f'{mean:.3f}' if mean is not None else '-' for mean in each.means['auc'])
-            cells = [
-                claims.name_of(each.better, members),
-                claims.outcome(each),
-                _sides(each),
-                f'{one}, {other}',
-                tables.estimate(effect['auc'], victims, '+'),
-                _p(each),
-                tables.estimate(effect['f1'], victims, '+'),
-                tables.estimate(each.popularity and each.popularity['auc'], victims, '+'),
-            ]
-            lines.append(f'| {" | ".join(cells)} |')
-        lines.append('')
-    return '\n'.join(lines).strip()
+    return '\n\n'.join(blocks)
+
+
+def _cells(comparison: claims.Comparison, among: Sequence[claims.Comparison]) -> list[str]:
+    """One line of the table of a claim."""
+    effect, victims = comparison.effect, comparison.num_victims
+    means = ['-' if mean is None else f'{mean:.3f}' for mean in comparison.means['auc']]
+    return [
+        claims.name_of(comparison.better, among),
+        claims.outcome(comparison),
+        _sides(comparison),
+        ', '.join(means),
+        tables.estimate(effect['auc'], victims, '+'),
+        _p(comparison),
+        tables.estimate(effect['f1'], victims, '+'),
+        tables.estimate(tables.auc_of(comparison.popularity), victims, '+'),
+    ]
 
 
 def _p(comparison: claims.Comparison) -> str:
@@ -118,16 +125,14 @@ def _p(comparison: claims.Comparison) -> str:
 
 def _sides(comparison: claims.Comparison) -> str:
     """The two settings of a comparison by what differs: 'T = 2 against T = 1'."""
-    keys = [
-        key
-        for key in ('num_gradients', 'interval', 'first_round')
-        if comparison.better[key] != comparison.worse[key]
-    ]
-    sides = [
-        ', '.join(f'{tables.title(key)} = {row[key]}' for key in keys if row[key] is not None)
-        for row in (comparison.better, comparison.worse)
-    ]
-    return ' against '.join(sides)
+    better, worse = comparison.better, comparison.worse
+
+    def side(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+        keys = ('num_gradients', 'interval', 'first_round')
+        told = [key for key in keys if row[key] != other[key] and row[key] is not None]
+        return ', '.join(f'{tables.title(key)} = {row[key]}' for key in told)
+
+    return f'{side(better, worse)} against {side(worse, better)}'
 
 
 class Part(NamedTuple):
@@ -144,7 +149,7 @@ class Part(NamedTuple):
 
     name: str
     config: str
-    summary: Row
+    summary: Summary
     comparisons: Sequence[claims.Comparison]
     figures: Sequence[pathlib.PurePath]
     threat_model: str
@@ -173,42 +178,58 @@ def _caption(path: pathlib.PurePath) -> str:
 
 
 def _sections(part: Part) -> dict[str, str]:
-    """The sections of one run, by title."""
+    """The sections of one run, by title; one without text is left out."""
     summary = part.summary
-    failures = [
-        f'- {row["attack"]}, T = {row["num_gradients"]}, {tables.show(row["seen"])} seen: {count} '
-        f'of {row["num_victims"]} victims: {reason}'
-        for row in summary['rows']
-        for reason, count in row['failures'].items()
-    ]
-    images = [f'![{_caption(path)}]({path.as_posix()})' for path in part.figures]
     clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
+    images = [f'![{_caption(path)}]({path.as_posix()})' for path in part.figures]
+    return {
+        'Threat model': _verbatim(part.threat_model),
+        "The paper's claims": _claims(part.comparisons, clustered),
+        'Figures': '\n\n'.join(images) or 'None.',
+        'Results': f'{tables.table(summary)}\n{_note(clustered)}',
+        'Certificates': '\n'.join(
+            f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
+            for line in tables.certificates(summary)
+        ),
+        'Comparison': tables.verdict(summary),
+        'Failures': '\n'.join(_failures(summary)) or 'None.',
+        'Configuration': _verbatim(part.config),
+    }
+
+
+def _verbatim(text: str) -> str:
+    return f'```\n{text.strip()}\n```'
+
+
+def _claims(comparisons: Sequence[claims.Comparison], clustered: bool) -> str:
+    """The paper's claims, and how they are tested; empty where no settings are compared."""
+    test = 'a t-test clustered by seed' if clustered else 'a permutation test of the mean'
+    text = claims_table(comparisons)
+    return f'{text}\n\nPaired by victim; p: {test}.' if text else ''
+
+
+def _note(clustered: bool) -> str:
+    """What the numbers of the results are."""
     interval = (
         't-interval from the standard error clustered by seed'
         if clustered
         else 'bootstrap interval'
     )
-    note = (
+    return (
         f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
         'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
         'are paired by victim.'
     )
-    certified = [
-        f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
-        for line in tables.certificates(summary)
+
+
+def _failures(summary: Summary) -> list[str]:
+    """Why victims failed, a line for each setting and reason."""
+    return [
+        f'- {row["attack"]}, T = {row["num_gradients"]}, {tables.show(row["seen"])} seen: {count} '
+        f'of {row["num_victims"]} victims: {reason}'
+        for row in summary['rows']
+        for reason, count in row['failures'].items()
     ]
-    test = 'a t-test clustered by seed' if clustered else 'a permutation test of the mean'
-    told_ = claims_table(part.comparisons)
-    return {
-        'Threat model': f'```\n{part.threat_model.strip()}\n```',
-        "The paper's claims": f'{told_}\n\nPaired by victim; p: {test}.' if told_ else '',
-        'Figures': '\n\n'.join(images) or 'None.',
-        'Results': f'{tables.table(summary)}\n{note}',
-        'Certificates': '\n'.join(certified),
-        'Comparison': tables.verdict(summary),
-        'Failures': '\n'.join(failures) or 'None.',
-        'Configuration': f'```\n{part.config.strip()}\n```',
-    }
 
 
 def markdown(
@@ -250,7 +271,7 @@ def markdown(
         '## Versions',
         '\n'.join(f'- {name} {version}' for name, version in versions.items()),
         '## Command',
-        f'```\n{command.strip()}\n```',
+        _verbatim(command),
     ]
     return '\n\n'.join(blocks) + '\n'
 
@@ -258,12 +279,12 @@ def markdown(
 def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
     """The claims' verdicts, a line each, with the largest effect that says so."""
     lines = []
-    for found in claims.verdicts(comparisons):
-        members = found['comparisons']
-        told = [one for one in members if claims.outcome(one) == claims.HOLDS] or [
+    for verdict in claims.verdicts(comparisons):
+        members = verdict['comparisons']
+        telling = [one for one in members if claims.outcome(one) == claims.HOLDS] or [
             one for one in members if claims.outcome(one) == claims.REVERSE
         ]
-        shown = max(told or members, key=lambda one: abs(one.effect['auc']['mean'] or 0))
+        shown = max(telling or members, key=lambda one: abs(one.effect['auc']['mean'] or 0))
         victims = shown.num_victims
         effect = tables.estimate(shown.effect['auc'], victims, '+')
         numbers = [f'{claims.name_of(shown.better, members)}: ΔAUC {effect}', f'p = {_p(shown)}']
@@ -271,8 +292,8 @@ def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
             over = tables.estimate(shown.popularity['auc'], victims, '+')
             numbers.append(f'to popularity {over}')
         lines.append(
-            f'{found["claim"]}, {found["title"]} ({tables.show(found["seen"])} seen): '
-            f'**{found["word"]}** ({", ".join(numbers)}).'
+            f'{verdict["claim"]}, {verdict["title"]} ({tables.show(verdict["seen"])} seen): '
+            f'**{verdict["word"]}** ({", ".join(numbers)}).'
         )
     return lines
 

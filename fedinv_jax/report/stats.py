@@ -1,10 +1,7 @@
 """Rows of victims -> the summary: means with intervals, paired differences. NumPy only.
 
-A row is one JSON object of `victims.jsonl`: the keys of `SETTING`, then `seed`, `user`, `status`
-('ok' or 'failed'), `reason`, `drift`, `training_loss`, `seconds`, the keys of `CERTIFICATE` and
-`metrics` (null where undefined). A victim is a user of one seed, and the victims of all seeds
-count as one sample. Failed victims stay in every average with the metrics that were recorded for
-them.
+The keys of both kinds of rows are in `rows`. The victims of all seeds count as one sample. Failed
+victims stay in every average with the metrics that were recorded for them.
 """
 
 import json
@@ -14,30 +11,22 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-Row = Mapping[str, Any]
+from fedinv_jax.report.rows import Certificate, Interval, Setting, Summary, SummaryRow, VictimRow
 
-SETTING = (
-    'attack', 'dynamics', 'num_gradients', 'first_round', 'interval', 'seen', 'batch_known',
-    'defence', 'attacker', 'data', 'model', 'client', 'solver', 'iterations', 'precision',
-    'upload_precision',
-)  # fmt: skip
+SETTING = tuple(Setting.__annotations__)
+CERTIFICATE = tuple(Certificate.__annotations__)
 METRICS = (
     'auc', 'average_precision', 'f1', 'precision', 'recall', 'exact', 'recovered_at_known_count',
     'label_mse', 'private_error', 'private_cosine',
 )  # fmt: skip
-CERTIFICATE = ('certified', 'margin', 'noise', 'rank', 'determined', 'unknowns')
-"""What an attack says of its own answer, see `types.Certificate`, and its number of unknowns."""
 COMPARED = ('auc', 'average_precision', 'f1')
-GUESSERS = ('random', 'popularity')
-"""Attacks that read no upload."""
 
-HIDING = ('randomised response', 'pseudo-interactions')
-"""Defences by which a client trains on other labels than its own."""
+OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'precision')
+"""Keys of the setting that are ignored when an attack is paired with a baseline."""
 
-# What a guesser does not share.
-OWN = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'precision')
-# What one gradient does not share; an attack may take another solver for it.
 STEPS = ('num_gradients', 'interval', 'solver')
+"""Keys that are ignored when T gradients are paired with one, as the solver may differ too."""
+
 _LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
 _RESAMPLES = 2000
@@ -45,14 +34,18 @@ FEW = 5
 """Below that many victims there is no verdict."""
 
 
-def setting(row: Row, without: Sequence[str] = ()) -> str:
+def setting(row: Mapping[str, Any], without: Sequence[str] = ()) -> str:
     """A hashable form of a row's setting, less some of its keys."""
     return json.dumps([row[key] for key in SETTING if key not in without])
 
 
-def same_but_steps(row: Row, other: Row) -> bool:
+def same_but_steps(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two rows differ in nothing but T, the interval and the solver taken for them."""
     return setting(row, STEPS) == setting(other, STEPS)
+
+
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in SETTING}
 
 
 def _numbers(values: Iterable[float | None]) -> np.ndarray:
@@ -64,7 +57,7 @@ def interval(
     values: Iterable[float | None],
     seeds: Sequence[int] | None = None,
     limits: tuple[float, float] = (-np.inf, np.inf),
-) -> dict[str, Any]:
+) -> Interval:
     """Mean of the defined values with its 95% interval.
 
     With one seed, the percentile bootstrap over victims. With G seeds, victims of a seed are not
@@ -141,28 +134,29 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(defined)) if defined.size else None
 
 
-def _group(rows: Iterable[Row]) -> list[list[Row]]:
+def _group(rows: Iterable[VictimRow]) -> list[list[VictimRow]]:
     """Rows by setting, in order of first appearance; victims in order of seed and user."""
-    groups: dict[str, dict[Any, Row]] = {}
+    groups: dict[str, dict[tuple[int, int], VictimRow]] = {}
     for row in rows:
         victims = groups.setdefault(setting(row), {})
-        victim = (row['seed'], row['user'])
-        if victim in victims:
+        if _victim(row) in victims:
             raise ValueError(
                 f'Expected one row per victim and setting, got two of user={row["user"]}, '
-                f'seed={row["seed"]} in { {key: row[key] for key in SETTING} }.'
+                f'seed={row["seed"]} in {_values(row)}.'
             )
-        victims[victim] = row
+        victims[_victim(row)] = row
     return [[victims[victim] for victim in sorted(victims)] for victims in groups.values()]
 
 
-def pair(victims: Sequence[Row], others: Iterable[Row]) -> list[tuple[Row, Row]]:
+def pair(
+    victims: Iterable[VictimRow], others: Iterable[VictimRow]
+) -> list[tuple[VictimRow, VictimRow]]:
     """Rows of the same victim (seed and user) in two settings."""
     found = {_victim(row): row for row in others}
     return [(row, found[_victim(row)]) for row in victims if _victim(row) in found]
 
 
-def differences(pairs: Iterable[tuple[Row, Row]], metric: str) -> list[float | None]:
+def differences(pairs: Iterable[tuple[VictimRow, VictimRow]], metric: str) -> list[float | None]:
     """`metric of the first - metric of the second`, by victim; None where either is undefined."""
 
     def one(mine: float | None, other: float | None) -> float | None:
@@ -172,7 +166,7 @@ def differences(pairs: Iterable[tuple[Row, Row]], metric: str) -> list[float | N
 
 
 def compared(
-    victims: Sequence[Row], others: Iterable[Row], metric: str
+    victims: Sequence[VictimRow], others: Iterable[VictimRow], metric: str
 ) -> tuple[list[float | None], list[int]]:
     """`differences` of all victims, None for one without a counterpart, and their seeds."""
     pairs = pair(victims, others)
@@ -222,24 +216,40 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
     return float(2 * scipy.stats.t.sf(abs(np.mean(defined)) / error, freedom))
 
 
-def _difference(victims: Sequence[Row], others: Sequence[Row] | None) -> dict[str, Any] | None:
+def _difference(
+    victims: Sequence[VictimRow], others: Sequence[VictimRow] | None
+) -> dict[str, Interval] | None:
     """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
-    if not pair(victims, others or ()):
+    if not others or not pair(victims, others):
         return None
-    return {name: interval(*compared(victims, others or (), name)) for name in COMPARED}
+    return {name: interval(*compared(victims, others, name)) for name in COMPARED}
 
 
-def _victim(row: Row) -> tuple[int, int]:
+def _victim(row: VictimRow) -> tuple[int, int]:
     return row['seed'], row['user']
 
 
-def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
-    """A summary row's columns of what the attack certifies; null where it makes no certificates."""
-    made = [row for row in victims if row.get('certified') is not None]
+def _metrics(victims: Sequence[VictimRow]) -> dict[str, Interval]:
+    """The interval of each metric, those of `METRICS` first."""
+    others = {name for row in victims for name in row['metrics']}.difference(METRICS)
+    seeds = [row['seed'] for row in victims]
+    return {
+        name: interval(
+            [row['metrics'].get(name) for row in victims],
+            seeds,
+            _LIMITS.get(name, (-np.inf, np.inf)),
+        )
+        for name in (*METRICS, *sorted(others))
+    }
+
+
+def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
+    """A summary row's columns of what the attack certifies; None where it makes no certificates."""
+    made = [row for row in victims if row['certified'] is not None]
     certified = [row for row in made if row['certified']]
     exact = [row for row in certified if row['metrics'].get('exact') == 1]
     share = interval(
-        [row.get('certified') for row in victims],
+        [row['certified'] for row in victims],
         [row['seed'] for row in victims],
         _LIMITS['certified'],
     )
@@ -247,13 +257,14 @@ def _certificates(victims: Sequence[Row]) -> dict[str, Any]:
         'certified': share if made else None,
         'num_certified': len(certified) if made else None,
         'num_exact_certified': len(exact) if made else None,
-        **{name: mean(row.get(name) for row in made) for name in ('rank', 'unknowns')},
+        'rank': mean(row['rank'] for row in made),
+        'unknowns': mean(row['unknowns'] for row in made),
     }
 
 
-def _quality(victims: Sequence[Row]) -> dict[str, Any] | None:
+def _quality(victims: Sequence[VictimRow]) -> dict[str, Interval] | None:
     """What the trained models are worth, means over seeds; None where they were not evaluated."""
-    by_seed = {row['seed']: row['quality'] for row in victims if row.get('quality')}
+    by_seed = {row['seed']: row['quality'] for row in victims if row['quality']}
     if not by_seed:
         return None
     names = next(iter(by_seed.values()))
@@ -263,60 +274,69 @@ def _quality(victims: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def summarize(rows: Iterable[Row]) -> dict[str, Any]:
+def _failures(victims: Sequence[VictimRow]) -> dict[str, int]:
+    """How many victims failed, by reason."""
+    reasons = [str(row['reason']) for row in victims if row['status'] != 'ok']
+    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+
+
+def _summary_row(
+    victims: Sequence[VictimRow],
+    popularity: Sequence[VictimRow] | None,
+    one_gradient: Sequence[VictimRow] | None,
+) -> SummaryRow:
+    """The summary of one setting; its counterparts are None where there is none."""
+    first, seeds = victims[0], {row['seed'] for row in victims}
+    found: Any = {
+        **_values(first),
+        'family': first['family'],
+        'defences': first['defences'],
+        'labels_changed': first['labels_changed'],
+        'seed': sorted(seeds),
+        'num_seeds': len(seeds),
+        'num_victims': len(victims),
+        'num_failed': sum(row['status'] != 'ok' for row in victims),
+        'drift': mean(row['drift'] for row in victims),
+        'training_loss': mean(row['training_loss'] for row in victims),
+        'epsilon': first['epsilon'],
+        'quality': _quality(victims),
+        'seconds_per_victim': mean(row['seconds'] for row in victims),
+        'metrics': _metrics(victims),
+        'difference_to_popularity': _difference(victims, popularity),
+        'difference_to_one_gradient': _difference(victims, one_gradient),
+        **_certificates(victims),
+        'failures': _failures(victims),
+    }
+    return found
+
+
+def summarize(rows: Iterable[VictimRow]) -> Summary:
     """One summary row per setting: what `summary.json` holds.
 
     Args:
-        rows: rows of victims, in any order.
+        rows: rows of victims, in any order, see `rows.VictimRow`.
 
     Returns:
-        `{'schema': 1, 'rows': [...]}`, strict JSON (null where undefined), settings in order of
-        first appearance. `metrics` and both differences hold `interval`s over the victims of all
-        seeds. `difference_to_popularity` pairs each victim with the popularity guesser's answer in
-        the same setting (all but attack, dynamics, solver, iterations and precision),
-        `difference_to_one_gradient` with T = 1 (all but num_gradients, interval and solver); null
-        without a counterpart. `failures` counts the reasons of the failed victims. `certified` is
-        the share of victims whose answer is certified, `num_exact_certified` how many of those are
-        the truth (all of them, if certificates are right), `rank` and `unknowns` are means.
+        `{'schema': 2, 'rows': [...]}`, strict JSON (null where undefined), a `rows.SummaryRow` for
+        each setting in order of first appearance. `metrics` and both differences hold `interval`s
+        over the victims of all seeds. `difference_to_popularity` pairs each victim with the answer
+        of the popularity baseline in the same setting (all but the keys of `OF_ATTACK`),
+        `difference_to_one_gradient` with T = 1 (all but the keys of `STEPS`); null without a
+        counterpart. `failures` counts the reasons of the failed victims. `certified` is the share
+        of victims whose answer is certified, `num_exact_certified` how many of those are the truth
+        (all of them, if certificates are right), `rank` and `unknowns` are means.
 
     Raises:
         ValueError: a victim has two rows in one setting.
     """
     groups = _group(rows)
-    guesses = {setting(v[0], OWN): v for v in groups if v[0]['attack'] == 'popularity'}
+    guesses = {setting(v[0], OF_ATTACK): v for v in groups if v[0]['attack'] == 'popularity'}
     single = {setting(v[0], STEPS): v for v in groups if v[0]['num_gradients'] == 1}
 
-    def summary(victims: list[Row]) -> dict[str, Any]:
+    def summary(victims: Sequence[VictimRow]) -> SummaryRow:
         first = victims[0]
-        failed = [row for row in victims if row['status'] != 'ok']
-        reasons = [str(row['reason']) for row in failed]
-        names = {name for row in victims for name in row['metrics']}.difference(METRICS)
-        guess = guesses.get(setting(first, OWN)) if first['attack'] != 'popularity' else None
+        guess = guesses.get(setting(first, OF_ATTACK)) if first['attack'] != 'popularity' else None
         one = single.get(setting(first, STEPS)) if first['num_gradients'] > 1 else None
-        seeds = [row['seed'] for row in victims]
-        return {
-            **{key: first[key] for key in SETTING},
-            'seed': sorted(set(seeds)),
-            'num_seeds': len(set(seeds)),
-            'num_victims': len(victims),
-            'num_failed': len(failed),
-            'drift': mean(row['drift'] for row in victims),
-            'training_loss': mean(row.get('training_loss') for row in victims),
-            'epsilon': first.get('epsilon'),
-            'quality': _quality(victims),
-            'seconds_per_victim': mean(row['seconds'] for row in victims),
-            'metrics': {
-                name: interval(
-                    [row['metrics'].get(name) for row in victims],
-                    seeds,
-                    _LIMITS.get(name, (-np.inf, np.inf)),
-                )
-                for name in (*METRICS, *sorted(names))
-            },
-            'difference_to_popularity': _difference(victims, guess),
-            'difference_to_one_gradient': _difference(victims, one),
-            **_certificates(victims),
-            'failures': {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-        }
+        return _summary_row(victims, guess, one)
 
-    return {'schema': 1, 'rows': [summary(victims) for victims in groups]}
+    return {'schema': 2, 'rows': [summary(victims) for victims in groups]}

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedinv_jax.report import stats
-from fedinv_jax.report.stats import SETTING, Row
+from fedinv_jax.report.rows import Interval, Summary, SummaryRow
+from fedinv_jax.report.stats import SETTING
 
 _TITLES = {
     'num_gradients': 'T', 'first_round': 'first round', 'batch_known': 'batch known',
@@ -28,7 +29,7 @@ def show(value: Any) -> str:
     return '+'.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def distinct(rows: Iterable[Row]) -> dict[str, list[str]]:
+def distinct(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Values by key of the setting, for people, over summary rows; an interval at T = 1 aside."""
     values: dict[str, dict[str, None]] = {key: {} for key in SETTING}
     for row in rows:
@@ -38,7 +39,7 @@ def distinct(rows: Iterable[Row]) -> dict[str, list[str]]:
     return {key: list(shown) for key, shown in values.items()}
 
 
-def told(rows: Sequence[Row]) -> list[str]:
+def told(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that tell settings apart: those with several values, within one attack where it has own.
 
     T is not among them.
@@ -56,12 +57,30 @@ def told(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def attacks_of(summary: Row) -> list[Row]:
-    """The summary rows of attacks that read uploads: all but the guessers'."""
-    return [row for row in summary['rows'] if row['attack'] not in stats.GUESSERS]
+def attacks_of(summary: Summary) -> list[SummaryRow]:
+    """The summary rows of attacks that read uploads: all but the baselines'."""
+    return [row for row in summary['rows'] if row['family'] != 'baseline']
 
 
-def estimate(value: Mapping[str, Any] | None, victims: int, sign: str = '') -> str:
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, aligned so that it reads well unrendered too.
+
+    Example:
+        >>> print(markdown(['attack', 'T'], [['exact', '1']]))
+        | attack | T |
+        |--------|---|
+        | exact  | 1 |
+    """
+    cells = [head, *lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)]
+              for line in cells]  # fmt: skip
+    texts = [f'| {" | ".join(line)} |' for line in padded]
+    rule = f'|{"|".join("-" * (width + 2) for width in widths)}|'
+    return '\n'.join([texts[0], rule, *texts[1:]])
+
+
+def estimate(value: Interval | None, victims: int, sign: str = '') -> str:
     """`mean [low, high]` with three decimals, and n where not every victim counts; or a dash."""
     if value is None or value['mean'] is None:
         return '-'
@@ -69,25 +88,34 @@ def estimate(value: Mapping[str, Any] | None, victims: int, sign: str = '') -> s
     return '{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]'.format(s=sign, **value) + count
 
 
-def _line(row: Row, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
+def auc_of(difference: Mapping[str, Interval] | None) -> Interval | None:
+    """That of AUC, of a paired difference by metric; None without a counterpart."""
+    return None if difference is None else difference['auc']
+
+
+def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
     """One line of the table by column."""
     victims, failed = row['num_victims'], row['num_failed']
-    popularity, one = row['difference_to_popularity'], row['difference_to_one_gradient']
+    popularity = auc_of(row['difference_to_popularity'])
+    one = auc_of(row['difference_to_one_gradient'])
+    values: Mapping[str, Any] = row
     return {
-        **{title(key): show(row[key]) for key in keys},
+        **{title(key): show(values[key]) for key in keys},
         'drift': '-' if row['drift'] is None else f'{row["drift"]:.3f}',
         'victims': f'{victims} ({failed} failed)' if failed else str(victims),
         'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
         'rank': '-' if row['rank'] is None else f'{row["rank"]:.0f}/{row["unknowns"]:.0f}',
         **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
-        'ΔAUC to popularity': estimate(popularity and popularity['auc'], victims, '+'),
-        'ΔAUC to one gradient': estimate(one and one['auc'], victims, '+'),
+        'ΔAUC to popularity': estimate(popularity, victims, '+'),
+        'ΔAUC to one gradient': estimate(one, victims, '+'),
         's a victim': f'{row["seconds_per_victim"]:.2g}',
     }
 
 
-def _guesser_lines(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """A guesser's lines, as one where its numbers are the same for every T, round and upload."""
+def _baseline_lines(
+    rows: Sequence[SummaryRow], lines: Sequence[dict[str, str]]
+) -> list[dict[str, str]]:
+    """A baseline's lines, as one where its numbers are the same for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
     blank |= {'ΔAUC to one gradient': '-', 's a victim': '-'}
     groups: dict[str, list[dict[str, str]]] = {}
@@ -102,13 +130,13 @@ def _guesser_lines(rows: Sequence[Row], lines: Sequence[dict[str, str]]) -> list
 
 
 def table(
-    summary: Row,
+    summary: Summary,
     metrics: Sequence[str] = ('auc', 'average_precision', 'f1', 'exact', 'private_error'),
 ) -> str:
-    """The summary as an aligned Markdown table, one line a setting, guessers last.
+    """The summary as an aligned Markdown table, one line a setting, baselines last.
 
     What every attack shares stands above it, in one line; numbers are
-    `mean [95% interval]`. A guesser that does as well for every T and upload is listed once.
+    `mean [95% interval]`. A baseline that does as well for every T and upload is listed once.
     'certified' counts victims; 'rank' is that of the uploads' Jacobian over its columns, in mean.
 
     Args:
@@ -118,34 +146,28 @@ def table(
     Returns:
         Markdown that reads well unrendered too.
     """
-    rows = summary['rows']
+    rows, attacks = summary['rows'], attacks_of(summary)
     if not rows:
         return 'No victims.\n'
-    attacks = attacks_of(summary)
-    guesses = [row for row in rows if row['attack'] in stats.GUESSERS]
+    baselines = [row for row in rows if row['family'] == 'baseline']
     apart = told(attacks or rows)
     keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
     lines = [_line(row, keys, metrics) for row in attacks]
-    lines += _guesser_lines(guesses, [_line(row, keys, metrics) for row in guesses])
-    columns = list(lines[0])
-    for column in ('drift', 'certified', 'rank'):
-        if all(line[column] == '-' for line in lines):
-            columns.remove(column)
-    widths = [max(len(column), *(len(line[column]) for line in lines)) for column in columns]
-
-    def join(cells: Iterable[str]) -> str:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return f'| {" | ".join(padded)} |'
-
+    lines += _baseline_lines(baselines, [_line(row, keys, metrics) for row in baselines])
+    columns = [
+        column
+        for column in lines[0]
+        if column not in ('drift', 'certified', 'rank')
+        or any(line[column] != '-' for line in lines)
+    ]
+    grid = markdown(columns, [[line[column] for column in columns] for line in lines])
     seeds = dict.fromkeys(seed for row in rows for seed in row['seed'])
     shared = [f'{title(key)} {_each(attacks or rows, key)}' for key in SETTING if key not in keys]
     shared.append(f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}')
-    rule = f'|{"|".join("-" * (width + 2) for width in widths)}|'
-    body = [join(columns), rule, *(join(line[column] for column in columns) for line in lines)]
-    return '\n'.join([f'All attacks: {", ".join(shared)}.', '', *body, ''])
+    return f'All attacks: {", ".join(shared)}.\n\n{grid}\n'
 
 
-def _each(rows: Sequence[Row], key: str) -> str:
+def _each(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     """The value that the attacks share of a key, or each attack's own."""
     if len(values := distinct(rows)[key]) < 2:
         return ''.join(values) or '-'
@@ -155,11 +177,11 @@ def _each(rows: Sequence[Row], key: str) -> str:
     return '; '.join(f'{value} ({", ".join(attacks)})' for value, attacks in own.items())
 
 
-def outcome(difference: Row | None, victims: int) -> tuple[str, str]:
+def outcome(difference: Mapping[str, Interval] | None, victims: int) -> tuple[str, str]:
     """A paired difference of AUC as a verb, and its number."""
-    if difference is None or difference['auc']['mean'] is None:
+    auc = auc_of(difference)
+    if auc is None or auc['low'] is None or auc['high'] is None:
         return 'has no counterpart for', ''
-    auc = difference['auc']
     number = f' (ΔAUC {estimate(auc, victims, "+")})'
     if victims - auc['undefined'] < stats.FEW:
         return 'was run on too few victims for a verdict against', number
@@ -168,7 +190,7 @@ def outcome(difference: Row | None, victims: int) -> tuple[str, str]:
     return 'is worse than' if auc['high'] < 0 else 'cannot be told from', number
 
 
-def verdict(summary: Row) -> str:
+def verdict(summary: Summary) -> str:
     """What the numbers say in plain words, by kind of upload seen.
 
     An attack beats another when the 95% interval of the paired difference of AUC lies above 0.
@@ -181,28 +203,17 @@ def verdict(summary: Row) -> str:
     """
     attacks = attacks_of(summary)
     apart = [key for key in told(attacks) if key != 'seen']
-    several = 'attack' in apart
-    rivals = {
-        'one gradient': 'difference_to_one_gradient',
-        'the popularity guesser': 'difference_to_popularity',
-    }
     verbs: dict[tuple[str, str], list[str]] = {}
     paragraphs: dict[str, list[str]] = {}
     for row in attacks:
-        victims, steps = row['num_victims'], row['num_gradients']
-        said = []
-        for rival, key in rivals.items():
-            if rival == 'one gradient' and steps == 1:
-                continue
-            verb, number = outcome(row[key], victims)
-            name = row['attack'] if several else 'The attack'
+        found = _rivals(row)
+        for rival, (verb, _) in found.items():
+            name = row['attack'] if 'attack' in apart else 'The attack'
             verbs.setdefault((name, rival), []).append(verb)
-            said.append(f'it **{verb}** {rival}{number}')
-        where = [f'T = {steps}']
-        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
-        auc = estimate(row['metrics']['auc'], victims)
+        auc = estimate(row['metrics']['auc'], row['num_victims'])
+        said = [f'it **{verb}** {rival}{number}' for rival, (verb, number) in found.items()]
         lines = paragraphs.setdefault(show(row['seen']), [])
-        lines.append(f'- {", ".join(where)}: AUC {auc}; {"; ".join(said)}.')
+        lines.append(f'- {", ".join(_where(row, apart))}: AUC {auc}; {"; ".join(said)}.')
     head = ' '.join(
         f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
         for (name, rival), said in sorted(verbs.items())
@@ -211,7 +222,23 @@ def verdict(summary: Row) -> str:
     return '\n\n'.join([head, *body]).strip()
 
 
-def certificates(summary: Row) -> list[str]:
+def _rivals(row: SummaryRow) -> dict[str, tuple[str, str]]:
+    """The `outcome` of an attack against each of its counterparts, by name."""
+    victims = row['num_victims']
+    found = {'the popularity guesser': outcome(row['difference_to_popularity'], victims)}
+    if row['num_gradients'] == 1:
+        return found
+    return {'one gradient': outcome(row['difference_to_one_gradient'], victims), **found}
+
+
+def _where(row: SummaryRow, keys: Iterable[str]) -> list[str]:
+    """T and the values of other keys of a setting: `['T = 2', 'interval 10']`."""
+    values: Mapping[str, Any] = row
+    shown = [f'{title(key)} {show(values[key])}' for key in keys if values[key] is not None]
+    return [f'T = {row["num_gradients"]}', *shown]
+
+
+def certificates(summary: Summary) -> list[str]:
     """What the attacks certify of their own answers, a line a setting; a warning where wrong.
 
     Args:
@@ -221,14 +248,12 @@ def certificates(summary: Row) -> list[str]:
     apart = [key for key in told(attacks) if key not in ('attack', 'solver')]
     lines = []
     for row in attacks:
-        certified, exact = row['num_certified'], row['num_exact_certified']
-        where = [row['attack'], f'T = {row["num_gradients"]}']
-        where += [f'{title(key)} {show(row[key])}' for key in apart if row[key] is not None]
+        certified, exact = row['num_certified'] or 0, row['num_exact_certified'] or 0
         lines.append(
-            f'{", ".join(where)}: {certified} of {row["num_victims"]} histories recovered, '
-            'certified, without looking at the truth.'
+            f'{", ".join([row["attack"], *_where(row, apart)])}: {certified} of '
+            f'{row["num_victims"]} histories recovered, certified, without looking at the truth.'
         )
-        if any(word in row['defence'] for word in stats.HIDING):
+        if row['labels_changed']:
             lines.append(
                 'They are certified as what the clients trained on: labels that hide the true ones.'
             )

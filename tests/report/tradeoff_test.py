@@ -1,60 +1,28 @@
-"""The frontier over arms: which defence stops the attacks, at which strength, at what cost."""
+"""Leakage against utility: which defence stops the attacks, at which strength, at what cost."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from fedinv_jax.report import stats, tradeoff
+from fedinv_jax.report import tradeoff
+from tests.report.helpers import SUMMARIES, cells_of, defended_row
 
-
-def row(defence, steps, attack, auc, gap, hit=0.5, attacker='adaptive', epsilon=None):
-    interval = {'low': auc - 0.01, 'mean': auc, 'high': auc + 0.01, 'undefined': 0}
-    worth = {'low': hit, 'mean': hit, 'high': hit, 'undefined': 0}
-    difference = {'low': gap - 0.01, 'mean': gap, 'high': gap + 0.01, 'undefined': 0}
-    return {
-        **dict.fromkeys(stats.SETTING),
-        'client': 'gradient_step',
-        'attack': attack,
-        'attacker': attacker,
-        'defence': defence,
-        'num_gradients': steps,
-        'num_victims': 30,
-        'num_seeds': 3,
-        'metrics': {'auc': interval},
-        'difference_to_popularity': {'auc': difference},
-        'quality': {'hr@10_loo99': worth, 'ndcg@10_loo99': worth},
-        'epsilon': epsilon,
-    }
+KINDS = {
+    'labels': tradeoff.Kind('randomised response', True),
+    'uploaded': tradeoff.Kind('only', False),
+    'top': tradeoff.Kind('top', True),
+    'feedback': tradeoff.Kind('with error feedback', False),
+    'clip': tradeoff.Kind('clip', True),
+    'noise': tradeoff.Kind('noise', False),
+}
 
 
-EPSILON = {
-    'epsilon': 12.5, 'delta': 1e-5, 'against': 'the server', 'unit': 'one user',
-    'adjacency': 'replace', 'releases': 160,
-}  # fmt: skip
-SUMMARIES = [
-    {'rows': [row('none', t, 'exact', 1.0, 0.14, hit=0.6) for t in (1, 8)]},
-    {
-        'rows': [
-            row('clip 1, noise 3', 1, 'exact', 0.6, -0.26, 0.4, epsilon=EPSILON),
-            row('clip 1, noise 3', 8, 'exact', 0.7, -0.16, 0.4, epsilon=EPSILON),
-            row('clip 1, noise 3', 8, 'exact', 0.8, -0.06, 0.4, 'blind', EPSILON),
-        ]
-    },
-    {
-        'rows': [
-            row('clip 1, noise 1', 1, 'exact', 0.8, -0.06, 0.5),
-            row('clip 1, noise 1', 1, 'spectral', 0.7, -0.16, 0.5),
-            row('clip 1, noise 1', 8, 'exact', 0.95, 0.09, 0.5),
-            row('clip 1, noise 1', 8, 'spectral', 0.8, -0.06, 0.5),
-        ]
-    },
-]
+def points(summaries):
+    return tradeoff.points(summaries, KINDS)
 
 
 # Failed on: strongest first; the first attack for the best; stopped where one attack fails; the
 # attacks with exactly T gradients.
 def test_points():
-    found = tradeoff.points(SUMMARIES)
+    found = points(SUMMARIES)
     names = [
         (p.defence, p.num_gradients, p.stopped, p.best['metrics']['auc']['mean']) for p in found
     ]
@@ -70,75 +38,70 @@ def test_points():
 
 
 def test_the_weakest_strength_that_stops():
-    text = tradeoff.table(tradeoff.points(SUMMARIES))
-    lines = [line for line in text.splitlines() if line.startswith('|')]
-    cells = [cell.strip() for cell in lines[-1].split('|')][1:-1]
-    assert cells[:3] == ['clip, noise', 'clip 1, noise 1', 'clip 1, noise 3']
-    assert cells[3:6] == ['0.500', '0.500', '-']
-    assert cells[6:] == ['0.400', '0.400', '12.5 [1]']
+    text = tradeoff.table(points(SUMMARIES))
+    _, none, defended = cells_of(text)
+    assert defended[:3] == ['clip, noise', 'clip 1, noise 1', 'clip 1, noise 3']
+    assert defended[3:6] == ['0.500', '0.500', '-']
+    assert defended[6:] == ['0.400', '0.400', '12.5 [1]']
+    assert none[1] == 'none tried (AUC 1.000 at least)'
     assert text.splitlines()[-1] == (
         '[1] Epsilon against the server; unit: one user, replace; delta = 1e-05, 160 releases.'
     )
-    assert 'none tried (AUC 1.000 at least)' in lines[2]
-    assert len({line.count('|') for line in lines}) == 1
 
 
 # With 8 gradients an attacker may use one. Failed on: the attacks with exactly T gradients.
 def test_more_gradients_never_leak_less():
-    rows = [row('top 0.1', 1, 'exact', 0.95, 0.09), row('top 0.1', 8, 'exact', 0.7, -0.16)]
-    _, last = tradeoff.points([{'rows': rows}])
+    top = {'top': 0.1}
+    rows = [defended_row(top, 1, 'exact', 0.95, 0.09), defended_row(top, 8, 'exact', 0.7, -0.16)]
+    _, last = points([{'rows': rows}])
     assert (last.num_gradients, last.stopped, last.best['num_gradients']) == (8, False, 1)
 
 
 # Failed on: the weakest strength that stops, though a stronger one does not.
 def test_stronger_ones_must_stop_too():
     gaps = {4: 0.1, 2: -0.1, 1: 0.1, 0.5: -0.1}
-    rows = [{'rows': [row(f'clip {c}', 1, 'exact', 0.8, gap)]} for c, gap in gaps.items()]
-    assert '| clip | clip 0.5 |' in tradeoff.table(tradeoff.points(rows))
+    arms = [
+        {'rows': [defended_row({'clip': clip}, 1, 'exact', 0.8, gap)]} for clip, gap in gaps.items()
+    ]
+    _, clip = cells_of(tradeoff.table(points(arms)))
+    assert clip[:2] == ['clip', 'clip 0.5']
 
 
 def test_another_client_is_another_family():
-    rows = [row('none', 1, 'exact', 1.0, 0.1), row('clip 1', 1, 'exact', 1.0, 0.1)]
-    local = {**row('none', 1, 'exact', 0.9, 0.0), 'client': 'local_sgd'}
-    found = tradeoff.points([{'rows': [one]} for one in (*rows, local)])
+    rows = [defended_row({}, 1, 'exact', 1.0, 0.1), defended_row({'clip': 1.0}, 1, 'exact', 1, 0.1)]
+    local = {**defended_row({}, 1, 'exact', 0.9, 0.0), 'client': 'local_sgd'}
+    found = points([{'rows': [one]} for one in (*rows, local)])
     assert [p.family for p in found] == ['none', 'clip', 'none (local_sgd)']
+    assert [p.defence for p in found] == ['none', 'clip 1.0', 'none (local_sgd)']
 
 
 def test_details_list_every_point():
-    lines = tradeoff.details(tradeoff.points(SUMMARIES)).splitlines()
-    lines = [line for line in lines if line.startswith('|')]
-    assert len(lines) == 2 + 6
-    assert 'exact (blind)' in lines[-1]
-    assert len({line.count('|') for line in lines}) == 1
+    lines = cells_of(tradeoff.details(points(SUMMARIES)))
+    assert len(lines) == 1 + 6
+    assert lines[-1][2] == 'exact (blind)'
 
 
-# Failed on: `_FALLING` without 'random', which 'randomised response' must not stand in for.
+# Failed on: kinds that are ignored, a list that counts as a number.
 @pytest.mark.parametrize(
-    'weak_to_strong',
+    ('weak', 'strong', 'family'),
     [
-        ('randomised response 4', 'randomised response 0.5'),
-        ('random 0.1', 'random 0.01'),
-        ('top 0.1 with error feedback', 'top 0.001 with error feedback'),
-        ('levels 4', 'levels 1'),
-        ('clip 20, noise 0.3', 'clip 20, noise 1e+02'),
-        ('cohort 2', 'cohort 128'),
-        ('pseudo-interactions 0.1', 'pseudo-interactions 0.4'),
+        ({'labels': 4.0}, {'labels': 0.5}, 'randomised response'),
+        ({'top': 0.1, 'feedback': 1}, {'top': 0.001, 'feedback': 1}, 'top with error feedback'),
+        ({'clip': 20.0, 'noise': 0.3}, {'clip': 20.0, 'noise': 100.0}, 'clip, noise'),
+        ({'clip': 20.0, 'noise': 0.3}, {'clip': 1.0, 'noise': 0.3}, 'clip, noise'),
+        (
+            {'uploaded': ['scorer'], 'clip': 2.0},
+            {'uploaded': ['scorer'], 'clip': 1.0},
+            'only scorer, clip',
+        ),
     ],
 )
-def test_strengths(weak_to_strong):
-    weak, strong = weak_to_strong
-    assert tradeoff.family(weak) == tradeoff.family(strong)
-    assert tradeoff.strength(weak) < tradeoff.strength(strong)
+def test_strengths(weak, strong, family):
+    assert tradeoff.family(weak, KINDS) == tradeoff.family(strong, KINDS) == family
+    assert tradeoff.strength(weak, KINDS) < tradeoff.strength(strong, KINDS)
 
 
-def test_arms_that_were_not_evaluated_have_no_point(tmp_path):
-    bare = {'rows': [{**row('none', 1, 'exact', 1.0, 0.1), 'quality': None}]}
-    assert tradeoff.points([bare]) == []
-    assert tradeoff.draw(tradeoff.points(SUMMARIES[:1]), tmp_path / 'one.png') is None
-
-
-def test_the_figure_is_written(tmp_path):
-    path = tradeoff.draw(tradeoff.points(SUMMARIES), tmp_path / 'figures' / 'frontier.png')
-    image = np.asarray(Image.open(path).convert('L'))
-    assert min(image.shape) > 500
-    assert image.std() > 5
+def test_arms_that_were_not_evaluated_have_no_point():
+    bare = {'rows': [{**defended_row({}, 1, 'exact', 1.0, 0.1), 'quality': None}]}
+    assert points([bare]) == []
+    assert tradeoff.table([]).startswith('| defence |')

@@ -3,11 +3,14 @@
 import pathlib
 from collections.abc import Iterable
 
-from fedinv_jax.report.figures import exact, overview, study
+from fedinv_jax.report.figures import canvas, exact, overview, study, tradeoff
+from fedinv_jax.report.rows import Summary, VictimRow
+
+__all__ = ['canvas', 'draw', 'exact', 'overview', 'study', 'tradeoff']
 
 
 def draw(
-    rows: Iterable[overview.Row], summary: overview.Row, folder: str | pathlib.Path
+    rows: Iterable[VictimRow], summary: Summary, folder: str | pathlib.Path
 ) -> list[pathlib.Path]:
     """Draws every figure whose ingredients are there.
 
@@ -19,17 +22,21 @@ def draw(
     Returns:
         Paths of the figures that were written.
     """
-    rows, folder = list(rows), pathlib.Path(folder)
-    paths = (
-        overview.metrics_vs_num_gradients(summary, folder / 'metrics_vs_num_gradients.png'),
-        overview.recovered_vs_true(rows, summary, folder / 'recovered_vs_true.png'),
-        exact.constraints_vs_num_gradients(summary, folder / 'constraints_vs_num_gradients.png'),
-        exact.intervals(summary, folder / 'intervals.png'),
-        exact.margin_vs_f1(rows, folder / 'margin_vs_f1.png'),
-        study.metrics_vs_first_round(summary, folder / 'metrics_vs_first_round.png'),
-        study.metrics_vs_interval(summary, folder / 'metrics_vs_interval.png'),
-        study.attacks(summary, folder / 'attacks.png'),
-        study.distributions(rows, folder / 'distributions.png'),
-        study.runtime(summary, folder / 'runtime.png'),
-    )
-    return [path for path in paths if path is not None]
+    rows = list(rows)
+    pages = {
+        'metrics_vs_num_gradients': overview.metrics_vs_num_gradients(summary),
+        'recovered_vs_true': overview.recovered_vs_true(rows, summary),
+        'constraints_vs_num_gradients': exact.constraints_vs_num_gradients(summary),
+        'intervals': exact.intervals(summary),
+        'margin_vs_f1': exact.margin_vs_f1(rows),
+        'metrics_vs_first_round': study.metrics_vs_first_round(summary),
+        'metrics_vs_interval': study.metrics_vs_interval(summary),
+        'attacks': study.attacks(summary),
+        'distributions': study.distributions(rows),
+        'runtime': study.runtime(summary),
+    }
+    return [
+        canvas.save(page, pathlib.Path(folder) / f'{name}.png')
+        for name, page in pages.items()
+        if page is not None
+    ]

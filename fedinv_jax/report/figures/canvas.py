@@ -1,19 +1,27 @@
-"""What the figures share: pages, colours, curves over T. Matplotlib loads when one is drawn."""
+"""What the figures share: pages, colours, grids, reference lines, legends, curves over T.
+
+Matplotlib loads when a page is made.
+"""
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from fedinv_jax.report import stats, tables
+from fedinv_jax.report.rows import Interval, Summary, SummaryRow, VictimRow
 
-Row = stats.Row
+Row = TypeVar('Row', SummaryRow, VictimRow)
+Key = Literal['num_gradients', 'first_round', 'interval']
+"""What curves are drawn against."""
 
 # Okabe and Ito's colours, told apart by the colour-blind; each curve has a marker of its own too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX'
-_XLABELS = {
+POPULARITY = 'popularity guesser'
+REFERENCE = {'color': '0.45', 'linestyle': '--'}
+XLABELS: dict[Key, str] = {
     'num_gradients': 'gradients per victim, T (count)',
     'first_round': 'first observed round',
     'interval': 'interval (server rounds)',
@@ -40,27 +48,82 @@ def save(made: Any, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def curves(attacks: Sequence[Row]) -> dict[str, list[Row]]:
+def grid(axis: Any, along: Literal['x', 'y', 'both'] = 'y') -> None:
+    """A light grid below what is drawn."""
+    axis.set_axisbelow(True)
+    axis.grid(axis=along, color='0.9')
+
+
+def references(axis: Any, levels: Iterable[float], vertical: bool = False, **changes: Any) -> None:
+    """Dashed grey lines across an axis, or lines of another style."""
+    draw = axis.axvline if vertical else axis.axhline
+    for level in levels:
+        draw(level, **{**REFERENCE, 'linewidth': 1.2, 'zorder': 1, **changes})
+
+
+def legend(
+    page: Any,
+    axis: Any,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    place: Literal['lower', 'upper'] = 'lower',
+    columns: int = 2,
+    size: float = 8,
+) -> None:
+    """A legend outside the panels: what one axis has labels for, then `more` reference lines.
+
+    Args:
+        page: the figure.
+        axis: its curves are named.
+        more: by label, how the line differs from those of `references`.
+        place: above or below the panels.
+        columns: of the legend.
+        size: of its font, in points.
+    """
+    handles, labels = axis.get_legend_handles_labels()
+    for label, changes in (more or {}).items():
+        handles += axis.plot([], [], **{**REFERENCE, **changes})
+        labels.append(label)
+    page.legend(
+        handles, labels, loc=f'outside {place} center', ncols=columns, fontsize=size, frameon=False
+    )
+
+
+def curves(attacks: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
     """Summary rows by label, one curve each; T = 1 starts the curve of every interval."""
     told = [key for key in tables.told(attacks) if key != 'solver']
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[SummaryRow]] = {}
     for row in attacks:
         same = [other for other in attacks if stats.same_but_steps(row, other)]
-        spans = {other['interval'] for other in same} - {None} or {None}
-        for span in sorted(spans) if row['interval'] is None else [row['interval']]:
-            words = [
-                f'{tables.title(key)} ' * (key != 'attack')
-                + tables.show(span if key == 'interval' else row[key])
-                for key in told
-            ]
-            found.setdefault(', '.join(words) or row['attack'], []).append(row)
+        spans = {span for other in same if (span := other['interval']) is not None}
+        own: list[int | None] = [row['interval']]
+        if row['interval'] is None and spans:
+            own = [*sorted(spans)]
+        for span in own:
+            label = ', '.join(words(told, {**row, 'interval': span}))
+            found.setdefault(label or row['attack'], []).append(row)
     return found
 
 
-def guesser_levels(summary: Row, name: str, metric: str) -> list[float]:
-    """The different means of a guesser's metric, to three decimals."""
+def nearest(attacks: Sequence[Row]) -> list[Row]:
+    """The rows with one gradient, and those at the smallest interval."""
+    least = min((row['interval'] for row in attacks if row['interval']), default=None)
+    return [row for row in attacks if row['interval'] in (None, least)]
+
+
+def words(keys: Iterable[str], row: Mapping[str, Any]) -> list[str]:
+    """The values of some keys of a setting, for a label: `['exact', 'interval 10']`."""
+    return [f'{tables.title(key)} ' * (key != 'attack') + tables.show(row[key]) for key in keys]
+
+
+def baseline_levels(summary: Summary, metric: str, name: str = 'popularity') -> list[float]:
+    """The different means of a baseline's metric, to three decimals."""
     means = [row['metrics'][metric]['mean'] for row in summary['rows'] if row['attack'] == name]
     return sorted({round(mean, 3) for mean in means if mean is not None})
+
+
+def popularity(summary: Summary) -> dict[str, dict[str, Any]]:
+    """The entry of the popularity baseline in a `legend`, where its AUC is known."""
+    return {POPULARITY: {}} if baseline_levels(summary, 'auc') else {}
 
 
 def legend_height(lines: int) -> float:
@@ -70,39 +133,60 @@ def legend_height(lines: int) -> float:
 
 def plot_curves(
     axis: Any,
-    labelled: dict[str, list[Row]],
-    value_of: Callable[[Row], Row | None],
+    labelled: Mapping[str, Sequence[SummaryRow]],
+    value_of: Callable[[SummaryRow], Interval | None],
     steps: Sequence[int],
-    key: str = 'num_gradients',
+    key: Key = 'num_gradients',
 ) -> None:
-    """Draws `{'mean', 'low', 'high'}` of each row against one of its numbers, a curve a label.
+    """Draws a value of each row against one of its numbers, a curve a label.
 
     T (or `key`) is an axis of categories: 1, 2, 4, 8 stand apart evenly, and one T alone in the
     middle. Curves step aside from each other, so that their intervals do not cover each other.
     """
     shifts = (np.arange(len(labelled)) - (len(labelled) - 1) / 2) * min(0.1, 0.6 / len(labelled))
     for number, (label, rows) in enumerate(labelled.items()):
-        found = [(row, value) for row in rows if (value := value_of(row)) is not None]
-        kept = sorted(
-            ((row[key], value) for row, value in found if value['mean'] is not None),
-            key=lambda pair: pair[0],
-        )
-        values = np.array([[v[key] for key in ('mean', 'low', 'high')] for _, v in kept])
-        mean, low, high = values.reshape(-1, 3).T
-        axis.errorbar(
-            [steps.index(step) + shifts[number] for step, _ in kept],
-            mean,
-            yerr=np.maximum([mean - low, high - mean], 0),
+        found = sorted(((steps.index(row[key]), row) for row in rows), key=lambda pair: pair[0])
+        estimates(
+            axis,
+            [place + shifts[number] for place, _ in found],
+            [value_of(row) for _, row in found],
+            number,
             label=label,
-            color=style(number)[0],
-            marker=style(number)[1],
             linestyle=('-', '--', '-.')[number // len(COLOURS) % 3],
-            markersize=4.5,
-            linewidth=1.2,
-            capsize=2.5,
         )
     axis.set_xticks(range(len(steps)), steps)
     axis.set_xlim(-0.5, len(steps) - 0.5)
-    axis.set_xlabel(_XLABELS[key])
-    axis.set_axisbelow(True)
-    axis.grid(axis='y', color='0.9')
+    axis.set_xlabel(XLABELS[key])
+    grid(axis)
+
+
+def estimates(
+    axis: Any,
+    places: Sequence[float],
+    values: Sequence[Interval | None],
+    number: int,
+    horizontal: bool = False,
+    **changes: Any,
+) -> None:
+    """Draws means with their 95% intervals in the style of a curve; those undefined are left out.
+
+    Args:
+        axis: to draw on.
+        places: where each stands, on the other axis than its value.
+        values: the means.
+        number: of the curve, see `style`.
+        horizontal: whether the values are on the horizontal axis.
+        **changes: of `errorbar`.
+    """
+    pairs = [(p, v) for p, v in zip(places, values, strict=True) if v and v['mean'] is not None]
+    numbers = np.array([[v['mean'], v['low'], v['high']] for _, v in pairs], float)
+    mean, low, high = numbers.reshape(-1, 3).T
+    errors, where = np.maximum([mean - low, high - mean], 0), [place for place, _ in pairs]
+    (colour, marker), error = style(number), 'xerr' if horizontal else 'yerr'
+    axis.errorbar(
+        *((mean, where) if horizontal else (where, mean)),
+        **{error: errors, 'color': colour, 'marker': marker, **changes},
+        markersize=4.5,
+        linewidth=1.2,
+        capsize=2.5,
+    )

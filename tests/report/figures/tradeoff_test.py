@@ -1,0 +1,34 @@
+"""The figure of leakage against quality: a line for each defence, and popularity."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedinv_jax.report import tradeoff
+from fedinv_jax.report.figures import tradeoff as drawing
+from tests.report.helpers import SUMMARIES
+
+KINDS = {'clip': tradeoff.Kind('clip', True), 'noise': tradeoff.Kind('noise', False)}
+
+
+def test_lines_and_stars():
+    page = drawing.leakage_vs_quality(tradeoff.points(SUMMARIES, KINDS))
+    assert len(page.axes) == 4
+    line, star = page.axes[2].collections  # T = 8
+    assert line.get_offsets().tolist() == [[0.5, 0.95], [0.4, 0.8]]
+    assert star.get_offsets().tolist() == [[0.6, 1.0]]
+    assert page.axes[2].lines[-1].get_ydata()[0] == pytest.approx(0.86)
+    labels = [text.get_text() for text in page.legends[0].get_texts()]
+    assert labels == ['clip, noise', 'no defence', 'popularity guesser']
+
+
+def test_one_defence_makes_no_figure(tmp_path):
+    assert drawing.draw(tradeoff.points(SUMMARIES[:1], KINDS), tmp_path / 'one.png') is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_figure_is_written(tmp_path):
+    path = drawing.draw(tradeoff.points(SUMMARIES, KINDS), tmp_path / 'figures' / 'a.png')
+    image = np.asarray(Image.open(path).convert('L'))
+    assert min(image.shape) > 500
+    assert image.std() > 5

@@ -1,0 +1,96 @@
+"""Rows: checked key by key, and those of schema 1 upgraded."""
+
+import pytest
+
+from fedinv_jax.report import rows, stats
+from tests.report.helpers import EPSILON, FAMILIES, certified_row, victim_row
+
+
+@pytest.mark.parametrize(
+    'row',
+    [
+        victim_row(),
+        victim_row(0, 0.5, 'popularity', 4, scores=[0.5, 1], truth=[1, 0]),
+        certified_row(0),
+        victim_row(epsilon=EPSILON, quality={'hr@10_loo99': 0.5}, reason='it failed'),
+        victim_row(defences={'clip': 20.0, 'rank': 1, 'uploaded': ['scorer']}),
+    ],
+)
+def test_a_row_as_it_should_be(row):
+    assert rows.check(row) is row
+
+
+# Failed on the mutants that take a bool for a number, that look at a list's first value only, and
+# that do not look into nested values.
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        ('schema', 1, 'Literal[2]'),
+        ('family', 'other', "Literal['baseline', 'descent', 'recipe', 'exact']"),
+        ('num_gradients', '1', 'int'),
+        ('num_gradients', 1.0, 'int'),
+        ('num_gradients', True, 'int'),
+        ('seconds', False, 'float'),
+        ('batch_known', 1, 'bool'),
+        ('drift', 'x', 'float | None'),
+        ('seen', ('items',), 'list[str]'),
+        ('scores', [0.5, 'x'], 'list[float]'),
+        ('metrics', {'auc': 0.5, 'f1': 'x'}, 'dict[str, float | None]'),
+        ('defences', {'clip': 1.0, 'uploaded': [1]}, 'dict[str, float | list[str]]'),
+        ('epsilon', {**EPSILON, 'releases': None}, 'fedinv_jax.report.rows.Epsilon | None'),
+        ('epsilon', {'epsilon': 1.0}, 'fedinv_jax.report.rows.Epsilon | None'),
+    ],
+)
+def test_a_value_of_another_type(key, value, expected):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        rows.check(victim_row(**{key: value}))
+    start, _, found = str(caught.value).partition(', got ')
+    assert start == f'Expected row[{key!r}] of type {expected}'
+    assert found[0] == repr(value)[0]
+
+
+def test_keys_that_are_missing_or_unknown():
+    row = victim_row()
+    del row['data']
+    with pytest.raises(ValueError, match=r"Expected row\['data'\], got a row without it"):
+        rows.check(row)
+    with pytest.raises(ValueError, match=r"Expected no row\['rounds'\], got 3"):
+        rows.check(victim_row(rounds=3))
+
+
+def test_the_setting_and_the_certificate_are_keys_of_a_row():
+    assert len(stats.SETTING) == 16
+    assert set(stats.SETTING) < set(rows.VictimRow.__annotations__)
+    assert set(stats.CERTIFICATE) < set(rows.VictimRow.__annotations__)
+    assert set(stats.SETTING) < set(rows.SummaryRow.__annotations__)
+
+
+def schema_1(**changes):
+    row = {**victim_row(), 'schema': 1, **changes}
+    for key in ('family', 'defences', 'labels_changed'):
+        del row[key]
+    return row
+
+
+@pytest.mark.parametrize('attack', FAMILIES)
+def test_upgrade(attack):
+    expected = victim_row(0, 0.5, attack, defences={'noise': 3.0}, labels_changed=True)
+    old = {key: value for key, value in expected.items() if key in schema_1()} | {'schema': 1}
+    assert rows.upgrade(old, {'noise': 3.0}, True) == expected
+    assert old['schema'] == 1
+
+
+def test_upgrade_leaves_schema_2_as_it_is():
+    row = victim_row(defences={'clip': 1.0})
+    assert rows.upgrade(row, {}, True) is row
+
+
+def test_upgrade_refuses_the_rest():
+    with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got 3'):
+        rows.upgrade({**victim_row(), 'schema': 3}, {}, False)
+    with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got None'):
+        rows.upgrade({}, {}, False)
+    with pytest.raises(ValueError, match="Expected an attack of schema 1, got 'new'"):
+        rows.upgrade(schema_1(attack='new'), {}, False)
+    with pytest.raises(ValueError, match=r"Expected row\['seed'\] of type int, got '0'"):
+        rows.upgrade(schema_1(seed='0'), {}, False)
