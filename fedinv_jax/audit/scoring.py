@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def rows(
         'seconds': run.seconds,
     }
 
-    def row(lane: int, user: int) -> dict[str, Any]:
+    def row(lane: int, user: int) -> VictimRow:
         """One victim's; undefined numbers are null."""
         found, truth, place = tree.take(values, lane), tree.take(truths, lane), places[user]
         ok = bool(found['ok'])
@@ -86,7 +86,7 @@ def rows(
             where = truth.weights > 0
             new['scores'] = [round(float(x), 4) for x in found['scores'][: len(where)][where]]
             new['truth'] = [int(x > 0) for x in truth.labels[where]]
-        return new
+        return cast(VictimRow, new)
 
     return [row(lane, user) for lane, user in enumerate(block.users)]
 

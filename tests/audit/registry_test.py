@@ -52,9 +52,9 @@ def test_a_made_up_attack_through_the_table_alone(tmp_path):
     assert attacks['row_sum']['num_failed'] == 0
     assert attacks['popularity']['family'] == 'baseline'
     assert 'row_sum' in main.tables_help()
-    with pytest.raises(ValueError, match='row_sum.*reads item rows'):
+    with pytest.raises(ValueError, match=r'row_sum.*reads item rows'):
         checks.check(small_config('row_sum', seen='scorer'))
-    with pytest.raises(ValueError, match="'row_sums'.*Did you mean 'row_sum'"):
+    with pytest.raises(ValueError, match=r"'row_sums'.*Did you mean 'row_sum'"):
         checks.check(small_config('row_sums'))
 
 
