@@ -21,7 +21,7 @@ from fedinv_jax.attack import (
     relax,
 )
 from fedinv_jax.attack.exact import probing
-from fedinv_jax.audit import defences, training
+from fedinv_jax.audit import channel, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import (
     Answer,
@@ -95,7 +95,7 @@ class Choice(NamedTuple):
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
     """The channel and what is seen behind it, as an attacker knows them."""
-    return observe.chain(defences.replayed(config, adaptive), observe.share(*seen))
+    return observe.chain(channel.replayed(config, adaptive), observe.share(*seen))
 
 
 def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUpdate:
@@ -105,10 +105,10 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     predicts of each member, and takes the other stages as if they were not there. Who does not know
     of the defences knows of no penalty on the drift of item rows either.
     """
-    section = (config if adaptive else defences.undefended(config)).client
+    section = (config if adaptive else channel.undefended(config)).client
     believed = config.attack.private_rate, config.attack.learning_rate
     client_update = training.make_client_update(section, model, *believed)
-    size, before = config.observation.cohort, defences.before_sum(config)
+    size, before = config.observation.cohort, channel.before_sum(config)
     if size == 1:
         return client_update
     if before is not None and adaptive:
@@ -151,7 +151,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     observation = make_observation(config, seen, adaptive)
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        share = defences.trained_share(config, 1 / (1 + config.data.per_positive), adaptive)
+        share = channel.trained_share(config, 1 / (1 + config.data.per_positive), adaptive)
         if config.observation.cohort > 1:
             init_private = make_init_private(config, model)
             known = probing.unprobed(client_update, observation, init_private, rounding, share)
@@ -213,7 +213,7 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
             make_replay(config, target.model, adaptive),
             make_observation(config, target.seen, adaptive),
             make_init_private(config, target.model),
-            defences.trained_share(config, target.share, adaptive),
+            channel.trained_share(config, target.share, adaptive),
         )
         return Choice(recipe.solver, '', recipe.make(known))
 

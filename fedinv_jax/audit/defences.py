@@ -15,6 +15,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from fedinv_jax import accounting, compress, observe, perturb
+from fedinv_jax.audit import guarantees as guarantees_lib
 from fedinv_jax.report import tradeoff
 from fedinv_jax.types import Observation
 
@@ -22,8 +23,6 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 PARTS = ('items', 'scorer')
 """Parts of the shared parameters."""
-
-_FAINT = 1e-3  # noise relative to the clip norm, in whose front clipping is still replayed
 
 
 class Defence(NamedTuple):
@@ -92,68 +91,6 @@ def _cohort(config: Config) -> dict[str, Any]:
     return {'cohort': config.observation.cohort, **({'clients_per_round': part} if part else {})}
 
 
-def _of_one_label(mechanism: str, epsilon: float) -> list[accounting.Guarantee]:
-    unit = 'one label, given the items and the size of the batch'
-    return [
-        accounting.Guarantee(
-            mechanism, 'the server', unit, 'replace', None, None, 1, 'none', 0.0, epsilon, epsilon
-        )
-    ]
-
-
-def _clip_norm(config: Config) -> float:
-    return math.inf if config.observation.clip is None else float(config.observation.clip)
-
-
-_KNOWN_TO_SERVER = 'none: the server knows who takes part'
-
-
-def _local_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Against the server each round counts that a client may take part in: it knows who does."""
-    del num_clients
-    section, rounds, sensitivity = (
-        config.observation,
-        config.server.num_rounds,
-        2 * _clip_norm(config),
-    )
-    bounds = accounting.gaussian(section.noise, sensitivity, rounds, section.delta)
-    unit = "all of one user's labels and embedding, given the items of the batch"
-    return [
-        accounting.Guarantee(
-            'Gaussian noise on each upload', 'the server', unit, 'replace', sensitivity,
-            section.noise, rounds, _KNOWN_TO_SERVER, section.delta, *bounds,
-        )
-    ]  # fmt: skip
-
-
-def _central_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Against the server, and against those who see the models only, from whom sampling hides.
-
-    The latter holds for clients whom no recording forces to take part; of the noise on the sums
-    that of one cohort is counted, which is a bound.
-    """
-    section, rounds, clip = config.observation, config.server.num_rounds, _clip_norm(config)
-    mechanism, noise = "Gaussian noise on each cohort's sum", section.sum_noise
-    sample = config.server.clients_per_round or num_clients
-    found = [
-        accounting.Guarantee(
-            mechanism, 'the server, under secure aggregation only', 'one user', 'zero-out', clip,
-            noise, rounds, _KNOWN_TO_SERVER, section.delta,
-            *accounting.gaussian(noise, clip, rounds, section.delta),
-        )
-    ]  # fmt: skip
-    if sample < num_clients:
-        amplified = accounting.sampled(noise, 2 * clip, rounds, section.delta, num_clients, sample)
-        found.append(
-            accounting.Guarantee(
-                mechanism, 'those who see the models only', 'one user', 'replace', 2 * clip, noise,
-                rounds, f'{sample} of {num_clients} clients without replacement', section.delta,
-                amplified, None,
-            )
-        )  # fmt: skip
-    return found
-
-
 _NOISE = 'Gaussian noise of standard deviation'
 _LEFT_OUT = ', what is left out is added the next time'
 
@@ -166,7 +103,7 @@ DEFENCES: tuple[Defence, ...] = (
         acts_on='labels',
         make=lambda c: perturb.randomize_labels(c.observation.label_epsilon),
         share=_flipped,
-        guarantees=lambda c, _: _of_one_label(
+        guarantees=lambda c, _: guarantees_lib.of_one_label(
             'randomised response on labels, drawn once', float(c.observation.label_epsilon)
         ),
     ),
@@ -179,7 +116,7 @@ DEFENCES: tuple[Defence, ...] = (
         make=lambda c: perturb.add_pseudo_interactions(c.observation.pseudo),
         share=lambda c, share: share + (1 - share) * c.observation.pseudo,
         # A negative that stays one is surely none, unless all are passed off.
-        guarantees=lambda c, _: _of_one_label(
+        guarantees=lambda c, _: guarantees_lib.of_one_label(
             'pseudo-interactions, drawn once', 0.0 if c.observation.pseudo == 1 else math.inf
         ),
     ),
@@ -251,7 +188,7 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'{_NOISE} {c.observation.noise:g} on every entry of an upload',
         make=lambda c: observe.add_gaussian_noise(c.observation.noise),
         replay='predict',
-        guarantees=_local_noise,
+        guarantees=guarantees_lib.local_noise,
     ),
     Defence(
         'observation.cohort', 1, int, 'cohort',
@@ -272,7 +209,7 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'{_NOISE} {c.observation.sum_noise:g} on every entry of a sum',
         acts_on='sum',
         make=lambda c: observe.add_gaussian_noise(c.observation.sum_noise),
-        guarantees=_central_noise,
+        guarantees=guarantees_lib.central_noise,
     ),
 )  # fmt: skip
 
@@ -367,88 +304,3 @@ def guarantees(config: Config, num_clients: int) -> list[accounting.Guarantee]:
         if each.guarantees is not None
         for guarantee in each.guarantees(config, num_clients)
     ]
-
-
-def trained_share(config: Config, share: float, adaptive: bool = True) -> float:
-    """The share of a batch, in [0, 1], whose labels are 1 when it trains, where `share` truly are.
-
-    Who does not know of the defences takes `share`.
-
-    Example:
-        >>> config = Config({'observation': {'pseudo': 0.5}})
-        >>> round(trained_share(config, 0.2), 6), trained_share(config, 0.2, adaptive=False)
-        (0.6, 0.2)
-    """
-    for each in used(config) if adaptive else ():
-        share = share if each.share is None else each.share(config, share)
-    return share
-
-
-def _stages(config: Config, *acts_on: str) -> list[tuple[Defence, Observation]]:
-    """The stages that act on something, those that decide which leaves there are first."""
-    made = [
-        (each, each.make(config))
-        for each in used(config)
-        if each.make is not None and each.acts_on in acts_on
-    ]
-    return sorted(made, key=lambda pair: pair[0].replay != 'always')
-
-
-def channel(config: Config) -> Observation:
-    """What happens to a client's labels and upload before anyone sees the upload."""
-    return observe.chain(*(stage for _, stage in _stages(config, 'labels', 'upload')))
-
-
-def after_sum(config: Config) -> Observation:
-    """The channel behind the sum of a cohort."""
-    return observe.chain(*(stage for _, stage in _stages(config, 'sum')))
-
-
-def replayed(config: Config, adaptive: bool = True) -> Observation:
-    """The channel as an attacker takes it.
-
-    Behind noise nobody reads off which entries the stages before it left. There the attacker takes
-    the upload for a whole one, and for one that was not clipped unless the noise is faint: clipping
-    what is predicted made the attacks worse behind more of it (docs/defences.md). Of a cohort's
-    sum: what its members do before the sum is in `attackers.make_replay`, but for their noise,
-    which adds up to at most that of all of them.
-    """
-    section, noise = config.observation, config.observation.noise
-    stages = _stages(config, 'labels', 'upload')
-    kept = [stage for each, stage in stages if each.replay == 'always']
-    if section.cohort > 1:
-        noises = [observe.add_gaussian_noise(noise * section.cohort**0.5), after_sum(config)]
-        return observe.chain(*kept, *(noises if adaptive else map(observe.blind, noises)))
-    faint = noise < _FAINT * _clip_norm(config)
-
-    def seen(defence: Defence, stage: Observation) -> Observation:
-        hidden = noise and (
-            defence.replay == 'blind_behind_noise'
-            or (defence.replay == 'blind_behind_more' and not faint)
-        )
-        return stage if adaptive and not hidden else observe.blind(stage)
-
-    own = [seen(*pair) for pair in stages if pair[0].replay != 'always']
-    return observe.chain(*kept, *own)
-
-
-def before_sum(config: Config) -> Observation | None:
-    """What an attacker replays of each member of a cohort: clipping, or nothing."""
-    clips = [(each, stage) for each, stage in _stages(config, 'upload') if key(each) == 'clip']
-    if not clips:
-        return None
-    kept = [stage for each, stage in _stages(config, 'upload') if each.replay == 'always']
-    return observe.chain(*kept, *(stage for _, stage in clips))
-
-
-def undefended(config: Config) -> Config:
-    """A copy of the config for an attacker who knows nothing of what the training does.
-
-    What the defences do to labels and uploads is in the channel, which `replayed` leaves out.
-    """
-    copy = config.copy_and_resolve_references()
-    for each in used(config):
-        if each.acts_on == 'training':
-            section, _, name = each.field.rpartition('.')
-            copy[section][name] = each.off
-    return copy

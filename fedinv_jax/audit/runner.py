@@ -3,9 +3,8 @@
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import numpy as np
 
 from fedinv_jax import accounting, quality, simulate, tree
 from fedinv_jax.audit import (
+    compiling,
     defences,
     executor,
     plan,
@@ -163,8 +163,9 @@ def _attack_seed(
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
     number = sum(len(group.users) for group in case.clients)
     epsilon = accounting.against_server(defences.guarantees(config, number))
-    spent = Spent(time.perf_counter() - start, after)
-    compile_all(recording, blocks, later, functions, spent, log)
+    spent = compiling.Spent(time.perf_counter() - start, after)
+    arguments = partial(_arguments, recording)
+    compiling.compile_all(arguments, blocks, later, functions, spent, log)
     weights = [executor.seconds(functions, block) for block in blocks]
     hold = executor.room(config.run.memory_mib * 2**20)
 
@@ -172,7 +173,7 @@ def _attack_seed(
         found, made = functions[executor.shape(block)], []
         for part in executor.parts(block, found.places):
             with executor.precision(part), hold(found.memory):
-                seen, keys = _arguments(recording, part, found.places)
+                seen, keys = arguments(part, found.places)
                 answers, seconds = executor.run(found, part, seen, keys)
             truth = truths(case, recording, part.setting, part.users)
             loss = float(recording.snapshots[part.setting.first_round].loss)
@@ -184,114 +185,6 @@ def _attack_seed(
         for index, found in enumerate(executor.each(rows, blocks, executor.side_by_side())):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
-
-
-class Spent(NamedTuple):
-    """What a prediction goes by.
-
-    Attributes:
-        training: seconds that the training of a seed took.
-        after: time of a study's later runs over that of this one.
-    """
-
-    training: float
-    after: float
-
-
-def compile_all(
-    recording: simulate.Recording,
-    blocks: Sequence[plan.Block],
-    later: Sequence[plan.Block],
-    functions: dict[tuple, executor.Compiled],
-    spent: Spent,
-    log: Log,
-) -> None:
-    """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
-
-    Args:
-        recording: of the blocks' seed.
-        blocks: of one seed.
-        later: those of later seeds, whose time counts too.
-        functions: by shape; grows.
-        spent: what the prediction goes by.
-        log: prints a line.
-    """
-    first, start = not functions, time.perf_counter()
-    new: dict[tuple, plan.Block] = {}
-    for block in blocks:
-        if executor.shape(block) not in functions:
-            new.setdefault(executor.shape(block), block)
-    seed = blocks[0].case.config.seed
-    if new:
-        log(f'seed {seed}: compiling {len(new)} functions and trying each ...')
-    functions |= dict(zip(new, _tried(recording, list(new.values())), strict=True))
-    seconds = time.perf_counter() - start
-    predicted = _predicted([*blocks, *later], functions, spent.training)
-    log(f'seed {seed}: compiled {len(new)} functions in {seconds:.1f} s; {predicted.text}')
-    total = predicted.seconds
-    if spent.after and first:  # the later runs train and compile too
-        total += spent.after * (seconds + spent.training + total)
-        log(f'the whole study, by operation counts: about {progress.duration(total)} more')
-    if total > 3600:
-        log(
-            'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
-            '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
-        )
-
-
-def _tried(recording: simulate.Recording, blocks: Sequence[plan.Block]) -> list[executor.Compiled]:
-    """The compiled attack on each of the blocks, tried on its first victims."""
-    if not blocks:
-        return []
-    config, workers = blocks[0].case.config, executor.side_by_side()
-    limit = config.run.memory_mib * 2**20
-    hold = executor.room(limit)
-
-    arguments = partial(_arguments, recording)
-
-    def compile_(block: plan.Block) -> executor.Compiled:
-        with executor.precision(block):
-            return executor.compile_(block, arguments, limit, workers)
-
-    def try_(pair: tuple[executor.Compiled, plan.Block]) -> executor.Compiled:
-        with executor.precision(pair[1]), hold(pair[0].memory):
-            return executor.try_(*pair, arguments)
-
-    def all_of(what: str, found: Iterable[executor.Compiled]) -> list[executor.Compiled]:
-        done = []
-        with progress.bar(what, config.run.progress) as update:
-            update(0, len(blocks))
-            for one in found:
-                done.append(one)
-                update(len(done), len(blocks))
-        return done
-
-    made = all_of('compiling', executor.each(compile_, blocks, executor.cores()))
-    return all_of('trying', executor.each(try_, zip(made, blocks, strict=True), workers))
-
-
-class _Prediction(NamedTuple):
-    """Seconds that are left, and the same with the memory for people."""
-
-    seconds: float
-    text: str
-
-
-def _predicted(
-    blocks: Sequence[plan.Block], functions: dict[tuple, executor.Compiled], training: float
-) -> _Prediction:
-    """How long the blocks take, with a training for each further seed, and what they hold."""
-    config, workers = blocks[0].case.config, executor.side_by_side()
-    seeds = len({block.case.config.seed for block in blocks})
-    seconds = sum(executor.seconds(functions, block) for block in blocks) / workers
-    seconds += training * (seeds - 1)
-    memory = executor.gigabytes(functions.values(), workers, config.run.memory_mib * 2**20)
-    text = (
-        f'predicted: {progress.duration(seconds)} for {len(blocks)} blocks of up to '
-        f'{config.attack.block} victims{f" of {seeds} seeds" if seeds > 1 else ""}, '
-        f'{memory:.1f} GiB'
-    )
-    return _Prediction(seconds, text)
 
 
 def train(case: plan.Case) -> simulate.Recording:

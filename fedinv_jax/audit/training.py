@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fedinv_jax import _validate, client, losses, models, server, train
-from fedinv_jax.audit import defences
+from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
@@ -146,7 +146,7 @@ def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> trai
     if section.cohort == 1:
         return None
     of, number = clients_lib.cohorts(clients, section.cohort, config.seed)
-    return train.Cohorts(of, number, defences.after_sum(config))
+    return train.Cohorts(of, number, channel.after_sum(config))
 
 
 def make_federation(
@@ -163,7 +163,7 @@ def make_federation(
     return train.federation(
         model,
         make_client_update(config.client, model),
-        defences.channel(config),
+        channel.channel(config),
         server.server(
             optimizer,
             section.aggregate_items,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import observe
-from fedinv_jax.audit import checks, defences, main, plan, threat_model
+from fedinv_jax.audit import channel, checks, defences, main, plan, threat_model
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.report import tradeoff
 
@@ -100,8 +100,8 @@ def test_bounds_are_checked(each):
 def test_the_stage_that_drops_leaves_is_first():
     upload = {'items': jnp.array([[1.0, -2.0]]), 'scorer': jnp.array([5.0])}
     config = config_with(observation__uploaded=('items',), observation__clip=1.0)
-    channel = defences.channel(config)
-    seen = channel.observe(upload, channel.init(upload), jax.random.key(0))[0]
+    made = channel.channel(config)
+    seen = made.observe(upload, made.init(upload), jax.random.key(0))[0]
     np.testing.assert_allclose(seen['items'], upload['items'] / math.sqrt(5), rtol=1e-6)
     assert set(seen) == {'items'}
 
@@ -158,8 +158,8 @@ def test_a_made_up_defence_through_the_table_alone():
     assert defences.kinds()['dither'] == tradeoff.Kind('dither', False)
     assert 'observation.dither' in main.tables_help()
     upload = {'items': jnp.zeros((2, 3)), 'scorer': jnp.zeros(4)}
-    channel = defences.channel(config)
-    seen = channel.observe(upload, channel.init(upload), jax.random.key(0))[0]
+    made = channel.channel(config)
+    seen = made.observe(upload, made.init(upload), jax.random.key(0))[0]
     assert 0 < np.abs(seen['scorer']).max() <= 0.25
-    assert defences.replayed(config).variance(upload)['scorer'][0] == pytest.approx(0.5**2 / 12)
-    assert not defences.replayed(config, adaptive=False).variance(upload)['scorer'].any()
+    assert channel.replayed(config).variance(upload)['scorer'][0] == pytest.approx(0.5**2 / 12)
+    assert not channel.replayed(config, adaptive=False).variance(upload)['scorer'].any()
