@@ -21,7 +21,7 @@ CLAIMS = {
 }
 _FAR = 230  # the paper's longest interval
 _METRICS = ('auc', 'f1')
-Rows = list[VictimRow]
+_Rows = list[VictimRow]
 # What a side of a comparison chooses by itself: T, the interval, the round.
 _FREE = (*stats.STEPS, 'first_round')
 
@@ -60,8 +60,8 @@ def compare(rows: Iterable[VictimRow]) -> list[Comparison]:
     Args:
         rows: rows of victims.
     """
-    groups: dict[str, dict[str, Rows]] = {}
-    guesses: dict[str, Rows] = {}
+    groups: dict[str, dict[str, _Rows]] = {}
+    guesses: dict[str, _Rows] = {}
     for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
         if row['attack'] == 'popularity':
             guesses.setdefault(stats.setting(row, stats.OF_ATTACK), []).append(row)
@@ -76,14 +76,14 @@ def compare(rows: Iterable[VictimRow]) -> list[Comparison]:
     return sorted(found, key=lambda comparison: comparison.claim)
 
 
-def _pairs(settings: Sequence[Rows]) -> list[tuple[str, Rows, Rows]]:
+def _pairs(settings: Sequence[_Rows]) -> list[tuple[str, _Rows, _Rows]]:
     """The settings of one attack that each claim compares, the one that should leak more first."""
     rounds = sorted({rows[0]['first_round'] for rows in settings})
     most = max(rows[0]['num_gradients'] for rows in settings)
     spans = sorted({span for rows in settings if (span := rows[0]['interval']) is not None})
     far = min((span for span in spans if span >= 100), key=lambda s: abs(s - _FAR), default=None)
 
-    def at(steps: int, first_round: int, interval: int | None) -> Rows | None:
+    def at(steps: int, first_round: int, interval: int | None) -> _Rows | None:
         wanted = steps, first_round, interval if steps > 1 else None
         for rows in settings:
             first = rows[0]
@@ -101,7 +101,7 @@ def _pairs(settings: Sequence[Rows]) -> list[tuple[str, Rows, Rows]]:
     return [(claim, better, worse) for claim, better, worse in pairs if better and worse]
 
 
-def _comparison(claim: str, better: Rows, worse: Rows, guess: Rows | None) -> Comparison:
+def _comparison(claim: str, better: _Rows, worse: _Rows, guess: _Rows | None) -> Comparison:
     differences = {name: stats.compared(better, worse, name) for name in _METRICS}
     pairs = stats.pair(better, worse)
 

@@ -99,6 +99,7 @@ def test_details_list_every_point():
 def test_strengths(weak, strong, family):
     assert tradeoff.family(weak, KINDS) == tradeoff.family(strong, KINDS) == family
     assert tradeoff.strength(weak, KINDS) < tradeoff.strength(strong, KINDS)
+    assert all(isinstance(number, float | int) for number in tradeoff.strength(weak, KINDS))
 
 
 def test_arms_that_were_not_evaluated_have_no_point():
