@@ -155,7 +155,9 @@ def test_a_made_up_defence_through_the_table_alone():
     columns = plan.columns(case, setting)
     assert columns['defence'] == 'clip 1, dither 0.5'
     assert columns['defences'] == {'clip': 1.0, 'dither': 0.5}
-    assert defences.kinds()['dither'] == tradeoff.Kind('dither', False)
+    weak, strong = (tradeoff.strength({'dither': x}, defences.kinds()) for x in (0.5, 5.0))
+    assert weak < strong
+    assert tradeoff.family({'clip': 1.0, 'dither': 0.5}, defences.kinds()) == 'clip, dither'
     assert 'observation.dither' in main.tables_help()
     upload = {'items': jnp.zeros((2, 3)), 'scorer': jnp.zeros(4)}
     made = channel.channel(config)
