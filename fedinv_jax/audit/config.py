@@ -67,7 +67,7 @@ def default_config() -> Config:
                 'num_epochs': 1,  # of local_sgd
                 'batch_size': optional(int),  # of local_sgd; None: full batch
                 'by_size': False,  # uploads times the number of the client's entries (FedAvg)
-                'item_drift': 0.0,  # of local_sgd: weight of the mean L1 penalty on moved rows
+                **defences.defaults('client'),
                 'precision': 'float32',  # of the uploads; 'float64' is a control
             },
             'server': {
@@ -81,7 +81,7 @@ def default_config() -> Config:
             'observation': {
                 'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
                 'batch_known': True,  # whether it knows the items of the batch
-                # Every defence, off: `defences.DEFENCES` says what each value means.
+                # Every defence, off; what each value means is in `defences.DEFENCES`.
                 **defences.defaults('observation'),
                 'error_feedback': False,  # what top and random leave out is added the next time
                 'delta': 1e-5,  # of (epsilon, delta)-differential privacy
