@@ -90,7 +90,10 @@ def attack_transcript(
     target = _target(config, setting, seen, num_items)
     choice = registry.ATTACKS[setting.attack].make(target)
     precision = settings_lib.precision(config, setting.attack)
-    log(f'{path}: {_summary(target, seen)}, {choice.solver}, {precision}; {_counts(target, seen)}')
+    log(
+        f'{path}: {_summary(target, seen)}, attacked by {setting.attack} ({choice.solver}, '
+        f'{precision}); {_counts(target, seen)}'
+    )
     if choice.why:
         log(f'{setting.attack}: {choice.why}')
     key = jax.random.key(config.seed)
@@ -104,7 +107,7 @@ def attack_transcript(
     out.mkdir(parents=True, exist_ok=True)
     workdir.write(out / 'answer.json', json.dumps(result) + '\n')
     log(
-        f'{len(result["interactions"])} of {len(seen.items)} candidates recovered as interactions, '
+        f'{len(result["interactions"])} of {len(seen.items)} candidates taken for interactions, '
         f'objective {result["objective"]:.2e}; {out / "answer.json"}'
     )
     return result

@@ -1,8 +1,10 @@
 """The channel that a config's defences make: of a client, of a sum, and as an attacker takes it."""
 
+import jax
+
 from fedinv_jax import observe
 from fedinv_jax.audit import defences, guarantees
-from fedinv_jax.types import Observation
+from fedinv_jax.types import Observation, PyTree
 
 _FAINT = 1e-3  # noise relative to the clip norm, in whose front clipping is still replayed
 
@@ -51,23 +53,42 @@ def replayed(config: defences.Config, adaptive: bool = True) -> Observation:
     sum: what its members do before the sum is in `attackers.make_replay`, but for their noise,
     which adds up to at most that of all of them.
     """
-    section, noise = config.observation, config.observation.noise
-    stages = _stages(config, 'labels', 'upload')
+    stages, size = _stages(config, 'labels', 'upload'), config.observation.cohort
     kept = [stage for each, stage in stages if each.replay == 'always']
-    if section.cohort > 1:
-        noises = [observe.add_gaussian_noise(noise * section.cohort**0.5), after_sum(config)]
-        return observe.chain(*kept, *(noises if adaptive else map(observe.blind, noises)))
-    faint = noise < _FAINT * guarantees.clip_norm(config)
+    own = [pair for pair in stages if pair[0].replay != 'always']
+    if size > 1:
+        noises = [_summed(stage, size) for each, stage in own if each.is_noise]
+        believed = [*noises, after_sum(config)]
+    else:
+        hidden = [_is_hidden(config, each, own[index + 1 :]) for index, (each, _) in enumerate(own)]
+        believed = [
+            observe.blind(stage) if blind else stage
+            for blind, (_, stage) in zip(hidden, own, strict=True)
+        ]
+    return observe.chain(*kept, *(believed if adaptive else map(observe.blind, believed)))
 
-    def seen(defence: defences.Defence, stage: Observation) -> Observation:
-        hidden = noise and (
-            defence.replay == 'blind_behind_noise'
-            or (defence.replay == 'blind_behind_more' and not faint)
-        )
-        return stage if adaptive and not hidden else observe.blind(stage)
 
-    own = [seen(*pair) for pair in stages if pair[0].replay != 'always']
-    return observe.chain(*kept, *own)
+def _is_hidden(
+    config: defences.Config,
+    defence: defences.Defence,
+    behind: list[tuple[defences.Defence, Observation]],
+) -> bool:
+    """Whether noise behind a stage hides what the stage did to an upload."""
+    noises = [each for each, _ in behind if each.is_noise]
+    if not noises or defence.replay == 'predict':
+        return False
+    faint = config.observation.noise < _FAINT * guarantees.clip_norm(config)
+    known = all(defences.key(each) == 'noise' for each in noises)
+    return not (defence.replay == 'blind_behind_more' and known and faint)
+
+
+def _summed(stage: Observation, size: int) -> Observation:
+    """The noise of so many clients in their sum; none of them is clipped or cut by it."""
+
+    def variance(predicted: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: size * leaf, stage.variance(predicted))
+
+    return observe.chain()._replace(variance=variance)
 
 
 def before_sum(config: defences.Config) -> Observation | None:

@@ -79,6 +79,11 @@ def check(config: Config) -> None:
             raise ValueError(f'Expected {field} to hold at least one value.')
         for name in values[field] if names else ():
             _validate.lookup(field, name, names)
+    if not all(isinstance(seen, str) for seen in values['observation.seen']):
+        raise ValueError(
+            f'Expected observation.seen={values["observation.seen"]} to be names of parts, joined '
+            "by '+' as in ('items+scorer', 'scorer')."
+        )
     for field in (*_COUNTS, 'attack.first_round'):
         for number in values[field] if field in _AXES else (values[field],):
             least = 0 if field == 'attack.first_round' else 1

@@ -40,6 +40,8 @@ class Defence(NamedTuple):
         acts_on: 'labels' before the client trains, its 'training', its 'upload', or the 'sum' of a
             group under secure aggregation.
         make: `make(config) -> stage` of the channel; None where another seam does it.
+        is_noise: whether the stage hides what those before it did to an upload; its `variance` adds
+            up in a sum of clients.
         replay: what an attacker who knows of the defence makes of the stage: 'always' follows it,
             as it decides which leaves there are; 'predict' does unless blind; behind noise nobody
             can read off what the stage did, and the attacker takes it for not there
@@ -60,6 +62,7 @@ class Defence(NamedTuple):
     smaller_is_stronger: bool = False
     acts_on: Literal['labels', 'training', 'upload', 'sum'] = 'upload'
     make: Callable[[Config], Observation] | None = None
+    is_noise: bool = False
     replay: Literal['always', 'predict', 'blind_behind_noise', 'blind_behind_more'] = (
         'blind_behind_noise'
     )
@@ -173,7 +176,7 @@ DEFENCES: tuple[Defence, ...] = (
         smaller_is_stronger=True,
         make=lambda c: compress.quantize(c.observation.levels),
     ),
-    # Behind all that may lengthen an upload: the sensitivity that noise is accounted for with.
+    # Behind all that may lengthen an upload, right before the noise that is accounted for with it.
     Defence(
         'observation.clip', None, float, 'clip',
         'largest norm of an upload',
@@ -187,6 +190,7 @@ DEFENCES: tuple[Defence, ...] = (
         'standard deviation of Gaussian noise on every entry of an upload',
         lambda c: f'{_NOISE} {c.observation.noise:g} on every entry of an upload',
         make=lambda c: observe.add_gaussian_noise(c.observation.noise),
+        is_noise=True,
         replay='predict',
         guarantees=guarantees_lib.local_noise,
     ),

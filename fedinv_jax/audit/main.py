@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -97,12 +97,17 @@ def _study(config: Any, folder: str, line: str, shard: workdir.Shard, merge: boo
 def tables_help() -> str:
     """Every attack and defence that a config can name, a line each."""
     attacks = {name: spec.summary for name, spec in registry.ATTACKS.items()}
-    switched = {each.field: each.summary for each in defences.DEFENCES}
-    found = []
-    for title, entries in (('Attacks (attack.name)', attacks), ('Defences', switched)):
-        width = max(map(len, entries))
-        found += [f'{title}:', *(f'  {name:<{width}}  {text}' for name, text in entries.items())]
-    return '\n'.join(found)
+    switched = {each.field: f'{each.summary} (off: {each.off})' for each in defences.DEFENCES}
+    return '\n\n'.join(
+        _listed(title, entries)
+        for title, entries in (('Attacks (attack.name)', attacks), ('Defences', switched))
+    )
+
+
+def _listed(title: str, entries: Mapping[str, str]) -> str:
+    width = max(map(len, entries))
+    lines = [f'  {name:<{width}}  {text}' for name, text in entries.items()]
+    return '\n'.join([f'{title}:', *lines])
 
 
 def _define_run_flags() -> None:

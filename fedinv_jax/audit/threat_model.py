@@ -82,7 +82,8 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
         ('not seen', 'parts of an upload that a setting does not list reach the server only '
                      'inside the aggregate'),
-        *[('defence', text) for text in _defences(config)],
+        *[('defence', text) for text in defences.sentences(config) or ['none']],
+        *[('attacker', text) for text in _attackers(config)],
         *[('privacy', accounting.describe(each)) for each in defences.guarantees(config, number)],
         ('priors', _priors(config, cases[0])),
         *[('symmetry', text) for text in _symmetries(config)],
@@ -158,14 +159,12 @@ def _symmetries(config: Config) -> list[str]:
     ]
 
 
-def _defences(config: Config) -> list[str]:
-    """What the clients do, a line each, and whether the attacker knows."""
-    lines = defences.sentences(config)
-    if not lines:
-        return ['none']
-    knows = {True: 'knows of them', False: 'does not know of them'}
-    attackers = [knows[known] for known in dict.fromkeys(config.attack.adaptive)]
-    return [*lines, f'the attacker {" or ".join(attackers)}']
+def _attackers(config: Config) -> list[str]:
+    """Whether the attacker knows of the defences, where there are any."""
+    if not defences.used(config):
+        return []
+    knows = {True: 'knows the defences', False: 'does not know the defences'}
+    return [', and once '.join(knows[known] for known in dict.fromkeys(config.attack.adaptive))]
 
 
 def _solvers(case: plan.Case) -> list[tuple[str, str]]:

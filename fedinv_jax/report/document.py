@@ -64,7 +64,9 @@ def _ends(rows: Sequence[SummaryRow]) -> str:
     if 'beats' in verbs:
         return 'nothing that was tried'
     if verbs <= {'is worse than', 'cannot be told from'}:
-        return 'this setting does, in which no attack beats the popularity guesser'
+        if all(row['defences'] == {} for row in rows):
+            return 'nothing to stop: no attack that was run beats the popularity guesser'
+        return 'this setting does, in which no attack that was run beats the popularity guesser'
     if 'has no counterpart for' in verbs:
         return 'not known, as the popularity guesser was not run beside every attack'
     return f'not known, as there are fewer than {stats.FEW} victims'

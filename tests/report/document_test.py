@@ -92,7 +92,9 @@ def first_page(rows):
     return markdown(rows).split('## Threat model')[0]
 
 
-# Failed on mutants: any row instead of every row; too few victims, or no guesser, as 'stopped'.
+# Failed on mutants: stopped without a defence; any row instead of every row; too few victims, or no
+# guesser, as stopped.
+# 'stopped'.
 def test_the_first_page_says_what_stops_it():
     above, below = rows_of({(1, 0, None): 0.9}), rows_of({(1, 0, None): 0.2}, seen=['items'])
     guesses = [
@@ -101,7 +103,12 @@ def test_the_first_page_says_what_stops_it():
     ]  # fmt: skip
     text = first_page([*above, *below, *guesses])
     assert 'What would stop it, scorer seen: nothing that was tried (defences: none).' in text
-    assert 'What would stop it, items seen: this setting does, in which no attack' in text
+    assert 'What would stop it, items seen: nothing to stop: no attack that was run beats' in text
+    clipped = [
+        {**one, 'defence': 'clip 1', 'defences': {'clip': 1.0}} for one in [*below, *guesses]
+    ]
+    stopped = 'What would stop it, items seen: this setting does, in which no attack that was run'
+    assert stopped in first_page(clipped)
     assert 'not known, as the popularity guesser was not run' in first_page(above)
     few = [one for one in [*above, *guesses] if one['user'] < 4 and one['seen'] == ['scorer']]
     assert 'not known, as there are fewer than 5 victims' in first_page(few)

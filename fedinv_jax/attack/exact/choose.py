@@ -19,7 +19,10 @@ from fedinv_jax.types import Answer, Transcript
 
 
 class Choice(NamedTuple):
-    """A member, why it was taken, and the attack: `attack(transcript, key) -> Answer`."""
+    """A member, why it was taken, and the attack: `attack(transcript, key) -> Answer`.
+
+    `why` is empty where the member was asked for.
+    """
 
     solver: str
     why: str
@@ -37,7 +40,7 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
     Raises:
         ValueError: if the member does not apply, or does not exist.
     """
-    name, why = _strongest(known, batch_known) if solver == 'auto' else (solver, 'asked for')
+    name, why = _strongest(known, batch_known) if solver == 'auto' else (solver, '')
     if name not in MEMBERS:
         raise ValueError(f'Unknown solver={solver!r}; choices: auto, {", ".join(sorted(MEMBERS))}.')
     return Choice(name, why, MEMBERS[name](known))
