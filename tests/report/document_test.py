@@ -94,7 +94,6 @@ def first_page(rows):
 
 # Failed on mutants: stopped without a defence; any row instead of every row; too few victims, or no
 # guesser, as stopped.
-# 'stopped'.
 def test_the_first_page_says_what_stops_it():
     above, below = rows_of({(1, 0, None): 0.9}), rows_of({(1, 0, None): 0.2}, seen=['items'])
     guesses = [
