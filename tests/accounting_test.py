@@ -11,6 +11,7 @@ import scipy.optimize
 import scipy.stats
 
 from fedinv_jax import accounting, observe, server
+from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import defences, training
 from fedinv_jax.data import clients
@@ -166,7 +167,7 @@ def test_a_statement_says_everything(word):
 # What a config's clients and cohorts really send, against what its guarantee takes for granted:
 # the sensitivity bounds the part of an upload that is no noise, and the noise is of the standard
 # deviation accounted for (chi-square, error rate 1e-6). Failed on: clipping before `random` and
-# `levels`; noise times .9 in `build.defences`, in `build.make_cohorts`; sensitivity halved.
+# `levels`; noise times .9 in `channel.channel`, in `training.make_cohorts`; sensitivity halved.
 @pytest.mark.parametrize('cohort', [1, 3])
 def test_the_channel_is_what_is_accounted_for(cohort):
     config = config_of(clip=0.5, random=0.5, levels=1, cohort=cohort)
@@ -180,7 +181,7 @@ def test_the_channel_is_what_is_accounted_for(cohort):
 
     def seen(config):
         """Six uploads, and what reaches the server of them: themselves, or the sum of three."""
-        channel, sums = training.make_channel(config), training.make_cohorts(config, [group])
+        channel, sums = channel_lib.channel(config), training.make_cohorts(config, [group])
 
         def one(key):
             return channel.observe(upload, channel.init(upload), key)[0]
