@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import client, transcripts, tree
-from fedinv_jax.audit import (
-    attackers,
-    capture,
-    plan,
-    training,
-)
+from fedinv_jax.audit import attackers, capture, plan, training
 from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib

@@ -8,11 +8,7 @@ import pytest
 import sklearn.metrics
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import (
-    capture,
-    plan,
-    runner,
-)
+from fedinv_jax.audit import capture, plan, runner
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import (

@@ -4,9 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedinv_jax.audit import (
-    attackers,
-)
+from fedinv_jax.audit import attackers
 from fedinv_jax.audit import channel as channel_lib
 from tests.audit.helpers import small_config
 

@@ -2,11 +2,7 @@
 
 import pytest
 
-from fedinv_jax.audit import (
-    checks,
-    plan,
-    threat_model,
-)
+from fedinv_jax.audit import checks, plan, threat_model
 from fedinv_jax.audit import config as config_lib
 
 

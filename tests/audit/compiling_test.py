@@ -5,11 +5,7 @@ import re
 
 import pytest
 
-from fedinv_jax.audit import (
-    executor,
-    plan,
-    runner,
-)
+from fedinv_jax.audit import executor, plan, runner
 from tests.audit.helpers import attacked, seeds
 from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
 

@@ -6,11 +6,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from fedinv_jax.audit import (
-    checks,
-    study,
-    training,
-)
+from fedinv_jax.audit import checks, study, training
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib

@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import tree
-from fedinv_jax.audit import (
-    executor,
-    plan,
-    runner,
-)
+from fedinv_jax.audit import executor, plan, runner
 from tests.audit.helpers import bias_sign, replace_attack
 from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
 

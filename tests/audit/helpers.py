@@ -9,18 +9,12 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax.audit import (
-    attackers,
-    plan,
-    registry,
-    runner,
-    study,
-)
+from fedinv_jax.audit import attackers, plan, registry, runner, study
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.types import Answer, Certificate
-from tests.helpers import compilations, no_figures, rows_of, run, silent, tiny  # noqa: F401
+from tests.helpers import silent, tiny
 
 
 def small(**data):

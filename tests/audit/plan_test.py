@@ -5,12 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fedinv_jax.audit import (
-    attackers,
-    plan,
-    threat_model,
-    training,
-)
+from fedinv_jax.audit import attackers, plan, threat_model, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.data import clients as clients_lib
 from tests.audit.helpers import replace_attack, small, small_config

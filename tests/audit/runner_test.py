@@ -13,11 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from fedinv_jax.audit import (
-    plan,
-    runner,
-    workdir,
-)
+from fedinv_jax.audit import plan, runner, workdir
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.report import stats

@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import tree
-from fedinv_jax.audit import (
-    plan,
-    scoring,
-)
+from fedinv_jax.audit import plan, scoring
 from fedinv_jax.types import Answer, Certificate, GroundTruth
 from tests.helpers import tiny
 

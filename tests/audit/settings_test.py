@@ -1,9 +1,7 @@
 """The points of the axes of a config, each once."""
 
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import (
-    registry,
-)
+from fedinv_jax.audit import registry
 from fedinv_jax.audit import settings as settings_lib
 
 

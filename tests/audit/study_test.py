@@ -12,18 +12,8 @@ import time
 import pytest
 
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import (
-    plan,
-    runner,
-    study,
-)
-from tests.audit.helpers import (
-    run_study,
-    script,
-    strict,
-    two_arms,
-    write_config,
-)
+from fedinv_jax.audit import plan, runner, study
+from tests.audit.helpers import run_study, script, strict, two_arms, write_config
 from tests.helpers import compilations, no_figures, rows_of, silent, tiny  # noqa: F401
 
 

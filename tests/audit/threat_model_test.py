@@ -1,10 +1,6 @@
 """The threat model: what is said, and knowns against unknowns."""
 
-from fedinv_jax.audit import (
-    defences,
-    plan,
-    threat_model,
-)
+from fedinv_jax.audit import defences, plan, threat_model
 from tests.audit.helpers import small, small_config
 
 

@@ -8,11 +8,7 @@ import pytest
 
 from fedinv_jax import models
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import (
-    plan,
-    runner,
-    training,
-)
+from fedinv_jax.audit import plan, runner, training
 from fedinv_jax.types import Batch
 from tests.audit.helpers import small, small_config
 
