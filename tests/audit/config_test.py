@@ -1,4 +1,4 @@
-"""Configs: what is refused before anything is computed, the settings, and who the victims are."""
+"""Configs: their flags, their smoke variants, and the config of each seed."""
 
 import sys
 

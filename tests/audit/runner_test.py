@@ -281,15 +281,14 @@ def test_noise_on_the_uploads(tmp_path):
 
 def run_interrupted(config, folder, after, write_half=False):
     """A run that is stopped as it writes: after some blocks, or within one if asked."""
-    written, sizes, sync = [], {}, os.fsync
+    sizes, sync = [0], os.fsync
 
     def fsync(file):
-        before, size = sizes.get(file, 0), os.fstat(file).st_size
-        if len(written) == after:
-            os.ftruncate(file, before + int((size - before) * 0.7 * write_half))
+        size = os.fstat(file).st_size
+        if len(sizes) > after:
+            os.ftruncate(file, sizes[-1] + int((size - sizes[-1]) * 0.7 * write_half))
             raise KeyboardInterrupt
-        written.append(size)
-        sizes[file] = size
+        sizes.append(size)
         sync(file)
 
     with pytest.MonkeyPatch.context() as patch:
