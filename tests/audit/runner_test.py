@@ -124,9 +124,9 @@ def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypa
         return choice._replace(attack=attack)
 
     replace_attack(monkeypatch, 'exact', failing)
-    run(tiny(name=('exact',), num_gradients=(1,), num_victims=2, block=4), tmp_path)
+    run(tiny(name=('exact',), num_gradients=(1,), num_victims=3, block=2), tmp_path)
     rows = workdir.read_rows(tmp_path)
-    assert len(rows) == 2
+    assert len(rows) == 3  # two of a block, and one of another that has two places
     for row in rows:
         assert row['seconds'] >= 0.25
         assert (row['status'], row['certified']) == ('failed', False)
@@ -310,6 +310,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, after, half):
     lines = []
     again, rows = run(tiny(), tmp_path, lines.append)
     assert rows == expected
+    assert len((tmp_path / 'victims.jsonl').read_text().splitlines()) == len(rows)
     for a, b in zip(again['rows'], summary['rows'], strict=True):
         assert {k: v for k, v in a.items() if k != 'seconds_per_victim'} == {
             k: v for k, v in b.items() if k != 'seconds_per_victim'
