@@ -178,10 +178,12 @@ def compilations(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
+@pytest.fixture(scope='module', autouse=True)
+def no_figures():
     """Figures have tests of their own; here they only take time."""
-    monkeypatch.setattr(figures, 'draw', lambda *_: [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, 'draw', lambda *_: [])
+        yield
 
 
 def tiny(**attack):

@@ -353,3 +353,8 @@ def test_edge_cases():
     for scale in (-0.1, float('nan')):
         with pytest.raises(ValueError, match=rf'Expected scale={scale} >= 0\.'):
             observe.add_gaussian_noise(scale)
+
+
+def test_share_of_unknown_parts_names_the_known_ones():
+    with pytest.raises(ValueError, match='items/embedding'):
+        observe.share('scorers').observe({'items': {'embedding': 1}}, (), jax.random.key(0))

@@ -220,8 +220,15 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
     return make
 
 
-def make_mgradinv(target: Target) -> Choice:
-    """MGradInv as a config describes it, for any hypothesis and channel."""
+def make_mgradinv(
+    target: Target, make_start: Callable[[Target, str], Choice] = make_exact
+) -> Choice:
+    """MGradInv as a config describes it, for any hypothesis and channel.
+
+    Args:
+        target: what it is made for.
+        make_start: `make_start(target, name)`, the attack from whose answer it starts.
+    """
     config, adaptive = target.config, target.adaptive
     section = config.attack
     client_update = make_replay(config, target.model, adaptive)
@@ -237,7 +244,7 @@ def make_mgradinv(target: Target) -> Choice:
     distance = _validate.lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
     relaxation = relax.sigmoid(section.label_gain)
-    start = None if section.start is None else make_exact(target, section.start)
+    start = None if section.start is None else make_start(target, section.start)
 
     def pose(
         transcript: Transcript, key: Key, num_iterations: int | Array

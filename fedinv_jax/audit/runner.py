@@ -133,60 +133,6 @@ def _rows_of(path: pathlib.Path, keys: Sequence[plan.Key]) -> list[VictimRow]:
     return [found[key] for key in keys if key in found]
 
 
-def attack(blocks: Sequence[plan.Block], log: Log, after: float = 0.0) -> Iterator[list[VictimRow]]:
-    """Seed by seed: trains, compiles what is new, and yields the rows of each block."""
-    functions: dict[tuple, executor.Compiled] = {}
-    while blocks:
-        case = blocks[0].case
-        now = [block for block in blocks if block.case is case]
-        blocks = blocks[len(now) :]
-        yield from _attack_seed(now, blocks, functions, log, after)
-        # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
-        needed = {executor.shape(block) for block in blocks}
-        functions = {shape: found for shape, found in functions.items() if shape in needed}
-
-
-def _attack_seed(
-    blocks: Sequence[plan.Block],
-    later: Sequence[plan.Block],
-    functions: dict[tuple, executor.Compiled],
-    log: Log,
-    after: float,
-) -> Iterator[list[VictimRow]]:
-    """The rows of one seed's blocks; its training is in memory only meanwhile."""
-    case, start = blocks[0].case, time.perf_counter()
-    config = case.config
-    recording = train(case)
-    measured = recommends(case, recording)
-    if measured:
-        numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
-        log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
-    number = sum(len(group.users) for group in case.clients)
-    epsilon = accounting.against_server(defences.guarantees(config, number))
-    spent = compiling.Spent(time.perf_counter() - start, after)
-    arguments = partial(_arguments, recording)
-    compiling.compile_all(arguments, blocks, later, functions, spent, log)
-    weights = [executor.seconds(functions, block) for block in blocks]
-    hold = executor.room(config.run.memory_mib * 2**20)
-
-    def rows(block: plan.Block) -> list[VictimRow]:
-        found, made = functions[executor.shape(block)], []
-        for part in executor.parts(block, found.places):
-            with executor.precision(part), hold(found.memory):
-                seen, keys = arguments(part, found.places)
-                answers, seconds = executor.run(found, part, seen, keys)
-            truth = truths(case, recording, part.setting, part.users)
-            loss = float(recording.snapshots[part.setting.first_round].loss)
-            shared = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
-            made += scoring.rows(part, answers, seen.seen, truth, shared)
-        return made
-
-    with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(executor.each(rows, blocks, executor.side_by_side())):
-            yield found
-            update(sum(weights[: index + 1]), sum(weights))
-
-
 def train(case: plan.Case) -> simulate.Recording:
     """The training run that serves every setting of a seed, with progress.
 
@@ -213,6 +159,73 @@ def train(case: plan.Case) -> simulate.Recording:
         return simulate.record(
             federation, key, case.victims, sorted(observed), sorted(between), num_rounds, update
         )
+
+
+def attack(
+    blocks: Sequence[plan.Block],
+    log: Log,
+    after: float = 0.0,
+    record: Callable[[plan.Case], simulate.Recording] = train,
+) -> Iterator[list[VictimRow]]:
+    """Seed by seed: trains, compiles what is new, and yields the rows of each block.
+
+    Args:
+        blocks: see `plan.blocks`.
+        log: prints a line.
+        after: see `run`.
+        record: the training run of a seed, such as one that is there already.
+    """
+    functions: dict[tuple, executor.Compiled] = {}
+    while blocks:
+        case = blocks[0].case
+        now = [block for block in blocks if block.case is case]
+        blocks = blocks[len(now) :]
+        yield from _attack_seed(now, blocks, functions, log, after, record)
+        # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
+        needed = {executor.shape(block) for block in blocks}
+        functions = {shape: found for shape, found in functions.items() if shape in needed}
+
+
+def _attack_seed(
+    blocks: Sequence[plan.Block],
+    later: Sequence[plan.Block],
+    functions: dict[tuple, executor.Compiled],
+    log: Log,
+    after: float,
+    record: Callable[[plan.Case], simulate.Recording],
+) -> Iterator[list[VictimRow]]:
+    """The rows of one seed's blocks; its training is in memory only meanwhile."""
+    case, start = blocks[0].case, time.perf_counter()
+    config = case.config
+    recording = record(case)
+    measured = recommends(case, recording)
+    if measured:
+        numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
+        log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
+    number = sum(len(group.users) for group in case.clients)
+    epsilon = accounting.against_server(defences.guarantees(config, number))
+    spent = compiling.Spent(time.perf_counter() - start, after)
+    of = partial(arguments, recording)
+    compiling.compile_all(of, blocks, later, functions, spent, log)
+    weights = [executor.seconds(functions, block) for block in blocks]
+    hold = executor.room(config.run.memory_mib * 2**20)
+
+    def rows(block: plan.Block) -> list[VictimRow]:
+        found, made = functions[executor.shape(block)], []
+        for part in executor.parts(block, found.places):
+            with executor.precision(part), hold(found.memory):
+                seen, keys = of(part, found.places)
+                answers, seconds = executor.run(found, part, seen, keys)
+            truth = truths(case, recording, part.setting, part.users)
+            loss = float(recording.snapshots[part.setting.first_round].loss)
+            shared = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
+            made += scoring.rows(part, answers, seen.seen, truth, shared)
+        return made
+
+    with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
+        for index, found in enumerate(executor.each(rows, blocks, executor.side_by_side())):
+            yield found
+            update(sum(weights[: index + 1]), sum(weights))
 
 
 def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float] | None:
@@ -266,7 +279,7 @@ def truths(
     return tree.cast_floats(found, settings_lib.precision(case.config, setting.attack))
 
 
-def _arguments(
+def arguments(
     recording: simulate.Recording, part: plan.Block, places: int
 ) -> tuple[Transcript, Array]:
     """Transcripts and keys of a block's victims, filled up to so many with the first."""

@@ -45,6 +45,16 @@ def without_data(arms: Mapping[str, Config]) -> dict[str, str]:
     return missing
 
 
+def later(work: Sequence[float]) -> list[float]:
+    """The work of all arms behind each, over its own.
+
+    Example:
+        >>> later([1.0, 2.0, 4.0])
+        [6.0, 2.0, 0.0]
+    """
+    return [sum(work[number:]) / own for number, own in enumerate(work, start=1)]
+
+
 def run(
     config: Config,
     folder: str,
@@ -84,11 +94,10 @@ def run(
             without = [name for name in missing if missing[name] == reason]
             log(f'warning: without arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
         chosen = {name: arm for name, arm in chosen.items() if name not in missing}
-    parts, work = [], [plan.work(arm) for arm in chosen.values()]
-    for number, (name, arm) in enumerate(chosen.items(), start=1):
-        log(f'arm {number} of {len(chosen)}: {name}')
-        after = sum(work[number:]) / work[number - 1]
-        part = runner.run(arm, str(root / name), command, log, shard, merge, after)
+    parts, after = [], later([plan.work(arm) for arm in chosen.values()])
+    for number, (name, arm) in enumerate(chosen.items()):
+        log(f'arm {number + 1} of {len(chosen)}: {name}')
+        part = runner.run(arm, str(root / name), command, log, shard, merge, after[number])
         if part is not None:
             parts.append(part)
     if len(parts) == len(chosen):

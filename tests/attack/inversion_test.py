@@ -207,3 +207,18 @@ def test_unknown_batch():
     assert float(answer.objective) < 0.5 * float(problem.objective(start))
     assert answer.scores.shape == (9,)
     assert jnp.all((answer.scores >= 0) & (answer.scores <= 1))
+
+
+# Failed on the mutant whose `done` looked at the value only.
+def test_a_gradient_that_is_not_finite_is_a_failure():
+    problem = objective.Problem(
+        init=lambda key: types.Guess(jnp.zeros(2), None, ()),
+        predict=None,
+        whiten=None,
+        residual=None,
+        columns=None,
+        objective=lambda guess: jnp.sum(jnp.sqrt(guess.labels)),
+        answer=lambda guess, value: types.Answer(guess.labels, guess.labels > 0.5, None, value),
+    )
+    solver = inversion.descent(optax.adam(0.1))
+    assert np.isnan(inversion.invert(problem, solver, jax.random.key(0), 5).objective)

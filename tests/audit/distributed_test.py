@@ -71,7 +71,9 @@ def single(tmp_path_factory):
     folder = tmp_path_factory.mktemp('single')
     (status,), (output,) = ended([start(folder, 1)])
     assert status == 0, output
-    return rows(folder)[0]
+    found = rows(folder)[0]
+    assert any(row['certified'] for row in found.values())
+    return found
 
 
 def check(folder, single):
@@ -118,14 +120,16 @@ TRAINING = """
 import sys
 import jax
 import numpy as np
-from fedinv_jax import build, experiment, plan, simulate
-config = experiment.default_config()
+from fedinv_jax import simulate
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import plan, training
+config = config_lib.default_config()
 config.data.synthetic.num_users = 45
 config.observation.update({'top': 0.1, 'error_feedback': True})
 config.server.clients_per_round = 10
 config.attack.num_victims = 5
 (case,) = plan.make_cases(config)
-run = build.make_federation(config, case.model, case.clients)
+run = training.make_federation(config, case.model, case.clients)
 found = simulate.record(run, jax.random.key(0), case.victims, [0, 3, 5], num_rounds=8)
 for leaf in jax.tree.leaves((found.end.private, found.end.channel)):
     each = {shard.data.shape[0] for shard in leaf.addressable_shards}

@@ -1,7 +1,6 @@
 """The command line: help, and errors that are a line and not a traceback."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -10,32 +9,27 @@ import urllib.error
 import pytest
 
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import runner
+from fedinv_jax.audit import main, runner
 from fedinv_jax.data import loaders
+from tests.audit.helpers import ROOT, load_config
+from tests.helpers import no_figures, run  # noqa: F401
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / 'scripts' / 'attack.py'
 SMOKE = f'--config={ROOT}/configs/quickstart.py:smoke'
 
-# Runs the script after a change to what it meets.
-WRAPPER = """
-import runpy, sys, urllib.error, urllib.request
-sys.path.insert(0, {root!r})
-{change}
-sys.argv = ['attack.py', *sys.argv[1:]]
-runpy.run_path({script!r}, run_name='__main__')
-"""
-OFFLINE = """
-def offline(*_, **__):
-    raise urllib.error.URLError('no route to host')
-urllib.request.urlopen = offline
-"""
-INTERRUPTED = """
-from fedinv_jax.audit import runner
-def run(*_, **__):
+# Ctrl-C while the script downloads.
+INTERRUPTED = f"""
+import runpy, sys, urllib.request
+def interrupted(*_, **__):
     raise KeyboardInterrupt
-runner.run = run
+urllib.request.urlopen = interrupted
+sys.argv = ['attack.py', *sys.argv[1:]]
+runpy.run_path({str(SCRIPT)!r}, run_name='__main__')
 """
+TARGETS = {
+    'interrupted': ['-c', INTERRUPTED],
+    'report': ['-c', 'from fedinv_jax.audit import main; main.main()'],
+}
 COMMANDS = {
     'help': ['--help'],
     'no config': [],
@@ -44,10 +38,9 @@ COMMANDS = {
     'no integer': [SMOKE, '--config.attack.num_gradients=two'],
     'no transcript': [SMOKE, '--transcript=nowhere.npz'],
     'no file': ['--config=configs/nowhere.py'],
-    'offline': [SMOKE, '--config.data.name=ml-100k'],
-    'interrupted': [SMOKE],
+    'interrupted': [SMOKE, '--config.data.name=ml-100k'],
+    'report': ['report', 'nowhere'],
 }
-CHANGES = {'offline': OFFLINE, 'interrupted': INTERRUPTED}
 
 
 @pytest.fixture(scope='module')
@@ -57,12 +50,7 @@ def outcomes(tmp_path_factory):
     environment = {**os.environ, 'FEDINV_DATA_DIR': str(folder / 'data')}
 
     def start(name, arguments):
-        target = [str(SCRIPT)]
-        if name in CHANGES:
-            target = [
-                '-c',
-                WRAPPER.format(root=str(ROOT), change=CHANGES[name], script=str(SCRIPT)),
-            ]
+        target = TARGETS.get(name, [str(SCRIPT)])
         if any(argument.startswith('--config=') for argument in arguments):
             arguments = [*arguments, f'--workdir={folder / name}']
         return subprocess.Popen(
@@ -99,12 +87,17 @@ def test_help_names_the_flags(outcomes):
         assert f'\n  {flag}: ' in output
     assert 'python scripts/attack.py --config=configs/quickstart.py' in output
     assert 'Traceback' not in output
+    # Attacks and defences, from their tables.
+    assert re.search(r'^ *spectral +the side of the first principal direction', output, re.M)
+    assert re.search(r'^ *observation\.clip +largest norm of an upload', output, re.M)
 
 
 # The examples in the help are commands that exist.
 def test_help_names_configs_that_exist(outcomes):
     _, output, _ = outcomes['help']
-    for name in set(re.findall(r'--config=(configs/\w+\.py)', output)):
+    names = set(re.findall(r'--config=(configs/\w+\.py)', output))
+    assert len(names) >= 2
+    for name in names:
         assert (ROOT / name).exists(), name
 
 
@@ -129,7 +122,7 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
         ('unknown data', r"Unknown data set 'ml-100'\. Did you mean 'ml-100k'"),
         ('no integer', r'attack\.num_gradients'),
         ('no transcript', r'nowhere\.npz'),
-        ('offline', r'data/ml-100k/u\.data, and https://files\.grouplens\.org/\S+/ml-100k\.zip'),
+        ('report', r'There is no folder nowhere\.'),
     ],
 )
 def test_bad_input_is_one_line(outcomes, name, message):
@@ -172,3 +165,36 @@ def test_missing_data_without_network(tmp_path, monkeypatch):
     assert str(tmp_path / 'ml-1m' / 'ratings.dat') in str(caught.value)
     assert 'https://files.grouplens.org/datasets/movielens/ml-1m.zip' in str(caught.value)
     assert not (tmp_path / 'run').exists()
+
+
+# Failed on: `Traceback` of a KeyError.
+@pytest.mark.parametrize('arguments', [[], ['atack']], ids=str)
+def test_the_console_command_names_its_commands(arguments, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['fedinv', *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert str(ended.value).startswith('usage: fedinv COMMAND ...')
+    for name in ('attack', 'study', 'report'):
+        assert re.search(rf'^  {name} +\w.*\.$', str(ended.value), re.M)
+
+
+OLD_CONFIG = """
+from fedinv_jax import experiment
+
+
+def get_config(arg=None):
+    config = experiment.default_config()
+    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
+    config.data.update({'min_positives': 8, 'max_positives': 10})
+    config.attack.update({'name': ('random',), 'num_victims': 2})
+    config.server.num_rounds = 2
+    return experiment.variant(config, arg)
+"""
+
+
+def test_a_config_file_of_version_0_1_still_runs(tmp_path):
+    path = tmp_path / 'old.py'
+    path.write_text(OLD_CONFIG)
+    assert load_config(path, 'smoke').data.synthetic.num_users == 40
+    _, rows = run(load_config(path, None), tmp_path / 'run')
+    assert len(rows) == 4

@@ -1,41 +1,28 @@
 """Studies: arms, shards, merging, a kill at any moment; the same rows whatever happens."""
 
 import functools
-import json
 import os
+import pathlib
 import random
 import re
+import shutil
 import signal
 import time
 
 import pytest
 
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import plan, runner, study, workdir
-from tests.audit import runner_test
-from tests.audit.runner_test import strict, write_config
+from fedinv_jax.audit import plan, runner, study
+from tests.audit.helpers import run_study, script, strict, two_arms, write_config
 from tests.helpers import compilations, no_figures, rows_of, silent, tiny  # noqa: F401
-from tests.report import html_test
-
-
-def two_arms(**attack):
-    config = tiny(num_gradients=(1, 2), **attack)
-    config.num_seeds = 2
-    return config_lib.with_arms(config, {'mf': {}, 'wide': {'model': {'dim': 6}}})
-
-
-def run(config, folder, **how):
-    lines = []
-    study.run(config, str(folder), 'python scripts/study.py', log=lines.append, **how)
-    return lines
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
+    """An uninterrupted study of `two_arms()`."""
     folder = tmp_path_factory.mktemp('study')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.figures, 'draw', lambda *_: [])
-        run(two_arms(), folder)
+    lines = run_study(two_arms(), folder)
+    (folder / 'log').write_text('\n'.join(lines))
     return folder
 
 
@@ -65,8 +52,7 @@ def test_one_report_holds_every_arm(whole):
     text = (whole / 'report.md').read_text()
     for part in ('### mf', '## wide', "### The paper's claims", '**C1, several gradients'):
         assert part in text
-    page = (whole / 'report.html').read_text()
-    assert page.startswith('<!doctype html>') or page.startswith('<!DOCTYPE html>')
+    assert (whole / 'report.html').read_text().lower().startswith('<!doctype html>')
     assert (whole / 'mf' / 'report.html').exists()
 
 
@@ -74,10 +60,10 @@ def test_one_report_holds_every_arm(whole):
 @pytest.mark.slow
 def test_merged_shards_are_one_run(whole, tmp_path):
     for index in (2, 0, 1):
-        lines = run(two_arms(), tmp_path, shard=(index, 3))
+        lines = run_study(two_arms(), tmp_path, shard=(index, 3))
         assert (tmp_path / 'mf' / f'victims-{index}-of-3.jsonl').exists()
     assert not (tmp_path / 'mf' / 'victims.jsonl').exists()
-    lines = run(two_arms(), tmp_path, merge=True)
+    lines = run_study(two_arms(), tmp_path, merge=True)
     assert arms_rows(tmp_path) == arms_rows(whole)
     for name in ('mf', 'wide'):
         ours, theirs = (
@@ -95,20 +81,20 @@ def test_arms_without_data_are_left_out_unless_they_are_named(tmp_path, monkeypa
     monkeypatch.setenv('FEDINV_DATA_DIR', str(tmp_path / 'empty'))
     amazon = {'data': {'name': 'amazon-instant-video'}}
     config = config_lib.with_arms(tiny(), {'amazon': amazon, 'mf': {}})
-    lines = run(config, tmp_path / 'w')
+    lines = run_study(config, tmp_path / 'w')
     assert lines[0].startswith('warning: without arm amazon: Expected ')
     text = (tmp_path / 'w' / 'report.md').read_text()
     assert f'### Not run\n\n- amazon: Expected {tmp_path}/empty/amazon-instant-video' in text
     assert rows_of(tmp_path / 'w' / 'mf')
     with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
-        run(config, tmp_path / 'v', names=['amazon', 'mf'])
+        run_study(config, tmp_path / 'v', names=['amazon', 'mf'])
     with pytest.raises(FileNotFoundError, match='amazon-instant-video'):
-        run(config_lib.with_arms(tiny(), {'amazon': amazon}), tmp_path / 'v')
+        run_study(config_lib.with_arms(tiny(), {'amazon': amazon}), tmp_path / 'v')
 
 
-def test_an_arm_that_is_complete_stays_in_the_report(tmp_path):
-    run(two_arms(), tmp_path, names=['wide'])
-    lines = run(two_arms(), tmp_path, names=['mf'])
+def test_an_arm_that_is_complete_stays_in_the_report(whole, tmp_path):
+    shutil.copytree(whole / 'wide', tmp_path / 'wide')
+    lines = run_study(two_arms(), tmp_path, names=['mf'])
     assert sum('compiled' in line for line in lines) == 2  # Two seeds of one arm.
     text = (tmp_path / 'report.md').read_text()
     assert text.index('### mf') < text.index('### wide')
@@ -116,29 +102,28 @@ def test_an_arm_that_is_complete_stays_in_the_report(tmp_path):
 
 def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
     with pytest.raises(ValueError, match=r'holds a run of scripts/attack\.py, not a study'):
-        run(two_arms(), whole / 'mf')
+        run_study(two_arms(), whole / 'mf')
     with pytest.raises(ValueError, match=r'There is no .*typo.mf, hence nothing to merge'):
-        run(two_arms(), tmp_path / 'typo', merge=True)
+        run_study(two_arms(), tmp_path / 'typo', merge=True)
     assert not (tmp_path / 'typo').exists()
 
 
-def test_merging_refuses_what_is_not_complete(tmp_path):
-    run(two_arms(), tmp_path, shard=(0, 2))
-    with pytest.raises(ValueError, match=r'3 of 6 blocks of victims are missing|of \d+ blocks'):
-        run(two_arms(), tmp_path, merge=True)
+# Failed on the mutant that takes every line of every file.
+def test_merging_needs_all_parts_and_may_be_killed(whole, tmp_path, monkeypatch):
+    (arm,) = study.arms(two_arms(), ['mf']).values()
+    count = len(plan.blocks(plan.make_cases(arm)))
+    run_study(two_arms(), tmp_path, shard=(0, 2), names=['mf'])
+    missing = rf': {count - count // 2} of {count} blocks of victims are missing'
+    with pytest.raises(ValueError, match=missing):
+        run_study(two_arms(), tmp_path, merge=True, names=['mf'])
     assert (tmp_path / 'mf' / 'victims-0-of-2.jsonl').exists()
     assert not (tmp_path / 'report.md').exists()
-
-
-# Failed on the mutant that takes every line of every file.
-def test_a_merge_that_was_killed_can_be_done_again(whole, tmp_path, monkeypatch):
-    for index in (0, 1):
-        run(two_arms(), tmp_path, shard=(index, 2), names=['mf'])
-    monkeypatch.setattr(workdir.pathlib.Path, 'unlink', lambda path: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run(two_arms(), tmp_path, merge=True, names=['mf'])
-    monkeypatch.undo()
-    run(two_arms(), tmp_path, merge=True, names=['mf'])
+    run_study(two_arms(), tmp_path, shard=(1, 2), names=['mf'])
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, 'unlink', lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_study(two_arms(), tmp_path, merge=True, names=['mf'])
+    run_study(two_arms(), tmp_path, merge=True, names=['mf'])
     lines = (tmp_path / 'mf' / 'victims.jsonl').read_text().splitlines()
     assert len(lines) == len(rows_of(whole / 'mf'))
     assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
@@ -147,20 +132,20 @@ def test_a_merge_that_was_killed_can_be_done_again(whole, tmp_path, monkeypatch)
 
 # Failed on the mutant that sorts the rows that it knows and forgets the others.
 def test_rows_of_another_version_are_refused(whole, tmp_path):
-    run(two_arms(), tmp_path, names=['mf'])
+    shutil.copytree(whole / 'mf', tmp_path / 'mf')
     path = tmp_path / 'mf' / 'victims.jsonl'
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text(first.replace('"solver": "adam"', '"solver": "other"') + ''.join(rest))
     with pytest.raises(ValueError, match=r'1 of \d+ rows are of no setting of this config'):
-        run(two_arms(), tmp_path, names=['mf'])
+        run_study(two_arms(), tmp_path, names=['mf'])
 
 
 @pytest.mark.slow
 def test_more_shards_than_blocks(whole, tmp_path):
     config, count = two_arms(), 40
     for index in range(count):
-        run(config, tmp_path, shard=(index, count), names=['mf'])
-    run(config, tmp_path, merge=True, names=['mf'])
+        run_study(config, tmp_path, shard=(index, count), names=['mf'])
+    run_study(config, tmp_path, merge=True, names=['mf'])
     assert rows_of(tmp_path / 'mf') == rows_of(whole / 'mf')
 
 
@@ -172,7 +157,7 @@ def test_a_shard_that_is_none_is_an_error(shard):
     assert re.search(r'error: Expected --shard=.* to be i/n with 0 <= i < n', output), output
 
 
-script = functools.partial(runner_test.script, name='study.py')
+script = functools.partial(script, name='study.py')
 
 
 @pytest.mark.slow
@@ -214,7 +199,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
             break
         if kills == 1:  # As a kill within a write would leave it.
             with open(rows, 'a') as file:
-                file.write('{"schema": 1, "attack": "mgra')
+                file.write('{"schema": 2, "attack": "mgra')
     assert process.returncode == 0, output
     assert kills >= 2
     assert rows_of(folder / 'all') == rows_of(expected / 'all')
@@ -224,87 +209,14 @@ def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def test_reports_of_one_victim_of_failures_and_of_none(tmp_path, monkeypatch):
-    config = tiny(num_victims=1, num_gradients=(1, 2))
-    run(config, tmp_path / 'one')
-    text = (tmp_path / 'one' / 'report.md').read_text()
-    assert 'C1, several gradients reveal more than one (items seen): **too few victims**' in text
-    summary = json.loads((tmp_path / 'one' / 'all' / 'summary.json').read_text())
-    assert all(row['num_victims'] == 1 for row in summary['rows'])
-    rows = workdir.read_rows(tmp_path / 'one' / 'all')
-    failed = [
-        {**row, 'status': 'failed', 'reason': 'it broke', 'metrics': dict.fromkeys(row['metrics'])}
-        for row in rows
-    ]
-    for name, made in (('failures', failed), ('none', [])):
-        folder = tmp_path / name
-        folder.mkdir()
-        runner.finish(config, made, folder, '', '', lambda line: None)
-        text = (folder / 'report.md').read_text()
-        assert (folder / 'report.html').exists()
-        if made:
-            assert '1 of 1 victims: it broke' in text
-            assert '**not measured**' in text
-        else:
-            assert 'No attack was run.' in text
-
-
-STUDIES = sorted((runner_test.ROOT / 'configs').glob('study_*.py'))
-
-
-PROBE = """
-said.push(document.documentElement.scrollWidth <= window.innerWidth);
-const images = [...document.images];
-said.push(images.length, images.every(image => image.naturalWidth > 500));
-"""
-
-
-# On synthetic data, hence everywhere.
-@pytest.mark.slow
-@pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
-def test_every_smoke_study_runs(path, tmp_path, monkeypatch):
-    monkeypatch.undo()  # With its figures.
-    config = runner_test.load_config(path, 'smoke')
-    run(config, tmp_path)
-    for name, arm in study.arms(config).items():
-        rows = rows_of(tmp_path / name)
-        assert len(rows) == len(config_lib.settings(arm)) * arm.attack.num_victims
-        assert {row['status'] for row in rows.values()} == {'ok'}
-    page = (tmp_path / 'report.html').read_text()
-    figures = list(tmp_path.rglob('figures/*.png'))
-    assert figures
-    assert page.count('data:image/png;base64,') == len(figures)
-    # What the study is for is in it: the claims that it can speak to, or the frontier.
-    purposes = {
-        'attacks': '**C1, ',
-        'convergence': '**C2, ',
-        'defences': 'Leakage against utility',
-        'interval': '**C3, ',
-        'num_gradients': '**C1, ',
-        'raifle': '| summed ',
-    }
-    text = (tmp_path / 'report.md').read_text()
-    assert purposes[path.stem.removeprefix('study_')] in text
-    for width in (390, 1280):
-        assert html_test.browse(tmp_path, page, width, PROBE) == f'true {len(figures)} true'
-
-
 # Failed on the mutants that count a step once whatever T, and the arms before.
-@pytest.mark.slow
-def test_the_first_arm_foretells_the_whole_study(tmp_path, monkeypatch):
-    config = two_arms(num_iterations=10)
-    small, wide = (plan.work(arm) for arm in study.arms(config).values())
+def test_the_first_arm_foretells_the_whole_study(whole):
+    small, wide = (plan.work(arm) for arm in study.arms(two_arms()).values())
     assert wide / small == pytest.approx(7 / 5)  # D and a bias of one item
     steps = [plan.work(tiny(num_gradients=(count,), name=('mgradinv',))) for count in (1, 3)]
     assert steps[1] == 3 * steps[0]
-    asked = []
-    monkeypatch.setattr(runner, 'run', lambda *args: asked.append(args[-1]))
-    study.run(
-        config_lib.with_arms(tiny(), {'a': {}, 'b': {'model': {'dim': 6}}, 'c': {}}), tmp_path, ''
-    )
-    assert asked == pytest.approx([12 / 5, 5 / 7, 0])
-    monkeypatch.undo()
-    lines = run(config, tmp_path)
+    assert study.later([5.0, 7.0, 5.0]) == pytest.approx([12 / 5, 5 / 7, 0])
+    lines = (whole / 'log').read_text().splitlines()
     told = [line for line in lines if line.startswith('the whole study')]
     assert len(told) == 1
     assert lines.index(told[0]) < lines.index('arm 2 of 2: wide')

@@ -6,9 +6,25 @@ import re
 import pytest
 
 from fedinv_jax.audit import workdir
+from tests.report.helpers import victim_row
 
 CONFIG = {'attack': {'steps': 3, 'name': ('a', 'b')}, 'run': {'progress': True}, 'seed': 0}
 DATA = {'negatives_sha256': 'ab'}
+
+
+def line(user):
+    """A row as a file has it."""
+    return json.dumps(victim_row(user)) + '\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The work directory of a run without rows."""
+    return workdir.open_(tmp_path, CONFIG, DATA)
+
+
+def users_of(folder):
+    return [row['user'] for row in workdir.read_rows(folder)]
 
 
 def changed(section, **fields):
@@ -48,7 +64,7 @@ def test_versions_name_packages_and_device(tmp_path):
     ids=['number', 'axis', 'top', 'data', 'new-field'],
 )
 def test_another_run_is_refused_with_field_and_both_values(tmp_path, config, data, message):
-    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [{'user': 0}])
+    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [victim_row(0)])
     before = (tmp_path / 'config.json').read_text()
     with pytest.raises(ValueError, match=message) as caught:
         workdir.open_(tmp_path, config, data)
@@ -57,14 +73,14 @@ def test_another_run_is_refused_with_field_and_both_values(tmp_path, config, dat
 
 
 def test_every_difference_is_listed(tmp_path):
-    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [{'user': 0}])
+    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [victim_row(0)])
     with pytest.raises(ValueError, match=r'attack\.steps is 3.*; config\.seed is 0'):
         workdir.open_(tmp_path, {**changed('attack', steps=4), 'seed': 5}, DATA)
 
 
 # Failed on a mutant that skips 'config.r' instead of 'config.run.', by way of 'rate'.
 def test_only_the_section_run_may_differ(tmp_path):
-    workdir.append_rows(workdir.open_(tmp_path, {**CONFIG, 'rate': 1}, DATA), [{'user': 0}])
+    workdir.append_rows(workdir.open_(tmp_path, {**CONFIG, 'rate': 1}, DATA), [victim_row(0)])
     workdir.open_(tmp_path, {**changed('run', progress=False), 'rate': 1}, DATA)
     with pytest.raises(ValueError, match=r'config\.rate is 1 there, 2 here'):
         workdir.open_(tmp_path, {**CONFIG, 'rate': 2}, DATA)
@@ -77,21 +93,51 @@ def test_a_folder_without_rows_is_taken_over(tmp_path):
 
 
 def test_rows_without_a_config_are_refused(tmp_path):
-    workdir.append_rows(tmp_path, [{'user': 1}])
+    workdir.append_rows(tmp_path, [victim_row(1)])
     with pytest.raises(ValueError, match=r'holds rows but no config\.json'):
         workdir.open_(tmp_path, CONFIG, DATA)
 
 
-def test_append_and_read(tmp_path):
-    rows = [{'user': 1, 'x': None}, {'user': 2, 'id': 'ü "\n'}, {'user': 3, 'x': [0.1, 1e-30]}]
-    workdir.append_rows(tmp_path, rows[:1])
-    workdir.append_rows(tmp_path, rows[1:])
-    text = (tmp_path / 'victims.jsonl').read_text()
+def test_append_and_read(folder):
+    rows = [
+        victim_row(1, drift=None),
+        victim_row(2, user_id='ü "\n'),
+        victim_row(3, scores=[0.1, 1e-30]),
+    ]
+    workdir.append_rows(folder, rows[:1])
+    workdir.append_rows(folder, rows[1:])
+    text = (folder / 'victims.jsonl').read_text()
     assert text.endswith('\n')
     assert text.count('\n') == 3
     assert text.isascii()  # So that no cut falls inside a character.
     assert [json.loads(line) for line in text.splitlines()] == rows
-    assert workdir.read_rows(tmp_path) == rows
+    assert workdir.read_rows(folder) == rows
+
+
+# Failed on a check after the first rows were written.
+def test_a_row_that_is_none_is_refused_and_nothing_is_written(folder):
+    with pytest.raises(ValueError, match=r"Expected row\['seed'\] of type int, got 0\.5"):
+        workdir.append_rows(folder, [victim_row(0), victim_row(1, seed=0.5)])
+    assert workdir.read_rows(folder) == []
+
+
+def test_rows_of_version_0_1_are_read_with_what_the_config_says(tmp_path):
+    config = {**CONFIG, 'observation': {'clip': 2.0, 'pseudo': 0.25}}
+    folder = workdir.open_(tmp_path, config, DATA)
+    row = victim_row(0)
+    old = {k: v for k, v in row.items() if k not in ('family', 'defences', 'labels_changed')}
+    (folder / 'victims.jsonl').write_text(json.dumps({**old, 'schema': 1}) + '\n' + line(1))
+    changes = {'defences': {'pseudo': 0.25, 'clip': 2.0}, 'labels_changed': True}
+    assert workdir.read_rows(folder) == [{**row, **changes}, victim_row(1)]
+    (folder / 'victims.jsonl').write_text(json.dumps({**old, 'schema': 3}) + '\n')
+    with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got 3'):
+        workdir.read_rows(folder)
+
+
+def test_rows_without_a_run_are_no_rows(tmp_path):
+    workdir.append_rows(tmp_path, [victim_row(1)])
+    with pytest.raises(ValueError, match=r'holds no run: expected .*config\.json'):
+        workdir.read_rows(tmp_path)
 
 
 def test_no_file_is_no_rows(tmp_path):
@@ -99,28 +145,28 @@ def test_no_file_is_no_rows(tmp_path):
 
 
 # Failed on the mutants of `writing` with `rfind` without `+ 1`, and without `truncate`.
-@pytest.mark.parametrize('cut', ['', '{', '{"user": 2, "x": 0.', '{"user": 2}'])
-def test_a_line_cut_off_is_dropped_and_the_file_repaired(tmp_path, cut):
-    path, said = tmp_path / 'victims.jsonl', []
-    path.write_text('{"user": 0}\n{"user": 1}\n' + cut)
-    assert workdir.read_rows(tmp_path) == [{'user': 0}, {'user': 1}]
-    with workdir.writing(tmp_path, log=said.append):
-        assert path.read_text() == '{"user": 0}\n{"user": 1}\n'
-        workdir.append_rows(tmp_path, [{'user': 3}])
-    assert [row['user'] for row in workdir.read_rows(tmp_path)] == [0, 1, 3]
+@pytest.mark.parametrize('cut', ['', '{', '{"user": 2, "x": 0.', line(2)[:-1]])
+def test_a_line_cut_off_is_dropped_and_the_file_repaired(folder, cut):
+    path, said = folder / 'victims.jsonl', []
+    path.write_text(line(0) + line(1) + cut)
+    assert users_of(folder) == [0, 1]
+    with workdir.writing(folder, log=said.append):
+        assert path.read_text() == line(0) + line(1)
+        workdir.append_rows(folder, [victim_row(3)])
+    assert users_of(folder) == [0, 1, 3]
     assert len(said) == bool(cut)
     assert all('the last line was cut off' in line and 'the 2 rows' in line for line in said)
 
 
 # Failed on the mutant that repairs while reading: another process is in the middle of that line.
-def test_reading_leaves_the_rows_of_other_shards_alone(tmp_path):
-    path = workdir.rows_file(tmp_path, (1, 3))
-    path.write_text('{"user": 0}\n{"us')
+def test_reading_leaves_the_rows_of_other_shards_alone(folder):
+    path = workdir.rows_file(folder, (1, 3))
+    path.write_text(line(0) + '{"us')
     assert path.name == 'victims-1-of-3.jsonl'
-    with workdir.writing(tmp_path, (0, 3)):
-        workdir.append_rows(tmp_path, [{'user': 5}], (0, 3))
-        assert workdir.read_rows(tmp_path) == [{'user': 5}, {'user': 0}]
-    assert path.read_text() == '{"user": 0}\n{"us'
+    with workdir.writing(folder, (0, 3)):
+        workdir.append_rows(folder, [victim_row(5)], (0, 3))
+        assert users_of(folder) == [5, 0]
+    assert path.read_text() == line(0) + '{"us'
 
 
 # Failed on the mutant without the lock.
@@ -131,12 +177,12 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         pass
 
 
-def test_merged_rows_are_one_file(tmp_path):
+def test_merged_rows_are_one_file(folder):
     for index in range(2):
-        workdir.append_rows(tmp_path, [{'user': index}], (index, 2))
-    workdir.merge(tmp_path, workdir.read_rows(tmp_path)[::-1])
-    assert [path.name for path in tmp_path.iterdir()] == ['victims.jsonl']
-    assert workdir.read_rows(tmp_path) == [{'user': 1}, {'user': 0}]
+        workdir.append_rows(folder, [victim_row(index)], (index, 2))
+    workdir.merge(folder, workdir.read_rows(folder)[::-1])
+    assert [path.name for path in folder.glob('*.jsonl')] == ['victims.jsonl']
+    assert users_of(folder) == [1, 0]
 
 
 def test_only_a_cut_line_leaves_nothing(tmp_path):
@@ -146,19 +192,19 @@ def test_only_a_cut_line_leaves_nothing(tmp_path):
     assert (tmp_path / 'victims.jsonl').read_text() == ''
 
 
-def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path):
-    (tmp_path / 'victims.jsonl').write_text('{"user": 0}\nnonsense\n{"user": 1}\n')
+def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(folder):
+    (folder / 'victims.jsonl').write_text(line(0) + 'nonsense\n' + line(1))
     with pytest.raises(ValueError, match=r'victims\.jsonl, line 2: expected a JSON object'):
-        workdir.read_rows(tmp_path)
+        workdir.read_rows(folder)
 
 
 # Failed on the mutant without `allow_nan=False`.
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path, value):
-    workdir.append_rows(tmp_path, [{'user': 0}])
+def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(folder, value):
+    workdir.append_rows(folder, [victim_row(0)])
     with pytest.raises(ValueError, match='Out of range float values'):
-        workdir.append_rows(tmp_path, [{'user': 1}, {'user': 2, 'x': value}])
-    assert workdir.read_rows(tmp_path) == [{'user': 0}]
+        workdir.append_rows(folder, [victim_row(1), victim_row(2, drift=value)])
+    assert users_of(folder) == [0]
 
 
 # Failed on the mutant `path.write_text(text)`.

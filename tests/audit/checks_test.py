@@ -1,0 +1,203 @@
+"""What is refused before anything is computed."""
+
+import pytest
+
+from fedinv_jax.audit import checks, plan, threat_model
+from fedinv_jax.audit import config as config_lib
+
+
+def config_with(path, value):
+    config = config_lib.default_config()
+    *sections, field = path.split('.')
+    section = config
+    for name in sections:
+        section = section[name]
+    section[field] = value
+    return config
+
+
+def prepare(config):
+    """All that a run does before it computes; what is seen has names once there is a model."""
+    threat_model.describe(config, plan.make_cases(config))
+
+
+def test_the_default_passes():
+    checks.check(config_lib.default_config())
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'nearest'),
+    [
+        ('model.name', 'nfc', 'ncf'),
+        ('client.name', 'gradient_stp', 'gradient_step'),
+        ('client.loss', 'bse', 'bce'),
+        ('client.precision', 'float16', 'float64'),
+        ('client.private_optimizer.name', 'adm', 'adam'),
+        ('model.kernel_init', 'unifrom', 'uniform'),
+        ('attack.start', 'spectrl', 'spectral'),
+        ('dynamics.name', ('free', 'unroled'), 'unrolled'),
+        ('attack.name', ('mgradinw',), 'mgradinv'),
+        ('attack.distance', 'cosin', 'cosine'),
+        ('attack.precision', 'float46', 'float64'),
+        ('attack.optimizer.name', 'adm', 'adam'),
+        ('attack.optimizer.decay', 'cosin', 'cosine'),
+        ('server.optimizer.name', 'sdg', 'sgd'),
+        ('server.aggregate_items', 'men', 'mean'),
+        ('server.aggregate_scorer', 'mean_over_touch', 'mean_over_touched'),
+        ('observation.seen', ('item+scorer',), 'items'),
+        ('data.labels', 'rating', 'ratings'),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_computed(field, value, nearest):
+    with pytest.raises(ValueError, match=nearest) as caught:
+        prepare(config_with(field, value))
+    unknown = value[-1] if isinstance(value, tuple) else value
+    assert unknown.split('+')[0] in str(caught.value)
+
+
+# The same names of a client that is not the default one.
+def test_unknown_optimizer_of_local_sgd():
+    config = config_with('client.optimizer.name', 'sdg')
+    config.client.name = 'local_sgd'
+    with pytest.raises(ValueError, match=r"client\.optimizer\.name='sdg'.*'sgd'"):
+        plan.make_case(config)
+
+
+def test_unknown_data_names_the_nearest():
+    with pytest.raises(ValueError, match=r"Unknown data set 'ml-100'.*'ml-100k'"):
+        plan.make_case(config_with('data.name', 'ml-100'))
+
+
+# Failed on the mutant `number < 0`.
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('attack.num_gradients', (0,)),
+        ('attack.num_gradients', (1, -2)),
+        ('attack.interval', (0,)),
+        ('num_seeds', 0),
+        ('attack.num_iterations', 0),
+        ('attack.num_restarts', 0),
+        ('attack.block', 0),
+        ('server.num_rounds', 0),
+        ('data.per_positive', 0),
+    ],
+)
+def test_counts_below_one(field, value):
+    number = value[-1] if isinstance(value, tuple) else value
+    with pytest.raises(ValueError, match=rf'Expected {field}={number} to be an integer >= 1\.'):
+        checks.check(config_with(field, value))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'seed': -1}, r'Expected seed=-1 >= 0\.'),
+        ({'observation.noise': -0.5}, r'Expected observation\.noise=-0\.5 >= 0\.'),
+        ({'client.item_drift': -1.0}, r'Expected client\.item_drift=-1\.0 >= 0\.'),
+        ({'data.max_users': 0}, r'Expected data\.max_users=0 >= 1\.'),
+        ({'num_seeds': 5, 'attack.num_victims': 4}, r'num_victims=4 to be at least num_seeds=5'),
+        ({'client.item_drift': 0.1}, r"client\.item_drift needs client\.name='local_sgd'"),
+        ({'client.num_epochs': 5}, r"client\.num_epochs needs client\.name='local_sgd'"),
+        ({'client.batch_size': 8}, r"client\.batch_size needs client\.name='local_sgd'"),
+        ({'client.optimizer.name': 'adam'}, r"client\.optimizer needs client\.name='local_sgd'"),
+        ({'data.labels': 'ratings', 'attack.name': ('exact',)}, r"needs data\.labels='implicit'"),
+        ({'observation.seen': ('scorer',), 'attack.name': ('sign',)}, r"seen='scorer' has none"),
+        ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
+        ({'attack.start': 'exact'}, r"attack\.start='exact' needs attack\.precision='float64'"),
+        ({'client.precision': 'float64'}, r'attack\.precision=float64'),
+        ({'observation.delta': 0.0}, r'Expected observation\.delta=0\.0 between 0 and 1'),
+        *(
+            (
+                {
+                    'data.fresh_negatives': True,
+                    'observation.batch_known': False,
+                    'observation.seen': ('scorer',),
+                    **defence,
+                },
+                'fresh_negatives allows no',
+            )
+            for defence in (
+                {'observation.label_epsilon': 1.0},
+                {'observation.pseudo': 0.1},
+                {'observation.noise': 0.1},
+                {'observation.top': 0.1, 'observation.error_feedback': True},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_values_that_contradict(changes, message):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        checks.check(config)
+
+
+def test_values_that_agree():
+    for changes in (
+        {'num_seeds': 5, 'attack.num_victims': 0},
+        {'client.name': 'local_sgd', 'client.item_drift': 0.1},
+        {'attack.start': 'exact', 'attack.precision': 'float64'},
+        {'attack.start': 'sign'},
+        {'data.labels': 'ratings', 'attack.name': ('spectral', 'popularity')},
+        # They compute in float64 whatever the rest does.
+        {'client.precision': 'float64', 'attack.name': ('exact', 'popularity')},
+    ):
+        config = config_lib.default_config()
+        config.update_from_flattened_dict(changes)
+        checks.check(config)
+
+
+@pytest.mark.parametrize('value', [(2.5,), ('two',), (None,)])
+def test_counts_that_are_no_integers(value):
+    with pytest.raises(ValueError, match=r'Expected attack\.num_gradients='):
+        checks.check(config_with('attack.num_gradients', value))
+
+
+@pytest.mark.parametrize(
+    'field', ['attack.num_gradients', 'attack.name', 'dynamics.name', 'observation.seen']
+)
+def test_an_empty_axis_is_refused(field):
+    with pytest.raises(ValueError, match=field):
+        checks.check(config_with(field, ()))
+
+
+# Failed on the mutant `setting.rounds[-1] > config.server.num_rounds`.
+def test_an_interval_past_the_training():
+    config = config_lib.default_config()
+    config.server.num_rounds = 100
+    config.attack.update({'num_gradients': (1, 4), 'first_round': (9,), 'interval': (30,)})
+    checks.check(config)  # 9, 39, 69, 99
+    config.attack.first_round = (10,)
+    with pytest.raises(
+        ValueError,
+        match=r'runs past the training: first_round=10, num_gradients=4, interval=30 observe '
+        r'round 100; expected at most 99 \(server\.num_rounds=100\)\.',
+    ):
+        checks.check(config)
+    config.attack.update({'first_round': (-1,), 'interval': (1,)})
+    with pytest.raises(ValueError, match=r'attack\.first_round=-1 to be an integer >= 0\.'):
+        checks.check(config)
+
+
+@pytest.mark.parametrize('seen', ['items', 'items+scorer', 'scorer+items/bias'])
+def test_items_seen_with_the_batch_unknown(seen):
+    config = config_with('observation.batch_known', False)
+    config.observation.seen = ('scorer', seen)
+    with pytest.raises(ValueError, match='Item rows reveal the batch'):
+        checks.check(config)
+
+
+def test_fresh_negatives_with_the_batch_known():
+    config = config_with('data.fresh_negatives', True)
+    with pytest.raises(ValueError, match=r'needs observation\.batch_known=False'):
+        checks.check(config)
+
+
+# 'scorer/items/kernel' is the block of NCF's first kernel that meets the item, not an item row.
+@pytest.mark.parametrize('seen', ['scorer', 'scorer/items/kernel'])
+def test_the_scorer_seen_with_the_batch_unknown(seen):
+    config = config_with('observation.batch_known', False)
+    config.observation.seen = (seen,)
+    checks.check(config)

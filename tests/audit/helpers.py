@@ -1,0 +1,214 @@
+"""What the test modules of the audit share: configs, scripts, made-up attacks, checks."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax.audit import attackers, plan, registry, runner, study
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import settings as settings_lib
+from fedinv_jax.report import rows as rows_lib
+from fedinv_jax.types import Answer, Certificate
+from tests.helpers import silent, tiny
+
+
+def small(**data):
+    """A config whose data takes no time."""
+    config = config_lib.default_config()
+    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
+    config.data.update(data)
+    config.attack.num_victims = 4
+    return config
+
+
+def small_config():
+    """NCF whose scorer is seen; thirty clients of several sizes."""
+    config = config_lib.default_config()
+    config.data.synthetic.update({'num_users': 30, 'num_items': 80, 'median_activity': 10.0})
+    config.data.max_positives = 12
+    config.model.update({'dim': 2, 'hidden': (4,)})
+    config.observation.seen = ('scorer',)
+    config.attack.update({'num_victims': 2, 'num_iterations': 5, 'block': 2})
+    return config
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+METRICS = {
+    'auc',
+    'average_precision',
+    'f1',
+    'precision',
+    'recall',
+    'exact',
+    'label_mse',
+    'private_error',
+    'private_cosine',
+    'recovered_at_known_count',
+}
+
+
+def strict(text):
+    """JSON without the constants that JSON lacks."""
+
+    def refuse(name):
+        raise AssertionError(f'{name} is no JSON')
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def check_interval(value):
+    """A mean between its bounds, or none of them."""
+    assert set(value) == {'mean', 'low', 'high', 'undefined'}
+    numbers = [value[name] for name in ('low', 'mean', 'high')]
+    if value['mean'] is None:
+        assert numbers == [None] * 3
+    else:
+        assert all(type(number) is float for number in numbers)
+        assert numbers[0] <= numbers[1] + 1e-9
+        assert numbers[1] <= numbers[2] + 1e-9
+
+
+def check_folder(folder, config):
+    """What every work directory must hold, whatever was run."""
+    cases = {case.config.seed: case for case in plan.make_cases(config)}
+    victims = {(seed, user) for seed, case in cases.items() for user in case.victims}
+    settings = settings_lib.settings(config)
+    files = {path.name for path in folder.iterdir()}
+    assert files - {'compiled'} == {
+        'config.json',
+        'figures',
+        'report.html',
+        'report.md',
+        'run.json',
+        'summary.json',
+        'versions.json',
+        'victims.jsonl',
+    }
+    lines = (folder / 'victims.jsonl').read_text().splitlines()
+    rows = [strict(line) for line in lines]
+    assert len(rows) == len(settings) * len(victims)
+    assert {(row['seed'], row['user']) for row in rows} == victims
+    assert len({plan.key(row) for row in rows}) == len(rows)
+    for row in rows:
+        assert (row['status'], row['reason']) == ('ok', None)
+        case = cases[row['seed']]
+        assert row['user_id'] == case.interactions.user_ids[row['user']]
+        positives = int(np.sum(case.interactions.users == row['user']))
+        negatives = min(4 * positives, case.interactions.num_items - positives)
+        assert (row['num_positives'], row['num_negatives']) == (positives, negatives)
+        assert (row['drift'] is None) == (row['num_gradients'] == 1)
+    summary = strict((folder / 'summary.json').read_text())
+    assert set(summary) == {'schema', 'rows'}
+    assert summary['schema'] == 2
+    assert len(summary['rows']) == len(settings)
+    for row in summary['rows']:
+        assert rows_lib.mismatch(row, rows_lib.SummaryRow) is None
+        assert set(row['metrics']) == METRICS
+        for value in row['metrics'].values():
+            check_interval(value)
+        assert row['num_victims'] == len(victims)
+        assert row['seed'] == sorted(cases)
+        assert row['num_seeds'] == len(cases)
+        assert row['num_failed'] == 0
+        assert row['failures'] == {}
+        one = row['num_gradients'] == 1
+        assert (row['interval'] is None) == one
+        assert (row['drift'] is None) == one
+        assert (row['dynamics'] is None) == (row['family'] == 'baseline')
+        assert (row['solver'] is None) == (row['family'] == 'baseline')
+    record = strict((folder / 'config.json').read_text())
+    assert record['config'] == json.loads(json.dumps(config.to_dict()))
+    report = (folder / 'report.md').read_text()
+    assert 'Threat model' in report
+    assert 'scripts/attack.py' in report
+    return rows, summary
+
+
+def load_module(path):
+    """A Python file as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_config(path, arg):
+    """The config of a config file."""
+    return load_module(path).get_config(arg)
+
+
+def bias_sign(target, flip=lambda items: False):
+    """A made-up exact attack: an item bias has a gradient of the sign of `z - y`."""
+
+    def attack(transcript, key, num_iterations):
+        rows = transcript.seen['items']['bias'][0]
+        assert rows.dtype == np.float64
+        assert len(transcript.rounds) == len(target.rounds)
+        labels = (rows < 0) ^ (flip(transcript.items) & (np.arange(len(rows)) == 0))
+        margin = jnp.abs(rows).min()
+        certificate = Certificate(margin > 1e-6, margin, margin / 8, len(rows), len(rows))
+        return Answer(labels * 1.0, labels, None, jnp.sum(rows**2), certificate)
+
+    return attackers.Choice('bias sign', 'item biases are seen', attack)
+
+
+def replace_attack(monkeypatch, name, make):
+    """Another attack in a row of the table."""
+    monkeypatch.setitem(registry.ATTACKS, name, registry.ATTACKS[name]._replace(make=make))
+
+
+def seeds(count=2, **attack):
+    """Two victims a seed; every client of every seed has one size of batch."""
+    config = tiny(num_gradients=(1,), num_victims=2 * count, **attack)
+    config.num_seeds = count
+    config.data.update({'min_positives': 8, 'max_positives': 8})
+    return config
+
+
+def two_arms(**attack):
+    """A study of two arms, two seeds each."""
+    config = tiny(num_gradients=(1, 2), **attack)
+    config.num_seeds = 2
+    return config_lib.with_arms(config, {'mf': {}, 'wide': {'model': {'dim': 6}}})
+
+
+def run_study(config, folder, **how):
+    """What a study tells."""
+    lines = []
+    study.run(config, str(folder), 'python scripts/study.py', log=lines.append, **how)
+    return lines
+
+
+def attacked(blocks, **how):
+    """The rows of blocks, as `rows_of` has those of a folder."""
+    rows = [row for made in runner.attack(blocks, silent, **how) for row in made]
+    return {plan.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
+
+
+def script(*arguments, name='attack.py', **options):
+    """The real script, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'scripts' / name), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        **options,
+    )
+
+
+def write_config(path, config):
+    """A config file that gives this config."""
+    plain = config.to_dict()
+    lines = ['from fedinv_jax.audit import config as config_lib', '', '']
+    lines.append('def get_config(arg=None):')
+    lines += ['    config = config_lib.default_config()', f'    config.update({plain!r})']
+    path.write_text('\n'.join([*lines, '    return config', '']))
+    return path
