@@ -71,7 +71,7 @@ def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     exact = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
     assert set(exact['interactions']) == set(np.asarray(exact['items'])[labels].tolist())
     assert exact['certified'] is True
-    assert 'hypothesis free, bias sign, float64' in lines[-3]
+    assert 'hypothesis free, attacked by exact (bias sign, float64)' in lines[-3]
     assert lines[-2] == 'exact: item biases are seen'
     assert set(result) == {'items', 'scores', 'interactions', 'private', 'objective'}
 

@@ -34,33 +34,33 @@ def row_sum(transcript, key, num_iterations):
     return Answer(jax.nn.sigmoid(-total), total < 0, None, jnp.zeros(()))
 
 
-ROW_SUM = registry.AttackSpec(
+MADE_UP = registry.AttackSpec(
     lambda target: Choice('sum', '', row_sum), 'recipe', 'the sign of the row sums', reads_rows=True
 )
 
 
 @pytest.fixture
-def with_row_sum(monkeypatch):
+def with_made_up(monkeypatch):
     """The table with one row more."""
-    monkeypatch.setitem(registry.ATTACKS, 'row_sum', ROW_SUM)
+    monkeypatch.setitem(registry.ATTACKS, 'made_up', MADE_UP)
 
 
 # Failed on names or facts of attacks listed elsewhere.
-@pytest.mark.usefixtures('with_row_sum')
+@pytest.mark.usefixtures('with_made_up')
 def test_a_made_up_attack_through_the_table_alone(tmp_path):
-    config = config_of('row_sum', 'popularity')
+    config = config_of('made_up', 'popularity')
     lines = []
     part = runner.run(config, str(tmp_path / 'run'), '', lines.append)
     attacks = {row['attack']: row for row in part.summary['rows']}
-    assert attacks['row_sum']['family'] == 'recipe'
-    assert attacks['row_sum']['solver'] == 'sum'
-    assert attacks['row_sum']['num_failed'] == 0
+    assert attacks['made_up']['family'] == 'recipe'
+    assert attacks['made_up']['solver'] == 'sum'
+    assert attacks['made_up']['num_failed'] == 0
     assert attacks['popularity']['family'] == 'baseline'
-    assert 'row_sum' in main.tables_help()
-    with pytest.raises(ValueError, match=r'row_sum.*reads item rows'):
-        checks.check(config_of('row_sum', seen='scorer'))
-    with pytest.raises(ValueError, match=r"'row_sums'.*Did you mean 'row_sum'"):
-        checks.check(config_of('row_sums'))
+    assert 'made_up' in main.tables_help()
+    with pytest.raises(ValueError, match=r'made_up.*reads item rows'):
+        checks.check(config_of('made_up', seen='scorer'))
+    with pytest.raises(ValueError, match=r"'made_ups'.*Did you mean 'made_up'"):
+        checks.check(config_of('made_ups'))
 
 
 # `dlg` ended in "Unknown solver" before transcript files went through the table.
@@ -72,9 +72,9 @@ def test_every_attack_that_reads_uploads_works_on_a_transcript_file(name, file, 
     assert set(answer['interactions']) <= set(answer['items'])
 
 
-@pytest.mark.usefixtures('with_row_sum')
+@pytest.mark.usefixtures('with_made_up')
 def test_a_made_up_attack_on_a_transcript_file(file, tmp_path):
-    answer = capture.attack_transcript(config_of('row_sum'), file, str(tmp_path), silent)
+    answer = capture.attack_transcript(config_of('made_up'), file, str(tmp_path), silent)
     assert 0 < len(answer['interactions']) < len(answer['items'])
 
 

@@ -49,7 +49,7 @@ def test_threat_model_says_what_defends_and_how_many_runs():
     text = threat_model.describe(config, plan.make_cases(config))
     assert 'defence   Gaussian noise of standard deviation 0.01 on every entry of an up' in text
     assert 'defence   mean L1 penalty of weight 0.5 on moved item rows' in text
-    assert 'defence   the attacker knows of them' in text
+    assert 'attacker  knows the defences' in text
     assert 'privacy   epsilon = inf (Gaussian noise on each upload' in text
     assert 'step size of adam 0.1 (known)' in text
     assert defences.label(config) == 'item_drift 0.5, noise 0.01'
