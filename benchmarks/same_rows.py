@@ -16,7 +16,7 @@ from absl import app
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from fedinv_jax.audit import plan, workdir
+from fedinv_jax.audit import workdir
 
 _TIMINGS = ('seconds', 'schema')
 _SHOWN = 5
@@ -25,7 +25,7 @@ _SHOWN = 5
 def rows_of(folder: pathlib.Path) -> dict[tuple, dict[str, Any]]:
     """The rows of a run by setting, seed and victim, without what a timing is."""
     return {
-        plan.key(row): {name: value for name, value in row.items() if name not in _TIMINGS}
+        workdir.key(row): {name: value for name, value in row.items() if name not in _TIMINGS}
         for row in workdir.read_rows(folder)
     }
 
@@ -50,19 +50,26 @@ def main(argv: list[str]) -> None:
     if len(argv) != 3:
         raise app.UsageError('Expected two work directories.')
     before, after = map(pathlib.Path, argv[1:])
-    total, places = 0, sorted([*before.rglob('config.json'), *before.rglob('answer.json')])
+    names = {
+        path.relative_to(folder)
+        for folder in (before, after)
+        for name in ('config.json', 'answer.json')
+        for path in folder.rglob(name)
+    }
+    total, places = 0, [before / name for name in sorted(names)]
     if not places:
-        raise app.UsageError(f'{before} holds no run.')
+        raise app.UsageError(f'{before} and {after} hold no run.')
     for path in places:
         other = after / path.relative_to(before)
-        if not other.exists():
-            found = [f'there is no {other}']
+        if not (path.exists() and other.exists()):
+            found = [f'there is no {other if path.exists() else path}']
         elif path.name == 'answer.json':
             same = json.loads(path.read_text()) == json.loads(other.read_text())
             found = [] if same else [f'{path} and {other} differ']
         else:
             found = differences(path.parent, other.parent)
-        count = len(rows_of(path.parent)) if path.name == 'config.json' else 1
+        count = len(rows_of(path.parent)) if path.name == 'config.json' and path.exists() else 1
+        found += [] if count else [f'{path.parent} has no rows']
         print(f'{path.parent.relative_to(before)}: {count} rows, {len(found)} differences')
         print(''.join(f'  {line}\n' for line in found[:_SHOWN]), end='')
         total += len(found)

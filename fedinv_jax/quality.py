@@ -74,7 +74,7 @@ def evaluate(
         shared: the server's parameters.
         private: per group of clients, their private parameters, leaves `[C, ...]`.
         clients: the groups.
-        held: from `data.evaluation.held_out`; users who are no clients do not count.
+        held: from `data.held_out.held_out`; users who are no clients do not count.
 
     Returns:
         `{'hr@10_loo99': ..., 'ndcg@10_loo99': ..., 'hr@10_full': ..., 'ndcg@10_full': ...}`.

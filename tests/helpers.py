@@ -14,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from fedinv_jax import client, losses, models, observe, types
 from fedinv_jax.attack import dynamics, objective, priors
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import plan, runner, workdir
+from fedinv_jax.audit import runner, workdir
 from fedinv_jax.report import figures
 from tests import reference
 
@@ -214,7 +214,7 @@ def silent(_):
 def rows_of(folder):
     """Rows without timings, by setting and victim."""
     rows = workdir.read_rows(pathlib.Path(folder))
-    return {plan.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
+    return {workdir.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
 
 
 def run(config, folder, log=silent):

@@ -67,7 +67,12 @@ def test_answers_to_transcripts_and_what_is_missing(tmp_path, capsys):
     status, told = compared(tmp_path / 'a', tmp_path / 'none', capsys)
     assert status == 1
     assert 'there is no ' in told
-    with pytest.raises(app.UsageError, match='holds no run'):
-        same_rows.main(['', str(tmp_path / 'none'), str(tmp_path / 'a')])
+    # Neither is a run that only the second folder has, nor one without rows, taken for equal.
+    assert compared(tmp_path / 'none', tmp_path / 'a', capsys)[0] == 1
+    for name in ('e', 'f'):
+        write_run(tmp_path / name, [])
+    assert compared(tmp_path / 'e', tmp_path / 'f', capsys)[0] == 1
+    with pytest.raises(app.UsageError, match='hold no run'):
+        same_rows.main(['', str(tmp_path / 'none'), str(tmp_path / 'neither')])
     with pytest.raises(app.UsageError, match='two work directories'):
         same_rows.main(['', str(tmp_path)])

@@ -21,7 +21,7 @@ from fedinv_jax.attack import (
     relax,
 )
 from fedinv_jax.attack.exact import probing
-from fedinv_jax.audit import channel, training
+from fedinv_jax.audit import channel, defences, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import (
     Answer,
@@ -43,9 +43,6 @@ DISTANCES = {
     'squared': distances.squared_distance,
     'squared_per_leaf': distances.squared_distance_per_leaf,
 }
-STARTS = ('exact', 'sign', 'spectral', 'summed')
-"""Attacks from whose answer MGradInv may start."""
-
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], exact.Known]
 
@@ -160,7 +157,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
         return exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
         )._replace(
-            largest=adaptive and config.observation.top < 1,
+            largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             fresh_negatives=config.data.fresh_negatives,
             dense=config.attack.dense,
         )
@@ -171,7 +168,7 @@ def make_exact(target: Target, solver: str | None = None) -> Choice:
 
     Args:
         target: what it is made for.
-        solver: one of `STARTS`; None: the target's own attack.
+        solver: an attack that solves for the labels; None: the target's own attack.
     """
     solver = solver or target.attack
     with jax.enable_x64():
@@ -239,7 +236,7 @@ def make_mgradinv(
         'attack.optimizer', section.optimizer, section.num_iterations
     )
     solver = inversion.descent(optimizer, threshold=section.threshold)
-    noisy = adaptive and (config.observation.noise or config.observation.sum_noise)
+    noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
@@ -268,4 +265,5 @@ def make_mgradinv(
     name = section.optimizer.name
     if start is None:
         return Choice(name, '', mgradinv, search)
-    return Choice(f'{name} from {start.solver}', f'starts there: {start.why}', mgradinv, search)
+    why = f'starts there: {start.why}' if start.why else ''
+    return Choice(f'{name} from {start.solver}', why, mgradinv, search)

@@ -3,7 +3,7 @@
 import jax
 
 from fedinv_jax import observe
-from fedinv_jax.audit import defences, guarantees
+from fedinv_jax.audit import defences
 from fedinv_jax.types import Observation, PyTree
 
 _FAINT = 1e-3  # noise relative to the clip norm, in whose front clipping is still replayed
@@ -77,7 +77,8 @@ def _is_hidden(
     noises = [each for each, _ in behind if each.is_noise]
     if not noises or defence.replay == 'predict':
         return False
-    faint = config.observation.noise < _FAINT * guarantees.clip_norm(config)
+    clip = config.observation.clip
+    faint = clip is not None and config.observation.noise < _FAINT * clip
     known = all(defences.key(each) == 'noise' for each in noises)
     return not (defence.replay == 'blind_behind_more' and known and faint)
 
@@ -92,14 +93,12 @@ def _summed(stage: Observation, size: int) -> Observation:
 
 
 def before_sum(config: defences.Config) -> Observation | None:
-    """What an attacker replays of each member of a cohort: clipping, or nothing."""
-    clips = [
-        (each, stage) for each, stage in _stages(config, 'upload') if defences.key(each) == 'clip'
-    ]
-    if not clips:
+    """What an attacker replays of each member of a cohort; None: nothing."""
+    stages = _stages(config, 'upload')
+    own = [stage for each, stage in stages if each.in_members]
+    if not own:
         return None
-    kept = [stage for each, stage in _stages(config, 'upload') if each.replay == 'always']
-    return observe.chain(*kept, *(stage for _, stage in clips))
+    return observe.chain(*(stage for each, stage in stages if each.replay == 'always'), *own)
 
 
 def undefended(config: defences.Config) -> defences.Config:

@@ -127,9 +127,10 @@ def _check_combinations(config: Config) -> None:
             bound = f'>= {least}' if most == math.inf else f'in [{least}, {most}]'
             raise ValueError(f'Expected {name}={value} {bound}.')
     _check_defences(config)
-    if config.data.labels == 'ratings' and 'exact' in attack.name:
+    alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
+    if config.data.labels == 'ratings' and alone:
         raise ValueError(
-            "attack.name='exact' finds binary labels: it needs data.labels='implicit'."
+            f"attack.name={alone[0]!r} finds binary labels: it needs data.labels='implicit'."
         )
     if config.data.fresh_negatives and config.observation.batch_known:
         raise ValueError(
@@ -146,7 +147,7 @@ def _check_combinations(config: Config) -> None:
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     if attack.start is not None:
-        _validate.lookup('attack.start', attack.start, attackers.STARTS)
+        _validate.lookup('attack.start', attack.start, registry.solvers())
         if attack.start == 'exact' and attack.precision == 'float32':
             raise ValueError("attack.start='exact' needs attack.precision='float64'.")
 
@@ -165,14 +166,15 @@ def _check_defences(config: Config) -> None:
                 f'observation.seen has {"+".join(sorted(hidden))}, which '
                 f'observation.uploaded={section.uploaded} leaves out.'
             )
-    draws = section.label_epsilon is not None or section.pseudo
-    if config.data.fresh_negatives and (draws or section.noise or section.error_feedback):
+    drawn = defences.labels_changed(config)
+    noisy = defences.is_noisy(config) or section.error_feedback
+    if config.data.fresh_negatives and (drawn or noisy):
         raise ValueError(
             'Where negatives are fresh, items that come back are interactions, and the entries of '
             'a batch are of other items each round: data.fresh_negatives allows no '
             'observation.label_epsilon, pseudo, noise or error_feedback.'
         )
-    if draws and config.data.labels == 'ratings':
+    if drawn and config.data.labels == 'ratings':
         raise ValueError(
             'observation.label_epsilon and pseudo flip binary labels: they need '
             "data.labels='implicit'."
@@ -196,7 +198,8 @@ def _check_defences(config: Config) -> None:
             )
         if not section.batch_known:
             raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
-        if 'exact' in attack.name or attack.start is not None:
+        alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
+        if alone or attack.start is not None:
             raise ValueError(
                 "attack.name='exact' and attack.start solve for one client: with "
                 "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."

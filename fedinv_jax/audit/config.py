@@ -107,7 +107,7 @@ def default_config() -> Config:
                 'label_gain': 30.0,  # how much faster labels move than the private embedding
                 'private_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
-                'precision': 'float32',  # of mgradinv and the guessers
+                'precision': 'float32',  # of all attacks but the exact ones
                 'threshold': 0.0,  # objective at which mgradinv is done with a victim; 0: none
                 'block': 16,  # most victims in one compiled call
                 'dense': 4096,  # most candidates K of which exact attacks form matrices [K, K]

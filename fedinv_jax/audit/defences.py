@@ -40,8 +40,9 @@ class Defence(NamedTuple):
         acts_on: 'labels' before the client trains, its 'training', its 'upload', or the 'sum' of a
             group under secure aggregation.
         make: `make(config) -> stage` of the channel; None where another seam does it.
-        is_noise: whether the stage hides what those before it did to an upload; its `variance` adds
-            up in a sum of clients.
+        is_noise: whether it hides what the stages before it did; its `variance` adds up in a sum.
+        in_members: whether an attacker replays it of each member of a sum.
+        keeps_largest: whether what it leaves out of an upload is small.
         replay: what an attacker who knows of the defence makes of the stage: 'always' follows it,
             as it decides which leaves there are; 'predict' does unless blind; behind noise nobody
             can read off what the stage did, and the attacker takes it for not there
@@ -63,6 +64,8 @@ class Defence(NamedTuple):
     acts_on: Literal['labels', 'training', 'upload', 'sum'] = 'upload'
     make: Callable[[Config], Observation] | None = None
     is_noise: bool = False
+    in_members: bool = False
+    keeps_largest: bool = False
     replay: Literal['always', 'predict', 'blind_behind_noise', 'blind_behind_more'] = (
         'blind_behind_noise'
     )
@@ -153,6 +156,7 @@ DEFENCES: tuple[Defence, ...] = (
         bounds=(0, 1),
         smaller_is_stronger=True,
         make=lambda c: compress.keep_top(c.observation.top, c.observation.error_feedback),
+        keeps_largest=True,
         label=lambda c: f'top {c.observation.top:g}{_feedback(c, " with error feedback")}',
         numbers=_with_feedback('top'),
     ),
@@ -183,6 +187,7 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'uploads clipped to norm {c.observation.clip}',
         smaller_is_stronger=True,
         make=lambda c: observe.clip_by_global_norm(c.observation.clip),
+        in_members=True,
         replay='blind_behind_more',
     ),
     Defence(
@@ -213,6 +218,7 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'{_NOISE} {c.observation.sum_noise:g} on every entry of a sum',
         acts_on='sum',
         make=lambda c: observe.add_gaussian_noise(c.observation.sum_noise),
+        is_noise=True,
         guarantees=guarantees_lib.central_noise,
     ),
 )  # fmt: skip
@@ -288,6 +294,11 @@ def kinds() -> dict[str, tradeoff.Kind]:
     """How a report names and orders the rows' numbers, by key."""
     own = {key(each): tradeoff.Kind(each.name, each.smaller_is_stronger) for each in DEFENCES}
     return own | _MODIFIERS
+
+
+def is_noisy(config: Config) -> bool:
+    """Whether what is seen of an upload, or of a sum, has noise."""
+    return any(each.is_noise for each in used(config))
 
 
 def sentences(config: Config) -> list[str]:

@@ -68,15 +68,20 @@ def report_command() -> None:
 
 
 def main() -> None:
-    """The console command: `fedinv attack`, `fedinv study`, `fedinv report`."""
-    commands = {'attack': attack_command, 'study': study_command, 'report': report_command}
-    name = sys.argv[1] if len(sys.argv) > 1 else ''
-    if name not in commands:
-        lines = [f'  {name:<8} {command.__doc__}' for name, command in commands.items()]
-        sys.exit('\n'.join(['usage: fedinv COMMAND ...', *lines]))
-    sys.argv = [f'{sys.argv[0]} {name}', *sys.argv[2:]]
-    sys.modules['__main__'].__doc__ = commands[name].__doc__
-    commands[name]()
+    """The console command: `fedinv report WORKDIR ...`.
+
+    `attack` and `study` are scripts only: what NumPy and XLA read when they load must be set
+    before.
+    """
+    usage = f'usage: fedinv report WORKDIR ...\n  {report_command.__doc__}'
+    if sys.argv[1:] in (['--help'], ['-h']):
+        print(usage)
+        sys.exit()
+    if sys.argv[1:2] != ['report']:
+        sys.exit(usage)
+    sys.argv = [sys.argv[0], *sys.argv[2:]]
+    sys.modules['__main__'].__doc__ = report_command.__doc__
+    report_command()
 
 
 def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,11 +17,7 @@ from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import held_out
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.report import stats
-from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Model
-
-Key: TypeAlias = tuple[str, int, int]
-"""Setting, seed and victim of a row: what may be in a work directory once."""
 
 
 class Case(NamedTuple):
@@ -220,12 +216,7 @@ def alike(setting: Setting) -> Setting:
     return setting._replace(first_round=0, interval=interval)
 
 
-def key(row: VictimRow) -> Key:
-    """The key of a row."""
-    return stats.setting(row), row['seed'], row['user']
-
-
-def keys(block: Block) -> list[Key]:
+def keys(block: Block) -> list[workdir.Key]:
     """The keys of a block's rows."""
     label = stats.setting(columns(block.case, block.setting))
     return [(label, block.case.config.seed, user) for user in block.users]

@@ -28,6 +28,7 @@ class AttackSpec(NamedTuple):
         adapts_to: defences of which an attacker who knows them makes something: all of them;
             'shares', how many labels train as 1 and that only large entries are sent; or none.
         dtype: what it computes in; None: `attack.precision`.
+        one_client: whether it takes what is seen for the upload of one client with binary labels.
     """
 
     make: Callable[[Target], Choice]
@@ -40,6 +41,7 @@ class AttackSpec(NamedTuple):
     ends_by_itself: bool = False
     adapts_to: Literal['all', 'shares', 'none'] = 'all'
     dtype: str | None = None
+    one_client: bool = False
 
 
 def _exact(
@@ -102,11 +104,18 @@ ATTACKS: dict[str, AttackSpec] = {
         'imia', 'membership by replay (Yuan et al., WWW 2023)',
         reads_rows=True, knows_share=True, ends_by_itself=True,
     ),
-    'exact': _exact('the strongest solver that applies, with certificates', reads_rows=False),
+    'exact': _exact(
+        'the strongest solver that applies, with certificates', reads_rows=False
+    )._replace(one_client=True),
     'sign': _exact('the side of each item row, at a private embedding of zero'),
     'spectral': _exact('the side of the first principal direction, no model', adapts_to='shares'),
     'summed': _exact("spectral of the sum of the steps' rows", adapts_to='shares'),
 }  # fmt: skip
+
+
+def solvers() -> list[str]:
+    """The attacks that solve for the labels, from whose answer MGradInv may start."""
+    return [name for name, spec in ATTACKS.items() if spec.family == 'exact']
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:
@@ -121,5 +130,5 @@ def adapts_to(attack: str, defence: defences.Defence) -> bool:
     """Whether an attacker who knows of a defence does anything else than one who does not."""
     how = ATTACKS[attack].adapts_to
     if how == 'shares':
-        return defence.acts_on == 'labels' or defences.key(defence) == 'top'
+        return defence.acts_on == 'labels' or defence.keeps_largest
     return how == 'all'

@@ -4,9 +4,11 @@ import json
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fedinv_jax.audit import defences, workdir
 from fedinv_jax.report import claims, document, figures, stats, tables, tradeoff
+from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report.figures import tradeoff as tradeoff_figure
 from fedinv_jax.report.rows import VictimRow
 
@@ -26,11 +28,16 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
     Returns:
         What a report of several runs says of this one.
     """
-    summary = stats.summarize(rows)
-    workdir.write(path / 'summary.json', json.dumps(summary, indent=1, allow_nan=False) + '\n')
+    summary, record = rows_lib.check_summary(stats.summarize(rows)), workdir.read_record(path)
+    note = ''
+    if record.num_rows is not None and len(rows) < record.num_rows:
+        note = f'This run is not complete: {len(rows)} of {record.num_rows} rows are there.'
+        log(f'warning: {path}: {note}')
+    else:  # a summary says that a run is complete
+        text = json.dumps(summary, indent=1, allow_nan=False)
+        workdir.write(path / 'summary.json', text + '\n')
     (path / 'figures').mkdir(exist_ok=True)
     drawn = figures.draw(rows, summary, path / 'figures')
-    record = workdir.read_record(path)
     part = document.Part(
         path.name,
         str(workdir.read_config(path)),
@@ -38,6 +45,7 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         claims.compare(rows),
         [figure.relative_to(path) for figure in drawn],
         record.threat_model,
+        note,
     )
     pages = document.pages(path, [part], record.command, workdir.read_versions(path))
     workdir.write_pages(path, pages)
@@ -53,6 +61,7 @@ def study(
     parts: Sequence[document.Part],
     command: str,
     log: Log,
+    versions: Mapping[str, Any],
     missing: Mapping[str, str] = _NOTHING,
 ) -> None:
     """Writes the report of a study, the runs in the folders of its work directory.
@@ -62,13 +71,15 @@ def study(
         parts: of its runs, as `run` returns them.
         command: the command line.
         log: prints a line.
-        missing: why arms were left out, by name.
+        versions: what it ran on, see `workdir.versions`.
+        missing: why arms were left out, by name; kept in `study.json`.
     """
     moved = [
         part._replace(figures=[pathlib.Path(part.name) / path for path in part.figures])
         for part in parts
     ]
-    versions = workdir.versions()
+    record = {'command': command, 'missing': dict(missing)}
+    workdir.write(root / 'study.json', json.dumps(record, indent=2) + '\n')
     pages = document.pages(root, moved, command, versions, missing, _defences(root, parts))
     workdir.write_pages(root, pages)
     log(f'{root}/report.html, report.md')
@@ -94,8 +105,14 @@ def again(folder: str, log: Log = print) -> None:
     if not found:
         raise ValueError(f'{root} holds no rows of a run, nor do its folders.')
     parts = [run(path, rows, log) for path, rows in found]
-    if not single:
-        study(root, parts, workdir.read_record(found[0][0]).command, log)
+    if single:
+        return
+    path = root / 'study.json'
+    record = json.loads(path.read_text()) if path.exists() else {}
+    command = record.get('command') or workdir.read_record(found[0][0]).command
+    without = {p.name: 'it has no rows yet' for p in runs if p not in dict(found)}
+    missing = {**record.get('missing', {}), **without}
+    study(root, parts, command, log, workdir.read_versions(found[0][0]), missing)
 
 
 def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:

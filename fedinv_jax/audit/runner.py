@@ -73,13 +73,13 @@ def run(
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
     described = threat_model.describe(config, cases)
     path = workdir.open_(folder, config.to_dict(), data)
-    workdir.write_record(path, workdir.Record(command, described))
     if not merge:
         log(described)
     blocks = plan.blocks(cases)
-    with workdir.writing(path, shard, log):
-        _attack_missing(path, blocks, shard, merge, after, log)
     keys = [key for block in blocks for key in plan.keys(block)]
+    with workdir.writing(path, shard, log):
+        workdir.write_record(path, workdir.Record(command, described, len(keys)))
+        _attack_missing(path, blocks, shard, merge, after, log)
     rows = _rows_of(path, keys)
     if merge:
         workdir.merge(path, rows)
@@ -100,7 +100,7 @@ def _attack_missing(
     log: Log,
 ) -> None:
     """Attacks the blocks of a shard that the folder lacks, and appends their rows."""
-    done = {plan.key(row) for row in workdir.read_rows(path)}
+    done = {workdir.key(row) for row in workdir.read_rows(path)}
     own = plan.part(blocks, shard)
     pending = [block for block in own if not done.issuperset(plan.keys(block))]
     if merge and pending:
@@ -112,19 +112,17 @@ def _attack_missing(
         log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
             'blocks of victims are complete and skipped')  # fmt: skip
     for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
-        new = [row for row in made if plan.key(row) not in done]
+        new = [row for row in made if workdir.key(row) not in done]
         workdir.append_rows(path, new, shard)
 
 
-def _rows_of(path: pathlib.Path, keys: Sequence[plan.Key]) -> list[VictimRow]:
+def _rows_of(path: pathlib.Path, keys: Sequence[workdir.Key]) -> list[VictimRow]:
     """The folder's rows in the order of their keys, as far as they are there.
-
-    By key: a merge that was killed leaves rows twice.
 
     Raises:
         ValueError: for a row of another key.
     """
-    found = {plan.key(row): row for row in workdir.read_rows(path)}
+    found = {workdir.key(row): row for row in workdir.read_rows(path)}
     if strangers := found.keys() - set(keys):
         raise ValueError(
             f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '

@@ -101,4 +101,4 @@ def run(
         if part is not None:
             parts.append(part)
     if len(parts) == len(chosen):
-        reporting.study(root, parts, command, log, missing)
+        reporting.study(root, parts, command, log, workdir.versions(), missing)

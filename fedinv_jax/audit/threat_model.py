@@ -163,8 +163,9 @@ def _attackers(config: Config) -> list[str]:
     """Whether the attacker knows of the defences, where there are any."""
     if not defences.used(config):
         return []
-    knows = {True: 'knows the defences', False: 'does not know the defences'}
-    return [', and once '.join(knows[known] for known in dict.fromkeys(config.attack.adaptive))]
+    if len(set(config.attack.adaptive)) > 1:
+        return ['once knows the defences, and once does not']
+    return ['knows the defences' if all(config.attack.adaptive) else 'does not know the defences']
 
 
 def _solvers(case: plan.Case) -> list[tuple[str, str]]:

@@ -23,10 +23,14 @@ from fedinv_jax import _version
 from fedinv_jax.audit import defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.report import rows as rows_lib
+from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 
 Shard = tuple[int, int]
 """Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
+
+Key = tuple[str, int, int]
+"""See `key`."""
 
 _ALL: Shard = (0, 1)
 _ROWS = 'victims*.jsonl'
@@ -70,10 +74,17 @@ def open_(
 
 
 class Record(NamedTuple):
-    """How a run was started: its command line, and its threat model, for the report."""
+    """How a run was started, for the report.
+
+    Attributes:
+        command: its command line.
+        threat_model: as it was printed.
+        num_rows: how many rows it has in the end; None where that was not recorded.
+    """
 
     command: str
     threat_model: str
+    num_rows: int | None = None
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:
@@ -87,11 +98,12 @@ def read_record(folder: pathlib.Path) -> Record:
     if path.exists():
         return Record(**json.loads(path.read_text()))
     text = report.read_text() if report.exists() else ''
-    found = [
+    command, model = (
         re.search(rf'^## {title}\n\n```\n(.*?)\n```$', text, re.S | re.M)
         for title in ('Command', 'Threat model')
-    ]
-    return Record(*(match[1] if match else 'not recorded' for match in found))
+    )
+    nothing = 'not recorded'
+    return Record(command[1] if command else nothing, model[1] if model else nothing)
 
 
 def read_config(folder: pathlib.Path) -> Config:
@@ -138,6 +150,11 @@ def write_pages(folder: pathlib.Path, pages: Mapping[str, str]) -> None:
         write(folder / name, text)
 
 
+def key(row: VictimRow) -> Key:
+    """Setting, seed and victim of a row: what may be in a work directory once."""
+    return stats.setting(row), row['seed'], row['user']
+
+
 def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
     """Where a shard writes its rows."""
     index, count = shard
@@ -145,12 +162,14 @@ def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
 
 
 def read_rows(folder: pathlib.Path) -> list[VictimRow]:
-    """The rows so far, of all shards; a last line that is not whole is left out.
+    """The rows so far, of all shards, each once: a merge that was killed leaves some twice.
+
+    A last line that is not whole is left out.
 
     Rows of version 0.1 become such as this version writes: what they lack is in the config.
     """
     found = []
-    for path in sorted(folder.glob(_ROWS)):
+    for path in sorted(folder.glob(_ROWS), key=_shard_number):
         text = path.read_text()
         for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), start=1):
             try:
@@ -164,7 +183,8 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
         return []
     config = read_config(folder)
     numbers, changed = defences.numbers(config), defences.labels_changed(config)
-    return [rows_lib.upgrade(row, numbers, changed) for row in found]
+    rows = [rows_lib.upgrade(row, numbers, changed) for row in found]
+    return list({key(row): row for row in rows}.values())
 
 
 @contextlib.contextmanager
@@ -218,6 +238,10 @@ def merge(folder: pathlib.Path, rows: Iterable[VictimRow]) -> None:
     write(rows_file(folder), ''.join(_line(row) for row in rows))
     for path in folder.glob('victims-*.jsonl'):
         path.unlink()
+
+
+def _shard_number(path: pathlib.Path) -> list[int]:
+    return [int(part) for part in re.findall(r'\d+', path.name)]
 
 
 def _line(row: VictimRow) -> str:

@@ -147,6 +147,7 @@ class Part(NamedTuple):
         comparisons: what `claims.compare` returns.
         figures: paths of PNGs, relative to the report.
         threat_model: what is seen, known and unknown, as text.
+        note: what a reader must know first, such as that rows are missing.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Part(NamedTuple):
     comparisons: Sequence[claims.Comparison]
     figures: Sequence[pathlib.PurePath]
     threat_model: str
+    note: str = ''
 
 
 _CAPTIONS = {
@@ -253,7 +255,14 @@ def markdown(
     several = len(parts) > 1
     short = [
         (f'### {part.name}\n\n' if several else '')
-        + '\n'.join(f'- {line}' for line in [*leaks(part.summary), *_words(part.comparisons)])
+        + '\n'.join(
+            f'- {line}'
+            for line in [
+                *([f'**{part.note}**'] if part.note else []),
+                *leaks(part.summary),
+                *_words(part.comparisons),
+            ]
+        )
         for part in parts
     ]
     title = ', '.join(part.name for part in parts)

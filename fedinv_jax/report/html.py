@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import markdown_it
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -101,6 +99,8 @@ def html(text: str, folder: str | pathlib.Path, title: str) -> str:
         >>> '<h1 id="a-b">A b</h1>' in html('# A b', '.', 'x')
         True
     """
+    import markdown_it  # a report needs it, the library does not
+
     parser = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
     tokens = parser.parse(text)
     contents: list[tuple[str, str, str]] = []

@@ -149,6 +149,18 @@ def check(row: Mapping[str, Any]) -> VictimRow:
     return typing.cast(VictimRow, row)
 
 
+def check_summary(summary: Summary) -> Summary:
+    """The summary, if its rows are what `SummaryRow` says.
+
+    Raises:
+        ValueError: if one is not, with the key.
+    """
+    for row in summary['rows']:
+        if wrong := mismatch(row, SummaryRow):
+            raise ValueError(wrong)
+    return summary
+
+
 def mismatch(row: Mapping[str, Any], kind: Any) -> str | None:
     """The first way in which a row is not of a TypedDict; None where it is.
 
@@ -203,6 +215,13 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 }
 
 
+# What the first rows of schema 1 do not have.
+_LATER: dict[str, Any] = {
+    'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
+    'epsilon': None, **dict.fromkeys(Certificate.__annotations__),
+}  # fmt: skip
+
+
 def upgrade(row: Mapping[str, Any], defences: Defences, labels_changed: bool) -> VictimRow:
     """A victim row of schema 1 as one of schema 2; one of schema 2 as it is.
 
@@ -225,4 +244,4 @@ def upgrade(row: Mapping[str, Any], defences: Defences, labels_changed: bool) ->
     if not families:
         raise ValueError(f'Expected an attack of schema 1, got {row["attack"]!r}.')
     new = {'schema': 2, 'family': families[0], 'defences': defences}
-    return check({**row, **new, 'labels_changed': labels_changed})
+    return check({**_LATER, **row, **new, 'labels_changed': labels_changed})

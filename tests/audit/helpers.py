@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax.audit import attackers, plan, registry, runner, study
+from fedinv_jax.audit import attackers, plan, registry, runner, study, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.report import rows as rows_lib
@@ -95,7 +95,7 @@ def check_folder(folder, config):
     rows = [strict(line) for line in lines]
     assert len(rows) == len(settings) * len(victims)
     assert {(row['seed'], row['user']) for row in rows} == victims
-    assert len({plan.key(row) for row in rows}) == len(rows)
+    assert len({workdir.key(row) for row in rows}) == len(rows)
     for row in rows:
         assert (row['status'], row['reason']) == ('ok', None)
         case = cases[row['seed']]
@@ -189,7 +189,7 @@ def run_study(config, folder, **how):
 def attacked(blocks, **how):
     """The rows of blocks, as `rows_of` has those of a folder."""
     rows = [row for made in runner.attack(blocks, silent, **how) for row in made]
-    return {plan.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
+    return {workdir.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
 
 
 def script(*arguments, name='attack.py', **options):

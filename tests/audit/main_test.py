@@ -173,9 +173,15 @@ def test_the_console_command_names_its_commands(arguments, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['fedinv', *arguments])
     with pytest.raises(SystemExit) as ended:
         main.main()
-    assert str(ended.value).startswith('usage: fedinv COMMAND ...')
-    for name in ('attack', 'study', 'report'):
-        assert re.search(rf'^  {name} +\w.*\.$', str(ended.value), re.M)
+    assert str(ended.value).startswith('usage: fedinv report WORKDIR ...')
+
+
+def test_the_console_command_has_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['fedinv', '--help'])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert not ended.value.code
+    assert 'usage: fedinv report WORKDIR' in capsys.readouterr().out
 
 
 OLD_CONFIG = """

@@ -94,3 +94,22 @@ def test_upgrade_refuses_the_rest():
         rows.upgrade(schema_1(attack='new'), {}, False)
     with pytest.raises(ValueError, match=r"Expected row\['seed'\] of type int, got '0'"):
         rows.upgrade(schema_1(seed='0'), {}, False)
+
+
+# The first rows of schema 1 had fewer keys. Failed on: rows refused for what they cannot have.
+def test_upgrade_fills_in_what_the_first_rows_lack():
+    row = {**victim_row(0), 'schema': 1}
+    later = ('attacker', 'training_loss', 'epsilon', 'quality', 'certified', 'margin')
+    for name in ('family', 'defences', 'labels_changed', *later):
+        row.pop(name, None)
+    new = rows.upgrade(row, {}, False)
+    assert new['attacker'] == 'adaptive'
+    assert all(new[name] is None for name in later[1:])
+
+
+def test_a_summary_is_checked():
+    summary = stats.summarize([victim_row(0), victim_row(1)])
+    assert rows.check_summary(summary) is summary
+    wrong = {**summary['rows'][0], 'num_victims': 'two'}
+    with pytest.raises(ValueError, match='num_victims'):
+        rows.check_summary({**summary, 'rows': [wrong]})

@@ -1,7 +1,9 @@
 """Figures of a report: what a person looks at first. Matplotlib loads when one is drawn."""
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
 
 from fedinv_jax.report.figures import canvas, exact, overview, study, tradeoff
 from fedinv_jax.report.rows import Summary, VictimRow
@@ -23,20 +25,20 @@ def draw(
         Paths of the figures that were written.
     """
     rows = list(rows)
-    pages = {
-        'metrics_vs_num_gradients': overview.metrics_vs_num_gradients(summary),
-        'recovered_vs_true': overview.recovered_vs_true(rows, summary),
-        'constraints_vs_num_gradients': exact.constraints_vs_num_gradients(summary),
-        'intervals': exact.intervals(summary),
-        'margin_vs_f1': exact.margin_vs_f1(rows),
-        'metrics_vs_first_round': study.metrics_vs_first_round(summary),
-        'metrics_vs_interval': study.metrics_vs_interval(summary),
-        'attacks': study.attacks(summary),
-        'distributions': study.distributions(rows),
-        'runtime': study.runtime(summary),
+    makers: dict[str, Callable[[], Any | None]] = {
+        'metrics_vs_num_gradients': partial(overview.metrics_vs_num_gradients, summary),
+        'recovered_vs_true': partial(overview.recovered_vs_true, rows, summary),
+        'constraints_vs_num_gradients': partial(exact.constraints_vs_num_gradients, summary),
+        'intervals': partial(exact.intervals, summary),
+        'margin_vs_f1': partial(exact.margin_vs_f1, rows),
+        'metrics_vs_first_round': partial(study.metrics_vs_first_round, summary),
+        'metrics_vs_interval': partial(study.metrics_vs_interval, summary),
+        'attacks': partial(study.attacks, summary),
+        'distributions': partial(study.distributions, rows),
+        'runtime': partial(study.runtime, summary),
     }
     return [
         canvas.save(page, pathlib.Path(folder) / f'{name}.png')
-        for name, page in pages.items()
-        if page is not None
+        for name, make in makers.items()
+        if (page := make()) is not None
     ]

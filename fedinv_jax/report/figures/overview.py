@@ -1,5 +1,6 @@
 """Figures of any run: metrics against T, and what was recovered of a few victims."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from fedinv_jax.report import stats, tables
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.rows import Summary, VictimRow
 
-_BASELINES = {'popularity': '--', 'random': ':'}
+_STYLES = ('--', ':', '-.')  # of the baselines
 _VICTIMS = 4
 
 
@@ -35,21 +36,18 @@ def metrics_vs_num_gradients(summary: Summary) -> Any | None:
         attacks = canvas.nearest([row for row in attacks if row['first_round'] == first])
         curves = canvas.curves(attacks)
     steps = sorted({row['num_gradients'] for row in attacks})
-    height = 3.4 + canvas.legend_height(len(curves) + len(_BASELINES))
+    found = {row['attack'] for row in summary['rows'] if row['family'] == 'baseline'}
+    baselines = dict(zip(sorted(found), itertools.cycle(_STYLES)))
+    height = 3.4 + canvas.legend_height(len(curves) + 2)
     page, axes = canvas.page(len(stats.COMPARED), 1, 10, height)
     for axis, metric in zip(axes[0], stats.COMPARED, strict=True):
         canvas.plot_curves(axis, curves, lambda row: row['metrics'][metric], steps)  # noqa: B023
-        for name, style in _BASELINES.items():
+        for name, style in baselines.items():
             levels = canvas.baseline_levels(summary, metric, name)
             canvas.references(axis, levels, linestyle=style)
         axis.set_ylabel(f'{tables.title(metric)} (mean over victims)')
-    present = {row['attack'] for row in summary['rows']}
-    canvas.legend(
-        page,
-        axes[0][0],
-        {f'{name} guesser': {'linestyle': style} for name, style in _BASELINES.items()
-         if name in present},
-    )  # fmt: skip
+    entries = {f'{name} guesser': {'linestyle': style} for name, style in baselines.items()}
+    canvas.legend(page, axes[0][0], entries)
     return page
 
 
