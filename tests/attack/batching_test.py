@@ -128,6 +128,7 @@ def test_one_more_iteration_is_one_more():
 
 
 # Failed on: lanes that wait for the slowest of them.
+@pytest.mark.slow
 def test_no_lane_waits_for_another():
     calls = []
 

@@ -70,10 +70,10 @@ def by_row(ours, seen):
 @pytest.mark.parametrize(
     ('name', 'distance'),
     [
-        ('dlg', squared),
+        pytest.param('dlg', squared, marks=pytest.mark.slow),
         ('inverting_gradients', cosine),
         ('raifle', by_row),
-        ('raifle_joint', by_row),
+        pytest.param('raifle_joint', by_row, marks=pytest.mark.slow),
         ('tgias_ro', squared),
     ],
 )

@@ -63,13 +63,25 @@ def answer(seen, tmp_path, **changes):
     'changes',
     [
         {'attack__private_rate': 5.0, 'dynamics__name': ('unrolled',)},
-        {'attack__num_restarts': 8, 'attack__num_iterations': 50},
-        {'attack__label_gain': 2.0},
+        pytest.param(
+            {'attack__num_restarts': 8, 'attack__num_iterations': 50},
+            id='attack__num_restarts',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({'attack__label_gain': 2.0}, id='attack__label_gain', marks=pytest.mark.slow),
         {'attack__distance': 'squared'},
-        {'attack__priors__norm': 10.0},
-        {'attack__priors__binary': 10.0},
+        pytest.param(
+            {'attack__priors__norm': 10.0}, id='attack__priors__norm', marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {'attack__priors__binary': 10.0}, id='attack__priors__binary', marks=pytest.mark.slow
+        ),
         {'attack__precision': 'float64'},
-        {'attack__optimizer__learning_rate': 0.3},
+        pytest.param(
+            {'attack__optimizer__learning_rate': 0.3},
+            id='attack__optimizer__learning_rate',
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -96,7 +108,7 @@ def starts(private):
 
 
 # Failed on the mutant that ignores the start.
-@pytest.mark.parametrize('dynamics', ['free', 'unrolled'])
+@pytest.mark.parametrize('dynamics', ['free', pytest.param('unrolled', marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     'private', [None, jnp.array([3.0, -4.0]), jnp.full(2, jnp.nan)], ids=['none', 'some', 'nan']
 )

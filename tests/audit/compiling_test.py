@@ -38,6 +38,7 @@ def test_functions_that_no_later_seed_needs_are_dropped():
 
 
 # Failed on the mutant of `executor.shape` with the seed.
+@pytest.mark.slow
 def test_seeds_share_compiled_functions(tmp_path):
     lines = []
     _, rows = run(seeds(3), tmp_path, lines.append)

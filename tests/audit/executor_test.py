@@ -43,6 +43,7 @@ def test_on_a_cpu_each_core_has_a_block(monkeypatch):
 
 
 # Failed on: one victim's bound that of a worker; several victims' that of all.
+@pytest.mark.slow
 def test_one_victim_may_take_the_memory_of_the_other_workers(block_and_arguments):
     block, arguments = block_and_arguments
     one = executor.compile_(block._replace(users=block.users[:1], size=1), arguments, 2.0**40)

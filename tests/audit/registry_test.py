@@ -64,7 +64,14 @@ def test_a_made_up_attack_through_the_table_alone(tmp_path):
 
 
 # `dlg` ended in "Unknown solver" before transcript files went through the table.
-@pytest.mark.parametrize('name', [n for n, s in registry.ATTACKS.items() if s.family != 'baseline'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[] if name in ('dlg', 'exact', 'imia') else pytest.mark.slow)
+        for name, spec in registry.ATTACKS.items()
+        if spec.family != 'baseline'
+    ],
+)
 def test_every_attack_that_reads_uploads_works_on_a_transcript_file(name, file, tmp_path):
     answer = capture.attack_transcript(config_of(name), file, str(tmp_path), silent)
     assert len(set(answer['scores'])) > 1

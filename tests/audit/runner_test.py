@@ -299,7 +299,7 @@ def run_interrupted(config, folder, after, write_half=False):
 
 # Failed on the mutants of `run` without `not in done` (two rows of a victim) and with
 # `blocks[len(done):]` as the pending ones.
-@pytest.mark.parametrize('after', [0, 1, 3])
+@pytest.mark.parametrize('after', [pytest.param(0, marks=pytest.mark.slow), 1, 3])
 @pytest.mark.parametrize('half', [False, True], ids=['between', 'within'])
 def test_an_interrupted_run_goes_on(whole, tmp_path, after, half):
     _, summary, expected = whole

@@ -46,6 +46,7 @@ def scarce_equations(seed, count=50):
 
 # Failed on mutants: what was seen with the other sign; leaves in the order they are given in;
 # the marginals whatever they leave; no marginals.
+@pytest.mark.slow
 def test_the_likelier_labels_where_equations_are_scarce():
     solved = 0
     for seed in range(8):
