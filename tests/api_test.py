@@ -90,6 +90,7 @@ def test_readme_synopsis_is_short():
     ast.parse(code)
 
 
+@pytest.mark.slow
 def test_readme_synopsis_prints_what_it_claims():
     """A claim is a comment behind `print(...)`, or the ```text block right behind the code."""
     code, rest = synopsis()

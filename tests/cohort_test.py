@@ -195,6 +195,7 @@ def test_a_small_cohort_is_filled_up_with_nobody():
 
 # Rows that one member alone touched are its own: their sides tell its labels. Failed on: rows read
 # at the candidates' own places, where those of shared items are zero.
+@pytest.mark.slow
 def test_attacks_on_rows_read_the_sum():
     items = [[2 * user, 2 * user + 1, 30 + user] for user in range(8)]
     few = data.interactions.make(np.repeat(range(8), 3), np.ravel(items))

@@ -159,6 +159,7 @@ def test_tgias_of_an_unknown_batch():
 
 
 # The line search may double it. Failed on the whole step.
+@pytest.mark.slow
 def test_raifle_begins_at_a_tenth_of_a_step():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     start, step = (made('raifle', guesses=1)(transcript, KEY, n) for n in (1, 2))

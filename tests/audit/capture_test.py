@@ -23,6 +23,7 @@ from tests.helpers import compilations, no_figures, silent, tiny  # noqa: F401
 
 
 # Failed on: the meta's observation checked against the config's own `seen`.
+@pytest.mark.slow
 def test_a_transcript_of_one_part_can_be_attacked(tmp_path):
     config = small_config()
     config.observation.update({'uploaded': ('items',), 'seen': ('items',)})

@@ -17,6 +17,7 @@ from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
 
 # Failed on the mutant of `try_` that knows of exact attacks only, and on one of `run` that computes
 # twice what was tried.
+@pytest.mark.slow
 def test_what_is_tried_to_its_end(monkeypatch):
     replace_attack(monkeypatch, 'exact', bias_sign)
     names = ('exact', 'dlg', 'mgradinv', 'popularity')

@@ -67,7 +67,7 @@ def test_a_made_up_attack_through_the_table_alone(tmp_path):
 @pytest.mark.parametrize(
     'name',
     [
-        pytest.param(name, marks=[] if name in ('dlg', 'exact', 'imia') else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ('dlg', 'imia') else pytest.mark.slow)
         for name, spec in registry.ATTACKS.items()
         if spec.family != 'baseline'
     ],

@@ -101,6 +101,7 @@ def test_folders_that_cannot_be_reported(tmp_path):
             reporting.again(str(folder))
 
 
+@pytest.mark.slow
 def test_reports_of_one_victim_of_failures_and_of_none(tmp_path):
     config = tiny(num_victims=1, num_gradients=(1, 2), num_iterations=5)
     run_study(config, tmp_path / 'one')

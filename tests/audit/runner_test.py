@@ -322,6 +322,7 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, after, half):
 
 # Failed on the mutant of `train` that observes the rounds of the pending blocks only: victims are
 # drawn into every observed round, so that training went another way after a stop.
+@pytest.mark.slow
 def test_going_on_trains_as_before_where_clients_are_sampled(tmp_path):
     config = tiny(name=('mgradinv',), num_gradients=(1,), first_round=(0, 4))
     config.server.clients_per_round = 1
