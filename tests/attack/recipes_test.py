@@ -8,7 +8,7 @@ import pytest
 
 from fedinv_jax import observe, types
 from fedinv_jax.attack import distances, dynamics, inversion, objective, recipes, relax
-from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import registry
 from tests import reference
 from tests.helpers import (  # noqa: F401
     KEY,
@@ -337,12 +337,13 @@ def test_item_rows_are_needed():
 
 @pytest.mark.slow
 def test_every_recipe_runs_from_a_config(tmp_path):
-    config = tiny(name=(*config_lib.RECIPES, 'popularity'), num_gradients=(1, 2), num_iterations=5)
+    config = tiny(name=(*recipes.RECIPES, 'popularity'), num_gradients=(1, 2), num_iterations=5)
     _, rows = run(config, tmp_path)
-    assert len(rows) == 4 * 2 * (len(config_lib.RECIPES) + 1)
+    assert len(rows) == 4 * 2 * (len(recipes.RECIPES) + 1)
     for row in rows.values():
         assert row['status'] == 'ok'
         guesser = row['attack'] == 'popularity'
         assert row['solver'] == (None if guesser else recipes.RECIPES[row['attack']].solver)
         assert row['dynamics'] == (None if guesser else 'free')
-    assert set(config_lib.RECIPES) == set(recipes.RECIPES)
+    families = {name: spec.family for name, spec in registry.ATTACKS.items()}
+    assert {name for name, family in families.items() if family == 'recipe'} == set(recipes.RECIPES)

@@ -8,7 +8,7 @@ import pytest
 
 from fedinv_jax import models, tree
 from fedinv_jax.attack import exact
-from fedinv_jax.audit import attackers, training
+from fedinv_jax.audit import attackers, plan, settings, training
 from fedinv_jax.audit import config as config_lib
 from tests.attack.exact.helpers import ITEMS, ncf, one_step, own_federation, probed
 
@@ -35,8 +35,8 @@ def test_the_config_says_for_how_many_candidates_matrices_are_formed(dense, cert
     config.attack.dense, config.observation.seen = dense, ('scorer',)
     config.model.update({'dim': 6, 'hidden': (16, 12)})
     probe = functools.partial(attackers.probe, config, training.make_model(config.model, 8))
-    setting = config_lib.settings(config)[0]._replace(attack='exact')
-    choice = attackers.make_exact(config, setting, probe)
+    setting = settings.settings(config)[0]._replace(attack='exact')
+    choice = plan.make_attack(config, setting, training.make_model(config.model, 8), 0.2, probe)
     y = [1, 0, 0, 1, 0, 1, 0, 0]
     _, _, transcript, _ = own_federation(y)
     with jax.enable_x64():

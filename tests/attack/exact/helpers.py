@@ -72,8 +72,9 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
     with jax.enable_x64():
         attack = jax.jit(member.attack)
         for user in victims:
-            pair = simulate.transcript(recording, user, rounds, seen)
-            transcript, truth = tree.cast_floats(pair, np.float64)
+            transcript = simulate.transcript(recording, user, rounds, seen)
+            truth = simulate.truth(recording, user, rounds)
+            transcript, truth = tree.cast_floats((transcript, truth), np.float64)
             found.append((attack(transcript, jax.random.key(user)), truth, transcript))
     return member, found
 
