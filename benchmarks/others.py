@@ -40,7 +40,7 @@ from absl import app, flags, logging
 
 from benchmarks import mgradinv
 from fedinv_jax import client, losses, models, observe, server, train, tree
-from fedinv_jax.audit import attackers, executor, workdir
+from fedinv_jax.audit import attackers, executor, plan, settings, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import training as training_lib
 from fedinv_jax.data.clients import Clients
@@ -59,8 +59,9 @@ def exact() -> list[dict[str, Any]]:
         rate = mgradinv.matrix_rate()
     for seen, name in (('scorer', 'exact'), ('items', 'spectral'), ('items', 'sign')):
         config.observation.seen, config.attack.name = (seen,), (name,)
-        probe = functools.partial(attackers.probe, config, training_lib.make_model(config.model, 2))
-        choice = attackers.make_exact(config, config_lib.settings(config)[0], probe)
+        model = training_lib.make_model(config.model, 2)
+        probe = functools.partial(attackers.probe, config, model)
+        choice = plan.make_attack(config, settings.settings(config)[0], model, 0.2, probe)
         for items, users in _SIZES:
             transcripts, _, keys = mgradinv.make(items, users, 1, None, (seen,))
             with jax.enable_x64():
