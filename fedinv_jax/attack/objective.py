@@ -7,14 +7,14 @@ min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import candidates, distances, relax
+from fedinv_jax.attack import candidates, distances, dynamics, relax
 from fedinv_jax.attack.distances import Distance
 from fedinv_jax.attack.dynamics import Dynamics
 from fedinv_jax.attack.priors import Prior
@@ -25,6 +25,7 @@ from fedinv_jax.types import (
     Batch,
     ClientUpdate,
     Guess,
+    InitPrivate,
     Key,
     Observation,
     PyTree,
@@ -158,6 +159,18 @@ def problem(
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     return Problem(init, predict, whiten, residual, objective, answer, columns)
+
+
+def free_problem(
+    transcript: Transcript,
+    client_update: ClientUpdate,
+    observation: Observation,
+    init_private: InitPrivate,
+    **options: Any,
+) -> Problem:
+    """`problem` with a private state of its own at each of the T steps; `options` are its own."""
+    hypothesis = dynamics.free(init_private, transcript.rounds.shape[0])
+    return problem(transcript, client_update, observation, hypothesis, **options)
 
 
 def replay(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import tree
-from fedinv_jax.attack import candidates, distances, dynamics, inversion, objective, relax
+from fedinv_jax.attack import candidates, distances, inversion, objective, relax
 from fedinv_jax.types import (
     Answer,
     Array,
@@ -307,13 +307,12 @@ def _problem(
     relaxation: relax.Relaxation | None = None,
 ) -> objective.Problem:
     """The problem with a private state of its own at each of the T steps."""
-    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
-    return objective.problem(
+    return objective.free_problem(
         transcript,
         known.client_update,
         known.observation,
-        hypothesis,
-        distance,
+        known.init_private,
+        distance=distance,
         relaxation=relaxation,
     )
 

@@ -40,12 +40,11 @@ def typical_norm(known: Known) -> Array:
 
 def free_problem(known: Known, transcript: Transcript) -> objective.Problem:
     """The problem with unknown private states of each step, each step over its norm."""
-    hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
-    return objective.problem(
+    return objective.free_problem(
         transcript,
         known.client_update,
         known.observation,
-        hypothesis,
+        known.init_private,
         relaxation=relax.identity(),
         separable=known.structure.separable,
     )
