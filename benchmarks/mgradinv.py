@@ -44,7 +44,7 @@ from absl import app, flags, logging
 
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
-from fedinv_jax.attack.batching import Search
+from fedinv_jax.attack.batching import Descent
 from fedinv_jax.audit import executor, workdir
 from fedinv_jax.types import Batch, Guess, Transcript
 
@@ -122,7 +122,7 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
     """Transcripts of random clients, the problem of one, keys."""
     key = jax.random.key(0)
     model = models.ncf(items, *head())
-    update = client.gradient_step(model, losses.bce, private_rate=0.1)
+    update = client.gradient_step(model, losses.bce, private_learning_rate=0.1)
     channel = observe.share(*seen)
     kept = 1 + (steps - 1) * (interval or 1)
     rounds = jnp.arange(0, kept, interval or 1)
@@ -163,9 +163,9 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
-def search(problem) -> Search:
+def descent(problem) -> Descent:
     """The attack."""
-    return Search(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+    return Descent(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
 
 
 def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
@@ -177,15 +177,15 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     workers = min(executor.side_by_side(), len(keys))
     devices = jax.local_device_count()
     on_each = -(-(len(keys) // workers) // devices)
-    places = devices * on_each
+    positions = devices * on_each
     steps = jax.tree.leaves(transcripts.seen)[0].shape[1]
-    lanes = executor.lanes(None, on_each, transcripts.items.shape[-1] * steps)
-    own = search(problem)
+    parallel_victims = executor.parallel_victims(None, on_each, transcripts.items.shape[-1] * steps)
+    own = descent(problem)
 
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
-        return batching.stream(own, seen, axes(), keys, iterations, count, lanes).scores
+        return batching.stream(own, seen, axes(), keys, iterations, count, parallel_victims).scores
 
-    parts = np.resize(np.arange(len(keys)), (workers, places))  # filled up with the first
+    parts = np.resize(np.arange(len(keys)), (workers, positions))  # filled up with the first
     blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in parts]
     start = time.perf_counter()
     function = executor.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
@@ -195,16 +195,16 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
         def one(block: tuple[Transcript, jax.Array]) -> jax.Array:
             return jax.block_until_ready(function(*block, iterations, on_each))
 
-        return list(executor.each(one, blocks, workers))
+        return list(executor.parallel_map(one, blocks, workers))
 
     pilot = median_time(lambda: call(10)) / 10
     iterations = max(int(_SECONDS.value / pilot), 10)
     seconds = median_time(lambda: call(iterations))
-    rate = min(workers * places, len(keys)) * iterations / seconds
+    rate = min(workers * positions, len(keys)) * iterations / seconds
     memory = function.memory_analysis()
     return {
         'rate': rate,
-        'lanes': lanes,
+        'lanes': parallel_victims,
         'workers': workers,
         'compile_seconds': compiling,
         'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
@@ -214,7 +214,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
 def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
     """Victim-iterations a second of a loop over victims, without vmap."""
     victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
-    attack = jax.jit(functools.partial(batching.run, search(problem)))
+    attack = jax.jit(functools.partial(batching.run, descent(problem)))
     one = attack.lower(victims[0], keys[0], 1).compile()
     pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
     iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)
@@ -287,7 +287,7 @@ def table() -> dict[str, Any]:
         row['loop'] = looped(arguments[1], arguments[0], arguments[2])
         row['share'] = row['rate'] * useful_operations(items, _STEPS.value, seen) / rate
         text = (
-            f'B={items:<5} V={victims:<3} {row["lanes"]} in step, '
+            f'B={items:<5} V={victims:<3} {row["parallel_victims"]} in step, '
             f'{row["rate"]:7.0f} victim-iterations/s, '
             f'{row["share"]:.0%} of the matrix-product rate, '
             f'{row["rate"] / row["loop"]:.1f} times a loop over victims'
@@ -310,7 +310,7 @@ def point(size: tuple) -> dict[str, Any]:
     return in_step(arguments[1], arguments[0], arguments[2])
 
 
-def forced(size: tuple) -> dict[str, Any]:
+def always_sampled(size: tuple) -> dict[str, Any]:
     """The same in this new process, whose CPU says that it is several devices."""
     flags.FLAGS(sys.argv)
     jax.config.update('jax_platforms', 'cpu')
@@ -327,13 +327,13 @@ def growth(name: str) -> dict[str, Any]:
         else:
             spawn = multiprocessing.get_context('spawn')
             with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-                measured = pool.submit(forced, size).result()
+                measured = pool.submit(always_sampled, size).result()
         row = {**dict(zip(_COLUMNS, size, strict=True)), **measured}
         row['seconds'] = row['victims'] / row['rate']
         found.append(row)
         print(
             f'{name} {row[name]:<5} {1e3 * row["seconds"]:9.3f} ms an iteration, '
-            f'{row["lanes"]} in step, '
+            f'{row["parallel_victims"]} in step, '
             f'{row["bytes"] / 2**20:8.1f} MiB, compiled in {row["compile_seconds"]:.1f} s',
             flush=True,
         )

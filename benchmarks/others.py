@@ -84,15 +84,15 @@ def useful_operations(solver: str, items: int) -> float:
 
 def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dict[str, Any]:
     own, workers = mgradinv.axes(), min(executor.side_by_side(), len(keys))
-    places = len(keys) // workers
+    positions = len(keys) // workers
 
     def several(block, keys):
         def one(v):
             return choice.attack(tree.take_along(block, own, v), keys[v], 1).labels
 
-        return tree.map_first(one, places, places)
+        return tree.map_first(one, positions, positions)
 
-    parts = [slice(i * places, (i + 1) * places) for i in range(workers)]
+    parts = [slice(i * positions, (i + 1) * positions) for i in range(workers)]
     blocks = [(tree.take_along(transcripts, own, part), keys[part]) for part in parts]
     options = executor.options('exact')
     function = jax.jit(several).lower(*blocks[0]).compile(options)
@@ -101,12 +101,12 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
         with jax.enable_x64():
             return jax.block_until_ready(function(*block))
 
-    seconds = mgradinv.median_time(lambda: list(executor.each(call, blocks, workers)))
+    seconds = mgradinv.median_time(lambda: list(executor.parallel_map(call, blocks, workers)))
     single = jax.jit(lambda seen, key: choice.attack(seen, key, 1).labels)
     pairs = [(tree.take_along(transcripts, own, v), keys[v]) for v in range(len(keys))]
     one = single.lower(*pairs[0]).compile(options)
     looped = mgradinv.median_time(lambda: [one(*pair) for pair in pairs])
-    each = seconds / (workers * places)
+    each = seconds / (workers * positions)
     row = {
         'attack': choice.solver, 'seen': seen, 'items': items, 'ms_a_user': 1e3 * each,
         'loop_ms': 1e3 * looped / len(keys),
@@ -144,7 +144,7 @@ def training() -> dict[str, Any]:
     counts = labels.sum(axis=1).astype(np.int32)
     clients = Clients(users, items, labels, np.ones(shape, np.float32), counts, _BATCH - counts)
     model = models.ncf(_ITEMS, *mgradinv.head())
-    update = client.gradient_step(model, losses.bce, private_rate=0.1)
+    update = client.gradient_step(model, losses.bce, private_learning_rate=0.1)
     channel = observe.share('items', 'scorer')
     run = train.federation(
         model, update, channel, server.server(optax.sgd(0.1)), [clients], clients_per_round=_ROUND

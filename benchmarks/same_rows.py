@@ -56,10 +56,10 @@ def main(argv: list[str]) -> None:
         for name in ('config.json', 'answer.json')
         for path in folder.rglob(name)
     }
-    total, places = 0, [before / name for name in sorted(names)]
-    if not places:
+    total, positions = 0, [before / name for name in sorted(names)]
+    if not positions:
         raise app.UsageError(f'{before} and {after} hold no run.')
-    for path in places:
+    for path in positions:
         other = after / path.relative_to(before)
         if not (path.exists() and other.exists()):
             found = [f'there is no {other if path.exists() else path}']

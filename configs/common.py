@@ -16,7 +16,7 @@ def raifle_setting(config: Config) -> Config:
     config.model.update(
         {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
     )
-    config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_rate': 1e-3})
+    config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_learning_rate': 1e-3})
     config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
     config.client.private_optimizer.name = 'adam'
     with config.unlocked():  # as torchopt's Adam in RAIFLE's code

@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         )  # fmt: skip
         return config
     if arg == 'adam':
-        config.client.update({'num_epochs': 20, 'private_rate': 1e-3})
+        config.client.update({'num_epochs': 20, 'private_learning_rate': 1e-3})
         config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
         config.client.private_optimizer.name = 'adam'
     config.num_seeds = 5

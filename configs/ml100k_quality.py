@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
     config.model.update({'dim': 32, 'hidden': (32, 16, 8), 'scale': 0.01})
-    config.client.update({'private_rate': 1.0, 'by_size': True})
+    config.client.update({'private_learning_rate': 1.0, 'weight_by_num_examples': True})
     config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.01})
     with config.server.optimizer.unlocked():
         config.server.optimizer.weight_decay = 0.3

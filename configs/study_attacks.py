@@ -28,7 +28,8 @@ def get_config(arg: str | None = None) -> config_lib.Config:
                 'raifle', 'raifle_joint', 'imia', 'popularity', 'random',
             ),
             'num_victims': 130,
-            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
+            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            'victims_per_call': 4,
             'interval': (10,),
         }
     )  # fmt: skip

@@ -25,7 +25,8 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
-            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
+            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            'victims_per_call': 4,
             'first_round': (0, 20, 100, 500, 2000),
             'interval': (10,),
         }

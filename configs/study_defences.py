@@ -47,7 +47,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
     config.model.update({'dim': 16, 'hidden': (16, 8), 'scale': 0.03})
-    config.client.update({'private_rate': 1.0, 'by_size': True})
+    config.client.update({'private_learning_rate': 1.0, 'weight_by_num_examples': True})
     config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.02})
     with config.server.optimizer.unlocked():
         config.server.optimizer.weight_decay = 0.1
@@ -59,7 +59,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             'num_victims': 30,
             'min_positives': 40,
             'max_positives': 58,
-            'block': 10,
+            'victims_per_call': 10,
             'num_gradients': (1, 2, 4, 8),
             'first_round': (10,),
             'interval': (10,),
@@ -71,13 +71,15 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
     # Blind attackers where what they do not know may mislead them.
     arms |= {'labels_2': _seen(label_epsilon=2.0), 'labels_1': _both(label_epsilon=1.0)}
-    arms['pseudo_0.4'] = _both(pseudo=0.4)
-    arms |= {f'top_{s:g}': _seen(top=s) for s in (0.1, 0.001)} | {'top_0.01': _both(top=0.01)}
-    arms |= {f'random_{s:g}': _seen(random=s) for s in (0.1, 0.01, 0.001)}
+    arms['pseudo_0.4'] = _both(pseudo_rate=0.4)
+    arms |= {f'top_{s:g}': _seen(top_k_share=s) for s in (0.1, 0.001)} | {
+        'top_0.01': _both(top_k_share=0.01)
+    }
+    arms |= {f'random_{s:g}': _seen(random_k_share=s) for s in (0.1, 0.01, 0.001)}
     followed = {'attack': {'first_round': (0,), 'interval': (1,)}}  # the rest, from the start
-    arms['top_feedback_0.01'] = _seen(top=0.01, error_feedback=True) | followed
-    arms['random_feedback_0.01'] = _seen(random=0.01, error_feedback=True) | followed
-    arms |= {'levels_1': _seen(levels=1), 'rank_1': _seen(rank=1)}
+    arms['top_feedback_0.01'] = _seen(top_k_share=0.01, error_feedback=True) | followed
+    arms['random_feedback_0.01'] = _seen(random_k_share=0.01, error_feedback=True) | followed
+    arms |= {'levels_1': _seen(quantization_levels=1), 'rank_1': _seen(rank=1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
     arms['only_scorer'] = _seen(uploaded=('scorer',), seen=('scorer',))
     arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}

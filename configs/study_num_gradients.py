@@ -26,7 +26,8 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         {
             'name': ('exact', 'mgradinv', 'tgias_ro', 'popularity', 'random'),
             'num_victims': 130,
-            'block': 4,  # 26 victims a seed in several groups: larger blocks are mostly padding
+            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            'victims_per_call': 4,
             'num_gradients': (1, 2, 4, 8),
             'interval': (10,),
             'num_iterations': 4000,

@@ -49,10 +49,10 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     arms |= {f'dp_{epsilon}': _dp(epsilon) for epsilon in _NOISE}
     for name, fields in {
         'labels_1': {'label_epsilon': 1.0},
-        'pseudo_0_2': {'pseudo': 0.2},
-        'top_0_01': {'top': 0.01},
-        'random_0_01': {'random': 0.01},
-        'levels_1': {'levels': 1},
+        'pseudo_0_2': {'pseudo_rate': 0.2},
+        'top_0_01': {'top_k_share': 0.01},
+        'random_0_01': {'random_k_share': 0.01},
+        'levels_1': {'quantization_levels': 1},
         'rank_1': {'rank': 1},
     }.items():
         arms[name] = {'observation': fields}
@@ -63,11 +63,15 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     arms |= {f'raifle_dp_{epsilon}': _raifle(_dp(epsilon)) for epsilon in (100, 1)}
     arms['raifle_drift_1'] = _raifle(drift)
     long = {**_dp(100), 'server': {'num_rounds': max(_LONG)}}
-    many = {'name': ('summed', 'popularity'), 'num_gradients': _LONG, 'block': 1}
+    many = {'name': ('summed', 'popularity'), 'num_gradients': _LONG, 'victims_per_call': 1}
     arms['dp_100_long'] = {**long, 'attack': many}
     arms['dp_100_sign'] = {
         **long,
-        'attack': {'name': ('sign', 'popularity'), 'num_gradients': (max(_LONG),), 'block': 1},
+        'attack': {
+            'name': ('sign', 'popularity'),
+            'num_gradients': (max(_LONG),),
+            'victims_per_call': 1,
+        },
         'run': {'memory_mib': 8192},
     }
     config = config_lib.with_arms(config, arms)

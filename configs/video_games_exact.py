@@ -22,8 +22,8 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             'name': ('exact', 'popularity'),
             'num_victims': 0,
             'num_gradients': (1,),
-            'block': 512,
-            'dense': 4300,
+            'victims_per_call': 512,
+            'max_dense_candidates': 4300,
         }
     )
     config.run.memory_mib = 1800

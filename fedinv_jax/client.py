@@ -28,7 +28,9 @@ def gather(shared: PyTree, items: Leaf) -> PyTree:
     return {**shared, 'items': tree.take(shared['items'], items)}
 
 
-def fresh_negatives(items: Array, labels: Array, weights: Array, num_items: int, key: Key) -> Array:
+def resample_negatives(
+    items: Array, labels: Array, weights: Array, num_items: int, key: Key
+) -> Array:
     """The batch's items with other negatives: as many, uniformly, none a positive, none twice.
 
     Args:
@@ -43,7 +45,7 @@ def fresh_negatives(items: Array, labels: Array, weights: Array, num_items: int,
 
     Example:
         >>> args = jnp.array([4, 0, 1]), jnp.array([0.0, 1.0, 0.0]), jnp.ones(3)
-        >>> fresh_negatives(*args, num_items=3, key=jax.random.key(0)).tolist()
+        >>> resample_negatives(*args, num_items=3, key=jax.random.key(0)).tolist()
         [2, 0, 1]
     """
     negative = (weights > 0) & (labels == 0)
@@ -79,28 +81,28 @@ def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Arr
     return value
 
 
-def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate:
+def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> ClientUpdate:
     """One full-batch gradient (FedSGD).
 
-    `upload = dL/dshared(shared, private)`, `private' = private - private_rate dL/dprivate`, both
-    at the same point.
+    `upload = dL/dshared(shared, private)`, `private' = private - private_learning_rate
+    dL/dprivate`, both at the same point.
 
     Args:
         model: the recommender.
         loss: elementwise loss.
-        private_rate: local step size of the private parameters, >= 0.
+        private_learning_rate: local step size of the private parameters, >= 0.
 
     Returns:
         `client_update(shared, private, batch)`, compiled; the upload has the structure, shapes and
         dtypes of `shared`. An all-zero weight vector gives zero gradients.
 
     Raises:
-        ValueError: if `private_rate` is negative.
+        ValueError: if `private_learning_rate` is negative.
 
     Example:
         >>> from fedinv_jax import losses, models
         >>> model = models.matrix_factorization(num_items=2, dim=1)
-        >>> update = gradient_step(model, losses.squared_error, private_rate=0.5)
+        >>> update = gradient_step(model, losses.squared_error, private_learning_rate=0.5)
         >>> shared = {'items': {'embedding': jnp.array([[1.0], [2.0]])}, 'scorer': {}}
         >>> batch = Batch(None, jnp.array([1.0, 0.0]), jnp.ones(2))
         >>> upload, private = update(shared, jnp.array([1.0]), batch)
@@ -111,14 +113,14 @@ def gradient_step(model: Model, loss: Loss, private_rate: float) -> ClientUpdate
         McMahan et al., Communication-efficient learning of deep networks from decentralized
         data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
     """
-    if not private_rate >= 0:
-        raise ValueError(f'Expected private_rate={private_rate} >= 0.')
+    if not private_learning_rate >= 0:
+        raise ValueError(f'Expected private_learning_rate={private_learning_rate} >= 0.')
     gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
 
     @jax.jit
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         upload, private_gradient = gradient(shared, private, batch)
-        step = jax.tree.map(lambda p, g: p - private_rate * g, private, private_gradient)
+        step = jax.tree.map(lambda p, g: p - private_learning_rate * g, private, private_gradient)
         return upload, step
 
     return client_update
@@ -207,13 +209,13 @@ def local_sgd(
     return client_update
 
 
-def weighted_by_size(client_update: ClientUpdate) -> ClientUpdate:
+def weighted_by_num_examples(client_update: ClientUpdate) -> ClientUpdate:
     """Uploads times the total weight of the batch: clients count by their interactions.
 
     FedAvg's weights `n_k`, applied by the client, so that a plain sum weighs them.
 
     Example:
-        >>> update = weighted_by_size(lambda shared, private, batch: (shared, private))
+        >>> update = weighted_by_num_examples(lambda shared, private, batch: (shared, private))
         >>> float(update(jnp.array(1.5), None, Batch(None, jnp.zeros(2), jnp.ones(2)))[0])
         3.0
 
@@ -268,7 +270,8 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
     Example:
         >>> from fedinv_jax import losses, models
         >>> model = models.matrix_factorization(num_items=1, dim=1)
-        >>> update = cohort(gradient_step(model, losses.squared_error, private_rate=0.0), 2)
+        >>> step = gradient_step(model, losses.squared_error, private_learning_rate=0.0)
+        >>> update = cohort(step, 2)
         >>> shared = {'items': {'embedding': jnp.array([[1.0]])}, 'scorer': {}}
         >>> batch = Batch(jnp.array([0, 0]), jnp.array([0.0, 1.0]), jnp.ones(2))
         >>> upload, _ = update(shared, jnp.array([[1.0], [3.0]]), batch)

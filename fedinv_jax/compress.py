@@ -20,7 +20,7 @@ Choose = Callable[[PyTree, Key], PyTree]
 """`choose(upload, key) -> masks`: bool, in the structure of the upload, of the entries kept."""
 
 
-def keep_top(share: float, error_feedback: bool = False) -> Observation:
+def top_k(share: float, error_feedback: bool = False) -> Observation:
     """Keeps the largest entries of an upload by size, and zeros for all others.
 
     With `n` entries that are not zero, the `k = round(share n)` largest of all leaves together; all
@@ -49,7 +49,7 @@ def keep_top(share: float, error_feedback: bool = False) -> Observation:
     | entries that are not finite | kept first; the victim's row fails |
 
     Example:
-        >>> stage, upload = keep_top(0.5), {'scorer': jnp.array([3.0, -4.0, 0.0, 1.0, 2.0])}
+        >>> stage, upload = top_k(0.5), {'scorer': jnp.array([3.0, -4.0, 0.0, 1.0, 2.0])}
         >>> stage.observe(upload, stage.init(upload), jax.random.key(0))[0]['scorer'].tolist()
         [3.0, -4.0, 0.0, 0.0, 0.0]
 
@@ -71,14 +71,14 @@ def keep_top(share: float, error_feedback: bool = False) -> Observation:
     return _sparse(share, error_feedback, choose, 1.0)
 
 
-def keep_random(share: float, error_feedback: bool = False) -> Observation:
+def random_k(share: float, error_feedback: bool = False) -> Observation:
     """Keeps each entry of an upload with probability `share`, and zeros for all others.
 
     Without error feedback what is kept is divided by `share`, so that its mean is the upload.
 
     Args:
         share: in [0, 1].
-        error_feedback: whether the rest is kept for the next round, see `keep_top`.
+        error_feedback: whether the rest is kept for the next round, see `top_k`.
 
     Returns:
         The stage. The attacker takes the entries that it sees for the ones kept.
@@ -95,7 +95,7 @@ def keep_random(share: float, error_feedback: bool = False) -> Observation:
     | entries that are not finite | not finite where kept; the victim's row fails |
 
     Example:
-        >>> stage, upload = keep_random(0.5), {'scorer': jnp.ones(6)}
+        >>> stage, upload = random_k(0.5), {'scorer': jnp.ones(6)}
         >>> stage.observe(upload, stage.init(upload), jax.random.key(0))[0]['scorer'].tolist()
         [0.0, 2.0, 2.0, 2.0, 2.0, 0.0]
 
@@ -155,14 +155,14 @@ def quantize(levels: int) -> Observation:
         return jnp.max(jnp.abs(leaf), initial=0) / levels
 
     def observe_(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
-        lots = optax.tree.random_like(key, upload, jax.random.uniform, jnp.float32)
+        draws = optax.tree.random_like(key, upload, jax.random.uniform, jnp.float32)
 
         def rounded(leaf: Array, lot: Array) -> Array:
             size = step(leaf)
             scaled = leaf / jnp.where(size == 0, 1, size)
             return size * jnp.clip(jnp.floor(scaled + lot.astype(leaf.dtype)), -levels, levels)
 
-        return jax.tree.map(rounded, upload, lots), state
+        return jax.tree.map(rounded, upload, draws), state
 
     def variance(predicted: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, step(leaf) ** 2 / 6), predicted)
@@ -170,7 +170,7 @@ def quantize(levels: int) -> Observation:
     return observe.chain()._replace(observe=observe_, variance=variance)
 
 
-def truncate_rank(rank: int) -> Observation:
+def low_rank(rank: int) -> Observation:
     """Item rows of low rank: each item leaf `[B, F]` by its best approximation of that rank.
 
     `seen = U V' V` with V the first `rank` principal directions of the rows U. Fewer numbers are
@@ -195,7 +195,7 @@ def truncate_rank(rank: int) -> Observation:
     | entries that are not finite | not finite; the victim's row fails |
 
     Example:
-        >>> stage = truncate_rank(1)
+        >>> stage = low_rank(1)
         >>> upload = {'items': jnp.array([[2.0, 0.0], [0.0, 1.0]]), 'scorer': jnp.ones(2)}
         >>> stage.observe(upload, (), jax.random.key(0))[0]['items'].round(6).tolist()
         [[2.0, 0.0], [0.0, 0.0]]

@@ -11,7 +11,7 @@ from fedinv_jax import observe
 from fedinv_jax.types import Batch, Key, Observation
 
 
-def randomize_labels(epsilon: float) -> Observation:
+def randomized_response(epsilon: float) -> Observation:
     """Randomised response: each label is flipped with probability `1 / (1 + e^epsilon)`.
 
     Each label has `epsilon`-local differential privacy, for as many rounds as the client keeps to
@@ -36,7 +36,7 @@ def randomize_labels(epsilon: float) -> Observation:
 
     Example:
         >>> batch = Batch(None, jnp.array([1.0, 0.0, 0.0, 1.0]), jnp.ones(4))
-        >>> randomize_labels(0.0).perturb(batch, jax.random.key(0)).labels.tolist()
+        >>> randomized_response(0.0).perturb(batch, jax.random.key(0)).labels.tolist()
         [1.0, 0.0, 1.0, 0.0]
 
     References:
@@ -94,8 +94,8 @@ def _flip(probability: float, both: bool) -> Observation:
         return observe.chain()
 
     def perturb(batch: Batch, key: Key) -> Batch:
-        lots = jax.random.uniform(key, batch.labels.shape, jnp.float32)
-        flipped = (lots < probability) & (batch.weights > 0)
+        draws = jax.random.uniform(key, batch.labels.shape, jnp.float32)
+        flipped = (draws < probability) & (batch.weights > 0)
         flipped &= both | (batch.labels == 0)
         return batch._replace(labels=jnp.where(flipped, 1 - batch.labels, batch.labels))
 

@@ -13,7 +13,7 @@ from fedinv_jax.types import Array, Leaf, PyTree
 AGGREGATIONS = ('sum', 'mean', 'mean_over_touched')
 
 
-class Seen(NamedTuple):
+class Uploads(NamedTuple):
     """One round's uploads of a group of clients, as the server sees them.
 
     Attributes:
@@ -60,7 +60,7 @@ def server(
     return Server({'items': items, 'scorer': scorer}, optimizer)
 
 
-class Total(NamedTuple):
+class Aggregate(NamedTuple):
     """The sum of a round's uploads, and the counts that their means are over.
 
     Attributes:
@@ -75,7 +75,7 @@ class Total(NamedTuple):
     touched: Array
 
 
-def nothing(shared: PyTree, number: int | None = None) -> Total:
+def zero_total(shared: PyTree, number: int | None = None) -> Aggregate:
     """The total of no upload.
 
     Args:
@@ -84,29 +84,31 @@ def nothing(shared: PyTree, number: int | None = None) -> Total:
     """
     leading = () if number is None else (number,)
     num_items = jax.tree.leaves(shared['items'])[0].shape[0]
-    return Total(
+    return Aggregate(
         jax.tree.map(lambda leaf: jnp.zeros((*leading, *leaf.shape), leaf.dtype), shared),
         jnp.zeros((), int),
         jnp.zeros(num_items, int),
     )
 
 
-def add(total: Total, seen: Seen, cohorts: Leaf | None = None) -> Total:
+def accumulate(aggregate: Aggregate, seen: Uploads, cohorts: Leaf | None = None) -> Aggregate:
     """A total with further uploads; only the rows that they touch are read and written.
 
     Args:
-        total: from `nothing`, and so on.
+        aggregate: from `zero_total`, and so on.
         seen: the uploads; inactive clients and padding count for nothing.
         cohorts: int `[C]`, the cohort of each client, where they are summed by cohort.
 
     Example:
         >>> shared = {'items': jnp.zeros((3, 1)), 'scorer': {}}
-        >>> seen = Seen({'items': jnp.ones((2, 2, 1)), 'scorer': {}}, jnp.array([[0, 1], [1, 0]]),
-        ...             jnp.array([[True, True], [True, False]]), jnp.array([True, True]))
-        >>> total = add(nothing(shared), seen)
+        >>> uploads = {'items': jnp.ones((2, 2, 1)), 'scorer': {}}
+        >>> seen = Uploads(uploads, jnp.array([[0, 1], [1, 0]]),
+        ...                jnp.array([[True, True], [True, False]]), jnp.array([True, True]))
+        >>> total = accumulate(zero_total(shared), seen)
         >>> total.uploads['items'].ravel().tolist(), total.touched.tolist(), int(total.clients)
         ([1.0, 2.0, 0.0], [1, 2, 0], 2)
-        >>> add(nothing(shared, 2), seen, jnp.array([0, 1])).uploads['items'][..., 0].tolist()
+        >>> by_cohort = accumulate(zero_total(shared, 2), seen, jnp.array([0, 1]))
+        >>> by_cohort.uploads['items'][..., 0].tolist()
         [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
     own = dict(flax.traverse_util.flatten_dict(seen.uploads, sep='/'))
@@ -124,24 +126,24 @@ def add(total: Total, seen: Seen, cohorts: Leaf | None = None) -> Total:
             return value.at[(*place, seen.items)].add(upload)
         return value + jnp.sum(upload, axis=0) if cohorts is None else value.at[cohorts].add(upload)
 
-    return Total(
-        jax.tree_util.tree_map_with_path(one, total.uploads),
-        total.clients + jnp.sum(seen.active),
-        total.touched.at[seen.items].add(touched),
+    return Aggregate(
+        jax.tree_util.tree_map_with_path(one, aggregate.uploads),
+        aggregate.clients + jnp.sum(seen.active),
+        aggregate.touched.at[seen.items].add(touched),
     )
 
 
-def average(total: Total, aggregation: Mapping[str, str]) -> PyTree:
+def average(aggregate: Aggregate, aggregation: Mapping[str, str]) -> PyTree:
     """A round's uploads, summed over all clients, divided as `Server.aggregation` says.
 
     Args:
-        total: of the round, its uploads as the parameters.
+        aggregate: of the round, its uploads as the parameters.
         aggregation: see `Server`.
 
     Example:
         >>> summed = {'items': jnp.array([[1.0], [2.0], [0.0]]), 'scorer': {}}
-        >>> total = Total(summed, jnp.array(2), jnp.array([1, 2, 0]))
-        >>> average(total, {'items': 'mean_over_touched'})['items'].ravel().tolist()
+        >>> aggregate = Aggregate(summed, jnp.array(2), jnp.array([1, 2, 0]))
+        >>> average(aggregate, {'items': 'mean_over_touched'})['items'].ravel().tolist()
         [1.0, 1.0, 0.0]
     """
 
@@ -150,18 +152,18 @@ def average(total: Total, aggregation: Mapping[str, str]) -> PyTree:
         if how == 'sum':
             return value
         if how == 'mean_over_touched' and path[0].key == 'items':
-            count = jnp.maximum(total.touched, 1)
+            count = jnp.maximum(aggregate.touched, 1)
             return value / count.reshape(-1, *(1,) * (value.ndim - 1)).astype(value.dtype)
-        return value / jnp.maximum(total.clients, 1)
+        return value / jnp.maximum(aggregate.clients, 1)
 
-    return jax.tree_util.tree_map_with_path(one, total.uploads)
+    return jax.tree_util.tree_map_with_path(one, aggregate.uploads)
 
 
 def apply(
-    server: Server, shared: PyTree, state: optax.OptState, total: Total
+    server: Server, shared: PyTree, state: optax.OptState, aggregate: Aggregate
 ) -> tuple[PyTree, optax.OptState]:
     """The shared parameters and the server's state after one round."""
-    updates, state = server.optimizer.update(average(total, server.aggregation), state, shared)
+    updates, state = server.optimizer.update(average(aggregate, server.aggregation), state, shared)
     return optax.apply_updates(shared, updates), state
 
 

@@ -27,7 +27,7 @@ class State(NamedTuple):
         shared: the server's parameters.
         server: the server optimiser's state.
         private: per group of clients, leaves `[C, ...]`; each device of the process holds its own
-            of the rows (`tree.spread`), which are filled up with zeros.
+            of the rows (`tree.shard_rows`), which are filled up with zeros.
         channel: per group, the observation's state, likewise.
     """
 
@@ -79,13 +79,14 @@ class Federation(NamedTuple):
 
     Attributes:
         init: `init(key) -> State`.
-        active: `active(round, key, forced) -> taking`, who takes part: per group, bool `[C]`.
-        step: `step(state, key, forced) -> (state, sums)`, one round; `forced` is per group a bool
-            `[C]` of clients that take part in any case; `sums` is what the server sees of the
-            cohorts, leaves `[G, ...]` as the parameters, or None where every client uploads by
-            itself. Only those who take part are trained.
+        active: `active(round, key, always_sampled) -> taking`: who takes part, per group a bool
+            `[C]`.
+        step: `step(state, key, always_sampled) -> (state, sums)`, one round; `always_sampled` is
+            per group a bool `[C]` of clients that take part in any case; `sums` is what the server
+            sees of the cohorts, leaves `[G, ...]` as the parameters, or None where every client
+            uploads by itself. Only those who take part are trained.
         train: `train(shared, round, key, local) -> (seen, private, channel)`: what one client
-            uploads in a round, a `server.Seen` without leading axis, and becomes, if it takes part.
+            uploads in a round, a `server.Uploads` without leading axis, and its new states.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.
@@ -94,7 +95,7 @@ class Federation(NamedTuple):
     init: Callable[[Key], State]
     active: Callable[[Leaf, Key, tuple[Array, ...]], list[Array]]
     step: Callable[[State, Key, tuple[Array, ...]], tuple[State, PyTree]]
-    train: Callable[[PyTree, Leaf, Key, Local], tuple[server.Seen, PyTree, PyTree]]
+    train: Callable[[PyTree, Leaf, Key, Local], tuple[server.Uploads, PyTree, PyTree]]
     loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
     cohorts: Cohorts | None
@@ -107,7 +108,7 @@ def federation(
     federated_server: server.Server,
     clients: Sequence[Clients],
     clients_per_round: int | None = None,
-    fresh_negatives: bool = False,
+    resample_negatives: bool = False,
     loss: Loss = losses.bce,
     cohorts: Cohorts | None = None,
 ) -> Federation:
@@ -125,7 +126,8 @@ def federation(
         federated_server: aggregation and optimiser.
         clients: groups of clients.
         clients_per_round: clients drawn afresh each round; None: all of them.
-        fresh_negatives: whether a client draws new ones each round (`client.fresh_negatives`).
+        resample_negatives: whether a client draws new negatives each round, see
+            `client.resample_negatives`.
         loss: elementwise, to tell how far the training is; the clients' own.
         cohorts: of secure aggregation; None: every client uploads by itself.
 
@@ -142,7 +144,7 @@ def federation(
         raise ValueError(f'Expected 1 <= clients_per_round={per_round} <= {number} clients.')
     parts = _Parts(
         model, client_update, observation, federated_server, groups,
-        per_round, fresh_negatives, loss, cohorts,
+        per_round, resample_negatives, loss, cohorts,
     )  # fmt: skip
     return Federation(
         init=partial(_init, parts),
@@ -197,7 +199,7 @@ class _Parts(NamedTuple):
     server: server.Server
     clients: tuple[Clients, ...]
     clients_per_round: int
-    fresh_negatives: bool
+    resample_negatives: bool
     loss: Loss
     cohorts: Cohorts | None
 
@@ -224,7 +226,7 @@ def _init(parts: _Parts, key: Key) -> State:
 
     # Of all groups at once: random numbers take long to compile.
     users = jnp.concatenate([group.users for group in parts.clients])
-    drawn = tree.spread(jax.vmap(draw)(users))
+    drawn = tree.shard_rows(jax.vmap(draw)(users))
     ends = np.cumsum([len(group.users) for group in parts.clients])
     private = [
         tree.take(drawn, slice(end - len(group.users), end))
@@ -238,60 +240,66 @@ def _init(parts: _Parts, key: Key) -> State:
         jnp.zeros((), jnp.int32),
         shared,
         server.init(parts.server, shared),
-        *map(tuple, tree.spread((private, channel))),
+        *map(tuple, tree.shard_rows((private, channel))),
     )
 
 
-def _active(parts: _Parts, round_: Leaf, key: Key, forced: tuple[Array, ...]) -> list[Array]:
+def _active(
+    parts: _Parts, round_: Leaf, key: Key, always_sampled: tuple[Array, ...]
+) -> list[Array]:
     """Who takes part in a round: the clients with the smallest lots, and those forced."""
     participation_key = jax.random.split(jax.random.fold_in(key, round_))[0]
 
     def lot(user: Array) -> Array:
         return jax.random.uniform(jax.random.fold_in(participation_key, user), (), 'float32')
 
-    lots = [jax.vmap(lot)(jnp.asarray(group.users)) for group in parts.clients]
-    last = jnp.sort(jnp.concatenate(lots))[parts.clients_per_round - 1]
-    return [(own <= last) | must for own, must in zip(lots, forced, strict=True)]
+    draws = [jax.vmap(lot)(jnp.asarray(group.users)) for group in parts.clients]
+    last = jnp.sort(jnp.concatenate(draws))[parts.clients_per_round - 1]
+    return [(own <= last) | must for own, must in zip(draws, always_sampled, strict=True)]
 
 
 def _train(
     parts: _Parts, shared: PyTree, round_: Leaf, key: Key, local: Local
-) -> tuple[server.Seen, PyTree, PyTree]:
+) -> tuple[server.Uploads, PyTree, PyTree]:
     """One client's round: what the server sees of its upload, its private state, its channel's."""
     user, items, labels, weights, private, channel = local
     client_key = jax.random.split(jax.random.fold_in(key, round_))[1]
     keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
-    if parts.fresh_negatives:
+    if parts.resample_negatives:
         num_items = jax.tree.leaves(shared['items'])[0].shape[0]
-        items = client.fresh_negatives(items, labels, weights, num_items, keys[2])
+        items = client.resample_negatives(items, labels, weights, num_items, keys[2])
     own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
     batch = parts.observation.perturb(Batch(None, labels, weights), own)
     upload, private = parts.client_update(client.gather(shared, items), private, batch)
     seen, channel = parts.observation.observe(upload, channel, keys[1])
-    return server.Seen(seen, items, batch.weights > 0, jnp.asarray(True)), private, channel
+    return server.Uploads(seen, items, batch.weights > 0, jnp.asarray(True)), private, channel
 
 
-def _step(parts: _Parts, state: State, key: Key, forced: tuple[Array, ...]) -> tuple[State, PyTree]:
+def _step(
+    parts: _Parts, state: State, key: Key, always_sampled: tuple[Array, ...]
+) -> tuple[State, PyTree]:
     """One round: the groups one after the other, then the server."""
     cohorts = parts.cohorts
-    total = server.nothing(state.shared, None if cohorts is None else cohorts.number)
+    aggregate = server.zero_total(state.shared, None if cohorts is None else cohorts.number)
     privates, channels = [], []
-    for g, taking in enumerate(_active(parts, state.round, key, forced)):
-        total, private, channel = _step_group(parts, g, taking, state, key, total)
-        privates.append(tree.spread(private))
-        channels.append(tree.spread(channel))
+    for g, taking in enumerate(_active(parts, state.round, key, always_sampled)):
+        aggregate, private, channel = _step_group(parts, g, taking, state, key, aggregate)
+        privates.append(tree.shard_rows(private))
+        channels.append(tree.shard_rows(channel))
     sums = None
     if cohorts is not None:
-        sums = _observe_sums(cohorts, total.uploads, jax.random.fold_in(key, state.round))
-        total = total._replace(uploads=jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums))
-    shared, optimizer_state = server.apply(parts.server, state.shared, state.server, total)
+        sums = _observe_sums(cohorts, aggregate.uploads, jax.random.fold_in(key, state.round))
+        aggregate = aggregate._replace(
+            uploads=jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), sums)
+        )
+    shared, optimizer_state = server.apply(parts.server, state.shared, state.server, aggregate)
     new = State(state.round + 1, shared, optimizer_state, tuple(privates), tuple(channels))
     return new, sums
 
 
 def _step_group(
-    parts: _Parts, g: int, taking: Array, state: State, key: Key, total: server.Total
-) -> tuple[server.Total, PyTree, PyTree]:
+    parts: _Parts, g: int, taking: Array, state: State, key: Key, aggregate: server.Aggregate
+) -> tuple[server.Aggregate, PyTree, PyTree]:
     """Adds the uploads of those `taking` part, and moves their private and channel states on."""
     group, count, size = parts.clients[g], len(taking), _chunk_size(parts, g)
     # Those who take part first, then places that nobody has.
@@ -301,20 +309,24 @@ def _step_group(
     train = partial(_train, parts, state.shared, state.round, key)
 
     def step_chunk(i: Array, carry: tuple) -> tuple:
-        total, private, channel = carry
+        aggregate, private, channel = carry
         place = jax.lax.dynamic_slice_in_dim(order, i * size, size)
         index = jnp.minimum(place, count - 1)
-        local = tree.everywhere(Local(*tree.take((*data, private, channel), index)))
+        local = tree.replicate(Local(*tree.take((*data, private, channel), index)))
         seen, *new = jax.vmap(train)(local)
         seen = seen._replace(active=place < count)
         private, channel = jax.tree.map(
             lambda leaf, rows: leaf.at[place].set(rows, mode='drop'),
             (private, channel), tuple(new),
         )  # fmt: skip
-        return server.add(total, seen, None if of is None else of[index]), private, channel
+        return (
+            server.accumulate(aggregate, seen, None if of is None else of[index]),
+            private,
+            channel,
+        )
 
     chunks = -(-jnp.sum(taking) // size)
-    return jax.lax.fori_loop(0, chunks, step_chunk, (total, state.private[g], state.channel[g]))
+    return jax.lax.fori_loop(0, chunks, step_chunk, (aggregate, state.private[g], state.channel[g]))
 
 
 def _chunk_size(parts: _Parts, g: int) -> int:

@@ -67,21 +67,21 @@ def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
     )
 
 
-def mesh(axis: str) -> jax.sharding.Mesh:
+def device_mesh(axis: str) -> jax.sharding.Mesh:
     """The devices of this process, in a row."""
     devices = jax.local_devices()
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), (axis,), auto, devices=devices)
 
 
-def spread(tree: PyTree) -> PyTree:
+def shard_rows(tree: PyTree) -> PyTree:
     """Each device of this process holds its own of the rows; zeros fill up what they divide.
 
     Example:
-        >>> spread(jnp.ones((jax.local_device_count(), 2))).shape[1]
+        >>> shard_rows(jnp.ones((jax.local_device_count(), 2))).shape[1]
         2
     """
-    rows = jax.sharding.NamedSharding(mesh('rows'), jax.sharding.PartitionSpec('rows'))
+    rows = jax.sharding.NamedSharding(device_mesh('rows'), jax.sharding.PartitionSpec('rows'))
 
     def one(leaf: Array) -> Array:
         more = -len(leaf) % rows.mesh.size
@@ -91,9 +91,9 @@ def spread(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def everywhere(tree: PyTree) -> PyTree:
+def replicate(tree: PyTree) -> PyTree:
     """Each device of this process holds all of the leaves."""
-    whole = jax.sharding.NamedSharding(mesh('rows'), jax.sharding.PartitionSpec())
+    whole = jax.sharding.NamedSharding(device_mesh('rows'), jax.sharding.PartitionSpec())
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree)
 
 

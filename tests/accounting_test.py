@@ -80,8 +80,8 @@ def standardised(how):
     keys = jax.random.split(jax.random.key(3), CLIENTS)
     uploads = jax.vmap(lambda key: stage.observe(zeros, stage.init(zeros), key)[0])(keys)
     nothing = jnp.zeros((CLIENTS, 1), int)
-    seen = server.Seen(uploads, nothing, nothing > 0, jnp.ones(CLIENTS, bool))
-    total = server.add(server.nothing(zeros), seen)
+    seen = server.Uploads(uploads, nothing, nothing > 0, jnp.ones(CLIENTS, bool))
+    total = server.accumulate(server.zero_total(zeros), seen)
     aggregate = server.average(total, {'items': 'sum', 'scorer': how})
     # Calibrated to the sensitivity of one client's part of that aggregate.
     multiplier = NOISE / (2 * CLIP)

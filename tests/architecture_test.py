@@ -222,7 +222,7 @@ def test_the_truth_never_shares_a_tuple_with_a_transcript():
     assert seen > 50
 
 
-# Failed on `_ = truth.labels` in a function of attack/guessers.py.
+# Failed on `_ = truth.labels` in a function of attack/baselines.py.
 def test_no_attack_reads_anything_called_truth():
     for module, tree in TREES.items():
         if in_folder(module, 'attack'):
@@ -278,7 +278,7 @@ def called(node: ast.AST) -> set[str]:
     return {getattr(call, 'attr', None) or getattr(call, 'id', '') for call in calls}
 
 
-# Failed on `compress.truncate_rank` left out of the table of defences.
+# Failed on `compress.low_rank` left out of the table of defences.
 def test_every_stage_is_in_the_table_of_defences():
     stages = {
         name
@@ -294,7 +294,7 @@ def test_every_stage_is_in_the_table_of_defences():
 
 # Failed on an `attackers` with a list of stages of its own.
 def test_stages_are_made_in_one_place():
-    stages = {'clip_by_global_norm', 'quantize', 'truncate_rank', 'keep_top', 'keep_random'}
+    stages = {'clip_by_global_norm', 'quantize', 'low_rank', 'top_k', 'random_k'}
     makers = {module for module, tree in TREES.items() if stages & called(tree)}
     assert makers == {'audit.defences'}
     assert 'channel' in called(functions('audit.training')['make_federation'])

@@ -306,7 +306,7 @@ def test_structure_and_dtypes(kind, x64):
 
 def test_errors():
     model = MODELS['mf']
-    with pytest.raises(ValueError, match=r'Expected private_rate=-1 >= 0\.'):
+    with pytest.raises(ValueError, match=r'Expected private_learning_rate=-1 >= 0\.'):
         client.gradient_step(model, losses.bce, -1)
     sgd = optax.sgd(0.1)
     with pytest.raises(ValueError, match=r'Expected num_epochs=0 > 0\.'):
@@ -339,7 +339,7 @@ def test_adam_on_padding_has_a_derivative_and_takes_the_same_steps():
 def test_negatives_are_uniform_among_the_other_items():
     items = jnp.array([3, 1, 4, 0, 0], jnp.int32)
     labels, weights = jnp.array([0.0, 1, 0.75, 0, 0]), jnp.array([1.0, 1, 1, 1, 0])
-    draw = lambda key: client.fresh_negatives(items, labels, weights, 7, key)  # noqa: E731
+    draw = lambda key: client.resample_negatives(items, labels, weights, 7, key)  # noqa: E731
     drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
     assert drawn.dtype == np.int32
     np.testing.assert_array_equal(drawn[:, [1, 2, 4]], np.tile([1, 4, 0], (4000, 1)))

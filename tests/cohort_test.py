@@ -18,7 +18,9 @@ from fedinv_jax.data import clients as clients_lib
 KEY = jax.random.key(2)
 N, M = 60, 3
 CLIENTS = data.clients.build(
-    data.synthetic.generate(seed=1, num_users=20, num_items=N), per_positive=1, max_waste=0.1
+    data.synthetic.generate(seed=1, num_users=20, num_items=N),
+    negatives_per_positive=1,
+    max_waste=0.1,
 )
 MODEL = models.ncf(N, 4, hidden=(6,), scale=0.5)
 UPDATE = client.gradient_step(MODEL, losses.bce, 0.4)

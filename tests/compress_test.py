@@ -32,7 +32,7 @@ def assert_equal(a, b):
 # Failed on: the smallest kept; k of each leaf instead of all together; `>` for `>=`.
 @pytest.mark.parametrize('count', range(len(ALL) + 1))
 def test_keep_top_takes_the_largest_of_all_leaves(count):
-    seen = flat(seen_of(compress.keep_top(count / len(ALL))))
+    seen = flat(seen_of(compress.top_k(count / len(ALL))))
     largest = np.argsort(-np.abs(ALL))[:count]
     expected = np.zeros_like(ALL)
     expected[largest] = ALL[largest]
@@ -40,9 +40,9 @@ def test_keep_top_takes_the_largest_of_all_leaves(count):
 
 
 def test_keep_top_nothing_and_everything():
-    assert_equal(seen_of(compress.keep_top(0.0)), jax.tree.map(jnp.zeros_like, UPLOAD))
-    assert_equal(seen_of(compress.keep_top(1.0)), UPLOAD)
-    assert seen_of(compress.keep_top(0.5), {}) == {}
+    assert_equal(seen_of(compress.top_k(0.0)), jax.tree.map(jnp.zeros_like, UPLOAD))
+    assert_equal(seen_of(compress.top_k(1.0)), UPLOAD)
+    assert seen_of(compress.top_k(0.5), {}) == {}
 
 
 # Failed on: the share taken of all entries, zeros too.
@@ -51,20 +51,20 @@ def test_keep_top_ignores_padding():
         **UPLOAD,
         'items': {'embedding': jnp.pad(UPLOAD['items']['embedding'], ((0, 40), (0, 0)))},
     }
-    short = seen_of(compress.keep_top(0.3))
-    long = seen_of(compress.keep_top(0.3), padded)
+    short = seen_of(compress.top_k(0.3))
+    long = seen_of(compress.top_k(0.3), padded)
     np.testing.assert_array_equal(long['items']['embedding'][:5], short['items']['embedding'])
     np.testing.assert_array_equal(long['scorer']['kernel'], short['scorer']['kernel'])
 
 
 def test_keep_top_takes_all_of_a_tie_at_the_border():
-    seen = seen_of(compress.keep_top(0.5), {'scorer': jnp.array([2.0, -1.0, 1.0, 1.0])})
+    seen = seen_of(compress.top_k(0.5), {'scorer': jnp.array([2.0, -1.0, 1.0, 1.0])})
     assert seen['scorer'].tolist() == [2.0, -1.0, 1.0, 1.0]
 
 
 # Failed on: the rest not added; the rest of the round before last.
 def test_keep_top_with_error_feedback_loses_nothing():
-    stage = compress.keep_top(0.3, error_feedback=True)
+    stage = compress.top_k(0.3, error_feedback=True)
     state, total = stage.init(UPLOAD), jax.tree.map(jnp.zeros_like, UPLOAD)
     for _ in range(4):
         seen, state = stage.observe(UPLOAD, state, KEY)
@@ -74,7 +74,7 @@ def test_keep_top_with_error_feedback_loses_nothing():
 
 
 def test_keep_top_shows_entries_that_are_not_finite():
-    seen = seen_of(compress.keep_top(0.2), {'scorer': jnp.array([1.0, jnp.nan, 2.0, 3.0, 0.5])})
+    seen = seen_of(compress.top_k(0.2), {'scorer': jnp.array([1.0, jnp.nan, 2.0, 3.0, 0.5])})
     assert not np.isfinite(seen['scorer']).all()
 
 
@@ -83,21 +83,21 @@ def test_keep_top_shows_entries_that_are_not_finite():
 @pytest.mark.parametrize('share', [0.1, 0.7])
 def test_keep_random_has_the_share_and_the_mean(share):
     upload = {'scorer': jnp.ones(40_000)}
-    seen = np.asarray(seen_of(compress.keep_random(share), upload)['scorer'])
+    seen = np.asarray(seen_of(compress.random_k(share), upload)['scorer'])
     kept = np.mean(seen != 0)
     assert abs(kept - share) < 5 * np.sqrt(share * (1 - share) / 40_000)
     np.testing.assert_allclose(seen[seen != 0], 1 / share, rtol=1e-6)
 
 
 def test_keep_random_nothing_and_everything():
-    assert_equal(seen_of(compress.keep_random(0.0)), jax.tree.map(jnp.zeros_like, UPLOAD))
-    assert_equal(seen_of(compress.keep_random(1.0)), UPLOAD)
-    assert seen_of(compress.keep_random(0.5), {}) == {}
+    assert_equal(seen_of(compress.random_k(0.0)), jax.tree.map(jnp.zeros_like, UPLOAD))
+    assert_equal(seen_of(compress.random_k(1.0)), UPLOAD)
+    assert seen_of(compress.random_k(0.5), {}) == {}
 
 
 # Failed on: kept entries divided by the share before the rest is taken.
 def test_keep_random_with_error_feedback_loses_nothing():
-    stage = compress.keep_random(0.3, error_feedback=True)
+    stage = compress.random_k(0.3, error_feedback=True)
     seen, state = stage.observe(UPLOAD, stage.init(UPLOAD), KEY)
     assert_equal(jax.tree.map(jnp.add, seen, state), UPLOAD)
     later, _ = stage.observe(UPLOAD, state, jax.random.key(1))
@@ -154,32 +154,32 @@ def test_truncate_rank_best_approximation(rank):
     rows = np.asarray(UPLOAD['items']['embedding'], np.float64)
     left, values, right = np.linalg.svd(rows, full_matrices=False)
     expected = left[:, :rank] * values[:rank] @ right[:rank]
-    seen = seen_of(compress.truncate_rank(rank))
+    seen = seen_of(compress.low_rank(rank))
     np.testing.assert_allclose(seen['items']['embedding'], expected, atol=1e-5)
     np.testing.assert_array_equal(seen['scorer']['kernel'], UPLOAD['scorer']['kernel'])
 
 
 def test_truncate_rank_edge_cases():
     zeros = jax.tree.map(jnp.zeros_like, UPLOAD)
-    assert_equal(seen_of(compress.truncate_rank(1), zeros), zeros)
+    assert_equal(seen_of(compress.low_rank(1), zeros), zeros)
     biases = {'items': {'bias': jnp.arange(4.0)}, 'scorer': {}}
-    assert_equal(seen_of(compress.truncate_rank(1), biases), biases)
+    assert_equal(seen_of(compress.low_rank(1), biases), biases)
     with pytest.raises(ValueError, match='Expected rank=0 to be an integer >= 1'):
-        compress.truncate_rank(0)
+        compress.low_rank(0)
 
 
 STAGES = {
     'clip': observe.clip_by_global_norm(0.5),
-    'top': compress.keep_top(0.3),
-    'top with feedback': compress.keep_top(0.3, error_feedback=True),
-    'random': compress.keep_random(0.3, error_feedback=True),
+    'top': compress.top_k(0.3),
+    'top with feedback': compress.top_k(0.3, error_feedback=True),
+    'random': compress.random_k(0.3, error_feedback=True),
     'levels': compress.quantize(3),
-    'rank': compress.truncate_rank(1),
+    'rank': compress.low_rank(1),
     'noise': observe.add_gaussian_noise(0.1),
 }
 
 
-# Failed on: `predict` of `keep_random` without its gain; masks of the predicted upload itself.
+# Failed on: `predict` of `random_k` without its gain; masks of the predicted upload itself.
 @pytest.mark.parametrize('name', ['clip', 'top', 'top with feedback', 'random', 'rank'])
 def test_the_attacker_who_knows_the_upload_predicts_what_is_seen(name):
     stage = STAGES[name]
@@ -225,7 +225,7 @@ def test_a_part_that_is_not_seen(name):
     assert jax.tree.structure(predicted) == jax.tree.structure(seen)
 
 
-@pytest.mark.parametrize('make', [compress.keep_top, compress.keep_random])
+@pytest.mark.parametrize('make', [compress.top_k, compress.random_k])
 @pytest.mark.parametrize('share', [-0.1, 1.1, float('nan')])
 def test_shares_out_of_range(make, share):
     with pytest.raises(ValueError, match=rf'Expected share={share} in \[0, 1\]'):
@@ -233,7 +233,7 @@ def test_shares_out_of_range(make, share):
 
 
 def test_takes_a_stage_as_if_it_were_not_there():
-    stage = observe.blind(compress.keep_random(0.5))
+    stage = observe.blind(compress.random_k(0.5))
     seen = seen_of(stage)
     assert_equal(stage.predict(UPLOAD, seen, ())[0], UPLOAD)
     blind = observe.blind(observe.add_gaussian_noise(2.0))

@@ -200,7 +200,7 @@ def tiny(**attack):
             'num_gradients': (2,),
             'num_victims': 4,
             'num_iterations': 50,
-            'block': 2,
+            'victims_per_call': 2,
             **attack,
         }
     )

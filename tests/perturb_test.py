@@ -22,7 +22,7 @@ def batch(labels, padded=0):
 @pytest.mark.parametrize('epsilon', [0.0, 0.5, 2.0])
 @pytest.mark.parametrize('label', [0.0, 1.0])
 def test_flip_rate(epsilon, label):
-    stage = perturb.randomize_labels(epsilon)
+    stage = perturb.randomized_response(epsilon)
     changed = stage.perturb(batch(np.full(SIZE, label)), KEY).labels != label
     rate = 1 / (1 + np.exp(epsilon))
     assert abs(np.mean(changed) - rate) < 5 * np.sqrt(rate * (1 - rate) / SIZE)
@@ -38,7 +38,7 @@ def test_pseudo_interactions_only_add():
 
 
 @pytest.mark.parametrize(
-    'stage', [perturb.randomize_labels(0.0), perturb.add_pseudo_interactions(1.0)]
+    'stage', [perturb.randomized_response(0.0), perturb.add_pseudo_interactions(1.0)]
 )
 def test_padding_and_uploads_stay(stage):
     padded = batch(np.zeros(100), padded=40)
@@ -55,12 +55,12 @@ def test_padding_and_uploads_stay(stage):
 
 def test_edge_cases():
     whole = batch(np.arange(50) % 2)
-    for stage in (perturb.randomize_labels(float('inf')), perturb.add_pseudo_interactions(0.0)):
+    for stage in (perturb.randomized_response(float('inf')), perturb.add_pseudo_interactions(0.0)):
         np.testing.assert_array_equal(stage.perturb(whole, KEY).labels, whole.labels)
     assert perturb.add_pseudo_interactions(1.0).perturb(whole, KEY).labels.min() == 1
     for epsilon in (-1.0, float('nan')):
         with pytest.raises(ValueError, match=rf'Expected epsilon={epsilon} >= 0\.'):
-            perturb.randomize_labels(epsilon)
+            perturb.randomized_response(epsilon)
     with pytest.raises(ValueError, match=r'Expected share=1\.5 in \[0, 1\]'):
         perturb.add_pseudo_interactions(1.5)
 
@@ -77,7 +77,7 @@ def test_a_client_keeps_to_its_draw():
             private
         )
 
-    channel = observe.chain(perturb.randomize_labels(0.0))
+    channel = observe.chain(perturb.randomized_response(0.0))
     run = train.federation(model, update, channel, server.server(optax.sgd(0.0)), clients)
     user = int(clients[0].users[0])
     recording = simulate.record(run, KEY, [user], [0, 1, 5])

@@ -32,11 +32,11 @@ def test_rank_against_counting_and_scikit_learn(seed):
 
 
 def test_rank_ties_and_undefined_scores_count_against_the_target():
-    everywhere = jnp.ones(20, bool)
-    assert int(quality.rank(jnp.zeros(20), 3, everywhere)) == 19
-    assert int(quality.rank(jnp.full(20, jnp.nan), 3, everywhere)) == 19
+    replicate = jnp.ones(20, bool)
+    assert int(quality.rank(jnp.zeros(20), 3, replicate)) == 19
+    assert int(quality.rank(jnp.full(20, jnp.nan), 3, replicate)) == 19
     one = jnp.zeros(20).at[5].set(jnp.nan).at[3].set(1.0)
-    assert int(quality.rank(one, 3, everywhere)) == 1
+    assert int(quality.rank(one, 3, replicate)) == 1
 
 
 def test_rank_as_arithmetic():

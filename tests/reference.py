@@ -128,12 +128,12 @@ def gradients(shared, private, items, labels, weights, loss):
     return gradient, private_gradient
 
 
-def gradient_step(loss, private_rate):
+def gradient_step(loss, private_learning_rate):
     """FedSGD: the gradient, and one step of the private parameters at the same point."""
 
     def client_update(shared, private, items, labels, weights):
         gradient, private_gradient = gradients(shared, private, items, labels, weights, loss)
-        return gradient, private - private_rate * private_gradient
+        return gradient, private - private_learning_rate * private_gradient
 
     return client_update
 

@@ -19,7 +19,7 @@ SHARED = {
 # Two clients with three rows (the second one's last row is padding, of item 0), one with two;
 # the last client of the first group does not take part. What must not count is NaN.
 GROUPS = (
-    server.Seen(
+    server.Uploads(
         {
             'items': {
                 'embedding': jnp.array(
@@ -37,7 +37,7 @@ GROUPS = (
         jnp.array([[True, True, True], [True, True, False], [True, True, True]]),
         jnp.array([True, True, False]),
     ),
-    server.Seen(
+    server.Uploads(
         {
             'items': {
                 'embedding': jnp.array([[[20.0, 30.0], [40.0, 50.0]]]),
@@ -58,13 +58,13 @@ SCORER_SUM = np.array([1.0 + 3 + 5, 2.0 + 4 + 9])
 TOUCHED = np.array([2.0, 2.0, 3.0, 1.0])
 
 
-def total(shared, groups):
-    return functools.reduce(server.add, groups, server.nothing(shared))
+def total_of(shared, groups):
+    return functools.reduce(server.accumulate, groups, server.zero_total(shared))
 
 
 def aggregate(shared, groups, aggregation):
     """A round's total, divided as the server is told."""
-    return server.average(total(shared, groups), aggregation)
+    return server.average(total_of(shared, groups), aggregation)
 
 
 # Failed on: `active` ignored; `touched` ignored; the mean over the last group's clients only;
@@ -123,7 +123,7 @@ def test_reference(items, scorer):
     )
     with jax.enable_x64(True):
         shared = reference.to_float64(SHARED)
-        seen = server.Seen(
+        seen = server.Uploads(
             jax.tree.map(jnp.asarray, uploads), *map(jnp.asarray, (ids, touched, active))
         )
         actual = aggregate(shared, [seen], {'items': items, 'scorer': scorer})
@@ -132,7 +132,7 @@ def test_reference(items, scorer):
 
 # Failed on: `.set` for `.add`.
 def test_a_repeated_row_adds():
-    seen = server.Seen(
+    seen = server.Uploads(
         {'items': jnp.array([[[1.0], [2.0]]]), 'scorer': {}},
         jnp.array([[1, 1]]),
         jnp.ones((1, 2), bool),
@@ -169,7 +169,7 @@ def test_no_scorer():
 def test_subtracts():
     sgd = server.server(optax.sgd(0.5))
     shared = jax.tree.map(lambda leaf: leaf + 1, SHARED)
-    new, _ = server.apply(sgd, shared, server.init(sgd, shared), total(shared, GROUPS))
+    new, _ = server.apply(sgd, shared, server.init(sgd, shared), total_of(shared, GROUPS))
     np.testing.assert_allclose(new['items']['embedding'], 1 - 0.5 * SUM, rtol=1e-6)
     np.testing.assert_allclose(new['scorer']['kernel'], 1 - 0.5 * SCORER_SUM / 3, rtol=1e-6)
 
@@ -177,8 +177,8 @@ def test_subtracts():
 def test_server_momentum_carries_over():
     heavy = server.server(optax.sgd(1.0, momentum=0.5), scorer='sum')
     state = server.init(heavy, SHARED)
-    shared, state = server.apply(heavy, SHARED, state, total(SHARED, GROUPS))
-    shared, state = server.apply(heavy, shared, state, total(shared, GROUPS))
+    shared, state = server.apply(heavy, SHARED, state, total_of(SHARED, GROUPS))
+    shared, state = server.apply(heavy, shared, state, total_of(shared, GROUPS))
     # g, then g + g/2.
     np.testing.assert_allclose(shared['scorer']['kernel'], -2.5 * SCORER_SUM, rtol=1e-6)
 

@@ -89,14 +89,16 @@ def federation(
     )
 
 
-def steps(run, key, num_rounds, forced=None):
+def steps(run, key, num_rounds, always_sampled=None):
     """The rounds of a run one by one: states before each round and after the last, and uploads."""
-    forced = forced or tuple(jnp.zeros(len(group.users), bool) for group in run.clients)
+    always_sampled = always_sampled or tuple(
+        jnp.zeros(len(group.users), bool) for group in run.clients
+    )
     init_key, run_key = jax.random.split(key)
     step = round_of(run)
     states, seen = [jax.jit(run.init)(init_key)], []
     for _ in range(num_rounds):
-        state, groups = step(states[-1], run_key, forced)
+        state, groups = step(states[-1], run_key, always_sampled)
         states.append(state)
         seen.append(groups)
     return states, seen
@@ -105,15 +107,15 @@ def steps(run, key, num_rounds, forced=None):
 def round_of(run):
     """One round and what is seen of all clients in it, compiled."""
 
-    def step(state, key, forced):
-        taking = run.active(state.round, key, forced)
+    def step(state, key, always_sampled):
+        taking = run.active(state.round, key, always_sampled)
         groups = []
         for g, clients in enumerate(run.clients):
             data = clients.users, clients.items, clients.labels, clients.weights
             local = train.Local(*map(jnp.asarray, data), state.private[g], state.channel[g])
             seen = jax.vmap(lambda one: run.train(state.shared, state.round, key, one)[0])(local)
             groups.append(seen._replace(active=taking[g]))
-        return run.step(state, key, forced)[0], groups
+        return run.step(state, key, always_sampled)[0], groups
 
     return jax.jit(step)
 
@@ -212,7 +214,7 @@ def test_sequential_run(name, kind, how_items, how_scorer, rate):
         ]
         np.testing.assert_allclose(snapshot.loss, np.mean(losses_), rtol=1e-9)
         everybody = [np.arange(len(group.users)) for group in run.clients]
-        seen_of = [recording.uploads(t, g, places) for g, places in enumerate(everybody)]
+        seen_of = [recording.uploads(t, g, positions) for g, positions in enumerate(everybody)]
         for user, seen in by_user(run, seen_of).items():
             size = len(DATA[user][0])
             for name_, rows in seen['items'].items():
@@ -227,13 +229,13 @@ def test_sampled_run():
     with jax.enable_x64(True):
         run = federation(how={'items': 'mean'}, per_round=2)
         recording = simulate.record(run, jax.random.key(1), [3], [0, 2, 3], between=[1])
-        forced = tuple(jnp.asarray(group.users == 3) for group in run.clients)
-        nobody = tuple(jnp.zeros_like(mask) for mask in forced)
+        always_sampled = tuple(jnp.asarray(group.users == 3) for group in run.clients)
+        nobody = tuple(jnp.zeros_like(mask) for mask in always_sampled)
         init_key, run_key = jax.random.split(jax.random.key(1))
         state, active = jax.jit(run.init)(init_key), []
         privates, step = by_user(run, state.private), round_of(run)
         for t in range(4):
-            state, seen = step(state, run_key, nobody if t == 1 else forced)
+            state, seen = step(state, run_key, nobody if t == 1 else always_sampled)
             active.append(by_user(run, [group.active for group in seen]))
     participation = [[user for user in DATA if drawn[user]] for drawn in active]
     history, final = reference.federated_run(
@@ -294,12 +296,12 @@ def test_victims_take_part_in_every_observed_round():
     observed, between = [1, 4, 6], [0, 2, 3, 5]
     recording = simulate.record(run, KEY, [1, 3], observed, between)
     init_key, run_key = jax.random.split(KEY)
-    forced = tuple(jnp.asarray(np.isin(group.users, [1, 3])) for group in run.clients)
-    nobody = tuple(jnp.zeros_like(mask) for mask in forced)
+    always_sampled = tuple(jnp.asarray(np.isin(group.users, [1, 3])) for group in run.clients)
+    nobody = tuple(jnp.zeros_like(mask) for mask in always_sampled)
     step, state = round_of(run), jax.jit(run.init)(init_key)
     absent = 0
     for round_ in range(7):
-        must = forced if round_ in observed else nobody
+        must = always_sampled if round_ in observed else nobody
         state, seen = step(state, run_key, must)
         active = by_user(run, [group.active for group in seen])
         recorded = recording.snapshots[round_].participated
@@ -349,8 +351,8 @@ def test_keeps_only_what_was_asked():
 @pytest.mark.parametrize(
     ('channel', 'fresh', 'wide'),
     [
-        (compress.keep_top(0.3, True), False, True),
-        (compress.keep_random(0.3), False, False),
+        (compress.top_k(0.3, True), False, True),
+        (compress.random_k(0.3), False, False),
         (observe.add_gaussian_noise(0.1), False, True),
         (observe.chain(), True, False),
     ],
@@ -361,20 +363,20 @@ def test_uploads_are_those_of_the_rounds(channel, fresh, wide):
     with jax.enable_x64(wide):
         run = federation(channel=channel, fresh=fresh)
         recording = simulate.record(run, KEY, list(DATA), [0, 2])
-        forced = tuple(jnp.ones(len(group.users), bool) for group in run.clients)
+        always_sampled = tuple(jnp.ones(len(group.users), bool) for group in run.clients)
         run_key = jax.random.split(KEY)[1]
         state, step = jax.jit(run.init)(jax.random.split(KEY)[0]), round_of(run)
         for round_ in range(3):
-            before, (state, seen) = state, step(state, run_key, forced)
+            before, (state, seen) = state, step(state, run_key, always_sampled)
             if round_ == 1:
                 continue
             for g, group in enumerate(seen):
                 # There, back and once more: more than one call holds.
                 there = np.arange(len(group.active))
-                places = np.r_[there, there[::-1], 0]
+                positions = np.r_[there, there[::-1], 0]
                 with jax.enable_x64(not wide):  # whatever the attack's precision
-                    got = recording.uploads(round_, g, places)
-                expected = tree.take(group.uploads, places)
+                    got = recording.uploads(round_, g, positions)
+                expected = tree.take(group.uploads, positions)
                 assert_trees_close(got, expected, 1e-4, 1e-5)
                 chex.assert_trees_all_equal_dtypes(got, expected)
                 assert_trees_close(recording.snapshots[round_].private[g], before.private[g])

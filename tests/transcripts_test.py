@@ -244,7 +244,7 @@ def foreign_capture(path, loss, bias, rounds=(3, 7), num_items=50, dim=3, positi
                         'item_bias': bias,
                         'num_items': num_items,
                     },
-                    'client': {'name': 'gradient_step', 'loss': loss, 'private_rate': 0.5},
+                    'client': {'name': 'gradient_step', 'loss': loss, 'private_learning_rate': 0.5},
                 }
             )
         ),

@@ -14,7 +14,7 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Key, Transcript
 
 
-class Search(NamedTuple):
+class Descent(NamedTuple):
     """An attack that descends: `run` does it on one client, `stream` on many.
 
     Attributes:
@@ -26,13 +26,13 @@ class Search(NamedTuple):
     num_restarts: int = 1
 
 
-def run(search: Search, transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+def run(descent: Descent, transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
     """What a search answers on one client, see `inversion.invert`."""
-    problem, solver = search.pose(transcript, key, num_iterations)
-    return inversion.invert(problem, solver, key, num_iterations, search.num_restarts)
+    problem, solver = descent.pose(transcript, key, num_iterations)
+    return inversion.invert(problem, solver, key, num_iterations, descent.num_restarts)
 
 
-class _Lanes(NamedTuple):
+class _InFlight(NamedTuple):
     """Of L lanes, the places of their clients, iterations done, states `[L, R, ...]`."""
 
     place: Array
@@ -41,13 +41,13 @@ class _Lanes(NamedTuple):
 
 
 def stream(
-    search: Search,
+    descent: Descent,
     transcripts: Transcript,
     axes: Transcript,
     keys: Array,
     num_iterations: int | Array,
     count: int | Array,
-    lanes: int,
+    parallel_victims: int,
 ) -> Answer:
     """What a search answers on the first `count` of V clients, some of them in step.
 
@@ -57,13 +57,13 @@ def stream(
     so that the compiler computes once what an iteration does not change.
 
     Args:
-        search: of one client.
+        descent: of one client.
         transcripts: of V clients.
         axes: `vmap` axes of the transcripts, 0 or None.
         keys: `[V]`.
         num_iterations: most iterations of each restart.
         count: clients that are attacked; the answers behind them are zeros.
-        lanes: L >= 1, clients in step.
+        parallel_victims: L >= 1, clients in step.
 
     Returns:
         Answers, leaves `[V, ...]`.
@@ -75,26 +75,26 @@ def stream(
 
     def begin(place: Array) -> State:
         seen, key = client(place)
-        problem, solver = search.pose(seen, key, num_iterations)
-        starts = jax.random.split(key, search.num_restarts)
+        problem, solver = descent.pose(seen, key, num_iterations)
+        starts = jax.random.split(key, descent.num_restarts)
         return jax.vmap(partial(solver.init, problem))(starts)
 
     def update(seen: Transcript, key: Key, states: State) -> State:
-        problem, solver = search.pose(seen, key, num_iterations)
+        problem, solver = descent.pose(seen, key, num_iterations)
         return jax.vmap(partial(solver.update, problem))(states)
 
     def end(seen: Transcript, key: Key, states: State) -> Answer:
-        return inversion.best(search.pose(seen, key, num_iterations)[0], states)
+        return inversion.best(descent.pose(seen, key, num_iterations)[0], states)
 
     in_axes = (axes, 0, 0)
     in_step, ending = jax.vmap(update, in_axes), jax.vmap(end, in_axes)
     starts = tree.map_first(begin, size, count)
 
-    def finished(now: _Lanes) -> Array:
+    def finished(now: _InFlight) -> Array:
         done = jnp.all(now.states.done, axis=1) | (now.iterations >= num_iterations)
         return done & (now.place < count)
 
-    def turn(carry: tuple[_Lanes, Array, Answer]) -> tuple[_Lanes, Array, Answer]:
+    def turn(carry: tuple[_InFlight, Array, Answer]) -> tuple[_InFlight, Array, Answer]:
         now, following, answers = carry
         seen, key = client(jnp.minimum(now.place, size - 1))
         now = jax.lax.while_loop(
@@ -116,12 +116,16 @@ def stream(
             fresh, now.states,
         )  # fmt: skip
         iterations = jnp.where(free, 0, now.iterations)
-        return _Lanes(place, iterations, states), following + jnp.sum(free), answers
+        return _InFlight(place, iterations, states), following + jnp.sum(free), answers
 
-    places = jnp.arange(lanes)
-    first = _Lanes(places, jnp.zeros(lanes, int), tree.take(starts, jnp.minimum(places, size - 1)))
-    like = jax.eval_shape(ending, *client(places), first.states)
+    slots = jnp.arange(parallel_victims)
+    first = _InFlight(
+        slots, jnp.zeros(parallel_victims, int), tree.take(starts, jnp.minimum(slots, size - 1))
+    )
+    like = jax.eval_shape(ending, *client(slots), first.states)
     answers = jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape[1:]), leaf.dtype), like)
     return jax.lax.while_loop(
-        lambda carry: jnp.any(carry[0].place < count), turn, (first, jnp.asarray(lanes), answers)
+        lambda carry: jnp.any(carry[0].place < count),
+        turn,
+        (first, jnp.asarray(parallel_victims), answers),
     )[2]

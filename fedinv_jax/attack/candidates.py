@@ -26,6 +26,6 @@ def log_odds(transcript: Transcript, positives: float) -> Array:
         transcript: of one client.
         positives: public share of interactions in a batch.
     """
-    odds = jnp.where(mask(transcript), transcript.log_odds, -jnp.inf)
+    log_odds = jnp.where(mask(transcript), transcript.log_odds, -jnp.inf)
     count = positives * jnp.sum(mask(transcript))
-    return odds - jax.nn.logsumexp(odds) + jnp.log(count)
+    return log_odds - jax.nn.logsumexp(log_odds) + jnp.log(count)

@@ -265,19 +265,19 @@ def imia(known: Known, confirmed: float = 0.9) -> Attack:
         latent_key, key = jax.random.split(key)
         latent = problem.init(latent_key).latent
 
-        def drawn(key: Key, yes: Array, open_: Array) -> Array:
+        def drawn(key: Key, yes: Array, undecided: Array) -> Array:
             """Labels: the confirmed interactions, and as many of the open ones as are missing."""
-            lots = jnp.where(open_, jax.random.uniform(key, where.shape, 'float32'), jnp.inf)
-            return yes | (open_ & (_ranks(lots) < expected - jnp.sum(yes)))
+            draws = jnp.where(undecided, jax.random.uniform(key, where.shape, 'float32'), jnp.inf)
+            return yes | (undecided & (_ranks(draws) < expected - jnp.sum(yes)))
 
         def turn(carry: tuple[Array, Array, Key]) -> tuple[Array, Array, Key]:
-            yes, open_, key = carry
+            yes, undecided, key = carry
             key, own = jax.random.split(key)
-            labels = drawn(own, yes, open_)
+            labels = drawn(own, yes, undecided)
             uploads = problem.predict(Guess(labels.astype(float), None, latent))
             gaps = jnp.mean(jax.vmap(distances.row_gaps)(uploads, transcript.seen), axis=0)
-            now = open_ & (_ranks(jnp.where(open_, gaps, jnp.inf)) < many)
-            return yes | (now & labels), open_ & ~now, key
+            now = undecided & (_ranks(jnp.where(undecided, gaps, jnp.inf)) < many)
+            return yes | (now & labels), undecided & ~now, key
 
         yes, _, _ = jax.lax.while_loop(
             lambda carry: (jnp.sum(carry[0]) < expected) & jnp.any(carry[1]),

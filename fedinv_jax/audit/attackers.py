@@ -81,13 +81,13 @@ class Choice(NamedTuple):
         solver: its solver, for the rows; None for an attack that reads no upload.
         why: why this solver, for people; empty where the config names it.
         attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
-        search: what of it may run on several clients in step; None where each is solved alone.
+        descent: what of it may run on several clients in step; None where each is solved alone.
     """
 
     solver: str | None
     why: str
     attack: Attack
-    search: batching.Search | None = None
+    descent: batching.Descent | None = None
 
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
@@ -103,8 +103,8 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     of the defences knows of no penalty on the drift of item rows either.
     """
     section = (config if adaptive else channel.undefended(config)).client
-    believed = config.attack.private_rate, config.attack.learning_rate
-    client_update = training.make_client_update(section, model, *believed)
+    assumed = config.attack.private_learning_rate, config.attack.learning_rate
+    client_update = training.make_client_update(section, model, *assumed)
     size, before = config.observation.cohort, channel.before_sum(config)
     if size == 1:
         return client_update
@@ -148,18 +148,20 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     observation = make_observation(config, seen, adaptive)
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
     with jax.enable_x64():
-        share = channel.trained_share(config, 1 / (1 + config.data.per_positive), adaptive)
+        share = channel.trained_share(
+            config, 1 / (1 + config.data.negatives_per_positive), adaptive
+        )
         if config.observation.cohort > 1:
             init_private = make_init_private(config, model)
             known = probing.unprobed(client_update, observation, init_private, rounding, share)
-            return known._replace(dense=config.attack.dense)
+            return known._replace(max_dense_candidates=config.attack.max_dense_candidates)
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         return exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
         )._replace(
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
-            fresh_negatives=config.data.fresh_negatives,
-            dense=config.attack.dense,
+            resample_negatives=config.data.resample_negatives,
+            max_dense_candidates=config.attack.max_dense_candidates,
         )
 
 
@@ -235,13 +237,13 @@ def make_mgradinv(
     optimizer = training.make_optimizer(
         'attack.optimizer', section.optimizer, section.num_iterations
     )
-    solver = inversion.descent(optimizer, threshold=section.threshold)
+    solver = inversion.descent(optimizer, threshold=section.stop_below)
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
-    relaxation = relax.sigmoid(section.label_gain)
-    start = None if section.start is None else make_start(target, section.start)
+    relaxation = relax.sigmoid(section.label_rate_scale)
+    start = None if section.warm_start is None else make_start(target, section.warm_start)
 
     def pose(
         transcript: Transcript, key: Key, num_iterations: int | Array
@@ -260,10 +262,10 @@ def make_mgradinv(
             problem = objective.starting_from(problem, answer, relaxation)
         return problem, solver
 
-    search = batching.Search(pose, section.num_restarts)
-    mgradinv = partial(batching.run, search)
+    descent = batching.Descent(pose, section.num_restarts)
+    mgradinv = partial(batching.run, descent)
     name = section.optimizer.name
     if start is None:
-        return Choice(name, '', mgradinv, search)
+        return Choice(name, '', mgradinv, descent)
     why = f'starts there: {start.why}' if start.why else ''
-    return Choice(f'{name} from {start.solver}', why, mgradinv, search)
+    return Choice(f'{name} from {start.solver}', why, mgradinv, descent)

@@ -41,9 +41,9 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
 def _description(config: Config, num_items: int) -> dict[str, Any]:
     """What a transcript file says of the client that it was taken from."""
     client = config.client.to_dict()
-    known = config.attack.private_rate is None and config.attack.learning_rate is None
+    known = config.attack.private_learning_rate is None and config.attack.learning_rate is None
     if not known:
-        del client['private_rate'], client['optimizer']
+        del client['private_learning_rate'], client['optimizer']
     usual = config_lib.default_config()
     return {
         'model': {**config.model.to_dict(), 'num_items': num_items},
@@ -89,16 +89,16 @@ def attack_transcript(
     seen = _observed(path, seen, unrolled=setting.dynamics == 'unrolled')
     target = _target(config, setting, seen, num_items)
     choice = registry.ATTACKS[setting.attack].make(target)
-    precision = settings_lib.precision(config, setting.attack)
+    dtype = settings_lib.dtype(config, setting.attack)
     log(
         f'{path}: {_summary(target, seen)}, attacked by {setting.attack} ({choice.solver}, '
-        f'{precision}); {_counts(target, seen)}'
+        f'{dtype}); {_counts(target, seen)}'
     )
     if choice.why:
         log(f'{setting.attack}: {choice.why}')
     key = jax.random.key(config.seed)
-    with jax.enable_x64(precision == 'float64'):
-        seen = tree.cast_floats(seen, np.dtype(precision))
+    with jax.enable_x64(dtype == 'float64'):
+        seen = tree.cast_floats(seen, np.dtype(dtype))
         answer = jax.device_get(jax.jit(choice.attack)(seen, key, config.attack.num_iterations))
     if not np.isfinite(answer.objective):
         raise ValueError(f'{path}: the objective is not finite; check shared/ and seen/ for NaN.')
@@ -157,7 +157,7 @@ def _target(config: Config, setting: Setting, seen: Transcript, num_items: int) 
         setting.dynamics,
         tuple(int(round_) for round_ in seen.rounds),
         model,
-        1 / (1 + config.data.per_positive),
+        1 / (1 + config.data.negatives_per_positive),
         functools.partial(attackers.probe, config, model),
     )
 
@@ -168,7 +168,7 @@ def _summary(target: attackers.Target, seen: Transcript) -> str:
         f'{len(target.rounds)} uploads, rounds {", ".join(map(str, target.rounds))}, '
         f'{len(seen.items)} candidates, {"+".join(seen.seen)} seen, '
         f'batch {"unknown" if seen.weights is None else "known"}, step size '
-        f'{target.config.client.private_rate:g}, hypothesis {target.dynamics}'
+        f'{target.config.client.private_learning_rate:g}, hypothesis {target.dynamics}'
     )
 
 

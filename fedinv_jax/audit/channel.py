@@ -15,7 +15,7 @@ def trained_share(config: defences.Config, share: float, adaptive: bool = True) 
     Who does not know of the defences takes `share`.
 
     Example:
-        >>> config = defences.Config({'observation': {'pseudo': 0.5}})
+        >>> config = defences.Config({'observation': {'pseudo_rate': 0.5}})
         >>> round(trained_share(config, 0.2), 6), trained_share(config, 0.2, adaptive=False)
         (0.6, 0.2)
     """
@@ -58,14 +58,14 @@ def replayed(config: defences.Config, adaptive: bool = True) -> Observation:
     own = [pair for pair in stages if pair[0].replay != 'always']
     if size > 1:
         noises = [_summed(stage, size) for each, stage in own if each.is_noise]
-        believed = [*noises, after_sum(config)]
+        assumed = [*noises, after_sum(config)]
     else:
         hidden = [_is_hidden(config, each, own[index + 1 :]) for index, (each, _) in enumerate(own)]
-        believed = [
+        assumed = [
             observe.blind(stage) if blind else stage
             for blind, (_, stage) in zip(hidden, own, strict=True)
         ]
-    return observe.chain(*kept, *(believed if adaptive else map(observe.blind, believed)))
+    return observe.chain(*kept, *(assumed if adaptive else map(observe.blind, assumed)))
 
 
 def _is_hidden(

@@ -10,7 +10,7 @@ from fedinv_jax.audit import attackers, defences, registry, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 
-_PRECISIONS = ('float32', 'float64')
+_DTYPES = ('float32', 'float64')
 # Counts of a config, 1 or more; those that are axes hold several.
 _COUNTS = (
     'num_seeds',
@@ -18,11 +18,11 @@ _COUNTS = (
     'attack.interval',
     'attack.num_iterations',
     'attack.num_restarts',
-    'attack.block',
+    'attack.victims_per_call',
     'attack.min_positives',
     'observation.cohort',
     'server.num_rounds',
-    'data.per_positive',
+    'data.negatives_per_positive',
     'run.memory_mib',
 )
 _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
@@ -41,8 +41,8 @@ _RANGES = {
     'observation.delta': (0, 1),
     'data.max_users': (1, math.inf),
     'attack.max_positives': (1, math.inf),
-    'attack.threshold': (0, math.inf),
-    'run.lanes': (1, math.inf),
+    'attack.stop_below': (0, math.inf),
+    'run.parallel_victims': (1, math.inf),
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.ties': ('item', 'random'),
@@ -50,7 +50,7 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'model.kernel_init': models.KERNELS,
     'client.name': training.CLIENTS,
     'client.loss': training.LOSSES,
-    'client.precision': _PRECISIONS,
+    'client.precision': _DTYPES,
     'client.optimizer.name': training.OPTIMIZERS,
     'client.private_optimizer.name': training.OPTIMIZERS,
     'server.optimizer.name': training.OPTIMIZERS,
@@ -59,7 +59,7 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'attack.distance': attackers.DISTANCES,
     'attack.optimizer.name': training.OPTIMIZERS,
     'attack.optimizer.decay': training.DECAYS,
-    'attack.precision': _PRECISIONS,
+    'attack.dtype': _DTYPES,
 }
 
 
@@ -116,10 +116,10 @@ def _check_combinations(config: Config) -> None:
     client, attack = config.client, config.attack
     rounds_uploads = (
         any(registry.ATTACKS[name].family in ('descent', 'recipe') for name in attack.name)
-        and attack.precision == 'float32'
+        and attack.dtype == 'float32'
     )
     if client.precision == 'float64' and rounds_uploads:
-        raise ValueError('A float32 solver would round float64 uploads: attack.precision=float64.')
+        raise ValueError('A float32 solver would round float64 uploads: attack.dtype=float64.')
     ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
     for name, (least, most) in ranges.items():
         value = operator.attrgetter(name)(config)
@@ -132,10 +132,10 @@ def _check_combinations(config: Config) -> None:
         raise ValueError(
             f"attack.name={alone[0]!r} finds binary labels: it needs data.labels='implicit'."
         )
-    if config.data.fresh_negatives and config.observation.batch_known:
+    if config.data.resample_negatives and config.observation.batch_known:
         raise ValueError(
             'Items that come back are interactions where negatives are fresh: '
-            'data.fresh_negatives needs observation.batch_known=False.'
+            'data.resample_negatives needs observation.batch_known=False.'
         )
     if 0 < attack.num_victims < config.num_seeds:
         raise ValueError(
@@ -146,10 +146,10 @@ def _check_combinations(config: Config) -> None:
     for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
-    if attack.start is not None:
-        _validate.lookup('attack.start', attack.start, registry.solvers())
-        if attack.start == 'exact' and attack.precision == 'float32':
-            raise ValueError("attack.start='exact' needs attack.precision='float64'.")
+    if attack.warm_start is not None:
+        _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
+        if attack.warm_start == 'exact' and attack.dtype == 'float32':
+            raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
 
 
 def _check_defences(config: Config) -> None:
@@ -168,10 +168,10 @@ def _check_defences(config: Config) -> None:
             )
     drawn = defences.labels_changed(config)
     noisy = defences.is_noisy(config) or section.error_feedback
-    if config.data.fresh_negatives and (drawn or noisy):
+    if config.data.resample_negatives and (drawn or noisy):
         raise ValueError(
             'Where negatives are fresh, items that come back are interactions, and the entries of '
-            'a batch are of other items each round: data.fresh_negatives allows no '
+            'a batch are of other items each round: data.resample_negatives allows no '
             'observation.label_epsilon, pseudo, noise or error_feedback.'
         )
     if drawn and config.data.labels == 'ratings':
@@ -183,8 +183,10 @@ def _check_defences(config: Config) -> None:
         raise ValueError(
             f'Expected observation.delta={section.delta} between 0 and 1, not at them.'
         )
-    if section.error_feedback and section.top == 1 and section.random == 1:
-        raise ValueError('observation.error_feedback needs observation.top or random below 1.')
+    if section.error_feedback and section.top_k_share == 1 and section.random_k_share == 1:
+        raise ValueError(
+            'observation.error_feedback needs observation.top_k_share or random_k_share below 1.'
+        )
     if section.sum_noise and section.cohort == 1:
         raise ValueError(
             'observation.sum_noise is noise on a sum that hides its parts: it needs '
@@ -199,8 +201,8 @@ def _check_defences(config: Config) -> None:
         if not section.batch_known:
             raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
         alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
-        if alone or attack.start is not None:
+        if alone or attack.warm_start is not None:
             raise ValueError(
-                "attack.name='exact' and attack.start solve for one client: with "
+                "attack.name='exact' and attack.warm_start solve for one client: with "
                 "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
             )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fedinv_jax.audit import executor, plan, progress
 
 
-class Spent(NamedTuple):
+class Timings(NamedTuple):
     """What a prediction goes by.
 
     Attributes:
@@ -24,7 +24,7 @@ def compile_all(
     blocks: Sequence[plan.Block],
     later: Sequence[plan.Block],
     functions: dict[tuple, executor.Compiled],
-    spent: Spent,
+    timings: Timings,
     log: Callable[[str], None],
 ) -> None:
     """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
@@ -34,7 +34,7 @@ def compile_all(
         blocks: of one seed.
         later: those of later seeds, whose time counts too.
         functions: by shape; grows.
-        spent: what the prediction goes by.
+        timings: what the prediction goes by.
         log: prints a line.
     """
     first, start = not functions, time.perf_counter()
@@ -45,13 +45,13 @@ def compile_all(
     seed = blocks[0].case.config.seed
     if new:
         log(f'seed {seed}: compiling {len(new)} functions and trying each ...')
-    functions |= dict(zip(new, _tried(arguments, list(new.values())), strict=True))
+    functions |= dict(zip(new, _warmed_up(arguments, list(new.values())), strict=True))
     seconds = time.perf_counter() - start
-    predicted = _predicted([*blocks, *later], functions, spent.training)
+    predicted = _predicted([*blocks, *later], functions, timings.training)
     log(f'seed {seed}: compiled {len(new)} functions in {seconds:.1f} s; {predicted.text}')
     total = predicted.seconds
-    if spent.after and first:  # the later runs train and compile too
-        total += spent.after * (seconds + spent.training + total)
+    if timings.after and first:  # the later runs train and compile too
+        total += timings.after * (seconds + timings.training + total)
         log(f'the whole study, by operation counts: about {progress.duration(total)} more')
     if total > 3600:
         log(
@@ -60,21 +60,23 @@ def compile_all(
         )
 
 
-def _tried(arguments: executor.Arguments, blocks: Sequence[plan.Block]) -> list[executor.Compiled]:
+def _warmed_up(
+    arguments: executor.Arguments, blocks: Sequence[plan.Block]
+) -> list[executor.Compiled]:
     """The compiled attack on each of the blocks, tried on its first victims."""
     if not blocks:
         return []
     config, workers = blocks[0].case.config, executor.side_by_side()
     limit = config.run.memory_mib * 2**20
-    hold = executor.room(limit)
+    reserve = executor.memory_semaphore(limit)
 
     def compile_(block: plan.Block) -> executor.Compiled:
-        with executor.precision(block):
+        with executor.dtype_scope(block):
             return executor.compile_(block, arguments, limit, workers)
 
-    def try_(pair: tuple[executor.Compiled, plan.Block]) -> executor.Compiled:
-        with executor.precision(pair[1]), hold(pair[0].memory):
-            return executor.try_(*pair, arguments)
+    def warm_up(pair: tuple[executor.Compiled, plan.Block]) -> executor.Compiled:
+        with executor.dtype_scope(pair[1]), reserve(pair[0].memory):
+            return executor.warm_up(*pair, arguments)
 
     def all_of(what: str, found: Iterable[executor.Compiled]) -> list[executor.Compiled]:
         done = []
@@ -85,8 +87,8 @@ def _tried(arguments: executor.Arguments, blocks: Sequence[plan.Block]) -> list[
                 update(len(done), len(blocks))
         return done
 
-    made = all_of('compiling', executor.each(compile_, blocks, executor.cores()))
-    return all_of('trying', executor.each(try_, zip(made, blocks, strict=True), workers))
+    made = all_of('compiling', executor.parallel_map(compile_, blocks, executor.cores()))
+    return all_of('trying', executor.parallel_map(warm_up, zip(made, blocks, strict=True), workers))
 
 
 class _Prediction(NamedTuple):
@@ -107,7 +109,7 @@ def _predicted(
     memory = executor.gigabytes(functions.values(), workers, config.run.memory_mib * 2**20)
     text = (
         f'predicted: {progress.duration(seconds)} for {len(blocks)} blocks of up to '
-        f'{config.attack.block} victims{f" of {seeds} seeds" if seeds > 1 else ""}, '
+        f'{config.attack.victims_per_call} victims{f" of {seeds} seeds" if seeds > 1 else ""}, '
         f'{memory:.1f} GiB'
     )
     return _Prediction(seconds, text)

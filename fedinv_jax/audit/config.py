@@ -1,15 +1,14 @@
 """The config of a run: every field with its default, and how a config becomes another."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-import ml_collections
 from ml_collections import config_dict
 
 from fedinv_jax import _validate
-from fedinv_jax.audit import defences
+from fedinv_jax.audit import compatibility, defences
 
-Config: TypeAlias = ml_collections.ConfigDict
+Config = compatibility.Config
 
 
 def default_config() -> Config:
@@ -24,14 +23,16 @@ def default_config() -> Config:
             'num_seeds': 1,  # training runs, of seeds seed, seed + 1, ...; they share the victims
             'data': {
                 'name': 'synthetic',  # or a known data set, or the path of a file
-                'threshold': optional(float),  # ratings from here on are interactions; None: all
-                'core': 0,  # k of the k-core filter; 0: none
+                'rating_threshold': optional(
+                    float
+                ),  # ratings from here on are interactions; None: all
+                'k_core': 0,  # k of the k-core filter; 0: none
                 # Leave each user's last interaction out of the training, and evaluate the model
                 # that is trained for server.num_rounds on it.
                 'leave_one_out': False,
                 'ties': 'item',  # which of several last ones: the largest item id, or 'random'
-                'per_positive': 4,  # negatives for each positive
-                'fresh_negatives': False,  # new ones each round; needs batch_known=False
+                'negatives_per_positive': 4,  # negatives for each positive
+                'resample_negatives': False,  # new ones each round; needs batch_known=False
                 'labels': 'implicit',  # or 'ratings'
                 'min_positives': 1,  # users with fewer are left out
                 'max_positives': optional(int),  # users with more are left out; None: nobody
@@ -61,14 +62,17 @@ def default_config() -> Config:
             'client': {
                 'name': 'gradient_step',  # or 'local_sgd'
                 'loss': 'bce',  # or 'squared_error'
-                'private_rate': 0.1,  # step size of the private embedding
-                'private_optimizer': {'name': 'sgd'},  # of local_sgd, at the rate private_rate
+                'private_learning_rate': 0.1,  # step size of the private embedding
+                'private_optimizer': {
+                    'name': 'sgd'
+                },  # of local_sgd, at the rate private_learning_rate
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
                 'num_epochs': 1,  # of local_sgd
                 'batch_size': optional(int),  # of local_sgd; None: full batch
-                'by_size': False,  # uploads times the number of the client's entries (FedAvg)
+                # Uploads times the number of the client's entries (FedAvg).
+                'weight_by_num_examples': False,
                 **defences.defaults('client'),
-                'precision': 'float32',  # of the uploads; 'float64' is a control
+                'precision': 'float32',  # dtype of the uploads; 'float64' is a control
             },
             'server': {
                 # On gradients this is FedSGD; on the differences of local_sgd, rate 1 is FedAvg.
@@ -103,19 +107,24 @@ def default_config() -> Config:
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
                 'num_iterations': 1000,
                 'num_restarts': 1,
-                'start': optional(str),  # mgradinv starts from that attack's answer; None: random
-                'label_gain': 30.0,  # how much faster labels move than the private embedding
-                'private_rate': optional(float),  # what the attacker believes; None: known
+                'warm_start': optional(
+                    str
+                ),  # mgradinv starts from that attack's answer; None: random
+                'label_rate_scale': 30.0,  # how much faster labels move than the private embedding
+                'private_learning_rate': optional(float),  # what the attacker believes; None: known
                 'learning_rate': optional(float),  # the same for the optimiser of local_sgd
-                'precision': 'float32',  # of all attacks but the exact ones
-                'threshold': 0.0,  # objective at which mgradinv is done with a victim; 0: none
-                'block': 16,  # most victims in one compiled call
-                'dense': 4096,  # most candidates K of which exact attacks form matrices [K, K]
+                'dtype': 'float32',  # of all attacks but the exact ones
+                'stop_below': 0.0,  # objective at which mgradinv is done with a victim; 0: none
+                'victims_per_call': 16,  # most victims in one compiled call
+                # Exact attacks form matrices [K, K] of at most so many candidates K.
+                'max_dense_candidates': 4096,
             },
             # What may not change a result.
             'run': {
                 'progress': True,
-                'lanes': optional(int),  # victims of a call in step; None: few on a CPU, else all
+                'parallel_victims': optional(
+                    int
+                ),  # victims of a call in step; None: few on a CPU, else all
                 'memory_mib': 4096,  # most that attacks hold on a device, beside data and training
             },
         }
@@ -134,7 +143,7 @@ def variant(config: Config, arg: str | None) -> Config:
     _validate.lookup('variant', arg, ('smoke',))
     config.data.synthetic.update({'num_users': 40, 'num_items': 120, 'median_activity': 12.0})
     config.data.min_positives, config.data.max_positives = 1, 30
-    config.attack.update({'num_victims': 4, 'num_iterations': 20, 'block': 4})
+    config.attack.update({'num_victims': 4, 'num_iterations': 20, 'victims_per_call': 4})
     config.attack.num_gradients = config.attack.num_gradients[:2]
     config.attack.first_round = (0,)
     config.attack.interval = (1,)

@@ -9,17 +9,17 @@ order of strengths in a report, `--help`. A new defence is a stage (`observe`, `
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
-import ml_collections
 from ml_collections import config_dict
 
 from fedinv_jax import accounting, compress, observe, perturb
+from fedinv_jax.audit import compatibility
 from fedinv_jax.audit import guarantees as guarantees_lib
 from fedinv_jax.report import tradeoff
 from fedinv_jax.types import Observation
 
-Config: TypeAlias = ml_collections.ConfigDict
+Config = compatibility.Config
 
 PARTS = ('items', 'scorer')
 """Parts of the shared parameters."""
@@ -99,6 +99,7 @@ def _cohort(config: Config) -> dict[str, Any]:
 
 _NOISE = 'Gaussian noise of standard deviation'
 _LEFT_OUT = ', what is left out is added the next time'
+_FEEDBACK = ' with error feedback'
 
 DEFENCES: tuple[Defence, ...] = (
     Defence(
@@ -107,23 +108,25 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'randomised response, epsilon {c.observation.label_epsilon} a label',
         smaller_is_stronger=True,
         acts_on='labels',
-        make=lambda c: perturb.randomize_labels(c.observation.label_epsilon),
+        make=lambda c: perturb.randomized_response(c.observation.label_epsilon),
         share=_flipped,
         guarantees=lambda c, _: guarantees_lib.of_one_label(
             'randomised response on labels, drawn once', float(c.observation.label_epsilon)
         ),
     ),
     Defence(
-        'observation.pseudo', 0.0, float, 'pseudo-interactions',
+        'observation.pseudo_rate', 0.0, float, 'pseudo-interactions',
         'share of the negatives that clients pass off as interactions, one draw for all rounds',
-        lambda c: f'{c.observation.pseudo:.0%} of the negatives are passed off as interactions',
+        lambda c: (
+            f'{c.observation.pseudo_rate:.0%} of the negatives are passed off as interactions'
+        ),
         bounds=(0, 1),
         acts_on='labels',
-        make=lambda c: perturb.add_pseudo_interactions(c.observation.pseudo),
-        share=lambda c, share: share + (1 - share) * c.observation.pseudo,
+        make=lambda c: perturb.add_pseudo_interactions(c.observation.pseudo_rate),
+        share=lambda c, share: share + (1 - share) * c.observation.pseudo_rate,
         # A negative that stays one is surely none, unless all are passed off.
         guarantees=lambda c, _: guarantees_lib.of_one_label(
-            'pseudo-interactions, drawn once', 0.0 if c.observation.pseudo == 1 else math.inf
+            'pseudo-interactions, drawn once', 0.0 if c.observation.pseudo_rate == 1 else math.inf
         ),
     ),
     Defence(
@@ -147,38 +150,42 @@ DEFENCES: tuple[Defence, ...] = (
         lambda c: f'item rows of rank {c.observation.rank}',
         bounds=(1, math.inf),
         smaller_is_stronger=True,
-        make=lambda c: compress.truncate_rank(c.observation.rank),
+        make=lambda c: compress.low_rank(c.observation.rank),
     ),
     Defence(
-        'observation.top', 1.0, float, 'top',
+        'observation.top_k_share', 1.0, float, 'top-k',
         "share of an upload's entries that is kept: the largest",
-        lambda c: f'the largest {c.observation.top:.2%} of the entries{_feedback(c, _LEFT_OUT)}',
-        bounds=(0, 1),
-        smaller_is_stronger=True,
-        make=lambda c: compress.keep_top(c.observation.top, c.observation.error_feedback),
-        keeps_largest=True,
-        label=lambda c: f'top {c.observation.top:g}{_feedback(c, " with error feedback")}',
-        numbers=_with_feedback('top'),
-    ),
-    Defence(
-        'observation.random', 1.0, float, 'random',
-        "share of an upload's entries that is kept: by chance",
         lambda c: (
-            f'{c.observation.random:.2%} of the entries, by chance{_feedback(c, _LEFT_OUT)}'
+            f'the largest {c.observation.top_k_share:.2%} of the entries{_feedback(c, _LEFT_OUT)}'
         ),
         bounds=(0, 1),
         smaller_is_stronger=True,
-        make=lambda c: compress.keep_random(c.observation.random, c.observation.error_feedback),
-        label=lambda c: f'random {c.observation.random:g}{_feedback(c, " with error feedback")}',
-        numbers=_with_feedback('random'),
+        make=lambda c: compress.top_k(c.observation.top_k_share, c.observation.error_feedback),
+        keeps_largest=True,
+        label=lambda c: f'top-k {c.observation.top_k_share:g}{_feedback(c, _FEEDBACK)}',
+        numbers=_with_feedback('top_k_share'),
     ),
     Defence(
-        'observation.levels', None, int, 'levels',
+        'observation.random_k_share', 1.0, float, 'random-k',
+        "share of an upload's entries that is kept: by chance",
+        lambda c: (
+            f'{c.observation.random_k_share:.2%} of the entries, by chance{_feedback(c, _LEFT_OUT)}'
+        ),
+        bounds=(0, 1),
+        smaller_is_stronger=True,
+        make=lambda c: compress.random_k(
+            c.observation.random_k_share, c.observation.error_feedback
+        ),
+        label=lambda c: f'random-k {c.observation.random_k_share:g}{_feedback(c, _FEEDBACK)}',
+        numbers=_with_feedback('random_k_share'),
+    ),
+    Defence(
+        'observation.quantization_levels', None, int, 'quantization levels',
         'steps of stochastic quantisation',
-        lambda c: f'entries rounded to one of {c.observation.levels} levels by chance',
+        lambda c: f'entries rounded to one of {c.observation.quantization_levels} levels by chance',
         bounds=(1, math.inf),
         smaller_is_stronger=True,
-        make=lambda c: compress.quantize(c.observation.levels),
+        make=lambda c: compress.quantize(c.observation.quantization_levels),
     ),
     # Behind all that may lengthen an upload, right before the noise that is accounted for with it.
     Defence(
@@ -223,7 +230,7 @@ DEFENCES: tuple[Defence, ...] = (
     ),
 )  # fmt: skip
 
-# What rows carry besides of a defence's numbers: they belong to `top`, `random` and `cohort`.
+# Further numbers of a row; they belong to `top_k_share`, `random_k_share` and `cohort`.
 _MODIFIERS = {
     'error_feedback': tradeoff.Kind('with error feedback', False),
     'clients_per_round': tradeoff.Kind('clients a round', False),

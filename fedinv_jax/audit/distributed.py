@@ -53,7 +53,7 @@ def initialize(
     return jax.process_index(), jax.process_count()
 
 
-def meet(where: str) -> None:
+def barrier(where: str) -> None:
     """Waits until every process has come to the place of that name."""
     multihost_utils.sync_global_devices(where)
 

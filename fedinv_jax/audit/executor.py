@@ -28,7 +28,7 @@ _tracing = threading.Lock()
 
 _ENTRIES = 2**10  # of batches and steps that a CPU attacks in step: what they make fits its caches
 
-# `(victims, places) -> transcripts, keys`, of the first victims, padded to so many.
+# `(victims, slots) -> transcripts, keys`, of the first victims, padded to so many.
 Arguments = Callable[[plan.Block, int], tuple[Transcript, Array]]
 
 
@@ -37,50 +37,51 @@ class Compiled(NamedTuple):
 
     Attributes:
         function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
-        places: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
+        slots: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
         memory: bytes of arguments and temporaries of a call, on a device.
         seconds: predicted run time of a call.
-        tried: the part of a block that it was tried on.
+        warm_up_block: the part of a block that it was tried on.
         answers: those of that part, where the attack was run to its end on it; else None.
     """
 
     function: Any
-    places: int
+    slots: int
     memory: int
     seconds: float = math.nan
-    tried: plan.Block | None = None
+    warm_up_block: plan.Block | None = None
     answers: Answer | None = None
 
 
 def shape(block: plan.Block) -> tuple:
     """What decides which compiled function a block needs, its seed and first round not among it."""
-    case, setting = block.case, plan.alike(block.setting)
+    case, setting = block.case, plan.attack_setting(block.setting)
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
     share = case.share if registry.ATTACKS[setting.attack].knows_share else None
     return setting, padded, block.size, catalogue, share
 
 
-def lanes(most: int | None, places: int, entries: int) -> int:
+def parallel_victims(most: int | None, slots: int, entries: int) -> int:
     """Victims that a device attacks in step.
 
     Args:
-        most: `run.lanes`; None: on a CPU as many as fit its caches, all of a call elsewhere.
-        places: victims of the call on this device.
+        most: `run.parallel_victims`; None: as many as fit the caches of a CPU, all of a call
+            elsewhere.
+        slots: victims of the call on this device.
         entries: of a victim's batch, times the steps.
 
     Example:
-        >>> lanes(4, places=16, entries=100), lanes(4, places=2, entries=100)
+        >>> parallel_victims(4, slots=16, entries=100), parallel_victims(4, slots=2, entries=100)
         (4, 2)
     """
     if most is None and jax.default_backend() == 'cpu':
         most = _ENTRIES // entries
-    return max(min(places if most is None else most, places), 1)
+    return max(min(slots if most is None else most, slots), 1)
 
 
-def precision(block: plan.Block) -> contextlib.AbstractContextManager:
+def dtype_scope(block: plan.Block) -> contextlib.AbstractContextManager:
     """The scope of a block's arithmetic: whatever concerns it is computed within."""
-    name = settings.precision(block.case.config, block.setting.attack)
+    name = settings.dtype(block.case.config, block.setting.attack)
     return jax.enable_x64(name == 'float64')
 
 
@@ -111,41 +112,44 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
     devices = jax.local_device_count()
     seen, keys = arguments(block._replace(users=block.users[:1]), 1)
     own = simulate.axes(seen)
-    places = devices * -(-block.size // devices)
+    slots = devices * -(-block.size // devices)
     candidates, iterations = seen.log_odds.shape[1], block.case.config.attack.num_iterations
     entries = candidates * block.setting.num_gradients
-    own_lanes = lanes(block.case.config.run.lanes, places // devices, entries)
+    own_lanes = parallel_victims(block.case.config.run.parallel_victims, slots // devices, entries)
     while True:
-        repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(places, int))
+        repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(slots, int))
         shapes = jax.eval_shape(repeat, (seen, keys))
         with _tracing:
             lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
         function = lowered.compile(options(block.setting.attack))
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-        if memory <= (limit if places == devices else limit / workers):
-            return Compiled(function, places, memory)
-        if places == devices:
+        if memory <= (limit if slots == devices else limit / workers):
+            return Compiled(function, slots, memory)
+        if slots == devices:
             raise ValueError(
                 f'{block.setting.attack} on one victim of {candidates} candidates needs '
                 f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows. '
-                'Raise it, or let exact attacks form smaller matrices (attack.dense), or leave out '
-                'clients with many interactions (data.max_positives).'
+                'Raise it, let exact attacks form smaller matrices '
+                '(attack.max_dense_candidates), or leave out clients with many '
+                'interactions (data.max_positives).'
             )
         less = max(memory * workers / limit, 2.0)
-        places = devices * max(int(places / less / devices), 1)
-        own_lanes = max(min(int(own_lanes / less), places // devices), 1)
+        slots = devices * max(int(slots / less / devices), 1)
+        own_lanes = max(min(int(own_lanes / less), slots // devices), 1)
 
 
-def _mapped(block: plan.Block, own: Transcript, lanes: int) -> Any:
+def _mapped(block: plan.Block, own: Transcript, parallel_victims: int) -> Any:
     """The attack on the places of a call, by device."""
-    choice = block.case.attacks[plan.alike(block.setting)]
+    choice = block.case.attacks[plan.attack_setting(block.setting)]
 
     def part(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
         """The victims of one device."""
         count = count - jax.lax.axis_index('victims') * len(keys)
-        if choice.search is not None:
-            return batching.stream(choice.search, seen, own, keys, iterations, count, lanes)
+        if choice.descent is not None:
+            return batching.stream(
+                choice.descent, seen, own, keys, iterations, count, parallel_victims
+            )
         # One after the other: few large factorisations, or a search with an end of its own.
         return tree.map_first(
             lambda place: choice.attack(tree.take_along(seen, own, place), keys[place], iterations),
@@ -167,46 +171,47 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
         The same of the victims `[V]` of all devices, whose number must divide V; `iterations` and
         `count` reach each device as they are.
     """
-    spread, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
+    shard_rows, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
     specs = jax.tree.map(
-        lambda axis: whole if axis is None else spread, own, is_leaf=lambda leaf: leaf is None
+        lambda axis: whole if axis is None else shard_rows, own, is_leaf=lambda leaf: leaf is None
     )
     return jax.jit(
         jax.shard_map(
             part,
-            mesh=tree.mesh('victims'),
-            in_specs=(specs, spread, whole, whole),
-            out_specs=spread,
+            mesh=tree.device_mesh('victims'),
+            in_specs=(specs, shard_rows, whole, whole),
+            out_specs=shard_rows,
             check_vma=False,
         )
     )
 
 
-def try_(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
+def warm_up(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
     """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
-    iterations, part = block.case.config.attack.num_iterations, parts(block, made.places)[0]
+    iterations, part = block.case.config.attack.num_iterations, parts(block, made.slots)[0]
     spec = registry.ATTACKS[block.setting.attack]
     counted = spec.iterates and not spec.ends_by_itself
     few = max(iterations // 50, 1) if counted else iterations
-    seen, keys = arguments(part, made.places)
+    seen, keys = arguments(part, made.slots)
     start = time.perf_counter()
     answers = jax.block_until_ready(made.function(seen, keys, few, len(part.users)))
     seconds = (time.perf_counter() - start) * iterations / few
     return made._replace(
-        seconds=seconds, tried=part, answers=answers if few == iterations else None
+        seconds=seconds, warm_up_block=part, answers=answers if few == iterations else None
     )
 
 
-def parts(block: plan.Block, places: int) -> list[plan.Block]:
+def parts(block: plan.Block, slots: int) -> list[plan.Block]:
     """The victims of a block call by call."""
     users = block.users
     return [
-        block._replace(users=users[start : start + places])
-        for start in range(0, len(users), places)
+        block._replace(users=users[start : start + slots]) for start in range(0, len(users), slots)
     ]
 
 
-def each(function: Callable[[_S], _T], arguments: Iterable[_S], threads: int) -> Iterator[_T]:
+def parallel_map(
+    function: Callable[[_S], _T], arguments: Iterable[_S], threads: int
+) -> Iterator[_T]:
     """What a function gives for each argument, in their order, in so many threads."""
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
@@ -215,20 +220,20 @@ def each(function: Callable[[_S], _T], arguments: Iterable[_S], threads: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def room(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
-    """`hold(part)`: the scope in which a thread has that part of the memory; it waits for it.
+def memory_semaphore(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
+    """`reserve(part)`: the scope in which a thread has that part of the memory; it waits for it.
 
     First come, first served: else a large part would wait for ever.
 
     Example:
-        >>> hold = room(100)
-        >>> with hold(60):
+        >>> reserve = memory_semaphore(100)
+        >>> with reserve(60):
         ...     pass
     """
     turn, freed, left = threading.Lock(), threading.Condition(), [memory]
 
     @contextlib.contextmanager
-    def hold(part: float) -> Iterator[None]:
+    def reserve(part: float) -> Iterator[None]:
         with turn, freed:
             freed.wait_for(lambda: part <= left[0])
             left[0] -= part
@@ -239,7 +244,7 @@ def room(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
                 left[0] += part
                 freed.notify_all()
 
-    return hold
+    return reserve
 
 
 def cores() -> int:
@@ -257,8 +262,12 @@ def side_by_side() -> int:
 
 def run(made: Compiled, part: plan.Block, seen: Transcript, keys: Array) -> tuple[Answer, float]:
     """The answers of a call and the seconds that they took; none is computed twice."""
-    tried = made.tried
-    same = tried is not None and tried.case is part.case and tried[1:] == part[1:]
+    warm_up_block = made.warm_up_block
+    same = (
+        warm_up_block is not None
+        and warm_up_block.case is part.case
+        and warm_up_block[1:] == part[1:]
+    )
     if same and made.answers is not None:
         return made.answers, made.seconds
     start = time.perf_counter()
@@ -274,7 +283,7 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
     """
     own = shape(block)
     same = [own] if own in found else [key for key in found if key[0] == own[0]]
-    return max(found[key].seconds * len(parts(block, found[key].places)) for key in same or found)
+    return max(found[key].seconds * len(parts(block, found[key].slots)) for key in same or found)
 
 
 def gigabytes(found: Iterable[Compiled], workers: int, limit: float) -> float:

@@ -60,9 +60,9 @@ def report_command() -> None:
     def main(argv: list[str]) -> None:
         if len(argv) < 2:
             raise app.UsageError('Expected one or more work directories.')
-        with _told(''):
+        with _errors_as_lines(''):
             for folder in argv[1:]:
-                reporting.again(folder)
+                reporting.rewrite(folder)
 
     app.run(main, flags_parser=_parse)
 
@@ -157,9 +157,9 @@ def _start(do: Do) -> None:
         folder = _FLAGS.workdir or f'runs/{default}'
         work = partial(do, _FLAGS.config, folder, shlex.join(['python', *sys.argv]))
         lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
-        with _told(f' ({_GO_ON})'), distributed.watch(lost):
+        with _errors_as_lines(f' ({_GO_ON})'), distributed.watch(lost):
             if _FLAGS.distributed:
-                _together(work)
+                _run_distributed(work)
             else:
                 work(_shard(), _FLAGS.merge)
 
@@ -169,7 +169,7 @@ def _start(do: Do) -> None:
 
 
 @contextlib.contextmanager
-def _told(hint: str) -> Iterator[None]:
+def _errors_as_lines(hint: str) -> Iterator[None]:
     """Where what is asked for cannot be done, the process ends with a line that says why."""
     try:
         yield
@@ -219,16 +219,16 @@ def _shard() -> workdir.Shard:
     return int(index), int(count)
 
 
-def _together(work: Callable[[workdir.Shard, bool], None]) -> None:
+def _run_distributed(work: Callable[[workdir.Shard, bool], None]) -> None:
     """Does this process's part; when all have done theirs, process 0 joins them."""
     if _FLAGS.shard or _FLAGS.merge:
         raise ValueError('--distributed gives each process its part: leave --shard and --merge.')
     shard = distributed.initialize(_FLAGS.coordinator, _FLAGS.num_processes, _FLAGS.process)
     work(shard, False)
-    distributed.meet('attacked')
+    distributed.barrier('attacked')
     if shard[0] == 0:
         work((0, 1), True)
-    distributed.meet('reported')
+    distributed.barrier('reported')
 
 
 def _parse(argv: list[str]) -> list[str]:

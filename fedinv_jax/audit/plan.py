@@ -33,7 +33,7 @@ class Case(NamedTuple):
         share: public share of interactions among candidates.
         counts: int `[N]`, interactions of each item, over all users.
         num_users: users with interactions.
-        attacks: by setting, less what the attack itself does not depend on (`alike`).
+        attacks: by setting, less what the attack itself does not depend on (`attack_setting`).
     """
 
     config: Config
@@ -94,7 +94,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     model = training.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, attackers.Choice] = {}
     probe = functools.cache(functools.partial(attackers.probe, config, model))
-    for setting in dict.fromkeys(map(alike, settings_lib.settings(config))):
+    for setting in dict.fromkeys(map(attack_setting, settings_lib.settings(config))):
         if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
             attacks[setting] = make_attack(config, setting, model, share, probe)
         else:
@@ -175,7 +175,7 @@ def work(config: Config) -> float:
 
 
 def blocks(cases: Iterable[Case]) -> list[Block]:
-    """Blocks of at most `attack.block` victims, seed by seed and setting by setting.
+    """Blocks of at most `attack.victims_per_call` victims, seed by seed and setting by setting.
 
     The victims of a group are spread evenly over its blocks, so that few places stay empty; blocks
     of a shape are of one size in every seed. They are independent of what is done.
@@ -185,7 +185,7 @@ def blocks(cases: Iterable[Case]) -> list[Block]:
     sizes: dict[int, int] = {}
     for case, groups in zip(cases, victims, strict=True):
         for group, users in zip(case.clients, groups, strict=True):
-            needed = -(-len(users) // max(-(-len(users) // case.config.attack.block), 1))
+            needed = -(-len(users) // max(-(-len(users) // case.config.attack.victims_per_call), 1))
             padded = group.items.shape[1]
             sizes[padded] = max(sizes.get(padded, 0), needed)
     return [
@@ -210,7 +210,7 @@ def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:
     return list(blocks[len(blocks) * index // count : len(blocks) * (index + 1) // count])
 
 
-def alike(setting: Setting) -> Setting:
+def attack_setting(setting: Setting) -> Setting:
     """A setting less what its attack does not depend on: first round and, as a rule, interval."""
     interval = setting.interval if setting.dynamics == 'unrolled' else None
     return setting._replace(first_round=0, interval=interval)
@@ -254,8 +254,8 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
         'model': config.model.name,
         'client': config.client.name,
         'seed': config.seed,
-        'solver': case.attacks[alike(setting)].solver,
+        'solver': case.attacks[attack_setting(setting)].solver,
         'iterations': config.attack.num_iterations if spec.iterates else 0,
-        'precision': settings_lib.precision(config, setting.attack),
-        'upload_precision': config.client.precision,
+        'dtype': settings_lib.dtype(config, setting.attack),
+        'upload_dtype': config.client.precision,
     }

@@ -27,7 +27,7 @@ class AttackSpec(NamedTuple):
         ends_by_itself: whether it may end before.
         adapts_to: defences of which an attacker who knows them makes something: all of them;
             'shares', how many labels train as 1 and that only large entries are sent; or none.
-        dtype: what it computes in; None: `attack.precision`.
+        dtype: what it computes in; None: `attack.dtype`.
         one_client: whether it takes what is seen for the upload of one client with binary labels.
     """
 

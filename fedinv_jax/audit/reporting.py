@@ -85,7 +85,7 @@ def study(
     log(f'{root}/report.html, report.md')
 
 
-def again(folder: str, log: Log = print) -> None:
+def rewrite(folder: str, log: Log = print) -> None:
     """Writes the report of a work directory anew from its rows, of this version or of 0.1.
 
     Args:
@@ -125,7 +125,7 @@ def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
     return '\n\n'.join(
         [
             f'![{caption}]({path.relative_to(root).as_posix()})',
-            'The weakest strength at which no attack exceeds the popularity guesser (mean AUC in '
+            'The weakest strength at which no attack exceeds the popularity baseline (mean AUC in '
             'pairs), and what is left of the model:',
             tradeoff.table(found),
             'Everything that was tried:',

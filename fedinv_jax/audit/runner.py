@@ -72,12 +72,12 @@ def run(
     hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
     described = threat_model.describe(config, cases)
-    path = workdir.open_(folder, config.to_dict(), data)
+    path = workdir.open_or_create(folder, config.to_dict(), data)
     if not merge:
         log(described)
     blocks = plan.blocks(cases)
     keys = [key for block in blocks for key in plan.keys(block)]
-    with workdir.writing(path, shard, log):
+    with workdir.locked_rows(path, shard, log):
         workdir.write_record(path, workdir.Record(command, described, len(keys)))
         _attack_missing(path, blocks, shard, merge, after, log)
     rows = _rows_of(path, keys)
@@ -202,17 +202,17 @@ def _attack_seed(
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
     number = sum(len(group.users) for group in case.clients)
     epsilon = accounting.against_server(defences.guarantees(config, number))
-    spent = compiling.Spent(time.perf_counter() - start, after)
+    timings = compiling.Timings(time.perf_counter() - start, after)
     of = partial(arguments, recording)
-    compiling.compile_all(of, blocks, later, functions, spent, log)
+    compiling.compile_all(of, blocks, later, functions, timings, log)
     weights = [executor.seconds(functions, block) for block in blocks]
-    hold = executor.room(config.run.memory_mib * 2**20)
+    reserve = executor.memory_semaphore(config.run.memory_mib * 2**20)
 
     def rows(block: plan.Block) -> list[VictimRow]:
         found, made = functions[executor.shape(block)], []
-        for part in executor.parts(block, found.places):
-            with executor.precision(part), hold(found.memory):
-                seen, keys = of(part, found.places)
+        for part in executor.parts(block, found.slots):
+            with executor.dtype_scope(part), reserve(found.memory):
+                seen, keys = of(part, found.slots)
                 answers, seconds = executor.run(found, part, seen, keys)
             truth = truths(case, recording, part.setting, part.users)
             loss = float(recording.snapshots[part.setting.first_round].loss)
@@ -221,7 +221,7 @@ def _attack_seed(
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
-        for index, found in enumerate(executor.each(rows, blocks, executor.side_by_side())):
+        for index, found in enumerate(executor.parallel_map(rows, blocks, executor.side_by_side())):
             yield found
             update(sum(weights[: index + 1]), sum(weights))
 
@@ -274,18 +274,18 @@ def truths(
     """What the server does not hold of them."""
     section = case.config.observation
     found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
-    return tree.cast_floats(found, settings_lib.precision(case.config, setting.attack))
+    return tree.cast_floats(found, settings_lib.dtype(case.config, setting.attack))
 
 
 def arguments(
-    recording: simulate.Recording, part: plan.Block, places: int
+    recording: simulate.Recording, part: plan.Block, slots: int
 ) -> tuple[Transcript, Array]:
     """Transcripts and keys of a block's victims, filled up to so many with the first."""
     config, users = part.case.config, np.asarray(part.users, np.int32)
-    order = np.where(np.arange(places) < len(users), np.arange(places), 0)
+    order = np.where(np.arange(slots) < len(users), np.arange(slots), 0)
     found = transcripts(part.case, recording, part.setting, part.users)
     found = tree.take_along(found, simulate.axes(found), order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
     keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users[order]))
-    # The solver's precision; uploads keep the values that the client sent.
-    return tree.cast_floats(found, settings_lib.precision(config, part.setting.attack)), keys
+    # The solver's dtype; uploads keep the values that the client sent.
+    return tree.cast_floats(found, settings_lib.dtype(config, part.setting.attack)), keys

@@ -52,7 +52,7 @@ def rows(
     values, finite = _judge(answers, truths), _finite(seen, len(block.users))
     certificates = jax.device_get(answers.certificate)
     group = plan.group_of(case, block.users[0])
-    places = {int(user): place for place, user in enumerate(group.users)}
+    slots = {int(user): place for place, user in enumerate(group.users)}
     private = plan.num_private(case, setting)
     columns = {'schema': 2, **plan.columns(case, setting)}
     measured = {
@@ -64,7 +64,7 @@ def rows(
 
     def row(lane: int, user: int) -> VictimRow:
         """One victim's; undefined numbers are null."""
-        found, truth, place = tree.take(values, lane), tree.take(truths, lane), places[user]
+        found, truth, place = tree.take(values, lane), tree.take(truths, lane), slots[user]
         ok = bool(found['ok'])
         certificate = None if certificates is None else tree.take(certificates, lane)
         reason = 'the objective is not finite' if finite[lane] else 'the upload is not finite'

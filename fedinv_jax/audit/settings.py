@@ -81,6 +81,6 @@ def reading(config: Config) -> list[Setting]:
     return found
 
 
-def precision(config: Config, attack: str) -> str:
+def dtype(config: Config, attack: str) -> str:
     """What an attack computes in."""
-    return registry.ATTACKS[attack].dtype or config.attack.precision
+    return registry.ATTACKS[attack].dtype or config.attack.dtype

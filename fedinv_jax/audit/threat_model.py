@@ -39,7 +39,7 @@ _ASSUMED = {
     'aligned': 'size of a fresh embedding',
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
-    'rough': 'size of a fresh embedding',
+    'approximate_embedding': 'size of a fresh embedding',
     'scaled': f'size of a fresh embedding, {_POPULAR}; interactions are fewer than negatives',
     'sparse': 'popularity and the public share of interactions',
     'spectral': 'public share of interactions',
@@ -73,7 +73,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     """What is said above the counts: pairs of a word and a text."""
     number = min(_num_clients(case) for case in cases)
     batch = 'unknown: every item of the catalogue is a candidate'
-    batch += '; new negatives each round' * config.data.fresh_negatives
+    batch += '; new negatives each round' * config.data.resample_negatives
     return [
         ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
         ('data', _data(config, cases)),
@@ -130,7 +130,7 @@ def _private(config: Config, case: plan.Case) -> str:
         optimizer = f' of {client.private_optimizer.name}'
     return (
         f'user embedding, {size} numbers; step size{optimizer} '
-        f'{client.private_rate:g} ({_known(config.attack.private_rate)})'
+        f'{client.private_learning_rate:g} ({_known(config.attack.private_learning_rate)})'
     )
 
 

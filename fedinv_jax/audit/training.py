@@ -37,9 +37,9 @@ def make_interactions(
         interactions = synthetic.generate(seed=config.seed, **data.synthetic)
     else:
         interactions = loaders.load(data.name)
-    if data.threshold is not None or data.core:
-        interactions = interactions_lib.binarize(interactions, data.threshold)
-        interactions = interactions_lib.k_core(interactions, data.core)
+    if data.rating_threshold is not None or data.k_core:
+        interactions = interactions_lib.binarize(interactions, data.rating_threshold)
+        interactions = interactions_lib.k_core(interactions, data.k_core)
         interactions = interactions_lib.drop_unused_items(interactions)
     if not data.leave_one_out:
         return interactions, None
@@ -53,7 +53,7 @@ def make_clients(
     """The population that is trained on: the first `max_users` of those that the filters leave."""
     groups = clients_lib.build(
         interactions,
-        per_positive=config.data.per_positive,
+        negatives_per_positive=config.data.negatives_per_positive,
         seed=config.seed,
         labels=config.data.labels,
         min_positives=config.data.min_positives,
@@ -102,7 +102,7 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
 def make_client_update(
     section: Config,
     model: Model,
-    private_rate: float | None = None,
+    private_learning_rate: float | None = None,
     learning_rate: float | None = None,
 ) -> ClientUpdate:
     """The local training of a config's section 'client'.
@@ -110,18 +110,18 @@ def make_client_update(
     Args:
         section: the section.
         model: the recommender.
-        private_rate: what an attacker believes it to be; None: the true one.
+        private_learning_rate: what an attacker believes it to be; None: the true one.
         learning_rate: the same for the local optimiser.
     """
-    made = _make_client_update(section, model, private_rate, learning_rate)
-    return client.weighted_by_size(made) if section.by_size else made
+    made = _make_client_update(section, model, private_learning_rate, learning_rate)
+    return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
 
 
 def _make_client_update(
-    section: Config, model: Model, private_rate: float | None, learning_rate: float | None
+    section: Config, model: Model, private_learning_rate: float | None, learning_rate: float | None
 ) -> ClientUpdate:
     loss = _validate.lookup('client.loss', section.loss, LOSSES)
-    rate = section.private_rate if private_rate is None else private_rate
+    rate = section.private_learning_rate if private_learning_rate is None else private_learning_rate
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
         return client.gradient_step(model, loss, rate)
     own = section.optimizer.copy_and_resolve_references()
@@ -171,7 +171,7 @@ def make_federation(
         ),
         clients,
         section.clients_per_round,
-        config.data.fresh_negatives,
+        config.data.resample_negatives,
         _validate.lookup('client.loss', config.client.loss, LOSSES),
         make_cohorts(config, clients),
     )

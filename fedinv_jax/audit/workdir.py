@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 
 from fedinv_jax import _version
-from fedinv_jax.audit import defences
-from fedinv_jax.audit.config import Config
+from fedinv_jax.audit import compatibility, defences
+from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
@@ -37,7 +37,7 @@ _ROWS = 'victims*.jsonl'
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 
 
-def open_(
+def open_or_create(
     folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> pathlib.Path:
     """Makes the folder, or checks that it belongs to the same config and data.
@@ -58,9 +58,11 @@ def open_(
     if any(rows.stat().st_size for rows in folder.glob(_ROWS)):
         if not path.exists():
             raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
+        before = json.loads(path.read_text())
+        before['config'] = compatibility.upgrade(before['config'], Config(config))
         different = [
             f'{name} is {before} there, {after} here'
-            for name, before, after in _differences(json.loads(path.read_text()), record)
+            for name, before, after in _differences(before, record)
             if not name.startswith('config.run.')
         ]
         if different:
@@ -115,7 +117,8 @@ def read_config(folder: pathlib.Path) -> Config:
     path = folder / 'config.json'
     if not path.exists():
         raise ValueError(f'{folder} holds no run: expected {path}.')
-    return Config(json.loads(path.read_text())['config'])
+    stored = json.loads(path.read_text())['config']
+    return Config(compatibility.upgrade(stored, default_config()))
 
 
 def read_versions(folder: pathlib.Path) -> dict[str, Any]:
@@ -182,13 +185,17 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
     if not found:
         return []
     config = read_config(folder)
-    numbers, changed = defences.numbers(config), defences.labels_changed(config)
-    rows = [rows_lib.upgrade(row, numbers, changed) for row in found]
+    of_config = {
+        'defence': defences.label(config),
+        'defences': defences.numbers(config),
+        'labels_changed': defences.labels_changed(config),
+    }
+    rows = [rows_lib.upgrade(row, of_config) for row in found]
     return list({key(row): row for row in rows}.values())
 
 
 @contextlib.contextmanager
-def writing(
+def locked_rows(
     folder: pathlib.Path, shard: Shard = _ALL, log: Callable[[str], None] = print
 ) -> Iterator[None]:
     """Makes a shard's rows file this process's alone, its last line whole.

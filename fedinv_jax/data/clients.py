@@ -25,7 +25,7 @@ class Clients:
         labels: float32 `[C, B]` in [0, 1], above 0 exactly where the user interacted.
         weights: float32 `[C, B]`, 1 for items of the batch, 0 for padding.
         num_positives: int32 `[C]`.
-        num_negatives: int32 `[C]`, `min(per_positive * n, N - n)` for n positives.
+        num_negatives: int32 `[C]`, `min(negatives_per_positive * n, N - n)` for n positives.
     """
 
     users: np.ndarray
@@ -37,32 +37,32 @@ class Clients:
 
 
 def sample_negatives(
-    interactions: interactions_lib.Interactions, per_positive: int = 4, seed: int = 0
+    interactions: interactions_lib.Interactions, negatives_per_positive: int = 4, seed: int = 0
 ) -> dict[int, np.ndarray]:
     """Draws fixed negatives of every user who has positives.
 
-    A user with n positives gets `min(per_positive * n, N - n)` distinct items among the N - n
-    others, uniformly, from a stream of the user's own: they depend on `(seed, user index)`, N and
-    the user's positives only, not on other users nor on how those were filtered.
+    A user with n positives gets `min(negatives_per_positive * n, N - n)` distinct items among the N
+    - n others, uniformly, from a stream of the user's own: they depend on `(seed, user index)`, N
+    and the user's positives only, not on other users nor on how those were filtered.
 
     Args:
         interactions: of the users, with distinct pairs.
-        per_positive: negatives for each positive, at least 1.
+        negatives_per_positive: negatives for each positive, at least 1.
         seed: at least 0.
 
     Returns:
         User index -> int32 negatives, in order of the indices.
 
     Raises:
-        ValueError: if `per_positive < 1`, or a user interacted with every item.
+        ValueError: if `negatives_per_positive < 1`, or a user interacted with every item.
 
     Example:
         >>> data = interactions_lib.make([1, 2, 2], [7, 8, 9])
         >>> [negatives.tolist() for negatives in sample_negatives(data).values()]
         [[1, 2], [0]]
     """
-    if per_positive < 1:
-        raise ValueError(f'Expected {per_positive=} >= 1.')
+    if negatives_per_positive < 1:
+        raise ValueError(f'Expected {negatives_per_positive=} >= 1.')
     num_items = interactions.num_items
     negatives = {}
     for user, span in _spans(interactions):
@@ -74,7 +74,7 @@ def sample_negatives(
                 f'with, to draw negatives from, found that all {num_items} are positives.'
             )
         rng = np.random.default_rng([seed, user])
-        size = min(per_positive * len(positives), others)
+        size = min(negatives_per_positive * len(positives), others)
         rank = rng.choice(others, size, replace=False)
         # The rank-th item that is not a positive: skip the positives before it.
         before = np.searchsorted(positives - np.arange(len(positives)), rank, side='right')
@@ -121,7 +121,7 @@ def negatives_of(clients: Iterable[Clients]) -> dict[int, np.ndarray]:
 
 def build(
     interactions: interactions_lib.Interactions,
-    per_positive: int = 4,
+    negatives_per_positive: int = 4,
     seed: int = 0,
     labels: str = 'implicit',
     min_positives: int = 1,
@@ -135,7 +135,7 @@ def build(
 
     Args:
         interactions: training interactions of all users.
-        per_positive: negatives for each positive, at least 1.
+        negatives_per_positive: negatives for each positive, at least 1.
         seed: of the negatives and of the order within a client.
         labels: 'implicit': 1 for a positive; 'ratings': `(1 + r / max r) / 2`, in (1/2, 1],
             so that 1/2 parts interactions from negatives at every rating.
@@ -152,9 +152,9 @@ def build(
 
     Example:
         >>> data = interactions_lib.make([1, 2, 2, 3], [7, 7, 8, 9])
-        >>> [group.users.tolist() for group in build(data, per_positive=1)]
+        >>> [group.users.tolist() for group in build(data, negatives_per_positive=1)]
         [[1], [0, 2]]
-        >>> [group.num_negatives.tolist() for group in build(data, per_positive=1)]
+        >>> [group.num_negatives.tolist() for group in build(data, negatives_per_positive=1)]
         [[1], [1, 1]]
     """
     _validate.lookup('labels', labels, _LABELS)
@@ -170,7 +170,7 @@ def build(
             )
         values = (1 + interactions.ratings / interactions.ratings.max()) / 2
 
-    negatives = sample_negatives(interactions, per_positive, seed)
+    negatives = sample_negatives(interactions, negatives_per_positive, seed)
     spans = dict(_spans(interactions))
     users = np.array(list(spans), np.int32)
     num_positives = np.array([span.stop - span.start for span in spans.values()], np.int32)

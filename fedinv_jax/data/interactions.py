@@ -211,8 +211,8 @@ def leave_one_out(
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     order = np.arange(len(interactions.users))
     if seed is not None:  # another stream than those of single users, [seed, user, ...]
-        lots = np.random.default_rng([seed, 0, 6]).random(len(order))
-        order = np.lexsort((lots, interactions.timestamps, interactions.users))
+        draws = np.random.default_rng([seed, 0, 6]).random(len(order))
+        order = np.lexsort((draws, interactions.timestamps, interactions.users))
     last = np.zeros(len(interactions.users), bool)
     last[order[np.cumsum(counts)[counts > 1] - 1]] = True
     return take(interactions, ~last), take(interactions, last)

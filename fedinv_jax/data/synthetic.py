@@ -27,7 +27,7 @@ def generate(
         logit_ui = -exponent log(rank_i / N + offset) + strength <p_u, q_i> / sqrt(taste_dim)
         n_u = clip(round(exp(log(median) + sigma z_u)), min, max),  p_u, q_i ~ N(0, I).
 
-    More users leave the first ones as they are. With the defaults a popularity guesser has
+    More users leave the first ones as they are. With the defaults a popularity baseline has
     AUC about .85 at 4 negatives per positive, and the Gini coefficients of item popularity
     (.62) and user activity (.42) are near MovieLens-100K's (AUC .86; .63, .47).
 

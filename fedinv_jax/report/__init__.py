@@ -10,7 +10,7 @@ from fedinv_jax.report.tables import (
     show,
     table,
     title,
-    told,
+    varying,
     verdict,
 )
 
@@ -30,7 +30,7 @@ __all__ = [
     'table',
     'tables',
     'title',
-    'told',
     'tradeoff',
+    'varying',
     'verdict',
 ]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fedinv_jax.report import stats
-from fedinv_jax.report.rows import Interval, VictimRow
+from fedinv_jax.report.rows import ConfidenceInterval, VictimRow
 
 CLAIMS = {
     'C1': 'several gradients reveal more than one',
@@ -43,8 +43,8 @@ class Comparison(NamedTuple):
     claim: str
     better: VictimRow
     worse: VictimRow
-    effect: dict[str, Interval]
-    popularity: dict[str, Interval] | None
+    effect: dict[str, ConfidenceInterval]
+    popularity: dict[str, ConfidenceInterval] | None
     p: dict[str, float | None]
     means: dict[str, tuple[float | None, float | None]]
     num_victims: int
@@ -112,8 +112,8 @@ def _comparison(claim: str, better: _Rows, worse: _Rows, guess: _Rows | None) ->
         claim,
         better[0],
         worse[0],
-        {name: stats.interval(*values) for name, values in differences.items()},
-        {name: stats.interval(*stats.compared(better, guess, name)) for name in _METRICS}
+        {name: stats.confidence_interval(*values) for name, values in differences.items()},
+        {name: stats.confidence_interval(*stats.compared(better, guess, name)) for name in _METRICS}
         if guess
         else None,
         {name: stats.paired_p(*values) for name, values in differences.items()},

@@ -65,10 +65,10 @@ def _ends(rows: Sequence[SummaryRow]) -> str:
         return 'nothing that was tried'
     if verbs <= {'is worse than', 'cannot be told from'}:
         if all(row['defences'] == {} for row in rows):
-            return 'nothing to stop: no attack that was run beats the popularity guesser'
-        return 'this setting does, in which no attack that was run beats the popularity guesser'
+            return 'nothing to stop: no attack that was run beats the popularity baseline'
+        return 'this setting does, in which no attack that was run beats the popularity baseline'
     if 'has no counterpart for' in verbs:
-        return 'not known, as the popularity guesser was not run beside every attack'
+        return 'not known, as the popularity baseline was not run beside every attack'
     return f'not known, as there are fewer than {stats.FEW} victims'
 
 
@@ -131,8 +131,8 @@ def _sides(comparison: claims.Comparison) -> str:
 
     def side(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         keys = ('num_gradients', 'interval', 'first_round')
-        told = [key for key in keys if row[key] != other[key] and row[key] is not None]
-        return ', '.join(f'{tables.title(key)} = {row[key]}' for key in told)
+        varying = [key for key in keys if row[key] != other[key] and row[key] is not None]
+        return ', '.join(f'{tables.title(key)} = {row[key]}' for key in varying)
 
     return f'{side(better, worse)} against {side(worse, better)}'
 

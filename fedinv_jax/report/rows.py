@@ -6,6 +6,7 @@ for what is undefined. A victim is a user of one seed, and has one row per setti
 
 import functools
 import inspect
+import re
 import reprlib
 import types
 import typing
@@ -36,8 +37,8 @@ class Setting(TypedDict):
     client: str
     solver: str | None
     iterations: int
-    precision: str
-    upload_precision: str
+    dtype: str
+    upload_dtype: str
 
 
 class Certificate(TypedDict):
@@ -66,7 +67,7 @@ class Epsilon(TypedDict):
     releases: int
 
 
-class Interval(TypedDict):
+class ConfidenceInterval(TypedDict):
     """A mean with its 95% interval, and the number of values that are undefined."""
 
     mean: float | None
@@ -117,12 +118,12 @@ class SummaryRow(_Shared):
     num_failed: int
     drift: float | None
     training_loss: float | None
-    quality: dict[str, Interval] | None
+    quality: dict[str, ConfidenceInterval] | None
     seconds_per_victim: float | None
-    metrics: dict[str, Interval]
-    difference_to_popularity: dict[str, Interval] | None
-    difference_to_one_gradient: dict[str, Interval] | None
-    certified: Interval | None
+    metrics: dict[str, ConfidenceInterval]
+    difference_to_popularity: dict[str, ConfidenceInterval] | None
+    difference_to_one_gradient: dict[str, ConfidenceInterval] | None
+    certified: ConfidenceInterval | None
     num_certified: int | None
     num_exact_certified: int | None
     rank: float | None
@@ -165,7 +166,7 @@ def mismatch(row: Mapping[str, Any], kind: Any) -> str | None:
     """The first way in which a row is not of a TypedDict; None where it is.
 
     Example:
-        >>> mismatch({'mean': 0.5, 'low': 'x', 'high': 0.5, 'undefined': 0}, Interval)
+        >>> mismatch({'mean': 0.5, 'low': 'x', 'high': 0.5, 'undefined': 0}, ConfidenceInterval)
         "Expected row['low'] of type float | None, got 'x'."
     """
     tests = _tests(kind)
@@ -222,13 +223,16 @@ _LATER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def upgrade(row: Mapping[str, Any], defences: Defences, labels_changed: bool) -> VictimRow:
+_RENAMED = {'precision': 'dtype', 'upload_precision': 'upload_dtype'}
+
+
+def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
     """A victim row of schema 1 as one of schema 2; one of schema 2 as it is.
 
     Args:
         row: as read from `victims.jsonl`.
-        defences: of the run's config; schema 1 has them as text only.
-        labels_changed: whether a defence of the run's config changes the labels.
+        of_config: `defence`, `defences` and `labels_changed` of the run's config; schema 1 has the
+            text alone, in its own words.
 
     Raises:
         ValueError: for another schema, or an attack that schema 1 did not know.
@@ -243,5 +247,7 @@ def upgrade(row: Mapping[str, Any], defences: Defences, labels_changed: bool) ->
     families = [name for name, known in _ATTACKS_OF_SCHEMA_1.items() if row['attack'] in known]
     if not families:
         raise ValueError(f'Expected an attack of schema 1, got {row["attack"]!r}.')
-    new = {'schema': 2, 'family': families[0], 'defences': defences}
-    return check({**_LATER, **row, **new, 'labels_changed': labels_changed})
+    renamed = {_RENAMED.get(name, name): value for name, value in row.items()}
+    solver = row.get('solver') and re.sub(r'\brough$', 'approximate_embedding', row['solver'])
+    new = {'schema': 2, 'family': families[0], 'solver': solver, **of_config}
+    return check({**_LATER, **renamed, **new})

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from fedinv_jax.report.rows import Certificate, Interval, Setting, Summary, SummaryRow, VictimRow
+from fedinv_jax.report.rows import (
+    Certificate,
+    ConfidenceInterval,
+    Setting,
+    Summary,
+    SummaryRow,
+    VictimRow,
+)
 
 SETTING = tuple(Setting.__annotations__)
 CERTIFICATE = tuple(Certificate.__annotations__)
@@ -21,7 +28,7 @@ METRICS = (
 )  # fmt: skip
 COMPARED = ('auc', 'average_precision', 'f1')
 
-OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'precision')
+OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'dtype')
 """Keys of the setting that are ignored when an attack is paired with a baseline."""
 
 STEPS = ('num_gradients', 'interval', 'solver')
@@ -53,11 +60,11 @@ def _numbers(values: Iterable[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], float)
 
 
-def interval(
+def confidence_interval(
     values: Iterable[float | None],
     seeds: Sequence[int] | None = None,
     limits: tuple[float, float] = (-np.inf, np.inf),
-) -> Interval:
+) -> ConfidenceInterval:
     """Mean of the defined values with its 95% interval.
 
     With one seed, the percentile bootstrap over victims. With G seeds, victims of a seed are not
@@ -76,7 +83,7 @@ def interval(
         interval. The generator's seed is fixed: equal values give equal intervals.
 
     Example:
-        >>> interval([0.5, None, 0.5])
+        >>> confidence_interval([0.5, None, 0.5])
         {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 1}
 
     References:
@@ -179,9 +186,9 @@ def compared(
 def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | None:
     """Two-sided p of 'the mean paired difference is 0'.
 
-    With several seeds the t-test with the standard error of `interval`, clustered by seed; with
-    one, the permutation test of the mean that flips the signs of the victims' differences (all of
-    them, or 9,999 drawn with a fixed seed).
+    With several seeds the t-test with the standard error of `confidence_interval`, clustered by
+    seed; with one, the permutation test of the mean that flips the signs of the victims'
+    differences (all of them, or 9,999 drawn with a fixed seed).
 
     Args:
         values: one difference a victim; None where undefined.
@@ -218,23 +225,23 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
 
 def _difference(
     victims: Sequence[VictimRow], others: Sequence[VictimRow] | None
-) -> dict[str, Interval] | None:
+) -> dict[str, ConfidenceInterval] | None:
     """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
     if not others or not pair(victims, others):
         return None
-    return {name: interval(*compared(victims, others, name)) for name in COMPARED}
+    return {name: confidence_interval(*compared(victims, others, name)) for name in COMPARED}
 
 
 def _victim(row: VictimRow) -> tuple[int, int]:
     return row['seed'], row['user']
 
 
-def _metrics(victims: Sequence[VictimRow]) -> dict[str, Interval]:
+def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
     """The interval of each metric, those of `METRICS` first."""
     others = {name for row in victims for name in row['metrics']}.difference(METRICS)
     seeds = [row['seed'] for row in victims]
     return {
-        name: interval(
+        name: confidence_interval(
             [row['metrics'].get(name) for row in victims],
             seeds,
             _LIMITS.get(name, (-np.inf, np.inf)),
@@ -248,7 +255,7 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
     made = [row for row in victims if row['certified'] is not None]
     certified = [row for row in made if row['certified']]
     exact = [row for row in certified if row['metrics'].get('exact') == 1]
-    share = interval(
+    share = confidence_interval(
         [row['certified'] for row in victims],
         [row['seed'] for row in victims],
         _LIMITS['certified'],
@@ -262,14 +269,16 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
     }
 
 
-def _quality(victims: Sequence[VictimRow]) -> dict[str, Interval] | None:
+def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | None:
     """What the trained models are worth, means over seeds; None where they were not evaluated."""
     by_seed = {row['seed']: row['quality'] for row in victims if row['quality']}
     if not by_seed:
         return None
     names = next(iter(by_seed.values()))
     return {
-        name: interval([found[name] for found in by_seed.values()], list(by_seed), (0.0, 1.0))
+        name: confidence_interval(
+            [found[name] for found in by_seed.values()], list(by_seed), (0.0, 1.0)
+        )
         for name in names
     }
 
@@ -318,9 +327,9 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
 
     Returns:
         `{'schema': 2, 'rows': [...]}`, strict JSON (null where undefined), a `rows.SummaryRow` for
-        each setting in order of first appearance. `metrics` and both differences hold `interval`s
-        over the victims of all seeds. `difference_to_popularity` pairs each victim with the answer
-        of the popularity baseline in the same setting (all but the keys of `OF_ATTACK`),
+        each setting in order of first appearance. `metrics` and both differences hold confidence
+        intervals over the victims of all seeds. `difference_to_popularity` pairs each victim with
+        the answer of the popularity baseline in the same setting (all but the keys of `OF_ATTACK`),
         `difference_to_one_gradient` with T = 1 (all but the keys of `STEPS`); null without a
         counterpart. `failures` counts the reasons of the failed victims. `certified` is the share
         of victims whose answer is certified, `num_exact_certified` how many of those are the truth

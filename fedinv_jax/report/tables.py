@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedinv_jax.report import stats
-from fedinv_jax.report.rows import Interval, Summary, SummaryRow
+from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow
 from fedinv_jax.report.stats import SETTING
 
 _TITLES = {
@@ -14,7 +14,7 @@ _TITLES = {
     'recovered_at_known_count': 'recovered at n',
 }  # fmt: skip
 # What an attack's name stands for in a run.
-_OF_ATTACK = ('dynamics', 'iterations', 'precision', 'solver')
+_OF_ATTACK = ('dynamics', 'iterations', 'dtype', 'solver')
 
 
 def title(name: str) -> str:
@@ -39,7 +39,7 @@ def distinct(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {key: list(shown) for key, shown in values.items()}
 
 
-def told(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that tell settings apart: those with several values, within one attack where it has own.
 
     T is not among them.
@@ -80,7 +80,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return '\n'.join([texts[0], rule, *texts[1:]])
 
 
-def estimate(value: Interval | None, victims: int, sign: str = '') -> str:
+def estimate(value: ConfidenceInterval | None, victims: int, sign: str = '') -> str:
     """`mean [low, high]` with three decimals, and n where not every victim counts; or a dash."""
     if value is None or value['mean'] is None:
         return '-'
@@ -88,7 +88,7 @@ def estimate(value: Interval | None, victims: int, sign: str = '') -> str:
     return '{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]'.format(s=sign, **value) + count
 
 
-def auc_of(difference: Mapping[str, Interval] | None) -> Interval | None:
+def auc_of(difference: Mapping[str, ConfidenceInterval] | None) -> ConfidenceInterval | None:
     """That of AUC, of a paired difference by metric; None without a counterpart."""
     return None if difference is None else difference['auc']
 
@@ -150,7 +150,7 @@ def table(
     if not rows:
         return 'No victims.\n'
     baselines = [row for row in rows if row['family'] == 'baseline']
-    apart = told(attacks or rows)
+    apart = varying(attacks or rows)
     keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
     lines = [_line(row, keys, metrics) for row in attacks]
     lines += _baseline_lines(baselines, [_line(row, keys, metrics) for row in baselines])
@@ -177,7 +177,7 @@ def _each(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     return '; '.join(f'{value} ({", ".join(attacks)})' for value, attacks in own.items())
 
 
-def outcome(difference: Mapping[str, Interval] | None, victims: int) -> tuple[str, str]:
+def outcome(difference: Mapping[str, ConfidenceInterval] | None, victims: int) -> tuple[str, str]:
     """A paired difference of AUC as a verb, and its number."""
     auc = auc_of(difference)
     if auc is None or auc['low'] is None or auc['high'] is None:
@@ -202,7 +202,7 @@ def verdict(summary: Summary) -> str:
         Markdown; empty without an attack.
     """
     attacks = attacks_of(summary)
-    apart = [key for key in told(attacks) if key != 'seen']
+    apart = [key for key in varying(attacks) if key != 'seen']
     verbs: dict[tuple[str, str], list[str]] = {}
     paragraphs: dict[str, list[str]] = {}
     for row in attacks:
@@ -225,7 +225,7 @@ def verdict(summary: Summary) -> str:
 def _rivals(row: SummaryRow) -> dict[str, tuple[str, str]]:
     """The `outcome` of an attack against each of its counterparts, by name."""
     victims = row['num_victims']
-    found = {'the popularity guesser': outcome(row['difference_to_popularity'], victims)}
+    found = {'the popularity baseline': outcome(row['difference_to_popularity'], victims)}
     if row['num_gradients'] == 1:
         return found
     return {'one gradient': outcome(row['difference_to_one_gradient'], victims), **found}
@@ -245,7 +245,7 @@ def certificates(summary: Summary) -> list[str]:
         summary: what `summarize` returns.
     """
     attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
-    apart = [key for key in told(attacks) if key not in ('attack', 'solver')]
+    apart = [key for key in varying(attacks) if key not in ('attack', 'solver')]
     lines = []
     for row in attacks:
         certified, exact = row['num_certified'] or 0, row['num_exact_certified'] or 0

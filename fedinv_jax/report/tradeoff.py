@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fedinv_jax.report import tables
-from fedinv_jax.report.rows import Defences, Epsilon, Interval, Summary, SummaryRow
+from fedinv_jax.report.rows import ConfidenceInterval, Defences, Epsilon, Summary, SummaryRow
 
 NONE = 'none'
 QUALITY = ('hr@10_loo99', 'ndcg@10_loo99')
@@ -50,7 +50,7 @@ class Point(NamedTuple):
     num_gradients: int
     best: SummaryRow
     stopped: bool | None
-    quality: Mapping[str, Interval]
+    quality: Mapping[str, ConfidenceInterval]
     epsilon: Epsilon | None
 
 

@@ -51,8 +51,9 @@ class Recording(NamedTuple):
         cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
             without secure aggregation.
         snapshots: kept round -> snapshot.
-        uploads: `uploads(round, group, places) -> seen`, what some of a group's kept clients send
-            through their channels in a kept round if they take part, leaves `[len(places), ...]`.
+        uploads: `uploads(round, group, positions) -> seen`: what those of a group's kept clients
+            send through their channels in a kept round if they take part, leaves
+            `[len(positions), ...]`.
         end: the state at the end of the training.
     """
 
@@ -64,7 +65,7 @@ class Recording(NamedTuple):
 
 
 def record(
-    run: Federation,
+    federation: Federation,
     key: Key,
     victims: Sequence[int],
     observed: Sequence[int],
@@ -75,7 +76,7 @@ def record(
     """Trains and keeps what the attacks on `victims` need, the state of the kept rounds.
 
     Args:
-        run: the federation.
+        federation: the federation.
         key: PRNG key of the whole run.
         victims: user indices; they take part in every observed round, beside the clients drawn.
         observed: rounds (0 is the first) in which they upload.
@@ -92,16 +93,16 @@ def record(
     kept = sorted({*observed, *between})
     if not kept or kept[0] < 0:
         raise ValueError(f'Expected rounds >= 0 to observe, got {list(kept)}.')
-    known = {int(user) for group in run.clients for user in group.users}
+    known = {int(user) for group in federation.clients for user in group.users}
     if missing := sorted(set(map(int, victims)) - known):
         raise ValueError(f'Expected victims to be clients; users {missing[:5]} are not.')
-    wanted = [np.isin(group.users, victims) for group in run.clients]
-    forced = tuple(map(jnp.asarray, wanted))
-    nobody = tuple(jnp.zeros_like(mask) for mask in forced)
-    chosen, cohorts, sums_kept = _chosen(run, wanted)
-    advance, keep = _advance(run), _keep(run, chosen)
+    wanted = [np.isin(group.users, victims) for group in federation.clients]
+    always_sampled = tuple(map(jnp.asarray, wanted))
+    nobody = tuple(jnp.zeros_like(mask) for mask in always_sampled)
+    chosen, cohorts, sums_kept = _chosen(federation, wanted)
+    advance, keep = _advance(federation), _keep(federation, chosen)
     init_key, run_key = jax.random.split(key)
-    state, snapshots = compilation.jit(run.init)(init_key), {}
+    state, snapshots = compilation.jit(federation.init)(init_key), {}
     # The last kept round need not be trained, except for its sums.
     last = max(kept[-1] + (cohorts is not None), num_rounds)
     for stop in sorted({*kept, last}):
@@ -111,7 +112,7 @@ def record(
             progress(done + rounds, last)
         if stop not in kept:
             break
-        must = forced if stop in observed else nobody
+        must = always_sampled if stop in observed else nobody
         snapshots[stop] = jax.device_get(keep(state, run_key, must))
         if stop < last:
             state, sums = advance(state, run_key, must, 1)
@@ -121,56 +122,62 @@ def record(
                 snapshots[stop] = snapshots[stop]._replace(sums=sums)
     clients = tuple(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
-        for group, index in zip(run.clients, chosen, strict=True)
+        for group, index in zip(federation.clients, chosen, strict=True)
     )
-    again = train.uploads(run, run_key)
+    again = train.uploads(federation, run_key)
     uploads = partial(_uploads, again, clients, snapshots)
     return Recording(clients, cohorts, snapshots, uploads, state)
 
 
 def _chosen(
-    run: Federation, victims: Sequence[np.ndarray]
+    federation: Federation, victims: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], tuple[np.ndarray, ...] | None, np.ndarray]:
     """Which clients and which cohorts are kept.
 
     Returns:
         Per group the places of the kept clients; `Recording.cohorts`; the kept cohorts.
     """
-    if run.cohorts is None:
+    if federation.cohorts is None:
         return [np.flatnonzero(mask) for mask in victims], None, np.zeros(0, int)
     kept = np.unique(
-        np.concatenate([of[mask] for of, mask in zip(run.cohorts.of, victims, strict=True)])
+        np.concatenate([of[mask] for of, mask in zip(federation.cohorts.of, victims, strict=True)])
     )
-    chosen = [np.flatnonzero(np.isin(of, kept)) for of in run.cohorts.of]
+    chosen = [np.flatnonzero(np.isin(of, kept)) for of in federation.cohorts.of]
     cohorts = tuple(
-        np.searchsorted(kept, of[places]) for of, places in zip(run.cohorts.of, chosen, strict=True)
+        np.searchsorted(kept, of[positions])
+        for of, positions in zip(federation.cohorts.of, chosen, strict=True)
     )
     return chosen, cohorts, kept
 
 
-def _advance(run: Federation) -> Callable:
-    """`advance(state, key, forced, rounds) -> (state, sums)`, the sums of the last round."""
+def _advance(federation: Federation) -> Callable:
+    """`advance(state, key, always_sampled, rounds) -> (state, sums of the last round)`."""
 
     @partial(jax.jit, donate_argnames='state')
     def advance(
-        state: State, key: Key, forced: tuple[Array, ...], rounds: Array
+        state: State, key: Key, always_sampled: tuple[Array, ...], rounds: Array
     ) -> tuple[State, PyTree]:
-        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(run.step, state, key, forced)[1])
+        nothing = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(federation.step, state, key, always_sampled)[1]
+        )
         return jax.lax.fori_loop(
-            0, rounds, lambda _, carry: run.step(carry[0], key, forced), (state, nothing)
+            0,
+            rounds,
+            lambda _, carry: federation.step(carry[0], key, always_sampled),
+            (state, nothing),
         )
 
     return advance
 
 
-def _keep(run: Federation, chosen: Sequence[np.ndarray]) -> Callable:
-    """`keep(state, key, forced) -> snapshot`, without sums."""
+def _keep(federation: Federation, chosen: Sequence[np.ndarray]) -> Callable:
+    """`keep(state, key, always_sampled) -> snapshot`, without sums."""
 
     @compilation.jit
-    def keep(state: State, key: Key, forced: tuple[Array, ...]) -> Snapshot:
-        parts = state.private, state.channel, run.active(state.round, key, forced)
+    def keep(state: State, key: Key, always_sampled: tuple[Array, ...]) -> Snapshot:
+        parts = state.private, state.channel, federation.active(state.round, key, always_sampled)
         private, channel, there = (tuple(map(tree.take, part, chosen)) for part in parts)
-        return Snapshot(state.shared, private, channel, there, run.loss(state))
+        return Snapshot(state.shared, private, channel, there, federation.loss(state))
 
     return keep
 
@@ -181,9 +188,9 @@ def _uploads(
     snapshots: Mapping[int, Snapshot],
     round_: int,
     g: int,
-    places: np.ndarray,
+    positions: np.ndarray,
 ) -> PyTree:
     """`Recording.uploads`, by `train.uploads` from the kept state."""
     own, kept = clients[g], snapshots[round_]
     data = own.users, own.items, own.labels, own.weights, kept.private[g], kept.channel[g]
-    return again(kept.shared, round_, train.Local(*tree.take(data, places)), len(own.users))
+    return again(kept.shared, round_, train.Local(*tree.take(data, positions)), len(own.users))

@@ -183,13 +183,13 @@ def _members(
 
     -1 stands for members that a cohort of fewer than `size` lacks; M = 1 without cohorts.
     """
-    g, places = _places(recording, users)
+    g, positions = _places(recording, users)
     if recording.cohorts is None:
-        return g, places[:, None]
+        return g, positions[:, None]
     if not batch_known:
         raise ValueError('Secure aggregation needs batch_known=True.')
     of = recording.cohorts[g]
-    return g, np.stack([_cohort(of, place, size) for place in places])
+    return g, np.stack([_cohort(of, place, size) for place in positions])
 
 
 def _cohort(of: np.ndarray, victim: int, size: int) -> np.ndarray:
@@ -225,7 +225,7 @@ def _seen(
     rounds: Sequence[int],
     seen: Sequence[str],
     g: int,
-    places: np.ndarray,
+    positions: np.ndarray,
     items: np.ndarray,
     real: np.ndarray,
     rows: np.ndarray | None,
@@ -237,10 +237,10 @@ def _seen(
     """
     real = real > 0
     if recording.cohorts is None:
-        uploads = [recording.uploads(int(round_), g, places) for round_ in rounds]
+        uploads = [recording.uploads(int(round_), g, positions) for round_ in rounds]
     else:
         real = real & (rows == np.arange(items.shape[1]))
-        cohorts = recording.cohorts[g][places]
+        cohorts = recording.cohorts[g][positions]
         uploads = [
             _stacked([client.gather(tree.take(recording.snapshots[round_].sums, cohort), own)
                       for cohort, own in zip(cohorts, items, strict=True)])

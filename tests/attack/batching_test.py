@@ -10,7 +10,7 @@ import pytest
 
 from fedinv_jax import tree, types
 from fedinv_jax.attack import batching, inversion
-from fedinv_jax.attack.batching import Search
+from fedinv_jax.attack.batching import Descent
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Guess
 
@@ -32,7 +32,7 @@ def transcripts():
     )  # fmt: skip
 
 
-def search(threshold=0.0, restarts=1):
+def descent(threshold=0.0, restarts=1):
     def pose(transcript, key, num_iterations):
         del key, num_iterations
         speed, scales = transcript.shared['items'], transcript.shared['scorer']
@@ -49,7 +49,7 @@ def search(threshold=0.0, restarts=1):
         )  # fmt: skip
         return problem, inversion.descent(optax.sgd(0.1), threshold=threshold)
 
-    return Search(pose, restarts)
+    return Descent(pose, restarts)
 
 
 def alone(own):
@@ -58,9 +58,11 @@ def alone(own):
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def in_step(own, lanes, count=V, iterations=MOST):
+def in_step(own, parallel_victims, count=V, iterations=MOST):
     function = jax.jit(
-        lambda seen, keys, n, count: batching.stream(own, seen, AXES, keys, n, count, lanes)
+        lambda seen, keys, n, count: batching.stream(
+            own, seen, AXES, keys, n, count, parallel_victims
+        )
     )
     return jax.device_get(function(transcripts(), KEYS, iterations, count))
 
@@ -73,38 +75,38 @@ def same(got, expected, rtol=1e-9):
 # iterations that a lane's next client does not begin at 0; a lane that starts from the state
 # before; an answer written at another client's place; any restart that ends its client; the next
 # client left out.
-@pytest.mark.parametrize('lanes', [1, 2, 3, 5, V, V + 2])
+@pytest.mark.parametrize('parallel_victims', [1, 2, 3, 5, V, V + 2])
 @pytest.mark.parametrize('restarts', [1, 3])
-def test_lanes_that_are_refilled(lanes, restarts):
+def test_lanes_that_are_refilled(parallel_victims, restarts):
     with jax.enable_x64():
-        own = search(threshold=1e-3, restarts=restarts)
-        same(in_step(own, lanes), alone(own))
+        own = descent(threshold=1e-3, restarts=restarts)
+        same(in_step(own, parallel_victims), alone(own))
 
 
 def test_clients_end_at_different_times():
     with jax.enable_x64():
-        early, late = alone(search(threshold=1e-3)), alone(search())
+        early, late = alone(descent(threshold=1e-3)), alone(descent())
     ended = early.objective <= 1e-3
     assert 1 < ended.sum() < V
     assert (early.objective[ended] > late.objective[ended]).all()
 
 
 # Failed on: the threshold of one lane that ends its neighbours.
-@pytest.mark.parametrize('lanes', [1, 3, V])
-def test_early_stopping_changes_no_other_client(lanes):
+@pytest.mark.parametrize('parallel_victims', [1, 3, V])
+def test_early_stopping_changes_no_other_client(parallel_victims):
     with jax.enable_x64():
-        early, late = (in_step(search(threshold=t), lanes) for t in (1e-3, 0.0))
+        early, late = (in_step(descent(threshold=t), parallel_victims) for t in (1e-3, 0.0))
     others = early.objective > 1e-3
     assert 1 < others.sum() < V
     for one, other in ((early.scores, late.scores), (early.objective, late.objective)):
         np.testing.assert_array_equal(one[others], other[others])
 
 
-@pytest.mark.parametrize(('lanes', 'count'), [(1, 4), (3, 4), (V, 4), (3, 0), (3, 1)])
-def test_only_the_first_are_attacked(lanes, count):
+@pytest.mark.parametrize(('parallel_victims', 'count'), [(1, 4), (3, 4), (V, 4), (3, 0), (3, 1)])
+def test_only_the_first_are_attacked(parallel_victims, count):
     with jax.enable_x64():
-        own = search(threshold=1e-3)
-        found, expected = in_step(own, lanes, count), alone(own)
+        own = descent(threshold=1e-3)
+        found, expected = in_step(own, parallel_victims, count), alone(own)
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf[:count], other[:count], rtol=1e-9)
         assert not leaf[count:].any()
@@ -112,7 +114,7 @@ def test_only_the_first_are_attacked(lanes, count):
 
 def test_a_client_that_is_not_finite_fails_alone():
     with jax.enable_x64():
-        own, broken = search(threshold=1e-3), transcripts()
+        own, broken = descent(threshold=1e-3), transcripts()
         broken = dataclasses.replace(broken, seen=broken.seen.at[2].set(jnp.nan))
         found = batching.stream(own, broken, AXES, KEYS, MOST, V, 3)
         expected = alone(own)
@@ -123,7 +125,7 @@ def test_a_client_that_is_not_finite_fails_alone():
 
 def test_one_more_iteration_is_one_more():
     with jax.enable_x64():
-        short, long = (in_step(search(), 3, iterations=n) for n in (1, 2))
+        short, long = (in_step(descent(), 3, iterations=n) for n in (1, 2))
     assert (long.objective < short.objective).all()
 
 
@@ -133,7 +135,7 @@ def test_no_lane_waits_for_another():
     calls = []
 
     def pose(transcript, key, num_iterations):
-        problem, solver = search(threshold=1e-3).pose(transcript, key, num_iterations)
+        problem, solver = descent(threshold=1e-3).pose(transcript, key, num_iterations)
 
         def update(problem, state):
             jax.debug.callback(lambda _: calls.append(1), state.objective)
@@ -141,12 +143,14 @@ def test_no_lane_waits_for_another():
 
         return problem, inversion.Inversion(solver.init, update)
 
-    def steps(seen, keys, lanes):
+    def steps(seen, keys, parallel_victims):
         calls.clear()
-        own = Search(pose)
-        jax.block_until_ready(batching.stream(own, seen, AXES, keys, MOST, len(keys), lanes))
+        own = Descent(pose)
+        jax.block_until_ready(
+            batching.stream(own, seen, AXES, keys, MOST, len(keys), parallel_victims)
+        )
         jax.effects_barrier()
-        return len(calls) // lanes
+        return len(calls) // parallel_victims
 
     with jax.enable_x64():
         everyone = transcripts()

@@ -30,5 +30,5 @@ def test_odds_add_up_to_the_expected_count():
         items=jnp.arange(5), slot=None, weights=weights,
         log_odds=jnp.log(jnp.array([1.0, 2.0, 3.0, 2.0, 9.0])),
     )  # fmt: skip
-    odds = jnp.exp(candidates.log_odds(transcript, 0.25))
-    np.testing.assert_allclose(odds, [1 / 8, 2 / 8, 3 / 8, 2 / 8, 0], rtol=1e-6)
+    log_odds = jnp.exp(candidates.log_odds(transcript, 0.25))
+    np.testing.assert_allclose(log_odds, [1 / 8, 2 / 8, 3 / 8, 2 / 8, 0], rtol=1e-6)

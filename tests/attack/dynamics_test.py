@@ -23,11 +23,11 @@ MODELS = {
 }
 
 
-def make_client(name, kind, private_rate=0.4):
+def make_client(name, kind, private_learning_rate=0.4):
     if kind == 'gradient_step':
-        return client.gradient_step(MODELS[name], losses.bce, private_rate)
+        return client.gradient_step(MODELS[name], losses.bce, private_learning_rate)
     return client.local_sgd(
-        MODELS[name], losses.bce, optax.sgd(0.3), optax.sgd(private_rate), 2, batch_size=2
+        MODELS[name], losses.bce, optax.sgd(0.3), optax.sgd(private_learning_rate), 2, batch_size=2
     )
 
 
@@ -49,12 +49,14 @@ def make_clients():
 
 
 @functools.cache
-def recording(name, kind, x64, private_rate=0.4, per_round=None, observed=tuple(range(7)), seed=7):
+def recording(
+    name, kind, x64, private_learning_rate=0.4, per_round=None, observed=tuple(range(7)), seed=7
+):
     """Seven rounds of a federation in which all clients train: the shared parameters move."""
     with jax.enable_x64(x64):
         run = train.federation(
             MODELS[name],
-            make_client(name, kind, private_rate),
+            make_client(name, kind, private_learning_rate),
             observe.chain(),
             server.server(optax.sgd(1.0)),
             [make_clients()],
@@ -214,11 +216,11 @@ def test_rounds_without_the_client_are_skipped():
     assert values[2] > 1e-6
 
 
-def predict(name, kind, transcript, hypothesis, latent, private_rate=0.4, labels=None):
+def predict(name, kind, transcript, hypothesis, latent, private_learning_rate=0.4, labels=None):
     labels = jnp.linspace(-0.2, 1.1, B) if labels is None else labels
 
     def predict(transcript, guess):
-        update = make_client(name, kind, private_rate)
+        update = make_client(name, kind, private_learning_rate)
         return make_problem(name, transcript, update, hypothesis).predict(guess)
 
     return jax.jit(predict)(transcript, types.Guess(labels, None, latent))

@@ -18,13 +18,13 @@ def transcript():
 
 # Failed on: means over K.
 def test_by_hand(transcript):
-    odds = np.linspace(-1, 1, B)
+    log_odds = np.linspace(-1, 1, B)
     y = np.array([1.0, 0.5, 0.25, 0.0])
-    softplus = np.log1p(np.exp(odds))
+    softplus = np.log1p(np.exp(log_odds))
     expected = {
         priors.binary_prior(): (0 + 1 + 4 * 0.25 * 0.75 + 0) / B,
         priors.sparsity_prior(): (1 + 0.5 + 0.25) / B,
-        priors.popularity_prior(): np.sum(softplus - y * odds) / B,
+        priors.popularity_prior(): np.sum(softplus - y * log_odds) / B,
     }
     for prior, value in expected.items():
         np.testing.assert_allclose(prior(LABELS, (), transcript), value, rtol=1e-5)

@@ -342,8 +342,8 @@ def test_every_recipe_runs_from_a_config(tmp_path):
     assert len(rows) == 4 * 2 * (len(recipes.RECIPES) + 1)
     for row in rows.values():
         assert row['status'] == 'ok'
-        guesser = row['attack'] == 'popularity'
-        assert row['solver'] == (None if guesser else recipes.RECIPES[row['attack']].solver)
-        assert row['dynamics'] == (None if guesser else 'free')
+        baseline = row['attack'] == 'popularity'
+        assert row['solver'] == (None if baseline else recipes.RECIPES[row['attack']].solver)
+        assert row['dynamics'] == (None if baseline else 'free')
     families = {name: spec.family for name, spec in registry.ATTACKS.items()}
     assert {name for name, family in families.items() if family == 'recipe'} == set(recipes.RECIPES)

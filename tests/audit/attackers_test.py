@@ -57,18 +57,20 @@ def answer(seen, tmp_path, **changes):
     return capture.attack_transcript(config, str(seen), str(tmp_path), log=silent)
 
 
-# Failed, field by field, on mutants of `attackers` that ignored it (attack.precision: no x64 scope
+# Failed, field by field, on mutants of `attackers` that ignored it (attack.dtype: no x64 scope
 # in `capture`).
 @pytest.mark.parametrize(
     'changes',
     [
-        {'attack__private_rate': 5.0, 'dynamics__name': ('unrolled',)},
+        {'attack__private_learning_rate': 5.0, 'dynamics__name': ('unrolled',)},
         pytest.param(
             {'attack__num_restarts': 8, 'attack__num_iterations': 50},
             id='attack__num_restarts',
             marks=pytest.mark.slow,
         ),
-        pytest.param({'attack__label_gain': 2.0}, id='attack__label_gain', marks=pytest.mark.slow),
+        pytest.param(
+            {'attack__label_rate_scale': 2.0}, id='attack__label_rate_scale', marks=pytest.mark.slow
+        ),
         {'attack__distance': 'squared'},
         pytest.param(
             {'attack__priors__norm': 10.0}, id='attack__priors__norm', marks=pytest.mark.slow
@@ -76,7 +78,7 @@ def answer(seen, tmp_path, **changes):
         pytest.param(
             {'attack__priors__binary': 10.0}, id='attack__priors__binary', marks=pytest.mark.slow
         ),
-        {'attack__precision': 'float64'},
+        {'attack__dtype': 'float64'},
         pytest.param(
             {'attack__optimizer__learning_rate': 0.3},
             id='attack__optimizer__learning_rate',
@@ -89,7 +91,7 @@ def test_a_field_changes_the_answer(seen, tmp_path, changes):
     same = ('dynamics__name', 'attack__num_iterations')
     base = {key: value for key, value in changes.items() if key in same}
     before, after = answer(seen, tmp_path, **base), answer(seen, tmp_path, **changes)
-    rounding = 0.0 if 'attack__precision' in changes else 1e-5
+    rounding = 0.0 if 'attack__dtype' in changes else 1e-5
     assert not math.isclose(after['objective'], before['objective'], rel_tol=rounding)
     assert before == answer(seen, tmp_path, **base)
 
@@ -114,7 +116,7 @@ def starts(private):
 )
 def test_a_start_is_where_the_attack_begins(seen, dynamics, private):
     config = small_config()
-    config.attack.update({'start': 'spectral', 'num_iterations': 1})
+    config.attack.update({'warm_start': 'spectral', 'num_iterations': 1})
     config.dynamics.name = (dynamics,)
     transcript, _ = transcripts.load(seen)
     setting = next(s for s in settings_lib.settings(config) if s.num_gradients == 2 and s.dynamics)
@@ -129,7 +131,7 @@ def test_a_start_is_where_the_attack_begins(seen, dynamics, private):
     answer = choice.attack(transcript, key, 1)
     assert answer.scores[0] > 0.99
     assert answer.scores[1:].max() < 0.01
-    config.attack.start = None
+    config.attack.warm_start = None
     drawn = attackers.make_mgradinv(target).attack(transcript, key, 1)
     assert 0.1 < drawn.scores[0] < 0.9
     expected = private if private is not None and jnp.isfinite(private).all() else drawn.private
@@ -197,7 +199,7 @@ def test_a_cohort_is_clipped_by_what_is_uploaded():
 @pytest.mark.parametrize('name', ['spectral', 'summed'])
 def test_attacks_on_rows_name_the_classes_by_the_share_that_trains(name):
     config = small_config()
-    config.observation.update({'pseudo': 0.75, 'seen': ('items',)})  # 0.8 of the labels are 1
+    config.observation.update({'pseudo_rate': 0.75, 'seen': ('items',)})  # 0.8 of the labels are 1
     config.attack.name = (name,)
     setting = settings_lib.settings(config)[0]._replace(seen=('items',))
     model = training.make_model(config.model, 10)
@@ -217,7 +219,7 @@ def test_attacks_on_rows_name_the_classes_by_the_share_that_trains(name):
 
 def test_who_knows_of_top_k_knows_that_small_rows_are_missing():
     config = small_config()
-    config.observation.update({'top': 0.5, 'seen': ('items',)})
+    config.observation.update({'top_k_share': 0.5, 'seen': ('items',)})
     model = training.make_model(config.model, 6)
     adaptive, blind = (attackers.probe(config, model, ('items',), knows) for knows in (True, False))
     assert adaptive.largest

@@ -15,8 +15,8 @@ from tests.audit.helpers import small_config
     [
         ({}, 0.2),
         ({'label_epsilon': 0.0}, 0.5),
-        ({'pseudo': 0.5}, 0.6),
-        ({'label_epsilon': float(np.log(3)), 'pseudo': 0.5}, 0.675),
+        ({'pseudo_rate': 0.5}, 0.6),
+        ({'label_epsilon': float(np.log(3)), 'pseudo_rate': 0.5}, 0.675),
     ],
 )
 def test_the_share_that_trains_as_interactions(fields, share):
@@ -31,7 +31,7 @@ def test_behind_noise_nobody_reads_off_what_was_kept():
     upload = {'items': jnp.array([[1.0, -2.0], [0.5, 3.0]])}
     seen = {'items': jnp.array([[0.0, 0.0], [0.0, 3.0]])}
     config = small_config()
-    config.observation.update({'top': 0.25, 'uploaded': ('items',)})
+    config.observation.update({'top_k_share': 0.25, 'uploaded': ('items',)})
 
     def predicted():
         channel = attackers.make_observation(config, ('items',))

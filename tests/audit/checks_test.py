@@ -34,11 +34,11 @@ def test_the_default_passes():
         ('client.precision', 'float16', 'float64'),
         ('client.private_optimizer.name', 'adm', 'adam'),
         ('model.kernel_init', 'unifrom', 'uniform'),
-        ('attack.start', 'spectrl', 'spectral'),
+        ('attack.warm_start', 'spectrl', 'spectral'),
         ('dynamics.name', ('free', 'unroled'), 'unrolled'),
         ('attack.name', ('mgradinw',), 'mgradinv'),
         ('attack.distance', 'cosin', 'cosine'),
-        ('attack.precision', 'float46', 'float64'),
+        ('attack.dtype', 'float46', 'float64'),
         ('attack.optimizer.name', 'adm', 'adam'),
         ('attack.optimizer.decay', 'cosin', 'cosine'),
         ('server.optimizer.name', 'sdg', 'sgd'),
@@ -78,9 +78,9 @@ def test_unknown_data_names_the_nearest():
         ('num_seeds', 0),
         ('attack.num_iterations', 0),
         ('attack.num_restarts', 0),
-        ('attack.block', 0),
+        ('attack.victims_per_call', 0),
         ('server.num_rounds', 0),
-        ('data.per_positive', 0),
+        ('data.negatives_per_positive', 0),
     ],
 )
 def test_counts_below_one(field, value):
@@ -104,24 +104,27 @@ def test_counts_below_one(field, value):
         ({'data.labels': 'ratings', 'attack.name': ('exact',)}, r"needs data\.labels='implicit'"),
         ({'observation.seen': ('scorer',), 'attack.name': ('sign',)}, r"seen='scorer' has none"),
         ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
-        ({'attack.start': 'exact'}, r"attack\.start='exact' needs attack\.precision='float64'"),
-        ({'client.precision': 'float64'}, r'attack\.precision=float64'),
+        (
+            {'attack.warm_start': 'exact'},
+            r"attack\.warm_start='exact' needs attack\.dtype='float64'",
+        ),
+        ({'client.precision': 'float64'}, r'attack\.dtype=float64'),
         ({'observation.delta': 0.0}, r'Expected observation\.delta=0\.0 between 0 and 1'),
         *(
             (
                 {
-                    'data.fresh_negatives': True,
+                    'data.resample_negatives': True,
                     'observation.batch_known': False,
                     'observation.seen': ('scorer',),
                     **defence,
                 },
-                'fresh_negatives allows no',
+                'resample_negatives allows no',
             )
             for defence in (
                 {'observation.label_epsilon': 1.0},
-                {'observation.pseudo': 0.1},
+                {'observation.pseudo_rate': 0.1},
                 {'observation.noise': 0.1},
-                {'observation.top': 0.1, 'observation.error_feedback': True},
+                {'observation.top_k_share': 0.1, 'observation.error_feedback': True},
             )
         ),
     ],
@@ -138,8 +141,8 @@ def test_values_that_agree():
     for changes in (
         {'num_seeds': 5, 'attack.num_victims': 0},
         {'client.name': 'local_sgd', 'client.item_drift': 0.1},
-        {'attack.start': 'exact', 'attack.precision': 'float64'},
-        {'attack.start': 'sign'},
+        {'attack.warm_start': 'exact', 'attack.dtype': 'float64'},
+        {'attack.warm_start': 'sign'},
         {'data.labels': 'ratings', 'attack.name': ('spectral', 'popularity')},
         # They compute in float64 whatever the rest does.
         {'client.precision': 'float64', 'attack.name': ('exact', 'popularity')},
@@ -190,7 +193,7 @@ def test_items_seen_with_the_batch_unknown(seen):
 
 
 def test_fresh_negatives_with_the_batch_known():
-    config = config_with('data.fresh_negatives', True)
+    config = config_with('data.resample_negatives', True)
     with pytest.raises(ValueError, match=r'needs observation\.batch_known=False'):
         checks.check(config)
 

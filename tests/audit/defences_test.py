@@ -26,9 +26,9 @@ def config_with(**fields):
 TEXTS = {
     'none': ({}, 'none', {}),
     'labels': (
-        {'observation__label_epsilon': 2.0, 'observation__pseudo': 0.25},
+        {'observation__label_epsilon': 2.0, 'observation__pseudo_rate': 0.25},
         'randomised response 2, pseudo-interactions 0.25',
-        {'label_epsilon': 2.0, 'pseudo': 0.25},
+        {'label_epsilon': 2.0, 'pseudo_rate': 0.25},
     ),
     'one part': (
         {'observation__uploaded': ('scorer',)},
@@ -37,9 +37,9 @@ TEXTS = {
     ),
     'parts in another order': ({'observation__uploaded': ('scorer', 'items')}, 'none', {}),
     'sparse': (
-        {'observation__top': 0.1, 'observation__error_feedback': True},
-        'top 0.1 with error feedback',
-        {'top': 0.1, 'error_feedback': 1.0},
+        {'observation__top_k_share': 0.1, 'observation__error_feedback': True},
+        'top-k 0.1 with error feedback',
+        {'top_k_share': 0.1, 'error_feedback': 1.0},
     ),
     'noise': (
         {'observation__clip': 20.0, 'observation__noise': 3.0},
@@ -57,9 +57,13 @@ TEXTS = {
     ),
     'the client': ({'client__item_drift': 0.5}, 'item_drift 0.5', {'item_drift': 0.5}),
     'coarse': (
-        {'observation__rank': 2, 'observation__levels': 3, 'observation__random': 0.5},
-        'rank 2, random 0.5, levels 3',
-        {'rank': 2.0, 'random': 0.5, 'levels': 3.0},
+        {
+            'observation__rank': 2,
+            'observation__quantization_levels': 3,
+            'observation__random_k_share': 0.5,
+        },
+        'rank 2, random-k 0.5, quantization levels 3',
+        {'rank': 2.0, 'random_k_share': 0.5, 'quantization_levels': 3.0},
     ),
 }
 
@@ -170,7 +174,7 @@ def test_a_made_up_defence_through_the_table_alone():
     config.observation.cohort = 4
     variance = channel.replayed(config).variance(upload)
     assert variance['scorer'][0] == pytest.approx(4 * 0.5**2 / 12)
-    hidden = channel.replayed(config_with(observation__made_up=0.5, observation__top=0.5))
+    hidden = channel.replayed(config_with(observation__made_up=0.5, observation__top_k_share=0.5))
     ones = {'items': jnp.ones((2, 3)), 'scorer': jnp.ones(4)}
     predicted = hidden.predict(ones, upload, hidden.init(ones))[0]
     np.testing.assert_array_equal(predicted['scorer'], ones['scorer'])

@@ -20,11 +20,11 @@ SMOKE = (
     "--config.attack.name=('exact', 'mgradinv', 'popularity')",
     '--config.attack.num_iterations=50',
     '--config.attack.num_victims=9',
-    '--config.attack.block=8',
+    '--config.attack.victims_per_call=8',
     '--config.attack.num_gradients=2',
     '--config.dynamics.name=free',
     '--config.client.precision=float64',
-    '--config.attack.precision=float64',
+    '--config.attack.dtype=float64',
     '--noconfig.run.progress',
 )
 
@@ -125,7 +125,7 @@ from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, training
 config = config_lib.default_config()
 config.data.synthetic.num_users = 45
-config.observation.update({'top': 0.1, 'error_feedback': True})
+config.observation.update({'top_k_share': 0.1, 'error_feedback': True})
 config.server.clients_per_round = 10
 config.attack.num_victims = 5
 (case,) = plan.make_cases(config)

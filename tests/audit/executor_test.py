@@ -15,8 +15,8 @@ from tests.audit.helpers import bias_sign, replace_attack
 from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
 
 
-# Failed on the mutant of `try_` that knows of exact attacks only, and on one of `run` that computes
-# twice what was tried.
+# Failed on the mutant of `warm_up` that knows of exact attacks only, and on one of `run` that
+# computes twice what was tried.
 @pytest.mark.slow
 def test_what_is_tried_to_its_end(monkeypatch):
     replace_attack(monkeypatch, 'exact', bias_sign)
@@ -25,14 +25,14 @@ def test_what_is_tried_to_its_end(monkeypatch):
     case = plan.make_case(config)
     arguments = functools.partial(runner.arguments, runner.train(case))
     for block in plan.blocks([case]):
-        with executor.precision(block):
+        with executor.dtype_scope(block):
             made = executor.compile_(block, arguments, 2.0**40)
-            tried = executor.try_(made, block, arguments)
-            assert (tried.answers is None) == (block.setting.attack == 'mgradinv')
-            assert tried.seconds > 0
+            warm_up_block = executor.warm_up(made, block, arguments)
+            assert (warm_up_block.answers is None) == (block.setting.attack == 'mgradinv')
+            assert warm_up_block.seconds > 0
             if block.setting.attack == 'exact':
-                found = executor.run(tried, block, *arguments(block, made.places))
-                assert found == (tried.answers, tried.seconds)
+                found = executor.run(warm_up_block, block, *arguments(block, made.slots))
+                assert found == (warm_up_block.answers, warm_up_block.seconds)
 
 
 def test_on_a_cpu_each_core_has_a_block(monkeypatch):
@@ -50,7 +50,7 @@ def test_one_victim_may_take_the_memory_of_the_other_workers(block_and_arguments
     one = executor.compile_(block._replace(users=block.users[:1], size=1), arguments, 2.0**40)
     for times in (1.1, 3.9, 4.1):
         bound = executor.compile_(block, arguments, times * one.memory, workers=4)
-        assert bound.places == 1
+        assert bound.slots == 1
     with pytest.raises(ValueError, match='Raise it'):
         executor.compile_(block, arguments, 0.9 * one.memory, workers=4)
 
@@ -60,10 +60,10 @@ def test_a_memory_bound_makes_calls_smaller_and_changes_rounding_only(block_and_
     block, arguments = block_and_arguments
     free = executor.compile_(block, arguments, 2.0**40)
     bound = executor.compile_(block, arguments, 0.9 * free.memory)
-    assert (free.places, bound.places) == (2, 1)
-    (whole,) = executor.parts(block, free.places)
+    assert (free.slots, bound.slots) == (2, 1)
+    (whole,) = executor.parts(block, free.slots)
     expected, _ = executor.run(free, whole, *arguments(whole, 2))
-    parts = executor.parts(block, bound.places)
+    parts = executor.parts(block, bound.slots)
     assert [part.users for part in parts] == [(user,) for user in block.users]
     for place, part in enumerate(parts):
         answers, _ = executor.run(bound, part, *arguments(part, 1))
@@ -81,10 +81,10 @@ def block_and_arguments():
 
 # Failed on: memory that nobody waits for.
 def test_memory_is_never_held_twice():
-    hold, lock, held, most = executor.room(100), threading.Lock(), [], []
+    reserve, lock, held, most = executor.memory_semaphore(100), threading.Lock(), [], []
 
     def work(part):
-        with hold(part):
+        with reserve(part):
             with lock:
                 held.append(part)
                 most.append(sum(held))
@@ -94,7 +94,7 @@ def test_memory_is_never_held_twice():
         return part
 
     parts = [90, 90, 10, 10, 40, 60, 70, 100, 10] * 3
-    assert list(executor.each(work, parts, 4)) == parts
+    assert list(executor.parallel_map(work, parts, 4)) == parts
     assert max(most) == 100
 
 

@@ -51,7 +51,7 @@ def test_guarantee_of_labels():
     assert found.unit.startswith('one label, given the items')
     # A negative that stays one tells for sure, where not all are passed off.
     for pseudo, epsilon in ((0.5, math.inf), (1.0, 0.0)):
-        (found,) = defences.guarantees(config_of(pseudo=pseudo), 10)
+        (found,) = defences.guarantees(config_of(pseudo_rate=pseudo), 10)
         assert found.epsilon == epsilon
 
 
@@ -84,7 +84,7 @@ def test_a_statement_says_everything(word):
 # `levels`; noise times .9 in `channel.channel`, in `training.make_cohorts`; sensitivity halved.
 @pytest.mark.parametrize('cohort', [1, 3])
 def test_the_channel_is_what_is_accounted_for(cohort):
-    config = config_of(clip=0.5, random=0.5, levels=1, cohort=cohort)
+    config = config_of(clip=0.5, random_k_share=0.5, quantization_levels=1, cohort=cohort)
     config.observation['sum_noise' if cohort > 1 else 'noise'] = 2.0
     config.attack.name = ('spectral',)
     (found, *_) = defences.guarantees(config, 10)

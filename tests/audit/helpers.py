@@ -33,7 +33,7 @@ def small_config():
     config.data.max_positives = 12
     config.model.update({'dim': 2, 'hidden': (4,)})
     config.observation.seen = ('scorer',)
-    config.attack.update({'num_victims': 2, 'num_iterations': 5, 'block': 2})
+    config.attack.update({'num_victims': 2, 'num_iterations': 5, 'victims_per_call': 2})
     return config
 
 

@@ -84,7 +84,7 @@ def test_the_solver_of_an_exact_attack_is_chosen_once(monkeypatch):
     for case in cases:
         for setting in settings_lib.settings(config):
             columns = plan.columns(case, setting)
-            choice = case.attacks[plan.alike(setting)]
+            choice = case.attacks[plan.attack_setting(setting)]
             assert columns['solver'] == choice.solver
             assert choice.why
     assert choice.solver in threat_model.describe(config, cases)
@@ -104,7 +104,7 @@ def test_guessers_know_the_share_of_the_candidates():
 # 5 victims in blocks of at most 4 are 3 and 2; another seed's 2 are a block of that size. Failed
 # on: blocks of 4 and 1; sizes by seed.
 def test_few_places_of_a_block_stay_empty():
-    config = tiny(name=('spectral',), num_gradients=(1,), block=4)
+    config = tiny(name=('spectral',), num_gradients=(1,), victims_per_call=4)
     case = plan.make_case(config)
     groups = (dataclasses.replace(case.clients[0], users=np.arange(9, dtype=np.int32)),)
     five, two = (case._replace(clients=groups, victims=list(range(n))) for n in (5, 2))

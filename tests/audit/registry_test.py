@@ -95,7 +95,7 @@ def test_who_adapts_to_what():
 
     for name in ('popularity', 'random', 'spectral', 'summed'):
         assert attackers_of(name, clip=1.0) == {True}
-    for fields in ({'top': 0.5}, {'pseudo': 0.5}):
+    for fields in ({'top_k_share': 0.5}, {'pseudo_rate': 0.5}):
         assert attackers_of('spectral', **fields) == {True, False}
         assert attackers_of('popularity', **fields) == {True}
     assert attackers_of('sign', clip=1.0) == {True, False}

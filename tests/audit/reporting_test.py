@@ -13,7 +13,7 @@ from tests.helpers import compilations, no_figures, run, silent, tiny  # noqa: F
 def defended():
     """A run with defences whose numbers are in the config only, where rows are of version 0.1."""
     config = tiny(num_iterations=5)
-    config.observation.update({'clip': 5.0, 'pseudo': 0.25})
+    config.observation.update({'clip': 5.0, 'pseudo_rate': 0.25})
     return config
 
 
@@ -43,10 +43,10 @@ def make_old(folder):
 def test_a_folder_of_version_0_1_is_reported_anew(whole, tmp_path):
     folder = make_old(shutil.copytree(whole, tmp_path / 'run'))
     lines = []
-    reporting.again(str(folder), lines.append)
+    reporting.rewrite(str(folder), lines.append)
     summary = strict((folder / 'summary.json').read_text())
     assert summary == strict((whole / 'summary.json').read_text())
-    assert summary['rows'][0]['defences'] == {'pseudo': 0.25, 'clip': 5.0}
+    assert summary['rows'][0]['defences'] == {'pseudo_rate': 0.25, 'clip': 5.0}
     assert summary['rows'][0]['labels_changed'] is True
     text = (folder / 'report.md').read_text()
     assert 'python scripts/attack.py' in text
@@ -55,7 +55,7 @@ def test_a_folder_of_version_0_1_is_reported_anew(whole, tmp_path):
     assert (folder / 'report.html').exists()
     assert '\n| attack' in lines[0]
     # Once more, from what it has written itself.
-    reporting.again(str(folder), silent)
+    reporting.rewrite(str(folder), silent)
     assert (folder / 'report.md').read_text() == text
 
 
@@ -77,7 +77,7 @@ def test_a_study_of_version_0_1_is_reported_anew(tmp_path):
     for name in study.arms(config):
         make_old(tmp_path / name)
     (tmp_path / 'report.html').unlink()
-    reporting.again(str(tmp_path), silent)
+    reporting.rewrite(str(tmp_path), silent)
     after = (tmp_path / 'report.md').read_text()
     assert 'python scripts/study.py' in after
     assert without_date(after) == without_date(before)
@@ -92,13 +92,13 @@ def without_date(text):
 
 def test_folders_that_cannot_be_reported(tmp_path):
     with pytest.raises(ValueError, match=r'There is no folder .*typo'):
-        reporting.again(str(tmp_path / 'typo'))
+        reporting.rewrite(str(tmp_path / 'typo'))
     with pytest.raises(ValueError, match='holds no rows of a run, nor do its folders'):
-        reporting.again(str(tmp_path))
-    workdir.open_(tmp_path / 'run', tiny().to_dict(), {})
+        reporting.rewrite(str(tmp_path))
+    workdir.open_or_create(tmp_path / 'run', tiny().to_dict(), {})
     for folder in (tmp_path / 'run', tmp_path):
         with pytest.raises(ValueError, match='holds no rows of a run, nor do its folders'):
-            reporting.again(str(folder))
+            reporting.rewrite(str(folder))
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_reports_of_one_victim_of_failures_and_of_none(tmp_path):
         for row in rows
     ]
     for name, made in (('failures', failed), ('none', [])):
-        folder = workdir.open_(tmp_path / name, config.to_dict(), {})
+        folder = workdir.open_or_create(tmp_path / name, config.to_dict(), {})
         workdir.write_record(folder, workdir.Record('the command', 'the threat model'))
         reporting.run(folder, made, silent)
         text = (folder / 'report.md').read_text()
@@ -137,7 +137,7 @@ def test_a_run_that_is_not_complete_says_so(whole, tmp_path):
     path.write_text(''.join(lines[:-1]))
     (folder / 'summary.json').unlink()
     told = []
-    reporting.again(str(folder), told.append)
+    reporting.rewrite(str(folder), told.append)
     words = f'This run is not complete: {len(lines) - 1} of {len(lines)} rows are there.'
     assert f'warning: {folder}: {words}' in told
     assert f'- **{words}**' in (folder / 'report.md').read_text()
@@ -155,7 +155,7 @@ def test_rows_that_a_killed_merge_left_twice_count_once(whole, tmp_path):
     users = [row['user'] for row in workdir.read_rows(folder)]
     assert users == [json.loads(line)['user'] for line in [lines[2], *lines[:2]]]
     (folder / 'victims.jsonl').write_text(''.join(lines))
-    reporting.again(str(folder), silent)
+    reporting.rewrite(str(folder), silent)
 
 
 # Failed on: the reasons of a study's report lost when it is written again, and its versions.
@@ -170,7 +170,7 @@ def test_a_study_reported_again_keeps_what_was_missing(tmp_path):
     arm = next(iter(study.arms(config)))
     versions = strict((tmp_path / arm / 'versions.json').read_text())
     (tmp_path / arm / 'versions.json').write_text(json.dumps({**versions, 'date': 'long ago'}))
-    reporting.again(str(tmp_path), silent)
+    reporting.rewrite(str(tmp_path), silent)
     text = (tmp_path / 'report.md').read_text()
     assert '- third: there is no data' in text
     assert '- date long ago' in text

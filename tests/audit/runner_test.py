@@ -59,7 +59,7 @@ def test_the_attack_recovers_what_items_give_away(whole):
 
 
 # Failed on the mutant of `runner.transcript` that leaves the victim in the counts, and on one of
-# `guessers` that sorts upwards.
+# `baselines` that sorts upwards.
 def test_popularity_is_that_of_the_other_users(whole):
     case = plan.make_case(tiny())
     _, _, rows = whole
@@ -124,7 +124,7 @@ def test_seconds_and_certificates_of_a_block_that_is_not_full(tmp_path, monkeypa
         return choice._replace(attack=attack)
 
     replace_attack(monkeypatch, 'exact', failing)
-    run(tiny(name=('exact',), num_gradients=(1,), num_victims=3, block=2), tmp_path)
+    run(tiny(name=('exact',), num_gradients=(1,), num_victims=3, victims_per_call=2), tmp_path)
     rows = workdir.read_rows(tmp_path)
     assert len(rows) == 3  # two of a block, and one of another that has two places
     for row in rows:
@@ -143,8 +143,8 @@ def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
     exact, *others = summary['rows']
     assert [row['attack'] for row in others] == ['mgradinv', 'mgradinv', 'popularity']
     assert (exact['solver'], exact['iterations']) == ('bias sign', 0)
-    assert (exact['dynamics'], exact['precision']) == ('free', 'float64')
-    assert {row['precision'] for row in others} == {'float32'}
+    assert (exact['dynamics'], exact['dtype']) == ('free', 'float64')
+    assert {row['dtype'] for row in others} == {'float32'}
     assert exact['difference_to_popularity']['auc']['mean'] > 0
     assert (exact['num_certified'], exact['num_exact_certified']) == (4, 4)
     assert (exact['rank'], exact['unknowns']) == (40, 44)
@@ -416,7 +416,7 @@ def assert_close(rows, expected, tolerance):
 )
 def test_another_block_size_changes_rounding_only(whole, tmp_path, block):
     _, _, expected = whole
-    _, rows = run(tiny(block=block), tmp_path)
+    _, rows = run(tiny(victims_per_call=block), tmp_path)
     assert_close(rows, expected, 1e-5)
 
 
@@ -429,9 +429,9 @@ def test_a_victim_that_is_not_finite_fails_alone(whole):
     def damaged(case):
         recording = runner.train(case)
 
-        def uploads(round_, group, places):
-            found = jax.tree.map(np.array, recording.uploads(round_, group, places))
-            users = recording.clients[group].users[places]
+        def uploads(round_, group, slots):
+            found = jax.tree.map(np.array, recording.uploads(round_, group, slots))
+            users = recording.clients[group].users[slots]
             found['items']['embedding'][users == broken, 0, 0] = np.nan
             return found
 
@@ -487,10 +487,10 @@ def test_every_seam_runs(tmp_path, dynamics, client, known):
 @pytest.mark.parametrize('client', ['float32', 'float64'])
 def test_the_solver_may_use_float64(whole, tmp_path, client):
     _, _, expected = whole
-    config = tiny(precision='float64')
+    config = tiny(dtype='float64')
     config.client.precision = client
     _, rows = run(config, tmp_path)
-    assert {row['precision'] for row in rows.values()} == {'float64'}
+    assert {row['dtype'] for row in rows.values()} == {'float64'}
     aucs = [row['metrics']['auc'] for row in rows.values()]
     np.testing.assert_allclose(aucs, [r['metrics']['auc'] for r in expected.values()], atol=0.02)
     assert jnp.ones(1).dtype == np.float32, 'x64 has leaked out of the run'
@@ -498,7 +498,7 @@ def test_the_solver_may_use_float64(whole, tmp_path, client):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_whole_rows_and_running_again_completes(tmp_path):
-    config = tiny(block=1, num_iterations=300_000, num_gradients=(1, 2))
+    config = tiny(victims_per_call=1, num_iterations=300_000, num_gradients=(1, 2))
     path = write_config(tmp_path / 'long.py', config)
     folder = tmp_path / 'run'
     # A shell's background job starts with Ctrl-C ignored, and a child would inherit that.

@@ -39,8 +39,8 @@ def test_a_failure_says_why_and_leaves_no_certificate(damaged, reason):
     case = plan.make_case(tiny(name=('popularity',)))
     block = plan.blocks([case])[0]
     group = plan.group_of(case, block.users[0])
-    places = [int(np.flatnonzero(group.users == user)[0]) for user in block.users]
-    labels, weights = group.labels[places], group.weights[places]
+    slots = [int(np.flatnonzero(group.users == user)[0]) for user in block.users]
+    labels, weights = group.labels[slots], group.weights[slots]
     truths = GroundTruth(np.array(block.users), labels, weights, np.ones((2, 2, 4)))
     sure = Certificate(np.ones(2, bool), np.ones(2), np.zeros(2), np.full(2, 40), np.full(2, 40))
     answers = Answer(labels, labels > 0.5, np.ones((2, 4)), np.array([0.1, np.nan]), sure)

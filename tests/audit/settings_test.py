@@ -5,7 +5,7 @@ from fedinv_jax.audit import registry
 from fedinv_jax.audit import settings as settings_lib
 
 
-# Failed on the mutants that keep the interval at T = 1 and the hypothesis of a guesser.
+# Failed on the mutants that keep the interval at T = 1 and the hypothesis of a baseline.
 def test_settings_are_the_product_without_duplicates():
     config = config_lib.default_config()
     config.observation.seen = ('scorer', 'items+scorer')
@@ -13,7 +13,7 @@ def test_settings_are_the_product_without_duplicates():
     config.attack.update({'num_gradients': (1, 2, 4), 'first_round': (0, 7), 'interval': (1, 10)})
     found = settings_lib.settings(config)
     assert len(set(found)) == len(found)
-    # T = 1 has no interval, T = 2 and 4 have two; guessers have no hypothesis.
+    # T = 1 has no interval, T = 2 and 4 have two; baselines have no hypothesis.
     lengths = 1 + 2 * 2
     assert len(found) == 2 * 2 * lengths * (2 + 1 + 1)
     assert {s.interval for s in found if s.num_gradients == 1} == {None}
@@ -28,7 +28,7 @@ def test_exact_attacks_have_one_hypothesis():
     config = config_lib.default_config()
     config.dynamics.name = ('unrolled', 'static')
     config.attack.update({'name': ('exact', 'sign', 'mgradinv'), 'num_gradients': (1, 2)})
-    config.attack.precision = 'float32'
+    config.attack.dtype = 'float32'
     found = [(s.attack, s.dynamics) for s in settings_lib.settings(config) if s.num_gradients == 2]
     assert found == [
         ('exact', 'free'),
@@ -38,7 +38,7 @@ def test_exact_attacks_have_one_hypothesis():
     ]
     exact = ('exact', 'sign', 'spectral', 'summed')
     for name in registry.ATTACKS:
-        assert settings_lib.precision(config, name) == ('float64' if name in exact else 'float32')
+        assert settings_lib.dtype(config, name) == ('float64' if name in exact else 'float32')
 
 
 def test_rounds_of_a_setting():
@@ -55,7 +55,10 @@ def test_attacks_on_rows_alone_are_run_once():
     found = {(setting.attack, setting.adaptive) for setting in settings_lib.settings(config)}
     assert found == {('sign', True), ('sign', False), ('spectral', True), ('summed', True)}
     # A blind one takes the public share for the one that trains, and missing rows for any.
-    for defence in ({'pseudo': 0.5, 'top': 1.0}, {'pseudo': 0.0, 'top': 0.5}):
+    for defence in (
+        {'pseudo_rate': 0.5, 'top_k_share': 1.0},
+        {'pseudo_rate': 0.0, 'top_k_share': 0.5},
+    ):
         config.observation.update(defence)
         found = {(setting.attack, setting.adaptive) for setting in settings_lib.settings(config)}
         assert ('spectral', False) in found

@@ -179,7 +179,7 @@ def test_slurm_arrays_are_shards(tmp_path):
 # SIGKILL at a random moment, as often as it takes: also within the writing of a row.
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    config = tiny(num_gradients=(1, 2), block=1, num_iterations=2000)
+    config = tiny(num_gradients=(1, 2), victims_per_call=1, num_iterations=2000)
     path = write_config(tmp_path / 'long.py', config)
     expected, folder, rng = tmp_path / 'whole', tmp_path / 'killed', random.Random(0)
     output, _ = script(f'--config={path}', f'--workdir={expected}').communicate(timeout=300)

@@ -28,7 +28,7 @@ def test_the_config_names_the_kernels_of_a_start():
 def test_a_field_of_local_sgd_changes_the_client(change):
     config = small_config()
     epochs = 3 if 'item_drift' in change else 1
-    config.client.update({'name': 'local_sgd', 'num_epochs': epochs, 'private_rate': 0.01})
+    config.client.update({'name': 'local_sgd', 'num_epochs': epochs, 'private_learning_rate': 0.01})
     model = training.make_model(config.model, 4)
     shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
     batch = Batch(None, jnp.array([1.0, 0, 0, 1]), jnp.ones(4))
@@ -47,7 +47,7 @@ def test_a_field_of_local_sgd_changes_the_client(change):
 # Failed on `k_core` alone, which leaves items without interactions in the catalogue.
 def test_a_filter_leaves_no_item_without_interactions():
     config = small_config()
-    config.data.core = 3
+    config.data.k_core = 3
     data = training.make_interactions(config)[0]
     assert data.num_items < 80
     assert np.bincount(data.items, minlength=data.num_items).min() >= 3
@@ -108,7 +108,7 @@ def test_only_the_first_users_are_clients():
 def test_data_sections_reach_the_data(tmp_path):
     path = tmp_path / 'ratings.csv'
     path.write_text(''.join(f'{u},{i},{(u + i) % 5 + 1}\n' for u in range(8) for i in range(8)))
-    config = small(name=str(path), threshold=4.0, core=2)
+    config = small(name=str(path), rating_threshold=4.0, k_core=2)
     interactions = training.make_interactions(config)[0]
     assert interactions.ratings.min() >= 4
     counts = np.bincount(interactions.users)

@@ -20,7 +20,7 @@ def line(user):
 @pytest.fixture
 def folder(tmp_path):
     """The work directory of a run without rows."""
-    return workdir.open_(tmp_path, CONFIG, DATA)
+    return workdir.open_or_create(tmp_path, CONFIG, DATA)
 
 
 def users_of(folder):
@@ -32,15 +32,15 @@ def changed(section, **fields):
 
 
 def test_open_writes_the_record_and_opens_again(tmp_path):
-    folder = workdir.open_(tmp_path / 'new' / 'run', CONFIG, DATA)
+    folder = workdir.open_or_create(tmp_path / 'new' / 'run', CONFIG, DATA)
     before = (folder / 'config.json').read_text()
     assert json.loads(before) == {'config': json.loads(json.dumps(CONFIG)), 'data': DATA}
-    assert workdir.open_(str(folder), CONFIG, DATA) == folder
+    assert workdir.open_or_create(str(folder), CONFIG, DATA) == folder
     assert (folder / 'config.json').read_text() == before
 
 
 def test_versions_name_packages_and_device(tmp_path):
-    folder = workdir.open_(tmp_path, CONFIG, DATA)
+    folder = workdir.open_or_create(tmp_path, CONFIG, DATA)
     versions = json.loads((folder / 'versions.json').read_text())
     assert {'fedinv_jax', 'jax', 'jaxlib', 'optax', 'flax', 'numpy', 'python'} <= set(versions)
     assert versions['devices']
@@ -64,38 +64,40 @@ def test_versions_name_packages_and_device(tmp_path):
     ids=['number', 'axis', 'top', 'data', 'new-field'],
 )
 def test_another_run_is_refused_with_field_and_both_values(tmp_path, config, data, message):
-    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [victim_row(0)])
+    workdir.append_rows(workdir.open_or_create(tmp_path, CONFIG, DATA), [victim_row(0)])
     before = (tmp_path / 'config.json').read_text()
     with pytest.raises(ValueError, match=message) as caught:
-        workdir.open_(tmp_path, config, data)
+        workdir.open_or_create(tmp_path, config, data)
     assert str(tmp_path) in str(caught.value)
     assert (tmp_path / 'config.json').read_text() == before
 
 
 def test_every_difference_is_listed(tmp_path):
-    workdir.append_rows(workdir.open_(tmp_path, CONFIG, DATA), [victim_row(0)])
+    workdir.append_rows(workdir.open_or_create(tmp_path, CONFIG, DATA), [victim_row(0)])
     with pytest.raises(ValueError, match=r'attack\.steps is 3.*; config\.seed is 0'):
-        workdir.open_(tmp_path, {**changed('attack', steps=4), 'seed': 5}, DATA)
+        workdir.open_or_create(tmp_path, {**changed('attack', steps=4), 'seed': 5}, DATA)
 
 
 # Failed on a mutant that skips 'config.r' instead of 'config.run.', by way of 'rate'.
 def test_only_the_section_run_may_differ(tmp_path):
-    workdir.append_rows(workdir.open_(tmp_path, {**CONFIG, 'rate': 1}, DATA), [victim_row(0)])
-    workdir.open_(tmp_path, {**changed('run', progress=False), 'rate': 1}, DATA)
+    workdir.append_rows(
+        workdir.open_or_create(tmp_path, {**CONFIG, 'rate': 1}, DATA), [victim_row(0)]
+    )
+    workdir.open_or_create(tmp_path, {**changed('run', progress=False), 'rate': 1}, DATA)
     with pytest.raises(ValueError, match=r'config\.rate is 1 there, 2 here'):
-        workdir.open_(tmp_path, {**CONFIG, 'rate': 2}, DATA)
+        workdir.open_or_create(tmp_path, {**CONFIG, 'rate': 2}, DATA)
 
 
 def test_a_folder_without_rows_is_taken_over(tmp_path):
-    workdir.open_(tmp_path, CONFIG, DATA)
-    workdir.open_(tmp_path, {**CONFIG, 'seed': 5}, DATA)
+    workdir.open_or_create(tmp_path, CONFIG, DATA)
+    workdir.open_or_create(tmp_path, {**CONFIG, 'seed': 5}, DATA)
     assert json.loads((tmp_path / 'config.json').read_text())['config']['seed'] == 5
 
 
 def test_rows_without_a_config_are_refused(tmp_path):
     workdir.append_rows(tmp_path, [victim_row(1)])
     with pytest.raises(ValueError, match=r'holds rows but no config\.json'):
-        workdir.open_(tmp_path, CONFIG, DATA)
+        workdir.open_or_create(tmp_path, CONFIG, DATA)
 
 
 def test_append_and_read(folder):
@@ -123,11 +125,16 @@ def test_a_row_that_is_none_is_refused_and_nothing_is_written(folder):
 
 def test_rows_of_version_0_1_are_read_with_what_the_config_says(tmp_path):
     config = {**CONFIG, 'observation': {'clip': 2.0, 'pseudo': 0.25}}
-    folder = workdir.open_(tmp_path, config, DATA)
+    folder = workdir.open_or_create(tmp_path, config, DATA)
     row = victim_row(0)
     old = {k: v for k, v in row.items() if k not in ('family', 'defences', 'labels_changed')}
+    old |= {'precision': old.pop('dtype'), 'upload_precision': old.pop('upload_dtype')}
     (folder / 'victims.jsonl').write_text(json.dumps({**old, 'schema': 1}) + '\n' + line(1))
-    changes = {'defences': {'pseudo': 0.25, 'clip': 2.0}, 'labels_changed': True}
+    changes = {
+        'defence': 'pseudo-interactions 0.25, clip 2',
+        'defences': {'pseudo_rate': 0.25, 'clip': 2.0},
+        'labels_changed': True,
+    }
     assert workdir.read_rows(folder) == [{**row, **changes}, victim_row(1)]
     (folder / 'victims.jsonl').write_text(json.dumps({**old, 'schema': 3}) + '\n')
     with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got 3'):
@@ -144,13 +151,13 @@ def test_no_file_is_no_rows(tmp_path):
     assert workdir.read_rows(tmp_path) == []
 
 
-# Failed on the mutants of `writing` with `rfind` without `+ 1`, and without `truncate`.
+# Failed on the mutants of `locked_rows` with `rfind` without `+ 1`, and without `truncate`.
 @pytest.mark.parametrize('cut', ['', '{', '{"user": 2, "x": 0.', line(2)[:-1]])
 def test_a_line_cut_off_is_dropped_and_the_file_repaired(folder, cut):
     path, said = folder / 'victims.jsonl', []
     path.write_text(line(0) + line(1) + cut)
     assert users_of(folder) == [0, 1]
-    with workdir.writing(folder, log=said.append):
+    with workdir.locked_rows(folder, log=said.append):
         assert path.read_text() == line(0) + line(1)
         workdir.append_rows(folder, [victim_row(3)])
     assert users_of(folder) == [0, 1, 3]
@@ -163,7 +170,7 @@ def test_reading_leaves_the_rows_of_other_shards_alone(folder):
     path = workdir.rows_file(folder, (1, 3))
     path.write_text(line(0) + '{"us')
     assert path.name == 'victims-1-of-3.jsonl'
-    with workdir.writing(folder, (0, 3)):
+    with workdir.locked_rows(folder, (0, 3)):
         workdir.append_rows(folder, [victim_row(5)], (0, 3))
         assert users_of(folder) == [5, 0]
     assert path.read_text() == line(0) + '{"us'
@@ -171,9 +178,9 @@ def test_reading_leaves_the_rows_of_other_shards_alone(folder):
 
 # Failed on the mutant without the lock.
 def test_two_processes_do_not_write_one_file(tmp_path):
-    with workdir.writing(tmp_path), pytest.raises(ValueError, match='Another process writes'):
-        workdir.writing(tmp_path).__enter__()
-    with workdir.writing(tmp_path):
+    with workdir.locked_rows(tmp_path), pytest.raises(ValueError, match='Another process writes'):
+        workdir.locked_rows(tmp_path).__enter__()
+    with workdir.locked_rows(tmp_path):
         pass
 
 
@@ -187,7 +194,7 @@ def test_merged_rows_are_one_file(folder):
 
 def test_only_a_cut_line_leaves_nothing(tmp_path):
     (tmp_path / 'victims.jsonl').write_text('{"us')
-    with workdir.writing(tmp_path, log=lambda _: None):
+    with workdir.locked_rows(tmp_path, log=lambda _: None):
         assert workdir.read_rows(tmp_path) == []
     assert (tmp_path / 'victims.jsonl').read_text() == ''
 

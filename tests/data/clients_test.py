@@ -42,7 +42,7 @@ def test_negatives_uniform():
     data = interactions_lib.make(users, np.tile([0, 4, 9], 3000))
     data = dataclasses.replace(data, item_ids=tuple(map(str, range(10))))
     data = dataclasses.replace(data, items=np.tile(np.int32([0, 4, 9]), 3000))
-    negatives = clients.sample_negatives(data, per_positive=1)
+    negatives = clients.sample_negatives(data, negatives_per_positive=1)
     counts = np.bincount(np.concatenate(list(negatives.values())), minlength=10)
     assert counts[[0, 4, 9]].tolist() == [0, 0, 0]
     counts = counts[[1, 2, 3, 5, 6, 7, 8]]
@@ -180,7 +180,7 @@ def test_user_without_interactions_is_no_client():
         ({'max_positives': 2}, 'max_positives=2 leaves none of 60 users, who have 8 to'),
         ({'min_positives': 9, 'max_positives': 8}, r'max_positives=8 leaves none of \d+ users'),
         ({'max_waste': 1.0}, '0 <= max_waste=1.0 < 1'),
-        ({'per_positive': 0}, 'per_positive=0 >= 1'),
+        ({'negatives_per_positive': 0}, 'negatives_per_positive=0 >= 1'),
         ({'labels': 'rating'}, "Unknown labels='rating'. Did you mean 'ratings'"),
     ],
 )

@@ -93,7 +93,7 @@ def first_page(rows):
 
 
 # Failed on mutants: stopped without a defence; any row instead of every row; too few victims, or no
-# guesser, as stopped.
+# baseline, as stopped.
 def test_the_first_page_says_what_stops_it():
     above, below = rows_of({(1, 0, None): 0.9}), rows_of({(1, 0, None): 0.2}, seen=['items'])
     guesses = [
@@ -108,7 +108,7 @@ def test_the_first_page_says_what_stops_it():
     ]
     stopped = 'What would stop it, items seen: this setting does, in which no attack that was run'
     assert stopped in first_page(clipped)
-    assert 'not known, as the popularity guesser was not run' in first_page(above)
+    assert 'not known, as the popularity baseline was not run' in first_page(above)
     few = [one for one in [*above, *guesses] if one['user'] < 4 and one['seen'] == ['scorer']]
     assert 'not known, as there are fewer than 5 victims' in first_page(few)
     assert 'No attack was run.' in first_page([])

@@ -36,8 +36,8 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'seed': 0,
         'solver': None if baseline else 'adam',
         'iterations': 0 if baseline else 2000,
-        'precision': 'float32',
-        'upload_precision': 'float32',
+        'dtype': 'float32',
+        'upload_dtype': 'float32',
         'user': user,
         'user_id': str(user),
         'num_positives': 2,
@@ -74,7 +74,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
 
 def certified_row(user, auc=1.0, exact=1.0, certified=True, **changes):
     """A row of an exact attack that certifies its answer or not, and recovers all or nothing."""
-    made = victim_row(user, auc, 'exact', solver='gram', iterations=0, precision='float64')
+    made = victim_row(user, auc, 'exact', solver='gram', iterations=0, dtype='float64')
     noise = 1e-7
     return {
         **made,

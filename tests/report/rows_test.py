@@ -65,35 +65,48 @@ def test_the_setting_and_the_certificate_are_keys_of_a_row():
     assert set(stats.SETTING) < set(rows.SummaryRow.__annotations__)
 
 
+OLD = {'dtype': 'precision', 'upload_dtype': 'upload_precision'}
+OF_CONFIG = {'defence': 'noise 3', 'defences': {'noise': 3.0}, 'labels_changed': True}
+
+
 def schema_1(**changes):
     row = {**victim_row(), 'schema': 1, **changes}
     for key in ('family', 'defences', 'labels_changed'):
         del row[key]
-    return row
+    return {OLD.get(key, key): value for key, value in row.items()}
 
 
 @pytest.mark.parametrize('attack', FAMILIES)
 def test_upgrade(attack):
-    expected = victim_row(0, 0.5, attack, defences={'noise': 3.0}, labels_changed=True)
-    old = {key: value for key, value in expected.items() if key in schema_1()} | {'schema': 1}
-    assert rows.upgrade(old, {'noise': 3.0}, True) == expected
+    expected = {**victim_row(0, 0.5, attack), **OF_CONFIG}
+    row = {**expected, 'schema': 1, 'defence': 'Gaussian noise 3'}
+    old = {
+        OLD.get(key, key): value for key, value in row.items() if OLD.get(key, key) in schema_1()
+    }
+    assert rows.upgrade(old, OF_CONFIG) == expected
     assert old['schema'] == 1
 
 
 def test_upgrade_leaves_schema_2_as_it_is():
     row = victim_row(defences={'clip': 1.0})
-    assert rows.upgrade(row, {}, True) is row
+    assert rows.upgrade(row, OF_CONFIG) is row
 
 
 def test_upgrade_refuses_the_rest():
     with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got 3'):
-        rows.upgrade({**victim_row(), 'schema': 3}, {}, False)
+        rows.upgrade({**victim_row(), 'schema': 3}, OF_CONFIG)
     with pytest.raises(ValueError, match='Expected rows of schema 1 or 2, got None'):
-        rows.upgrade({}, {}, False)
+        rows.upgrade({}, OF_CONFIG)
     with pytest.raises(ValueError, match="Expected an attack of schema 1, got 'new'"):
-        rows.upgrade(schema_1(attack='new'), {}, False)
+        rows.upgrade(schema_1(attack='new'), OF_CONFIG)
     with pytest.raises(ValueError, match=r"Expected row\['seed'\] of type int, got '0'"):
-        rows.upgrade(schema_1(seed='0'), {}, False)
+        rows.upgrade(schema_1(seed='0'), OF_CONFIG)
+
+
+def test_upgrade_knows_the_solvers_of_schema_1():
+    for old, new in (('rough', 'approximate_embedding'), ('adam from rough', None), (None, None)):
+        expected = new or (old and 'adam from approximate_embedding')
+        assert rows.upgrade(schema_1(solver=old), OF_CONFIG)['solver'] == expected
 
 
 # The first rows of schema 1 had fewer keys. Failed on: rows refused for what they cannot have.
@@ -102,7 +115,7 @@ def test_upgrade_fills_in_what_the_first_rows_lack():
     later = ('attacker', 'training_loss', 'epsilon', 'quality', 'certified', 'margin')
     for name in ('family', 'defences', 'labels_changed', *later):
         row.pop(name, None)
-    new = rows.upgrade(row, {}, False)
+    new = rows.upgrade(row, OF_CONFIG)
     assert new['attacker'] == 'adaptive'
     assert all(new[name] is None for name in later[1:])
 

@@ -19,21 +19,21 @@ def by_setting(summary):
 
 def test_interval_as_arithmetic():
     nothing = {'mean': None, 'low': None, 'high': None}
-    assert stats.interval([]) == {**nothing, 'undefined': 0}
-    assert stats.interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
+    assert stats.confidence_interval([]) == {**nothing, 'undefined': 0}
+    assert stats.confidence_interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
     # Mutant: without the guard for equal values scipy refuses one alone.
     third = {'mean': 1 / 3, 'low': 1 / 3, 'high': 1 / 3}
-    assert stats.interval([1 / 3]) == {**third, 'undefined': 0}
-    assert stats.interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
+    assert stats.confidence_interval([1 / 3]) == {**third, 'undefined': 0}
+    assert stats.confidence_interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
 
 
 def test_interval_is_that_of_the_mean():
     # Of n coin flips the mean is .5 with a standard deviation of .5 / sqrt(n).
-    value = stats.interval([0.0, 1.0] * 200)
+    value = stats.confidence_interval([0.0, 1.0] * 200)
     assert value['mean'] == 0.5
     assert value['low'] == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(400), abs=0.005)
     assert value['high'] == pytest.approx(0.5 + 1.96 * 0.5 / math.sqrt(400), abs=0.005)
-    assert value == stats.interval([0.0, 1.0] * 200)
+    assert value == stats.confidence_interval([0.0, 1.0] * 200)
 
 
 def test_summary_as_arithmetic():
@@ -70,7 +70,7 @@ def test_failed_victims_are_counted_and_stay_in_the_averages():
 
 
 def test_differences_pair_by_user():
-    # Mutant: pairing by position (the guesser's rows come in another order, and one is missing).
+    # Mutant: pairing by position (the baseline's rows come in another order, and one is missing).
     attack = [victim_row(0, 0.6, steps=2), victim_row(1, 0.7, steps=2), victim_row(2, 0.9, steps=2)]
     guess = [victim_row(2, 0.5, 'popularity', 2), victim_row(0, 0.1, 'popularity', 2)]
     summary = stats.summarize(attack + guess)['rows'][0]
@@ -151,13 +151,13 @@ T2 = 4.302652729911275
 def test_interval_of_several_seeds_as_arithmetic():
     # Seeds of one size: the t-interval of the seeds' means .25, .5 and .75.
     values, seeds = [0.25, 0.25, 0.5, 0.5, 0.5, 1.0], [0, 0, 1, 1, 2, 2]
-    found = stats.interval(values, seeds)
+    found = stats.confidence_interval(values, seeds)
     half = T2 * math.sqrt((0.25**2 + 0 + 0.25**2) / 2 / 3)
     assert found['mean'] == pytest.approx(0.5)
     assert found['low'] == pytest.approx(0.5 - half)
     assert found['high'] == pytest.approx(0.5 + half)
     # Seeds of other sizes; what is undefined is of no seed. Mean 2, sums of residuals -2, 0, 2.
-    found = stats.interval([1.0, 1.0, 2.0, 3.0, 3.0, None], [4, 4, 1, 2, 2, 2])
+    found = stats.confidence_interval([1.0, 1.0, 2.0, 3.0, 3.0, None], [4, 4, 1, 2, 2, 2])
     half = T2 * math.sqrt(3 / 2 * (4 + 0 + 4)) / 5
     assert found['undefined'] == 1
     assert found['high'] - found['mean'] == pytest.approx(half)
@@ -166,16 +166,16 @@ def test_interval_of_several_seeds_as_arithmetic():
 
 def test_interval_of_several_seeds_edge_cases():
     equal = {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 0}
-    assert stats.interval([0.5] * 4, [0, 0, 1, 1]) == equal
+    assert stats.confidence_interval([0.5] * 4, [0, 0, 1, 1]) == equal
     # Clipped to what the numbers can be, the mean within.
-    found = stats.interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
+    found = stats.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
     assert (found['low'], found['mean'], found['high']) == (0.0, 0.75, 1.0)
-    assert stats.interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
+    assert stats.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
     # One seed alone is the bootstrap over victims, also where the others have nothing defined.
     values = [0.1, 0.4, 0.9, None]
-    alone = stats.interval(values[:3])
-    assert stats.interval(values[:3], [7, 7, 7]) == alone
-    assert stats.interval(values, [7, 7, 7, 8]) == {**alone, 'undefined': 1}
+    alone = stats.confidence_interval(values[:3])
+    assert stats.confidence_interval(values[:3], [7, 7, 7]) == alone
+    assert stats.confidence_interval(values, [7, 7, 7, 8]) == {**alone, 'undefined': 1}
 
 
 # Failed on the mutants with 'seed' in `SETTING`, and of `_group` by the user alone.
@@ -207,7 +207,7 @@ def test_differences_are_not_clipped():
 
 # The attack's precision and solver are its own, and one gradient may have taken another solver.
 def test_an_exact_attack_has_its_counterparts():
-    own = {'attack': 'exact', 'precision': 'float64', 'iterations': 0}
+    own = {'attack': 'exact', 'dtype': 'float64', 'iterations': 0}
     rows = [
         victim_row(0, 0.9, **own, solver='gram'),
         victim_row(0, 1.0, steps=2, **own, solver='sparse'),
@@ -252,7 +252,7 @@ def test_p_of_one_seed_flips_signs_and_of_several_is_a_clustered_t():
     significant = set()
     for _ in range(50):
         values = rng.normal(0.5, 1, 12)
-        low_high = stats.interval(values, [0, 1, 2, 3] * 3)
+        low_high = stats.confidence_interval(values, [0, 1, 2, 3] * 3)
         p = stats.paired_p(values, [0, 1, 2, 3] * 3)
         assert (p < 0.05) == (low_high['low'] > 0 or low_high['high'] < 0)
         significant.add(p < 0.05)

@@ -22,7 +22,7 @@ def test_several_seeds_are_listed():
 
 # The attack's precision and solver are its own, and one gradient may have taken another solver.
 def test_what_an_attack_has_of_its_own():
-    own = {'attack': 'exact', 'precision': 'float64', 'iterations': 0}
+    own = {'attack': 'exact', 'dtype': 'float64', 'iterations': 0}
     rows = [
         victim_row(0, 0.9, **own, solver='gram'),
         victim_row(0, 1.0, steps=2, **own, solver='sparse'),
@@ -34,7 +34,7 @@ def test_what_an_attack_has_of_its_own():
     assert head[:3] == ['attack', 'T', 'solver']
     assert body[1][:3] == ['exact', '2', 'sparse']
     assert 'iterations 0 (exact); 2000 (mgradinv)' in text
-    assert 'precision float64 (exact); float32 (mgradinv)' in text
+    assert 'dtype float64 (exact); float32 (mgradinv)' in text
 
 
 def test_certificates_in_words_and_cells():
@@ -108,10 +108,10 @@ def test_verdict_follows_the_intervals():
     text = tables.verdict(stats.summarize(study_rows()))
     assert text.startswith(
         'The attack beats one gradient in 4 of 4 settings. '
-        'The attack beats the popularity guesser in 2 of 6 settings.'
+        'The attack beats the popularity baseline in 2 of 6 settings.'
     )
     assert 'Seen: items+scorer' in text
-    assert 'it **is worse than** the popularity guesser (ΔAUC -0.050' in text
+    assert 'it **is worse than** the popularity baseline (ΔAUC -0.050' in text
 
 
 # Failed on the mutant that compares the seconds too.

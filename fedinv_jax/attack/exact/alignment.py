@@ -45,21 +45,26 @@ def sign(known: Known) -> Attack:
     return attack
 
 
-def rough(known: Known) -> Attack:
+def approximate_embedding(known: Known) -> Attack:
     """`item_rows.sign` near private states that a leaf gives away roughly, whatever clients do.
 
     After several local steps the kernel's leaf is still close to a multiple of the product of p and
     the bias's leaf. Of p as long as they say, or half as long as a fresh one times powers of two,
-    the best by the objective of `item_rows.sign` is where `search` starts. From the better end,
-    `gauss_newton` on the replayed client finds labels and p that explain all that was seen, or it
-    does not and the labels are those by the side of each row. The objective is that of the rows.
+    the best by the objective of `item_rows.sign` is where `direction_search` starts. From the
+    better end, `gauss_newton` on the replayed client finds labels and p that explain all that was
+    seen, or it does not and the labels are those by the side of each row. The objective is that of
+    the rows.
 
     Raises:
         ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
     """
-    if known.rough is None or known.rough.bias is None or not known.structure.items:
+    if (
+        known.approximate_recovery is None
+        or known.approximate_recovery.bias is None
+        or not known.structure.items
+    ):
         raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
-    found = known.rough
+    found = known.approximate_recovery
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         free = problems.free_problem(known, transcript)
@@ -74,7 +79,7 @@ def rough(known: Known) -> Attack:
         fresh = raw / jnp.where(size > 0, size, 1) * problems.typical_norm(known).astype(raw.dtype)
         near, answer = best(jnp.stack([raw, *(2.0**power * fresh for power in _LENGTHS)]))
         guess = Guess(answer.labels.astype(near.dtype), None, near)
-        solver = search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
+        solver = direction_search(transcript, _WIDTH * jnp.linalg.norm(near, axis=-1))
         state = inversion.search(free._replace(init=lambda key: guess), solver, key, _REFINE)
         latent, answer = best(jnp.stack([near, state.guess.latent]))
         answer = answer._replace(private=latent[0])
@@ -95,7 +100,7 @@ def rough(known: Known) -> Attack:
 
 
 def aligned(known: Known) -> Attack:
-    """`search` for the private states whose predicted rows align with the seen ones.
+    """`direction_search` for the private states whose predicted rows align with the seen ones.
 
     Starts from states of zero. The certificate takes the private states as unknown.
     """
@@ -105,7 +110,7 @@ def aligned(known: Known) -> Attack:
         free = problems.free_problem(known, transcript)
         zero = jax.tree.map(jnp.zeros_like, free.init(key))
         start = free._replace(init=lambda key: zero)
-        state = inversion.search(start, search(transcript, width), key, _SEARCH)
+        state = inversion.search(start, direction_search(transcript, width), key, _SEARCH)
         answer = start.answer(state.guess, state.objective)
         problem = problems.whitened_problem(known, transcript, state.guess.latent)
         guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
@@ -117,7 +122,7 @@ def aligned(known: Known) -> Attack:
 
 
 class Memory(NamedTuple):
-    """Memory of `search`.
+    """Memory of `direction_search`.
 
     Attributes:
         centre: float `[T, P]`, the private states around which the stencil lies.
@@ -134,7 +139,7 @@ class Memory(NamedTuple):
     end: Array
 
 
-def search(transcript: Transcript, width: float | Array) -> Inversion:
+def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
     """Alternates the rows' labels and Gauss-Newton steps in the private states of the steps.
 
     With the labels given, a row's direction tells of the ReLUs that are on, its length of the
@@ -195,8 +200,10 @@ def search(transcript: Transcript, width: float | Array) -> Inversion:
         labels = (vote < 0) & target.where
         mean, slopes = _residuals(target, jnp.where(labels[:, None], ones, zeros))
         squares = jnp.sum(mean**2, axis=-1)
-        objective, typical = _geometric_means(target, squares)
-        weights = target.known / (1 + squares / item_rows.positive(typical)[:, None])  # Cauchy's
+        objective, typical_norm = _geometric_means(target, squares)
+        weights = target.known / (
+            1 + squares / item_rows.positive(typical_norm)[:, None]
+        )  # Cauchy's
         move = _weighted_step(mean, slopes, weights)
         length = jnp.linalg.norm(move, axis=-1)
         move = move * jnp.minimum(1, _REACH / item_rows.positive(length))[:, None]

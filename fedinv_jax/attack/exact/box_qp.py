@@ -213,7 +213,7 @@ def box_least_squares_matrix_free(
     return jnp.clip(end[0] * scale, lower, upper)
 
 
-def polish(gram: Array, rhs: Array, labels: Array) -> tuple[Array, Array]:
+def flip_descent(gram: Array, rhs: Array, labels: Array) -> tuple[Array, Array]:
     """Descends `x'Gx / 2 - r'x` over binary x by the best flip of one or two labels at a time.
 
     Args:
@@ -226,7 +226,7 @@ def polish(gram: Array, rhs: Array, labels: Array) -> tuple[Array, Array]:
         how much the best such flip of each label would raise it.
 
     Example:
-        >>> polish(jnp.eye(2), jnp.array([0.9, 0.25]), jnp.array([False, True]))[0].tolist()
+        >>> flip_descent(jnp.eye(2), jnp.array([0.9, 0.25]), jnp.array([False, True]))[0].tolist()
         [True, False]
     """
 

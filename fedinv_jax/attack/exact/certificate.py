@@ -96,7 +96,7 @@ def certify_unknown_private(
 ) -> Certificate | None:
     """The certificate of a guess whose private states are unknown in every direction.
 
-    None past `known.dense` candidates.
+    None past `known.max_dense_candidates` candidates.
 
     Args:
         known: what the attacker knows.
@@ -104,7 +104,7 @@ def certify_unknown_private(
         guess: binary labels `[K]` and private states, leaves `[T, ...]`.
         transcript: what the server holds.
     """
-    if len(guess.labels) > known.dense:
+    if len(guess.labels) > known.max_dense_candidates:
         return None
     flat, unravel = jax.flatten_util.ravel_pytree(guess.latent)
     gram = normal_equations.equations(problem, guess, known.structure.outer).gram

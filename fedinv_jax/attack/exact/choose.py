@@ -55,7 +55,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'aligned': alignment.aligned,
     'closed_form': closed_form.closed_form,
     'levels': _by_rows(item_rows.levels),
-    'rough': alignment.rough,
+    'approximate_embedding': alignment.approximate_embedding,
     'scaled': unknown_scale.scaled,
     'sign': alignment.sign,
     'sparse': unknown_batch.unknown_batch,
@@ -66,7 +66,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 
 
 def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
-    found = known.leak
+    found = known.recovery
     if not batch_known:
         return (
             'sparse',
@@ -87,12 +87,13 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'both signs fit, fewer interactions than negatives are taken',
         )
     if known.structure.items and not known.structure.affine:
-        if known.rough is not None and known.rough.bias is not None:
+        near = known.approximate_recovery
+        if near is not None and near.bias is not None:
             return (
-                'rough',
+                'approximate_embedding',
                 'the upload is not affine in the labels (several local steps, clipping): '
-                f'{known.rough.kernel} and {known.rough.bias} give p away roughly, which tells the '
-                'two directions of each item row apart',
+                f'{near.kernel} and {near.bias} give p away roughly, which tells the two '
+                'directions of each item row apart',
             )
         return 'levels', 'several local steps, item rows only: the rows fall into two classes'
     if known.structure.items:

@@ -41,22 +41,22 @@ def closed_form(known: Known) -> Attack:
         ValueError: if the client's upload is not affine in the labels, or does not leak p.
     """
     label_solve.require_affine(known.structure)
-    if known.leak is None or known.leak.bias is None:
+    if known.recovery is None or known.recovery.bias is None:
         raise ValueError('closed_form needs the kernel and the bias of a layer that multiplies p.')
-    found, spent = known.leak, (known.leak.kernel,)
+    found, excluded = known.recovery, (known.recovery.kernel,)
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         latent = jax.vmap(lambda seen: embedding.exact(found, seen))(transcript.seen)
-        if known.lossy and len(transcript.items) <= known.dense:
+        if known.lossy and len(transcript.items) <= known.max_dense_candidates:
             latent = jnp.nan_to_num(latent)  # a step of which no entry of the bias is left
-            return _jointly(known, transcript, latent, spent)
-        problem = problems.whitened_problem(known, transcript, latent, spent)
+            return _jointly(known, transcript, latent, excluded)
+        problem = problems.whitened_problem(known, transcript, latent, excluded)
         # What rounding leaves uncertain of p.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
         error = known.rounding * 2**24 * error * signs
-        return solved(known, problem, transcript, spent, error=error)
+        return solved(known, problem, transcript, excluded, error=error)
 
     return attack
 
@@ -65,7 +65,7 @@ def solved(
     known: Known,
     problem: objective.Problem,
     transcript: Transcript,
-    spent: Sequence[str] = (),
+    excluded: Sequence[str] = (),
     tangents: PyTree | None = None,
     error: PyTree | None = None,
 ) -> Answer:
@@ -75,19 +75,21 @@ def solved(
         known: what the attacker knows.
         problem: from `problems.whitened_problem`.
         transcript: what the server holds.
-        spent: leaves that are left out.
+        excluded: leaves that are left out.
         tangents: directions `[P, ...]` in which the private states are not certain.
         error: what the private states are off by, roughly.
     """
     outer, where = known.structure.outer, candidates.mask(transcript)
     guess = problem.init(jax.random.key(0))
-    if len(guess.labels) > known.dense:
-        solver = label_solve.label_solve(outer, spent, dense=known.dense)
+    if len(guess.labels) > known.max_dense_candidates:
+        solver = label_solve.label_solve(
+            outer, excluded, max_dense_candidates=known.max_dense_candidates
+        )
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
         return problem.answer(state.guess, state.objective)
-    equations = normal_equations.equations(problem, guess, outer, spent)
-    odds = candidates.log_odds(transcript, known.positives)
-    guess = guess._replace(labels=label_posterior.believed(equations, odds))
+    equations = normal_equations.equations(problem, guess, outer, excluded)
+    log_odds = candidates.log_odds(transcript, known.positives)
+    guess = guess._replace(labels=label_posterior.estimate(equations, log_odds))
     binary = guess._replace(labels=jnp.round(guess.labels))
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     num_private: int | Array = optax.tree.size(guess.latent)
@@ -106,7 +108,9 @@ def solved(
     return answer._replace(certificate=found)
 
 
-def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str]) -> Answer:
+def _jointly(
+    known: Known, transcript: Transcript, latent: PyTree, excluded: Sequence[str]
+) -> Answer:
     """Labels and private states from noisy uploads, in turn as long as they explain more.
 
     A private state that is slightly off turns a ReLU on or off for a few items, whose gradients are
@@ -118,10 +122,12 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
         known: what the attacker knows.
         transcript: what the server holds.
         latent: private states to start from, leaves `[T, ...]`.
-        spent: leaves that the labels are not found from.
+        excluded: leaves that the labels are not found from.
     """
-    whole, rest = (problems.whitened_problem(known, transcript, latent, out) for out in ((), spent))
-    odds = candidates.log_odds(transcript, known.positives)
+    whole, rest = (
+        problems.whitened_problem(known, transcript, latent, out) for out in ((), excluded)
+    )
+    log_odds = candidates.log_odds(transcript, known.positives)
     flat, unravel = jax.flatten_util.ravel_pytree(latent)
 
     def residual(labels: Array, flat: Array) -> Array:
@@ -133,8 +139,8 @@ def _jointly(known: Known, transcript: Transcript, latent: PyTree, spent: Sequen
     def turn(carry: tuple) -> tuple:
         best, _, count = carry
         guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
-        equations = normal_equations.equations(rest, guess, known.structure.outer, spent)
-        found = label_posterior.believed(equations, odds)
+        equations = normal_equations.equations(rest, guess, known.structure.outer, excluded)
+        found = label_posterior.estimate(equations, log_odds)
 
         def step(_: int, flat: Array) -> Array:
             left = residual(found, flat)

@@ -187,11 +187,13 @@ def _start(known: Known, plain: Problem, transcript: Transcript, key: Key, index
     """The start of that index: labels of 1/2, and a rough p (the first) or a fresh one."""
     guess = plain.init(jax.random.fold_in(key, index))
     guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
-    if known.rough is None or known.rough.bias is None:
+    if known.approximate_recovery is None or known.approximate_recovery.bias is None:
         return guess
-    rough = jax.vmap(partial(embedding.exact, known.rough))(transcript.seen)
-    take = (index == 0) & jnp.all(jnp.isfinite(rough))
-    return guess._replace(latent=jnp.where(take, rough, guess.latent))
+    approximate_recovery = jax.vmap(partial(embedding.exact, known.approximate_recovery))(
+        transcript.seen
+    )
+    take = (index == 0) & jnp.all(jnp.isfinite(approximate_recovery))
+    return guess._replace(latent=jnp.where(take, approximate_recovery, guess.latent))
 
 
 def _search_from(plain: Problem, start: Guess, prior: Array) -> State:

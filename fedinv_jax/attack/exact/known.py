@@ -5,7 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from fedinv_jax.types import Answer, ClientUpdate, InitPrivate, Key, Observation, Transcript
 
-DENSE = 4096
+MAX_DENSE_CANDIDATES = 4096
 """Most candidates of the dense label solve, unless told otherwise; beyond, it is matrix-free."""
 
 
@@ -25,7 +25,7 @@ class Structure(NamedTuple):
     items: bool
 
 
-class Leak(NamedTuple):
+class EmbeddingRecovery(NamedTuple):
     """Leaves of the seen upload that give the private embedding away.
 
     Attributes:
@@ -51,25 +51,25 @@ class Known(NamedTuple):
         observation: the channel and what is seen behind it.
         init_private: draws private parameters.
         structure: see `probing.structure`.
-        leak: see `probing.find_leak`.
-        rough: the same to 90% and up to scale, of clients that take several steps.
+        recovery: see `probing.find_recovery`.
+        approximate_recovery: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
         lossy: whether the channel adds noise, or leaves a part of an upload out.
         largest: whether the client is known to send the largest entries only.
-        fresh_negatives: whether the client draws new negatives at each step, as many as before.
-        dense: most candidates K of which matrices `[K, K]` are formed.
+        resample_negatives: whether the client draws new negatives at each step, as many as before.
+        max_dense_candidates: most candidates K of which matrices `[K, K]` are formed.
     """
 
     client_update: ClientUpdate
     observation: Observation
     init_private: InitPrivate
     structure: Structure
-    leak: Leak | None
-    rough: Leak | None
+    recovery: EmbeddingRecovery | None
+    approximate_recovery: EmbeddingRecovery | None
     rounding: float
     positives: float = 0.2
     lossy: bool = False
     largest: bool = False
-    fresh_negatives: bool = False
-    dense: int = DENSE
+    resample_negatives: bool = False
+    max_dense_candidates: int = MAX_DENSE_CANDIDATES

@@ -18,7 +18,7 @@ _COOLING = 0.85  # of the noise, an iteration, from the size of what was seen
 _ITERATIONS = 100
 
 
-def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
+def marginals(columns: Array, seen: Array, log_odds: Array) -> tuple[Array, Array]:
     """Probabilities of labels `y` in `seen = y' columns + noise` of unit variance.
 
     By `expectation_propagation`, whose factors are Gaussians of one number each.
@@ -26,7 +26,7 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
     Args:
         columns: float `[K, M]`, a row of zeros for padding.
         seen: float `[M]`.
-        odds: float `[K]`, prior log odds of a label.
+        log_odds: float `[K]`, prior log odds of a label.
 
     Returns:
         Probabilities `[K]`, of the iteration that is kept, and the mean square `[]` of the residual
@@ -58,7 +58,7 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
         told = jnp.sum(image**2, axis=0)
         remaining = 1 - told * variance
         cut, pull = told / remaining, (told * mean + error @ image) / remaining
-        likely = jax.nn.sigmoid(odds + pull - cut / 2)
+        likely = jax.nn.sigmoid(log_odds + pull - cut / 2)
         least = expectation_propagation.LEAST
         inverse = 1 / (likely * (1 - likely) + least + expectation_propagation.SOFT * level**2)
         new, new_shift = inverse - cut, inverse * likely - pull
@@ -72,7 +72,7 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
             left(likely),
         )
 
-    prior = jax.nn.sigmoid(odds)
+    prior = jax.nn.sigmoid(log_odds)
     precision = 1 / (prior * (1 - prior) + expectation_propagation.LEAST)
     infinite = jnp.full((), jnp.inf, columns.dtype)
     start = Point(precision, precision * prior, (), prior, infinite)
@@ -80,26 +80,26 @@ def marginals(columns: Array, seen: Array, odds: Array) -> tuple[Array, Array]:
     return end.found, end.residual
 
 
-def believed(equations: Normal, odds: Array) -> Array:
-    """Labels `[K]`: `label_solve.believed`, or likelier ones.
+def estimate(equations: Normal, log_odds: Array) -> Array:
+    """Labels `[K]`: `label_solve.estimate`, or likelier ones.
 
     Where there are fewer than two equations a label and those labels do not explain what was seen,
     the `marginals` take their place if they leave less.
 
     Args:
         equations: see `normal_equations.equations`.
-        odds: float `[K]`, prior log odds.
+        log_odds: float `[K]`, prior log odds.
     """
-    found, columns, origin = label_solve.believed(equations), equations.columns, equations.origin
+    found, columns, origin = label_solve.estimate(equations), equations.columns, equations.origin
     seen = jnp.concatenate([origin.flat, *(origin.outer[k].ravel() for k in columns.factors)])
     if origin.own.size or len(seen) > _MOST:
         return found
-    scarce = len(seen) < _PLENTY * jnp.sum(jnp.isfinite(odds))  # -inf is padding
+    scarce = len(seen) < _PLENTY * jnp.sum(jnp.isfinite(log_odds))  # -inf is padding
 
     def likelier() -> Array:
         products = [jax.vmap(jax.vmap(jnp.outer))(x, d) for x, d in columns.factors.values()]
         matrix = [columns.flat, *(leaf.reshape(len(leaf), -1) for leaf in products)]
-        likely = marginals(jnp.concatenate(matrix, 1), -seen, odds)[0]
+        likely = marginals(jnp.concatenate(matrix, 1), -seen, log_odds)[0]
         return jnp.where(left(likely) < left(found), likely, found)
 
     def left(labels: Array) -> Array:

@@ -62,7 +62,7 @@ def solve(equations: Normal) -> tuple[Array, Array, Array]:
 
     def search() -> tuple[Array, Array, Array]:
         boxed = box_qp.box_least_squares(gram, rhs)
-        hard, raised = box_qp.polish(gram, rhs, boxed > 0.5)
+        hard, raised = box_qp.flip_descent(gram, rhs, boxed > 0.5)
         return boxed, hard, 2 * raised
 
     return jax.lax.cond(
@@ -72,7 +72,7 @@ def solve(equations: Normal) -> tuple[Array, Array, Array]:
     )
 
 
-def believed(equations: Normal) -> Array:
+def estimate(equations: Normal) -> Array:
     """Labels `[K]`: those of `solve`, binary where that is sure.
 
     Binary labels replace the rounded ones only where they explain what was seen and no other flip
@@ -88,18 +88,18 @@ def believed(equations: Normal) -> Array:
 
 def label_solve(
     outer: Sequence[str] = (),
-    spent: Sequence[str] = (),
-    dense: int = known.DENSE,
+    excluded: Sequence[str] = (),
+    max_dense_candidates: int = known.MAX_DENSE_CANDIDATES,
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
-    The relaxation must be `relax.identity()`. Past `dense` candidates no matrix is formed, and
-    there is no discrete step.
+    The relaxation must be `relax.identity()`. Past `max_dense_candidates` candidates no matrix is
+    formed, and there is no discrete step.
 
     Args:
         outer: see `normal_equations.features`.
-        spent: see `normal_equations.equations`.
-        dense: most candidates K of which matrices `[K, K]` are formed.
+        excluded: see `normal_equations.equations`.
+        max_dense_candidates: most candidates K of which matrices `[K, K]` are formed.
 
     References:
         Deng et al., ICDM 2025 (the setting); the solve is this project's own.
@@ -107,12 +107,12 @@ def label_solve(
 
     def update(problem: Problem, state: State) -> State:
         guess = state.guess
-        if len(guess.labels) > dense:
+        if len(guess.labels) > max_dense_candidates:
             labels = _matrix_free(problem, guess)
             left = fit(problem, guess._replace(labels=jnp.round(labels)))
         else:
-            equations = normal_equations.equations(problem, guess, outer, spent)
-            labels = believed(equations)
+            equations = normal_equations.equations(problem, guess, outer, excluded)
+            labels = estimate(equations)
             left = normal_equations.fit(equations, jnp.round(labels))
         return State(guess._replace(labels=labels), left, jnp.asarray(True), state.memory)
 

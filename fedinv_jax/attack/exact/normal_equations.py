@@ -45,25 +45,25 @@ class Entries(NamedTuple):
     outer: dict[str, Array]
 
 
-def features(column: Columns, outer: Sequence[str] = (), spent: Sequence[str] = ()) -> Features:
+def features(column: Columns, outer: Sequence[str] = (), excluded: Sequence[str] = ()) -> Features:
     """The features of a column, without the axis K.
 
     Args:
         column: see `Problem.columns`.
         outer: names of leaves `[T, a, b]` that are outer products in every column.
-        spent: names of leaves that are left out.
+        excluded: names of leaves that are left out.
     """
-    flat, products = _split(column.common, outer, spent)
+    flat, products = _split(column.common, outer, excluded)
     factors = {name: jax.vmap(_factors)(leaf) for name, leaf in products.items()}
     return Features(_flat(column.own), flat, factors)
 
 
 def _split(
-    common: PyTree, outer: Sequence[str], spent: Sequence[str]
+    common: PyTree, outer: Sequence[str], excluded: Sequence[str]
 ) -> tuple[Array, dict[str, Array]]:
     """The leaves that are not spent: those of outer products by name, the rest in one vector."""
     leaves = flax.traverse_util.flatten_dict(common, sep='/')
-    leaves = {name: leaf for name, leaf in leaves.items() if name not in spent}
+    leaves = {name: leaf for name, leaf in leaves.items() if name not in excluded}
     products = {name: leaves.pop(name) for name in outer if name in leaves}
     return _flat(leaves), products
 
@@ -138,24 +138,24 @@ class Normal(NamedTuple):
 
 
 def equations(
-    problem: Problem, guess: Guess, outer: Sequence[str] = (), spent: Sequence[str] = ()
+    problem: Problem, guess: Guess, outer: Sequence[str] = (), excluded: Sequence[str] = ()
 ) -> Normal:
     """`G = A'A [K, K]` and `r = -A' residual(y = 0) [K]` at the guess's private states.
 
     Args:
-        problem: of the whitened residual; it must not weigh the `spent` leaves.
+        problem: of the whitened residual; it must not weigh the `excluded` leaves.
         guess: its labels do not matter.
         outer: see `features`.
-        spent: see `features`.
+        excluded: see `features`.
     """
     if problem.columns is None:
         raise ValueError('The label solve needs a problem with columns.')
-    columns = problem.columns(guess, partial(features, outer=outer, spent=spent))
+    columns = problem.columns(guess, partial(features, outer=outer, excluded=excluded))
     residual = dict(problem.residual(guess._replace(labels=jnp.zeros_like(guess.labels))))
     size = optax.tree.size(residual)
     rows = residual.pop('items', {}) if columns.own.shape[1] else {}
     own = jax.vmap(_flat, in_axes=1)(rows) if rows else columns.own
-    origin = Entries(own, *_split(residual, outer, spent))
+    origin = Entries(own, *_split(residual, outer, excluded))
     gram_ = gram(columns)
     factor = identifiability.factor(gram_)
     return Normal(gram_, -transposed(columns, origin), factor, columns, origin, size)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax.attack.exact.known import Known, Leak, Structure
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
 
@@ -42,13 +42,13 @@ def upload_of(
     return predicted
 
 
-def find_leak(
+def find_recovery(
     client_update: ClientUpdate,
     observation: Observation,
     draws: Sequence[Draw],
     tolerance: float = 1e-5,
     scaled: bool = False,
-) -> Leak | None:
+) -> EmbeddingRecovery | None:
     """The leak that holds on every draw, the exact kind first; None when there is none.
 
     Args:
@@ -69,8 +69,8 @@ def find_leak(
         >>> keys = jax.random.split(jax.random.key(0))
         >>> draws = [Draw({}, jax.random.normal(key, (3,)),
         ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
-        >>> find_leak(update, observe.chain(), draws)
-        Leak(kernel='kernel', axis=0, bias='bias')
+        >>> find_recovery(update, observe.chain(), draws)
+        EmbeddingRecovery(kernel='kernel', axis=0, bias='bias')
     """
     if any(jnp.ndim(draw.private) != 1 for draw in draws):
         return None
@@ -81,7 +81,7 @@ def find_leak(
     ]
     privates = [np.asarray(draw.private) for draw in draws]
     directions = [
-        Leak(name, axis, None)
+        EmbeddingRecovery(name, axis, None)
         for name, leaf in seen[0].items()
         for axis in (0, 1)
         if leaf.ndim == 2
@@ -91,11 +91,11 @@ def find_leak(
             for upload, private in zip(seen, privates, strict=True)
         )
     ]
-    for leak in directions:
+    for recovery in directions:
         for name in seen[0]:
             if all(
                 _is_product(
-                    np.moveaxis(upload[leak.kernel], leak.axis, 0),
+                    np.moveaxis(upload[recovery.kernel], recovery.axis, 0),
                     private,
                     upload[name],
                     tolerance,
@@ -103,7 +103,7 @@ def find_leak(
                 )
                 for upload, private in zip(seen, privates, strict=True)
             ):
-                return leak._replace(bias=name)
+                return recovery._replace(bias=name)
     return directions[0] if directions else None
 
 
@@ -144,8 +144,8 @@ def probe(
         observation,
         init_private,
         structure(client_update, observation, draws),
-        find_leak(client_update, observation, draws),
-        find_leak(client_update, observation, draws, _ROUGH, scaled=True),
+        find_recovery(client_update, observation, draws),
+        find_recovery(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
         positives,
         is_lossy(client_update, observation, draws[0]),
@@ -198,8 +198,8 @@ def _evaluate(
     """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
 
     def upload(seen: PyTree, labels: Array) -> PyTree:
-        alike = draw._replace(batch=draw.batch._replace(labels=labels))
-        return upload_of(client_update, observation, alike, seen)
+        relabelled = draw._replace(batch=draw.batch._replace(labels=labels))
+        return upload_of(client_update, observation, relabelled, seen)
 
     def alone(items: PyTree, own: PyTree, label: Array) -> PyTree:
         items, own = jax.tree.map(lambda leaf: leaf[None], (items, own))

@@ -14,14 +14,14 @@ from fedinv_jax.types import Array, Guess, PyTree, Transcript
 
 
 def whitened_problem(
-    known: Known, transcript: Transcript, latent: PyTree, spent: Sequence[str] = ()
+    known: Known, transcript: Transcript, latent: PyTree, excluded: Sequence[str] = ()
 ) -> objective.Problem:
-    """The whitened problem, started at private states `[T, ...]`, without the `spent` leaves."""
+    """The whitened problem, started at private states `[T, ...]`, without the `excluded` leaves."""
     hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
     arguments = (transcript, known.client_update, known.observation, hypothesis)
     deviation = whitening.deviations(*arguments, latent, known.rounding)
-    if spent:
-        deviation = replace_leaves(deviation, spent, jnp.inf)
+    if excluded:
+        deviation = replace_leaves(deviation, excluded, jnp.inf)
     problem = objective.problem(
         *arguments,
         relaxation=relax.identity(),

@@ -99,11 +99,11 @@ def _unknowns(steps: Steps, fresh: bool) -> _Unknowns:
     return _Unknowns(columns, states, (kinds[:, :-1] + kinds[:, -1:]).T)
 
 
-def _log_prior(unknowns: _Unknowns, odds: Array, positives: float, size: Array) -> Array:
+def _log_prior(unknowns: _Unknowns, log_odds: Array, positives: float, size: Array) -> Array:
     """Log probabilities `[N, S]` of the states in a batch of that size."""
-    chance = jax.nn.sigmoid(odds)
+    chance = jax.nn.sigmoid(log_odds)
     positive = jnp.clip(size * positives * chance / jnp.sum(chance), 1e-6, 0.5)[:, None]
-    negative = jnp.clip(size * (1 - positives) / len(odds), 1e-6, 0.5)
+    negative = jnp.clip(size * (1 - positives) / len(log_odds), 1e-6, 0.5)
     inside = unknowns.members[:, :-1]
     each = jnp.sum(inside * jnp.log(negative) + (1 - inside) * jnp.log(1 - negative), 0)
     others = jnp.log(1 - positive) + each
@@ -123,7 +123,7 @@ def _moments(weights: Array, states: Array, least: float | Array) -> tuple[Array
     return mean, jnp.linalg.inv(covariance + least * jnp.eye(states.shape[2], dtype=states.dtype))
 
 
-def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
+def recover(steps: Steps, log_odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
     """Batch and positives of one client, by expectation propagation.
 
     See `expectation_propagation`: an item's states are replaced by a Gaussian factor. At each noise
@@ -131,7 +131,7 @@ def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0
 
     Args:
         steps: see `Steps`.
-        odds: float `[N]`, public log odds that an item is an interaction; only ratios count.
+        log_odds: float `[N]`, public log odds that an item is an interaction; only ratios count.
         fresh: whether each step has negatives of its own, as many at each step; an item then has
             `2**T + 1` states.
         positives: public share of interactions in a batch.
@@ -156,7 +156,7 @@ def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0
         )
     system = _system(steps, fresh)
     num_items, states = len(system.columns), system.unknowns.states
-    prior = partial(_log_prior, system.unknowns, odds, positives)
+    prior = partial(_log_prior, system.unknowns, log_odds, positives)
 
     def update(point: Point, level: Array) -> Proposal:
         size = point.memory
@@ -172,7 +172,7 @@ def recover(steps: Steps, odds: Array, fresh: bool = False, positives: float = 0
         proper &= jnp.all(jnp.isfinite(change_shift), 1)
         likely_size = jnp.clip(likely_size, size / _FASTEST, size * _FASTEST)
         likely_size = jnp.clip(likely_size, 1.0, num_items)
-        return Proposal(change, change_shift, proper, likely_size, *_judge(system, weights))
+        return Proposal(change, change_shift, proper, likely_size, *_score(system, weights))
 
     size = jnp.asarray(_RATE * num_items, system.columns.dtype)
     mean, precision = _moments(jnp.exp(prior(size)), states, expectation_propagation.LEAST)
@@ -207,7 +207,7 @@ def _system(steps: Steps, fresh: bool) -> _System:
     return _System(unknowns, unknowns.columns / unit, steps.seen.reshape(-1) / unit, unit)
 
 
-def _judge(system: _System, weights: Array) -> tuple[tuple[Array, Array], Array]:
+def _score(system: _System, weights: Array) -> tuple[tuple[Array, Array], Array]:
     """Probabilities from those of the states `[N, S]`; the residual of the likeliest states.
 
     At the B that fits best.
@@ -272,12 +272,12 @@ def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
             leak the private state.
     """
     label_solve.require_affine(known.structure)
-    if known.leak is None or known.leak.bias is None:
+    if known.recovery is None or known.recovery.bias is None:
         raise ValueError(
             'An unknown batch is recovered from the kernel and the bias of a layer that multiplies '
             "the private embedding, and none is seen; use attack.name='mgradinv'."
         )
-    exact = partial(embedding.exact, known.leak)
+    exact = partial(embedding.exact, known.recovery)
     if not known.structure.separable:
         raise ValueError(
             'An unknown batch is recovered from an upload that is a sum over its items; use '
@@ -288,7 +288,7 @@ def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
         del key
         latent = jax.vmap(exact)(transcript.seen)
         steps = steps_of(known, transcript, latent, rows // len(latent))
-        found = recover(steps, transcript.log_odds, known.fresh_negatives, known.positives)
+        found = recover(steps, transcript.log_odds, known.resample_negatives, known.positives)
         ok = jnp.isfinite(found.residual) & jnp.all(jnp.isfinite(latent))
         return Answer(
             jnp.where(ok, found.positives, 0),
@@ -313,13 +313,15 @@ def steps_of(known: Known, transcript: Transcript, latent: Array, rows: int = RO
     deviation = whitening.deviations(
         transcript, known.client_update, known.observation, hypothesis, latent, known.rounding
     )
-    spent = known.leak.kernel if known.leak else None
+    excluded = known.recovery.kernel if known.recovery else None
 
     def flat(values: PyTree, deviations: PyTree) -> Array:
         """The leaves over their deviations, `[R]`, without what is spent on p."""
         leaves = flax.traverse_util.flatten_dict(values, sep='/')
         scales = flax.traverse_util.flatten_dict(deviations, sep='/')
-        entries = jnp.concatenate([(leaves[k] / scales[k]).ravel() for k in leaves if k != spent])
+        entries = jnp.concatenate(
+            [(leaves[k] / scales[k]).ravel() for k in leaves if k != excluded]
+        )
         if len(entries) <= rows:
             return entries
         order, sign = jax.random.split(jax.random.key(0))

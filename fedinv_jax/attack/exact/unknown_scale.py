@@ -28,16 +28,18 @@ def scaled(known: Known) -> Attack:
         ValueError: if the client's upload is not affine in the labels, or does not leak p's line.
     """
     label_solve.require_affine(known.structure)
-    if known.leak is None:
+    if known.recovery is None:
         raise ValueError('scaled needs a leaf of rank one along the private embedding.')
-    found = known.leak
+    found = known.recovery
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         along = jax.vmap(lambda seen: embedding.direction(found, seen))(transcript.seen)
-        typical = problems.typical_norm(known).astype(along.dtype)
+        typical_norm = problems.typical_norm(known).astype(along.dtype)
         steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
-        pairs = [_private_state(known, step, along[t], typical) for t, step in enumerate(steps)]
+        pairs = [
+            _private_state(known, step, along[t], typical_norm) for t, step in enumerate(steps)
+        ]
         latent, both = (jnp.stack(parts) for parts in zip(*pairs, strict=True))
         problem = problems.whitened_problem(known, transcript, latent)
         tangents = jnp.eye(len(latent))[:, :, None] * latent[None]  # the scales
@@ -68,13 +70,15 @@ class _Line(NamedTuple):
 
 
 def _private_state(
-    known: Known, step: Transcript, along: Array, typical: Array
+    known: Known, step: Transcript, along: Array, typical_norm: Array
 ) -> tuple[Array, Array]:
     """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
-    problem = problems.whitened_problem(known, step, typical * along[None])
-    solver = label_solve.label_solve(known.structure.outer, dense=known.dense)
+    problem = problems.whitened_problem(known, step, typical_norm * along[None])
+    solver = label_solve.label_solve(
+        known.structure.outer, max_dense_candidates=known.max_dense_candidates
+    )
     # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
-    sizes = typical * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
+    sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
     best = partial(_best_scale, _Line(problem, solver, along), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
     both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))

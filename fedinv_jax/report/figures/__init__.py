@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from fedinv_jax.report.figures import canvas, exact, overview, study, tradeoff
+from fedinv_jax.report.figures import canvas, identifiability, overview, study, tradeoff
 from fedinv_jax.report.rows import Summary, VictimRow
 
 __all__ = ['canvas', 'draw', 'exact', 'overview', 'study', 'tradeoff']
@@ -28,9 +28,11 @@ def draw(
     makers: dict[str, Callable[[], Any | None]] = {
         'metrics_vs_num_gradients': partial(overview.metrics_vs_num_gradients, summary),
         'recovered_vs_true': partial(overview.recovered_vs_true, rows, summary),
-        'constraints_vs_num_gradients': partial(exact.constraints_vs_num_gradients, summary),
-        'intervals': partial(exact.intervals, summary),
-        'margin_vs_f1': partial(exact.margin_vs_f1, rows),
+        'constraints_vs_num_gradients': partial(
+            identifiability.constraints_vs_num_gradients, summary
+        ),
+        'intervals': partial(identifiability.intervals, summary),
+        'margin_vs_f1': partial(identifiability.margin_vs_f1, rows),
         'metrics_vs_first_round': partial(study.metrics_vs_first_round, summary),
         'metrics_vs_interval': partial(study.metrics_vs_interval, summary),
         'attacks': partial(study.attacks, summary),

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from fedinv_jax.report import stats, tables
-from fedinv_jax.report.rows import Interval, Summary, SummaryRow, VictimRow
+from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow, VictimRow
 
 Row = TypeVar('Row', SummaryRow, VictimRow)
 Key = Literal['num_gradients', 'first_round', 'interval']
@@ -19,7 +19,7 @@ Key = Literal['num_gradients', 'first_round', 'interval']
 # Okabe and Ito's colours, told apart by the colour-blind; each curve has a marker of its own too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX'
-POPULARITY = 'popularity guesser'
+POPULARITY = 'popularity baseline'
 REFERENCE = {'color': '0.45', 'linestyle': '--'}
 XLABELS: dict[Key, str] = {
     'num_gradients': 'gradients per victim, T (count)',
@@ -90,7 +90,7 @@ def legend(
 
 def curves(attacks: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
     """Summary rows by label, one curve each; T = 1 starts the curve of every interval."""
-    told = [key for key in tables.told(attacks) if key != 'solver']
+    varying = [key for key in tables.varying(attacks) if key != 'solver']
     found: dict[str, list[SummaryRow]] = {}
     for row in attacks:
         same = [other for other in attacks if stats.same_but_steps(row, other)]
@@ -99,7 +99,7 @@ def curves(attacks: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
         if row['interval'] is None and spans:
             own = [*sorted(spans)]
         for span in own:
-            label = ', '.join(words(told, {**row, 'interval': span}))
+            label = ', '.join(words(varying, {**row, 'interval': span}))
             found.setdefault(label or row['attack'], []).append(row)
     return found
 
@@ -134,7 +134,7 @@ def legend_height(lines: int) -> float:
 def plot_curves(
     axis: Any,
     labelled: Mapping[str, Sequence[SummaryRow]],
-    value_of: Callable[[SummaryRow], Interval | None],
+    value_of: Callable[[SummaryRow], ConfidenceInterval | None],
     steps: Sequence[int],
     key: Key = 'num_gradients',
 ) -> None:
@@ -162,8 +162,8 @@ def plot_curves(
 
 def estimates(
     axis: Any,
-    places: Sequence[float],
-    values: Sequence[Interval | None],
+    positions: Sequence[float],
+    values: Sequence[ConfidenceInterval | None],
     number: int,
     horizontal: bool = False,
     **changes: Any,
@@ -172,13 +172,13 @@ def estimates(
 
     Args:
         axis: to draw on.
-        places: where each stands, on the other axis than its value.
+        positions: where each stands, on the other axis than its value.
         values: the means.
         number: of the curve, see `style`.
         horizontal: whether the values are on the horizontal axis.
         **changes: of `errorbar`.
     """
-    pairs = [(p, v) for p, v in zip(places, values, strict=True) if v and v['mean'] is not None]
+    pairs = [(p, v) for p, v in zip(positions, values, strict=True) if v and v['mean'] is not None]
     numbers = np.array([[v['mean'], v['low'], v['high']] for _, v in pairs], float)
     mean, low, high = numbers.reshape(-1, 3).T
     errors, where = np.maximum([mean - low, high - mean], 0), [place for place, _ in pairs]

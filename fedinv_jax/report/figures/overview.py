@@ -46,7 +46,7 @@ def metrics_vs_num_gradients(summary: Summary) -> Any | None:
             levels = canvas.baseline_levels(summary, metric, name)
             canvas.references(axis, levels, linestyle=style)
         axis.set_ylabel(f'{tables.title(metric)} (mean over victims)')
-    entries = {f'{name} guesser': {'linestyle': style} for name, style in baselines.items()}
+    entries = {f'{name} baseline': {'linestyle': style} for name, style in baselines.items()}
     canvas.legend(page, axes[0][0], entries)
     return page
 
@@ -64,10 +64,10 @@ def _draw_victim(axis: Any, row: VictimRow) -> None:
         ranks[truth], lineoffsets=-0.18, linelengths=0.14, linewidths=0.8, colors=canvas.COLOURS[0]
     )
     auc = row['metrics'].get('auc')
-    told = [f'user {row["user"]} of seed {row["seed"]}', f'T = {row["num_gradients"]}']
-    told += [f'AUC {auc:.3f}'] if auc is not None else []
-    told += ['failed'] if row['status'] != 'ok' else []
-    axis.set_title(', '.join(told), fontsize=9)
+    varying = [f'user {row["user"]} of seed {row["seed"]}', f'T = {row["num_gradients"]}']
+    varying += [f'AUC {auc:.3f}'] if auc is not None else []
+    varying += ['failed'] if row['status'] != 'ok' else []
+    axis.set_title(', '.join(varying), fontsize=9)
     axis.set_ylim(-0.3, 1.06)
     axis.set_yticks([0, 0.5, 1])
     axis.set_xlim(0, order.size + 1)

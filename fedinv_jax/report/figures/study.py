@@ -107,10 +107,10 @@ def _beside(
 
 def _curves(rows: Sequence[SummaryRow], key: _Key) -> dict[str, list[SummaryRow]]:
     """Rows by label, one curve for all that differ in `key` only."""
-    told = [name for name in tables.told(rows) if name not in (key, 'solver', 'interval')]
+    varying = [name for name in tables.varying(rows) if name not in (key, 'solver', 'interval')]
     found: dict[str, list[SummaryRow]] = {}
     for row in rows:
-        label = ', '.join([*canvas.words(told, row), f'T = {row["num_gradients"]}'])
+        label = ', '.join([*canvas.words(varying, row), f'T = {row["num_gradients"]}'])
         found.setdefault(label, []).append(row)
     return found
 
@@ -150,7 +150,7 @@ def attacks(summary: Summary) -> Any | None:
     """
     rows = tables.attacks_of(summary)
     names = list(dict.fromkeys(row['attack'] for row in rows))
-    apart = [key for key in tables.told(rows) if key not in ('attack', 'solver', 'seen')]
+    apart = [key for key in tables.varying(rows) if key not in ('attack', 'solver', 'seen')]
     if len(names) < 3 or apart:
         return None
     seens = list(dict.fromkeys(tables.show(row['seen']) for row in rows))[:_PANELS]
@@ -234,10 +234,10 @@ def distributions(rows: Iterable[VictimRow]) -> Any | None:
 def _dots(axis: Any, place: int, values: np.ndarray) -> None:
     """One attack's values on its line: a dot each, quartiles and median."""
     # Golden-ratio steps spread the dots evenly without chance.
-    places = place + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.6
+    positions = place + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.6
     # Thousands of dots show where they are dense.
     alpha = np.clip(300 / max(values.size, 1), 0.02, 0.6)
-    axis.scatter(values, places, s=14, color=canvas.COLOURS[0], alpha=alpha, linewidths=0)
+    axis.scatter(values, positions, s=14, color=canvas.COLOURS[0], alpha=alpha, linewidths=0)
     if values.size:
         quartiles = np.percentile(values, [25, 50, 75])
         axis.plot(quartiles[[0, 2]], [place] * 2, color='black', linewidth=2)

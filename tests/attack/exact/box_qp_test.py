@@ -41,7 +41,7 @@ def normal(matrix, target):
 
 # Jitted once for all: a loop that is not is compiled at every call.
 box = jax.jit(box_qp.box_least_squares)
-polish = jax.jit(box_qp.polish)
+flip_descent = jax.jit(box_qp.flip_descent)
 cholesky = jax.jit(box_qp.cholesky)
 
 
@@ -131,7 +131,7 @@ def test_vmap_is_a_loop(which):
             return box(gram, rhs)
         if which == 'free':
             return free(gram, rhs, jnp.diag(gram))
-        return polish(gram, rhs, rhs > 0)[0].astype(float)
+        return flip_descent(gram, rhs, rhs > 0)[0].astype(float)
 
     with jax.enable_x64():
         systems = [normal(*system(9, kind)) for kind in ('well', 'ill', 'scaled', 'well')]
@@ -182,7 +182,7 @@ def test_no_flip_of_one_or_two_helps(kind, rows, seed):
     matrix, target = system(rows, kind, seed)
     start = np.random.default_rng(seed + 7).integers(0, 2, K).astype(bool)
     with jax.enable_x64():
-        end, raised = polish(*normal(matrix, target), jnp.asarray(start))
+        end, raised = flip_descent(*normal(matrix, target), jnp.asarray(start))
     end, raised = np.asarray(end), np.asarray(raised)
     tolerance = 1e-9 * np.max(np.sum(matrix**2, 0))
     at = cost(matrix, target, end)
@@ -200,6 +200,6 @@ def test_no_flip_of_one_or_two_helps(kind, rows, seed):
 def test_one_label():
     with jax.enable_x64():
         for rhs, expected in ((0.9, True), (0.1, False)):
-            end, raised = polish(jnp.eye(1), jnp.array([rhs]), jnp.array([not expected]))
+            end, raised = flip_descent(jnp.eye(1), jnp.array([rhs]), jnp.array([not expected]))
             assert bool(end[0]) == expected
             np.testing.assert_allclose(raised, [0.4])

@@ -32,7 +32,7 @@ def test_an_unknown_member_names_the_choices():
 @pytest.mark.slow
 def test_the_config_says_for_how_many_candidates_matrices_are_formed(dense, certified):
     config = config_lib.default_config()
-    config.attack.dense, config.observation.seen = dense, ('scorer',)
+    config.attack.max_dense_candidates, config.observation.seen = dense, ('scorer',)
     config.model.update({'dim': 6, 'hidden': (16, 12)})
     probe = functools.partial(attackers.probe, config, training.make_model(config.model, 8))
     setting = settings.settings(config)[0]._replace(attack='exact')

@@ -65,7 +65,7 @@ def test_noisy_uploads_tell_more_of_the_private_state_than_the_leak():
             answer = attack(transcript.replace(seen=seen), jax.random.key(0))
             real = truth.weights > 0
             np.testing.assert_array_equal(answer.labels[real], truth.labels[real] > 0)
-            leaked = embedding.exact(attacker.leak, tree.take(seen, 0))
+            leaked = embedding.exact(attacker.recovery, tree.take(seen, 0))
             states = (answer.private, leaked)
             errors.append([np.linalg.norm(state - truth.private[0]) for state in states])
             certified += int(answer.certificate.certified)

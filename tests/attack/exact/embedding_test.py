@@ -7,7 +7,7 @@ import pytest
 
 from fedinv_jax import models, observe
 from fedinv_jax.attack.exact import embedding, probing
-from fedinv_jax.attack.exact.known import Leak
+from fedinv_jax.attack.exact.known import EmbeddingRecovery
 from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step
 
 
@@ -17,7 +17,7 @@ def test_private_state_of_a_float64_upload(bias):
     update = one_step(model)
     share = observe.share('scorer')
     with jax.enable_x64():
-        found = probing.find_leak(update, share, draws(model))
+        found = probing.find_recovery(update, share, draws(model))
         for draw in draws(model, 7):
             seen = probing.upload_of(update, share, draw)
             along = np.asarray(embedding.direction(found, seen))
@@ -36,7 +36,7 @@ def test_item_rows_of_matrix_factorisation():
     update = one_step(model)
     share = observe.share('items')
     with jax.enable_x64():
-        found = probing.find_leak(update, share, draws(model))
+        found = probing.find_recovery(update, share, draws(model))
         for draw in draws(model, 7):
             along = embedding.direction(found, probing.upload_of(update, share, draw))
             unit = draw.private / np.linalg.norm(draw.private)
@@ -44,14 +44,14 @@ def test_item_rows_of_matrix_factorisation():
 
 
 def test_an_upload_of_zeros():
-    found = Leak('kernel', 0, 'bias')
+    found = EmbeddingRecovery('kernel', 0, 'bias')
     zero = {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)}
     np.testing.assert_array_equal(embedding.direction(found, zero), np.zeros(3))
     assert np.all(np.isnan(embedding.exact(found, zero)))
 
 
 def test_uploads_of_extreme_size_have_a_direction():
-    found = Leak('kernel', 1, None)
+    found = EmbeddingRecovery('kernel', 1, None)
     p = jnp.array([3.0, 0.0, -4.0])
     for scale in (1e-30, 1e30):
         along = embedding.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})

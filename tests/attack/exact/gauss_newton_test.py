@@ -12,7 +12,7 @@ import scipy.optimize
 from fedinv_jax import client, losses, models, observe
 from fedinv_jax.attack import dynamics, exact, objective, relax
 from fedinv_jax.attack.exact import alignment, gauss_newton, item_rows, problems
-from fedinv_jax.attack.exact.known import Known, Leak, Structure
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
 from fedinv_jax.types import Guess, Transcript
 from tests import reference
 
@@ -26,7 +26,7 @@ KNOWN = Known(
     MODEL.init_private,
     Structure(affine=False, separable=False, outer=(), items=False),
     None,
-    Leak('scorer/private/kernel', 0, 'scorer/items/bias'),
+    EmbeddingRecovery('scorer/private/kernel', 0, 'scorer/items/bias'),
     2.0**-24,
 )
 
@@ -173,7 +173,7 @@ def test_rough_finds_what_explains_the_upload_or_keeps_to_the_rows():
         observation=observe.share('items', 'scorer'),
         structure=KNOWN.structure._replace(items=True),
     )
-    attack = jax.jit(alignment.rough(known))
+    attack = jax.jit(alignment.approximate_embedding(known))
     transcript, truth, private = make(0)
     upload = replay(transcript, truth.astype(float), private, parts=('items', 'scorer'))
     answer = attack(seeing(transcript, upload), KEY)
@@ -194,7 +194,7 @@ def test_chosen():
     assert choice.solver == 'variable_projection'
     assert 'not affine' in choice.why
     seen_rows = KNOWN._replace(structure=KNOWN.structure._replace(items=True))
-    assert exact.choose(seen_rows).solver == 'rough'
+    assert exact.choose(seen_rows).solver == 'approximate_embedding'
     assert exact.choose(seen_rows, solver='variable_projection').why == ''
     affine = KNOWN._replace(structure=KNOWN.structure._replace(affine=True))
     with pytest.raises(ValueError, match='No member'):

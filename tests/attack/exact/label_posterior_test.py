@@ -12,10 +12,10 @@ from fedinv_jax.attack.exact import identifiability, label_posterior, label_solv
 marginals = jax.jit(label_posterior.marginals)
 
 
-def exact_marginals(columns, seen, odds):
+def exact_marginals(columns, seen, log_odds):
     """By enumeration, and the likeliest labels."""
-    every = np.array(list(itertools.product((0, 1), repeat=len(odds))))
-    score = every @ odds - np.sum((every @ columns - seen) ** 2, axis=1) / 2
+    every = np.array(list(itertools.product((0, 1), repeat=len(log_odds))))
+    score = every @ log_odds - np.sum((every @ columns - seen) ** 2, axis=1) / 2
     weights = np.exp(score - score.max())
     return weights @ every / weights.sum(), every[np.argmax(score)]
 
@@ -52,11 +52,11 @@ def test_the_likelier_labels_where_equations_are_scarce():
     for seed in range(8):
         with jax.enable_x64():
             equations, y = scarce_equations(seed)
-            plain = label_solve.believed(equations)
-            found = label_posterior.believed(equations, jnp.full(len(y), -1.7))
+            plain = label_solve.estimate(equations)
+            found = label_posterior.estimate(equations, jnp.full(len(y), -1.7))
             left = [normal_equations.fit(equations, jnp.round(each)) for each in (plain, found)]
             # Odds that mislead: what they make likely must not replace what fits.
-            misled = label_posterior.believed(equations, jnp.where(y > 0.5, -1e12, 1e12))
+            misled = label_posterior.estimate(equations, jnp.where(y > 0.5, -1e12, 1e12))
             bad = normal_equations.fit(equations, jnp.round(misled))
         assert left[1] <= left[0]
         assert bad <= left[0]
@@ -83,22 +83,22 @@ def test_half_as_many_equations_as_labels_determine_them():
 
 # Failed on mutant: the prior's odds left out.
 def test_the_prior_decides_what_no_equation_tells():
-    odds = np.array([-2.0, 0.5, 3.0, -0.5])
+    log_odds = np.array([-2.0, 0.5, 3.0, -0.5])
     columns = np.zeros((4, 2))
     columns[3] = [50.0, -20.0]
     with jax.enable_x64():
-        found, _ = marginals(*map(jnp.asarray, (columns, columns[3], odds)))
-    np.testing.assert_allclose(found[:3], 1 / (1 + np.exp(-odds[:3])), atol=1e-6)
+        found, _ = marginals(*map(jnp.asarray, (columns, columns[3], log_odds)))
+    np.testing.assert_allclose(found[:3], 1 / (1 + np.exp(-log_odds[:3])), atol=1e-6)
     assert found[3] > 0.5
 
 
 def test_loud_noise_gives_the_marginals_of_enumeration():
     rng = np.random.default_rng(3)
     columns, y = rng.normal(size=(10, 30)), rng.random(10) < 0.3
-    seen, odds = y @ columns + rng.normal(size=30), rng.normal(size=10)
-    expected, _ = exact_marginals(columns, seen, odds)
+    seen, log_odds = y @ columns + rng.normal(size=30), rng.normal(size=10)
+    expected, _ = exact_marginals(columns, seen, log_odds)
     with jax.enable_x64():
-        found, _ = marginals(*map(jnp.asarray, (columns, seen, odds)))
+        found, _ = marginals(*map(jnp.asarray, (columns, seen, log_odds)))
     np.testing.assert_allclose(found, expected, atol=0.2)
 
 
@@ -119,14 +119,14 @@ def test_degenerate_equations_stay_finite(columns, seen):
 
 def test_padding_is_no_interaction_and_changes_nothing():
     rng = np.random.default_rng(0)
-    columns, odds = 100 * rng.normal(size=(8, 5)), np.full(8, -1.0)
+    columns, log_odds = 100 * rng.normal(size=(8, 5)), np.full(8, -1.0)
     seen = columns[2] + columns[5]
     with jax.enable_x64():
-        found, left = marginals(*map(jnp.asarray, (columns, seen, odds)))
+        found, left = marginals(*map(jnp.asarray, (columns, seen, log_odds)))
         padded, same = marginals(
             jnp.asarray(np.vstack([columns, np.zeros((3, 5))])),
             jnp.asarray(seen),
-            jnp.asarray(np.append(odds, np.full(3, -np.inf))),
+            jnp.asarray(np.append(log_odds, np.full(3, -np.inf))),
         )
     np.testing.assert_allclose(padded[:8], found, atol=1e-12)
     np.testing.assert_array_equal(padded[8:], 0)
@@ -135,10 +135,10 @@ def test_padding_is_no_interaction_and_changes_nothing():
 
 def test_vmap_is_a_loop():
     rng = np.random.default_rng(1)
-    columns, odds = 100 * rng.normal(size=(3, 9, 4)), rng.normal(size=(3, 9))
+    columns, log_odds = 100 * rng.normal(size=(3, 9, 4)), rng.normal(size=(3, 9))
     seen = columns[:, 1] + columns[:, 4]
     with jax.enable_x64():
-        args = tuple(map(jnp.asarray, (columns, seen, odds)))
+        args = tuple(map(jnp.asarray, (columns, seen, log_odds)))
         together, _ = jax.vmap(label_posterior.marginals)(*args)
         loop = [marginals(*(arg[i] for arg in args))[0] for i in range(3)]
     np.testing.assert_allclose(together, loop, atol=1e-9)

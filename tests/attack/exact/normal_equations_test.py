@@ -71,7 +71,7 @@ def test_spent_leaves_are_left_out():
         problem, guess, _ = small_problem()
         columns = problem.columns(guess, lambda column: column)
         name = 'scorer/private/kernel'
-        found = normal_equations.equations(problem, guess, spent=(name,))
+        found = normal_equations.equations(problem, guess, excluded=(name,))
         rest = found.gram
         only = columns.common['scorer']['private']['kernel'].reshape(5, -1)
         whole = normal_equations.equations(problem, guess).gram

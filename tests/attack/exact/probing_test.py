@@ -8,23 +8,23 @@ import pytest
 from fedinv_jax import client, compress, losses, models, observe
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import label_solve, probing
-from fedinv_jax.attack.exact.known import Leak
+from fedinv_jax.attack.exact.known import EmbeddingRecovery
 from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step, probed
 
 
 def test_leaks_are_found():
     plain = ncf(4, (6, 5))
     update = one_step(plain)
-    assert probed(plain, update, 'scorer').leak == Leak(
+    assert probed(plain, update, 'scorer').recovery == EmbeddingRecovery(
         'scorer/private/kernel', 0, 'scorer/items/bias'
     )
-    assert probed(plain, update, 'items').leak is None
+    assert probed(plain, update, 'items').recovery is None
     bare = ncf(4, (6, 5), False)
-    found = probed(bare, one_step(bare), 'scorer').leak
-    assert found == Leak('scorer/private/kernel', 0, None)
+    found = probed(bare, one_step(bare), 'scorer').recovery
+    assert found == EmbeddingRecovery('scorer/private/kernel', 0, None)
     mf = models.matrix_factorization(ITEMS, 4)
-    found = probed(mf, one_step(mf), 'items').leak
-    assert found == Leak('items/embedding', 1, None)
+    found = probed(mf, one_step(mf), 'items').recovery
+    assert found == EmbeddingRecovery('items/embedding', 1, None)
 
 
 # Failed on mutants: any multiple, negative ones too; `scaled` ignored.
@@ -38,11 +38,11 @@ def test_a_multiple_of_a_product(factor, exact_, scaled):
         kernel = factor * jnp.outer(private, signals)
         return {'scorer': {'bias': signals, 'kernel': kernel, 'rest': kernel**2}}, private
 
-    expected = Leak('scorer/kernel', 0, 'scorer/bias')
+    expected = EmbeddingRecovery('scorer/kernel', 0, 'scorer/bias')
     with jax.enable_x64():
         clients = draws(ncf(4, (6, 5)))
         for wanted, options in ((exact_, {}), (scaled, {'scaled': True})):
-            found = probing.find_leak(update, observe.share('scorer'), clients, 0.9, **options)
+            found = probing.find_recovery(update, observe.share('scorer'), clients, 0.9, **options)
             assert (found == expected) == wanted
 
 
@@ -51,7 +51,7 @@ def test_states_that_are_no_vector_do_not_leak():
     update = one_step(model)
     with jax.enable_x64():
         odd = [draw._replace(private=jnp.zeros((2, 2))) for draw in draws(model)]
-    assert probing.find_leak(update, observe.share('scorer'), odd) is None
+    assert probing.find_recovery(update, observe.share('scorer'), odd) is None
 
 
 def test_structure_of_one_step():
@@ -106,7 +106,7 @@ def test_minibatches_are_not_affine():
     [
         pytest.param(observe.chain(), False, id='plain'),
         pytest.param(observe.add_gaussian_noise(0.1), True, id='noise'),
-        pytest.param(compress.keep_top(0.3), True, id='top'),
+        pytest.param(compress.top_k(0.3), True, id='top'),
     ],
 )
 def test_a_channel_that_adds_noise_or_leaves_out_is_lossy(stage, expected):

@@ -10,7 +10,7 @@ import pytest
 
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack.exact import embedding, unknown_batch
-from fedinv_jax.attack.exact.known import Leak
+from fedinv_jax.attack.exact.known import EmbeddingRecovery
 from fedinv_jax.types import Batch, Transcript
 
 N, D = 40, 12
@@ -32,10 +32,10 @@ class Known(NamedTuple):
     observation: Any
     init_private: Any
     structure: Structure
-    leak: Leak
+    recovery: EmbeddingRecovery
     rounding: float = 2.0**-24
     positives: float = 0.2
-    fresh_negatives: bool = False
+    resample_negatives: bool = False
 
 
 KNOWN = Known(
@@ -43,7 +43,7 @@ KNOWN = Known(
     observe.share('scorer'),
     MODEL.init_private,
     Structure(),
-    Leak('scorer/private/kernel', 0, 'scorer/items/bias'),
+    EmbeddingRecovery('scorer/private/kernel', 0, 'scorer/items/bias'),
 )
 
 
@@ -111,8 +111,8 @@ def test_popularity_decides_between_duplicates():
             columns=jnp.concatenate([steps.columns, steps.columns], 1),
             share=jnp.concatenate([steps.share, steps.share], 1),
         )
-        odds = jnp.concatenate([jnp.full(60, -6.0), jnp.full(60, -2.0)])
-        found = jax.jit(unknown_batch.recover)(twin, odds)
+        log_odds = jnp.concatenate([jnp.full(60, -6.0), jnp.full(60, -2.0)])
+        found = jax.jit(unknown_batch.recover)(twin, log_odds)
     assert np.all(np.isfinite(found.positives))
     np.testing.assert_array_equal(found.positives[60:] > 0.5, label)
     assert not np.any(found.positives[:60] > 0.5)
@@ -146,7 +146,7 @@ def test_the_size_of_a_batch_maximises_the_evidence():
 @functools.cache
 def attack(fresh=False):
     """The attack on clients side by side."""
-    one = unknown_batch.unknown_batch(KNOWN._replace(fresh_negatives=fresh))
+    one = unknown_batch.unknown_batch(KNOWN._replace(resample_negatives=fresh))
     return jax.jit(jax.vmap(lambda transcript: one(transcript, jax.random.key(0))))
 
 
@@ -183,7 +183,7 @@ def test_finds_the_positives_behind_fresh_negatives():
 def test_sums_of_entries_keep_the_labels_and_the_noise():
     with jax.enable_x64():
         transcript, members, label = make(2)
-        latent = jax.vmap(lambda seen: embedding.exact(KNOWN.leak, seen))(transcript.seen)
+        latent = jax.vmap(lambda seen: embedding.exact(KNOWN.recovery, seen))(transcript.seen)
         whole, few = jax.jit(
             lambda x: [unknown_batch.steps_of(KNOWN, x, latent, rows) for rows in (999, 36)]
         )(transcript)
@@ -197,4 +197,4 @@ def test_sums_of_entries_keep_the_labels_and_the_noise():
 
 def test_a_client_without_a_leak_is_refused():
     with pytest.raises(ValueError, match='bias'):
-        unknown_batch.unknown_batch(KNOWN._replace(leak=None))
+        unknown_batch.unknown_batch(KNOWN._replace(recovery=None))

@@ -17,7 +17,7 @@ def test_a_curve_for_each_upload_and_a_line_for_each_baseline():
     levels = {line.get_linestyle(): line.get_ydata()[0] for line in dashed}
     assert levels == {'--': pytest.approx(0.885), ':': pytest.approx(0.535)}
     labels = [text.get_text() for text in page.legends[0].get_texts()]
-    assert labels[2:] == ['popularity guesser', 'random guesser']
+    assert labels[2:] == ['popularity baseline', 'random baseline']
 
 
 # Failed on the mutant that knows a victim by its user alone: two seeds may have one number.

@@ -46,7 +46,7 @@ def test_against_the_first_round():
     assert points(loss) == [pytest.approx([0.7, 0.2])]
     assert any(line.get_linestyle() == '--' for line in f1.lines)
     assert [label.get_text() for label in auc.get_xticklabels()] == ['0', '500']
-    assert page.legends[0].get_texts()[-1].get_text() == 'popularity guesser'
+    assert page.legends[0].get_texts()[-1].get_text() == 'popularity baseline'
 
 
 def test_against_the_interval():

@@ -19,7 +19,7 @@ def test_lines_and_stars():
     assert star.get_offsets().tolist() == [[0.6, 1.0]]
     assert page.axes[2].lines[-1].get_ydata()[0] == pytest.approx(0.86)
     labels = [text.get_text() for text in page.legends[0].get_texts()]
-    assert labels == ['clip, noise', 'no defence', 'popularity guesser']
+    assert labels == ['clip, noise', 'no defence', 'popularity baseline']
 
 
 def test_one_defence_makes_no_figure(tmp_path):

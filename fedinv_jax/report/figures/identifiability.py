@@ -7,7 +7,7 @@ import numpy as np
 
 from fedinv_jax.report import stats, tables
 from fedinv_jax.report.figures import canvas
-from fedinv_jax.report.rows import Interval, Summary, SummaryRow, VictimRow
+from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow, VictimRow
 
 _LEAST, _MOST = 1e-3, 1e6  # Margins over noise beyond these are drawn at these.
 _PANELS = 4  # Lines of heat maps.
@@ -32,7 +32,7 @@ def constraints_vs_num_gradients(summary: Summary) -> Any | None:
     steps = sorted({row['num_gradients'] for row in attacks})
     page, axes = canvas.page(3, 1, 10, 3.2 + canvas.legend_height(len(curves) + 1))
 
-    def rank(row: SummaryRow) -> Interval:
+    def rank(row: SummaryRow) -> ConfidenceInterval:
         return {'mean': row['rank'], 'low': row['rank'], 'high': row['rank'], 'undefined': 0}
 
     for axis, title, value_of in zip(
@@ -73,7 +73,7 @@ def intervals(summary: Summary) -> Any | None:
     tallest = max(len(_axes(rows)[1]) for rows in lines)
     height = len(lines) * (1.3 + 0.34 * tallest)
     page, axes = canvas.page(columns, len(lines), 1 + 4.2 * columns, max(height, 2.8))
-    apart = tables.told([row for rows in lines for row in rows])
+    apart = tables.varying([row for rows in lines for row in rows])
     keys = [key for key in apart if key not in stats.STEPS]
     image = None
     for line, rows, has_share in zip(axes, lines, certified, strict=True):
@@ -108,7 +108,7 @@ def _axes(rows: Sequence[SummaryRow]) -> tuple[list[int], list[int]]:
 
 
 def _heat(
-    axis: Any, rows: Sequence[SummaryRow], title: str, values: Sequence[Interval | None]
+    axis: Any, rows: Sequence[SummaryRow], title: str, values: Sequence[ConfidenceInterval | None]
 ) -> Any:
     """A heat map over (T, interval) with its numbers; cells without one stay white."""
     steps, spans = _axes(rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax.report import stats
-from fedinv_jax.report.figures import exact
+from fedinv_jax.report.figures import identifiability
 from tests.report.helpers import certified_row
 
 
@@ -24,7 +24,7 @@ CELLS = {(1, None): (10, 0.5), (2, 1): (20, 0.6), (2, 50): (22, 0.7), (4, 1): (4
 
 
 def test_rank_share_and_unknowns():
-    page = exact.constraints_vs_num_gradients(stats.summarize(rows_of(CELLS)))
+    page = identifiability.constraints_vs_num_gradients(stats.summarize(rows_of(CELLS)))
     rank, share, f1 = page.axes
     lines = {'curves': [], 'unknowns': []}
     for line in rank.lines:
@@ -38,7 +38,7 @@ def test_rank_share_and_unknowns():
 
 # One gradient has no interval: its column is the same at each. What was not run stays white.
 def test_heat_maps():
-    page = exact.intervals(stats.summarize(rows_of(CELLS)))
+    page = identifiability.intervals(stats.summarize(rows_of(CELLS)))
     f1, share = (np.ma.filled(axis.images[0].get_array(), np.nan) for axis in page.axes[:2])
     np.testing.assert_allclose(f1, [[0.5, 0.6, 0.8], [0.5, 0.7, np.nan]])
     np.testing.assert_allclose(share, [[0.75] * 3, [0.75, 0.75, np.nan]])
@@ -50,9 +50,9 @@ def test_margins_beyond_the_ends_are_drawn_at_these():
         certified_row(1, noise=1.0, margin=1e9),
         certified_row(2, exact=0.0, certified=False, noise=1.0, margin=0.0),
     ]
-    (axis,) = exact.margin_vs_f1(rows).axes
+    (axis,) = identifiability.margin_vs_f1(rows).axes
     wrong, right = (dots.get_offsets().tolist() for dots in axis.collections)
     assert wrong == [[1e-3, 0.0]]
     assert right == [[5.0, 1.0], [1e6, 1.0]]
     assert 'drawn within 0.001 to 1e+06' in axis.get_xlabel()
-    assert 'drawn' not in exact.margin_vs_f1(rows[:1]).axes[0].get_xlabel()
+    assert 'drawn' not in identifiability.margin_vs_f1(rows[:1]).axes[0].get_xlabel()
