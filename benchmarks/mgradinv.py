@@ -33,9 +33,6 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from scripts import environment  # noqa: F401
-
-# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +42,7 @@ from absl import app, flags, logging
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
 from fedinv_jax.attack.batching import Descent
-from fedinv_jax.audit import executor, workdir
+from fedinv_jax.audit import executor, process, workdir
 from fedinv_jax.types import Batch, Guess, Transcript
 
 _DIM = flags.DEFINE_integer('dim', 32, 'D')
@@ -347,6 +344,7 @@ def growth(name: str) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Prints the table, or how one thing grows."""
+    process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)
     print(workdir.versions())

@@ -29,9 +29,6 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from scripts import environment  # noqa: F401
-
-# isort: split
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +37,7 @@ from absl import app, flags, logging
 
 from benchmarks import mgradinv
 from fedinv_jax import client, losses, models, observe, server, train, tree
-from fedinv_jax.audit import attackers, executor, plan, settings, workdir
+from fedinv_jax.audit import attackers, executor, plan, process, settings, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import training as training_lib
 from fedinv_jax.data.clients import Clients
@@ -197,6 +194,7 @@ def training() -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Prints both."""
+    process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)
     print(workdir.versions())

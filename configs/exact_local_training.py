@@ -13,7 +13,6 @@ joint .996. 2026-11-24, one busy core: `:raifle_drift` without RAIFLE 82 seconds
 without) 1.000 (round 0) and .988 (round 100).
 """
 
-from configs import common
 from fedinv_jax.audit import config as config_lib
 
 
@@ -24,7 +23,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.client.update({'name': 'local_sgd', 'num_epochs': 5})
     config.attack.num_gradients = (1,)
     if arg in ('raifle', 'raifle_drift'):
-        config = common.raifle_setting(config)
+        config = config_lib.raifle_setting(config)
         config.client.item_drift = 1.0 if arg == 'raifle_drift' else 0.0
         config.server.num_rounds = 1
         config.attack.name = (

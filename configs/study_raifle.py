@@ -15,7 +15,6 @@ What is measured of it: docs/defences.md.
 
 from typing import Any
 
-from configs import common
 from fedinv_jax.audit import config as config_lib
 
 _CLIP, _DELTA = 0.05, 1e-8
@@ -34,7 +33,7 @@ def _raifle(changes: dict[str, Any]) -> dict[str, Any]:
 
 def get_config(arg: str | None = None) -> config_lib.Config:
     """`arg`: None or 'smoke'."""
-    config = common.raifle_setting(config_lib.default_config())
+    config = config_lib.raifle_setting(config_lib.default_config())
     config.server.num_rounds = 8
     config.attack.update(
         {

@@ -1,10 +1,11 @@
 """What every test module shares."""
 
-from scripts import environment  # noqa: F401
-
-# isort: split
 import jax
 import pytest
+
+from fedinv_jax.audit import process
+
+process.configure()
 
 
 @pytest.fixture(autouse=True, scope='module')

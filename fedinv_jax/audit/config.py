@@ -154,6 +154,30 @@ def variant(config: Config, arg: str | None) -> Config:
     return config
 
 
+def raifle_setting(config: Config) -> Config:
+    """The config with model, client and what is seen as in RAIFLE's own experiments.
+
+    MovieLens-100K, the first 30 users with their full histories, D = 64, hidden [128, 64, 32], 20
+    local epochs of Adam, of whose upload the item rows are seen.
+
+    References:
+        Pham, Kulkarni, Houmansadr, RAIFLE, NDSS 2025, arXiv:2310.19163, and its code.
+    """
+    config.data.update({'name': 'ml-100k', 'max_users': 30})
+    config.model.update(
+        {'dim': 64, 'hidden': (128, 64, 32), 'scale': 1.0, 'kernel_init': 'uniform'}
+    )
+    config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_learning_rate': 1e-3})
+    config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
+    config.client.private_optimizer.name = 'adam'
+    with config.unlocked():  # as torchopt's Adam in RAIFLE's code
+        config.client.optimizer.eps_root = 1e-8
+        config.client.private_optimizer.eps_root = 1e-8
+    config.observation.seen = ('items',)
+    config.attack.num_victims = 30
+    return config
+
+
 def with_arms(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> Config:
     """The config of a study: by name of an arm, the fields that are its own, nested as in `config`.
 

@@ -1,4 +1,4 @@
-"""The commands: `attack`, `study`, `report`; their flags, and errors that are a line."""
+"""The commands: `attack`, `study`, `report`, `configs`; their flags, and errors that are a line."""
 
 import contextlib
 import os
@@ -9,16 +9,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from fedinv_jax import _validate, _version
 from fedinv_jax.audit import (
     capture,
     defences,
     distributed,
+    packaged,
+    process,
     registry,
     reporting,
     runner,
@@ -33,8 +36,60 @@ Do = Callable[[Any, str, str, workdir.Shard, bool], None]
 """`do(config, work directory, command line, shard, merge)`: what a command does."""
 
 
-def attack_command() -> None:
-    """Attacks the users of a config, or a transcript file."""
+class Command(NamedTuple):
+    """A command of the console.
+
+    Attributes:
+        run: `run(program)`; `program` is how the user calls the command.
+        summary: what it does, a line.
+        examples: what may stand behind the program.
+    """
+
+    run: Callable[[str], None]
+    summary: str
+    examples: tuple[str, ...] = ()
+
+
+def main() -> None:
+    """The console command `fedinv`."""
+    name, *rest = sys.argv[1:] or ['--help']
+    if name in ('--help', '-h', 'help'):
+        print(_usage())
+    elif name == '--version':
+        print(f'fedinv_jax {_version.__version__}, jax {jax.__version__}')
+    elif name not in COMMANDS:
+        sys.exit(f'error: no command {name!r}.{_validate.hint(name, COMMANDS)}\n\n{_usage()}')
+    else:
+        sys.argv = [f'fedinv {name}', *rest]
+        run(name)
+
+
+def run(name: str, program: str | None = None) -> None:
+    """Runs a command on `sys.argv[1:]`.
+
+    Args:
+        name: in `COMMANDS`.
+        program: how the user calls it; None: `sys.argv[0]`.
+    """
+    program, command = program or sys.argv[0], COMMANDS[name]
+    examples = [f'  {program} {example}' for example in command.examples]
+    sys.modules['__main__'].__doc__ = '\n'.join([command.summary, '', 'Examples:', *examples])
+    command.run(program)
+
+
+def _usage() -> str:
+    lines = [f'  {name:<10} {command.summary}' for name, command in COMMANDS.items()]
+    return '\n'.join(
+        [
+            'usage: fedinv COMMAND ...',
+            *lines,
+            '  --version  Prints the versions.',
+            '`fedinv COMMAND --help` describes the flags of a command.',
+        ]
+    )
+
+
+def _run_attack(program: str) -> None:
     _define_run_flags()
     flags.DEFINE_string(
         'save_transcript',
@@ -44,44 +99,71 @@ def attack_command() -> None:
     flags.DEFINE_string(
         'transcript', None, 'Attack this .npz, without the simulator and without the truth.'
     )
-    _start(_attack)
+    _start(program, _attack)
 
 
-def study_command() -> None:
-    """Runs a study: several models, data sets or attacks, one report."""
+def _run_study(program: str) -> None:
     _define_run_flags()
     flags.DEFINE_list('arms', [], 'Arms to run, by name; all of them unless given.')
-    _start(_study)
+    _start(program, _study)
 
 
-def report_command() -> None:
-    """Writes the report of work directories anew from their rows."""
-
-    def main(argv: list[str]) -> None:
+def _run_report(program: str) -> None:
+    def write(argv: list[str]) -> None:
         if len(argv) < 2:
-            raise app.UsageError('Expected one or more work directories.')
+            raise app.UsageError(f'Expected one or more work directories: {program} WORKDIR ...')
         with _errors_as_lines(''):
             for folder in argv[1:]:
                 reporting.rewrite(folder)
 
-    app.run(main, flags_parser=_parse)
+    app.run(write, flags_parser=_parse)
 
 
-def main() -> None:
-    """The console command: `fedinv report WORKDIR ...`.
+def _run_configs(program: str) -> None:
+    def show(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f'Expected no arguments: {program}')
+        print(packaged.listing())
 
-    `attack` and `study` are scripts only: what NumPy and XLA read when they load must be set
-    before.
-    """
-    usage = f'usage: fedinv report WORKDIR ...\n  {report_command.__doc__}'
-    if sys.argv[1:] in (['--help'], ['-h']):
-        print(usage)
-        sys.exit()
-    if sys.argv[1:2] != ['report']:
-        sys.exit(usage)
-    sys.argv = [sys.argv[0], *sys.argv[2:]]
-    sys.modules['__main__'].__doc__ = report_command.__doc__
-    report_command()
+    app.run(show, flags_parser=_parse)
+
+
+_RUN_EXAMPLES = (
+    '--config=quickstart',
+    '--config=ml100k_ncf --workdir=runs/ml100k',
+    '--config=ml100k_ncf:smoke --config.attack.num_gradients=4',
+    '--config=my/own_config.py',
+    '--config=quickstart --save_transcript=t.npz',
+    '--config=quickstart --transcript=t.npz',
+)
+_STUDY_EXAMPLES = (
+    '--config=study_attacks',
+    '--config=study_interval:smoke',
+    '--config=study_convergence --arms=synthetic',
+    '--config=study_convergence --shard=0/3 --workdir=runs/c',
+    '--config=study_convergence --merge --workdir=runs/c',
+    '--config=study_attacks --workdir=runs/a --distributed',
+)
+
+COMMANDS: dict[str, Command] = {
+    'attack': Command(
+        _run_attack,
+        'Attacks the users of a federated recommender with what the server saw of them.',
+        _RUN_EXAMPLES,
+    ),
+    'study': Command(
+        _run_study,
+        "Runs a study: several arms, one report with the paper's claims.",
+        _STUDY_EXAMPLES,
+    ),
+    'report': Command(
+        _run_report,
+        'Writes summary, figures and report of work directories anew from their rows.',
+        ('runs/quickstart', 'runs/study_interval'),
+    ),
+    'configs': Command(_run_configs, 'Lists the configs that come with the package.', ('',)),
+}
+"""The commands of the console, by name."""
 
 
 def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
@@ -118,8 +200,9 @@ def _listed(title: str, entries: Mapping[str, str]) -> str:
 def _define_run_flags() -> None:
     """The flags that `attack` and `study` share."""
     config_flags.DEFINE_config_file(
-        'config', None, 'Config file; `:smoke` behind its name shrinks it to seconds. Override a '
-        'field by --config.section.field=value; audit/config.py documents them all.'
+        'config', None, 'A config by name (`fedinv configs` lists them) or the path of a config '
+        'file; `:smoke` behind it shrinks the run to seconds. Override a field by '
+        '--config.section.field=value; audit/config.py documents them all.'
     )  # fmt: skip
     flags.DEFINE_string(
         'workdir', None, 'Folder for rows, summary, report and figures; a stopped run goes on '
@@ -144,8 +227,10 @@ def _define_run_flags() -> None:
     module.__doc__ = '\n\n'.join([textwrap.dedent(module.__doc__ or '').strip(), tables_help()])
 
 
-def _start(do: Do) -> None:
+def _start(program: str, do: Do) -> None:
     """Parses the flags and does what a command does, in this process's part of the work."""
+    line = f'{program} {shlex.join(sys.argv[1:])}'
+    process.configure()
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
@@ -155,7 +240,7 @@ def _start(do: Do) -> None:
         path, _, variant = name.partition(':')
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _FLAGS.workdir or f'runs/{default}'
-        work = partial(do, _FLAGS.config, folder, shlex.join(['python', *sys.argv]))
+        work = partial(do, _FLAGS.config, folder, line)
         lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
         with _errors_as_lines(f' ({_GO_ON})'), distributed.watch(lost):
             if _FLAGS.distributed:
@@ -165,6 +250,9 @@ def _start(do: Do) -> None:
 
     for flag in _FLAGS.get_flags_for_module(__name__):  # `--help` shows those of the script itself
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    with _errors_as_lines(''):
+        # In place: ml_collections reads the overrides of fields there.
+        sys.argv[1:] = packaged.resolve(sys.argv[1:])
     app.run(main, flags_parser=_parse)
 
 

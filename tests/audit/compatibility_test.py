@@ -6,8 +6,7 @@ import pytest
 
 from fedinv_jax.audit import checks, compatibility, runner, study, workdir
 from fedinv_jax.audit import config as config_lib
-from tests.audit.config_test import parse
-from tests.audit.helpers import small
+from tests.audit.helpers import parse, small
 
 OLD_FILE = """
 from fedinv_jax import experiment

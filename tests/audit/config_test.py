@@ -1,29 +1,15 @@
 """Configs: their flags, their smoke variants, and the config of each seed."""
 
-import sys
-
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 from fedinv_jax.audit import checks, study, training
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
-from tests.audit.helpers import ROOT, small
+from tests.audit.helpers import ROOT, parse, small
 
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*.py') if path.stem != 'common')
-
-
-def parse(path, *overrides):
-    """The config as the scripts get it from their flags."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', flag_values=values)
-    with pytest.MonkeyPatch.context() as patch:
-        # The overrides are read from there.
-        patch.setattr(sys, 'argv', ['attack.py', f'--config={path}', *overrides])
-        values(sys.argv)
-    return values.config
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*.py'))
 
 
 def test_single_seeds_share_the_victims():

@@ -8,6 +8,9 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from fedinv_jax.audit import attackers, plan, registry, runner, study, workdir
 from fedinv_jax.audit import config as config_lib
@@ -212,3 +215,14 @@ def write_config(path, config):
     lines += ['    config = config_lib.default_config()', f'    config.update({plain!r})']
     path.write_text('\n'.join([*lines, '    return config', '']))
     return path
+
+
+def parse(path, *overrides):
+    """The config as the scripts get it from their flags."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        # The overrides are read from there.
+        patch.setattr(sys, 'argv', ['attack.py', f'--config={path}', *overrides])
+        values(sys.argv)
+    return values.config

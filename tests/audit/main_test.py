@@ -1,6 +1,7 @@
 """The command line: help, and errors that are a line and not a traceback."""
 
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -9,13 +10,15 @@ import urllib.error
 import pytest
 
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import main, runner
+from fedinv_jax.audit import main, packaged, runner
 from fedinv_jax.data import loaders
-from tests.audit.helpers import ROOT, load_config
+from tests.audit.helpers import ROOT
 from tests.helpers import no_figures, run  # noqa: F401
 
 SCRIPT = ROOT / 'scripts' / 'attack.py'
 SMOKE = f'--config={ROOT}/configs/quickstart.py:smoke'
+
+CONSOLE = 'from fedinv_jax.audit import main; main.main()'
 
 # Ctrl-C while the script downloads.
 INTERRUPTED = f"""
@@ -28,7 +31,9 @@ runpy.run_path({str(SCRIPT)!r}, run_name='__main__')
 """
 TARGETS = {
     'interrupted': ['-c', INTERRUPTED],
-    'report': ['-c', 'from fedinv_jax.audit import main; main.main()'],
+    'report': ['-c', CONSOLE],
+    'no packaged config': ['-c', CONSOLE],
+    'help of study': ['-c', CONSOLE],
 }
 COMMANDS = {
     'help': ['--help'],
@@ -40,6 +45,8 @@ COMMANDS = {
     'no file': ['--config=configs/nowhere.py'],
     'interrupted': [SMOKE, '--config.data.name=ml-100k'],
     'report': ['report', 'nowhere'],
+    'no packaged config': ['attack', '--config=quikstart:smoke'],
+    'help of study': ['study', '--help'],
 }
 
 
@@ -85,7 +92,7 @@ def test_help_names_the_flags(outcomes):
     assert code in (0, 1)  # absl exits with 1 after its help.
     for flag in ('--config', '--workdir', '--save_transcript', '--transcript'):
         assert f'\n  {flag}: ' in output
-    assert 'python scripts/attack.py --config=configs/quickstart.py' in output
+    assert f'python {SCRIPT} --config=quickstart\n' in output
     assert 'Traceback' not in output
     # Attacks and defences, from their tables.
     assert re.search(r'^ *spectral +the side of the first principal direction', output, re.M)
@@ -93,12 +100,12 @@ def test_help_names_the_flags(outcomes):
 
 
 # The examples in the help are commands that exist.
-def test_help_names_configs_that_exist(outcomes):
-    _, output, _ = outcomes['help']
-    names = set(re.findall(r'--config=(configs/\w+\.py)', output))
+@pytest.mark.parametrize('command', ['help', 'help of study'])
+def test_help_names_configs_that_exist(outcomes, command):
+    _, output, _ = outcomes[command]
+    names = set(re.findall(r'--config=(\w+)(?![\w/.])', output))
     assert len(names) >= 2
-    for name in names:
-        assert (ROOT / name).exists(), name
+    assert names <= set(packaged.files())
 
 
 def test_missing_config(outcomes):
@@ -123,6 +130,8 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
         ('no integer', r'attack\.num_gradients'),
         ('no transcript', r'nowhere\.npz'),
         ('report', r'There is no folder nowhere\.'),
+        ('no file', r'There is no config file configs/nowhere\.py'),
+        ('no packaged config', r"Unknown config='quikstart'\. Did you mean 'quickstart'"),
     ],
 )
 def test_bad_input_is_one_line(outcomes, name, message):
@@ -135,10 +144,13 @@ def test_bad_input_is_one_line(outcomes, name, message):
     assert not (folder / 'config.json').exists()
 
 
-def test_a_config_that_is_not_there(outcomes):
-    code, output, _ = outcomes['no file']
-    assert code != 0
-    assert 'nowhere.py' in output
+def test_help_of_a_console_command(outcomes):
+    code, output, _ = outcomes['help of study']
+    assert code in (0, 1)
+    assert 'fedinv study --config=study_attacks\n' in output
+    for flag in ('--config', '--workdir', '--arms', '--shard', '--[no]merge'):
+        assert f'\n  {flag}: ' in output
+    assert re.search(r'^ *spectral +the side of the first principal direction', output, re.M)
 
 
 def test_ctrl_c(outcomes):
@@ -168,39 +180,29 @@ def test_missing_data_without_network(tmp_path, monkeypatch):
 
 
 # Failed on: `Traceback` of a KeyError.
-@pytest.mark.parametrize('arguments', [[], ['atack']], ids=str)
-def test_the_console_command_names_its_commands(arguments, monkeypatch):
+def test_an_unknown_console_command_is_refused_with_a_suggestion(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['fedinv', 'atack'])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert "no command 'atack'. Did you mean 'attack'?" in str(ended.value)
+    assert 'usage: fedinv COMMAND' in str(ended.value)
+
+
+@pytest.mark.parametrize('arguments', [[], ['--help'], ['-h'], ['help']], ids=str)
+def test_the_console_command_names_its_commands(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['fedinv', *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main.main()
-    assert str(ended.value).startswith('usage: fedinv report WORKDIR ...')
+    main.main()
+    output = capsys.readouterr().out
+    for name, command in main.COMMANDS.items():
+        assert re.search(rf'^  {name} +{re.escape(command.summary)}$', output, re.M)
 
 
-def test_the_console_command_has_help(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['fedinv', '--help'])
-    with pytest.raises(SystemExit) as ended:
-        main.main()
-    assert not ended.value.code
-    assert 'usage: fedinv report WORKDIR' in capsys.readouterr().out
-
-
-OLD_CONFIG = """
-from fedinv_jax import experiment
-
-
-def get_config(arg=None):
-    config = experiment.default_config()
-    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
-    config.data.update({'min_positives': 8, 'max_positives': 10})
-    config.attack.update({'name': ('random',), 'num_victims': 2})
-    config.server.num_rounds = 2
-    return experiment.variant(config, arg)
-"""
-
-
-def test_a_config_file_of_version_0_1_still_runs(tmp_path):
-    path = tmp_path / 'old.py'
-    path.write_text(OLD_CONFIG)
-    assert load_config(path, 'smoke').data.synthetic.num_users == 40
-    _, rows = run(load_config(path, None), tmp_path / 'run')
-    assert len(rows) == 4
+def test_a_path_wins_over_the_name_of_a_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path('own.py').write_text('')
+    pathlib.Path('quickstart').write_text('')
+    assert packaged.find('own.py:smoke') == 'own.py:smoke'
+    assert packaged.find('quickstart:smoke') == 'quickstart:smoke'
+    assert packaged.find('study_raifle') == str(ROOT / 'configs' / 'study_raifle.py')
+    with pytest.raises(ValueError, match='--config=quickstart names the packaged one'):
+        packaged.find('configs/quickstart.py')

@@ -14,7 +14,7 @@ from tests.report.helpers import browse
 
 ALL = sorted((ROOT / 'configs').glob('*.py'))
 STUDIES = [path for path in ALL if path.stem.startswith('study_')]
-CONFIGS = [path for path in ALL if path not in STUDIES and path.stem != 'common']
+CONFIGS = [path for path in ALL if path not in STUDIES]
 
 
 @pytest.mark.slow
