@@ -189,7 +189,11 @@ class Certificate(NamedTuple):
     All are relative to the norm of what was seen at each step. The truth is not used.
 
     Attributes:
-        certified: bool `[]`, `margin > noise`: no other labels explain the uploads.
+        certified: bool `[]`, `margin > noise` and the uploads determine the private states: no
+            other labels explain the uploads, whatever the private states. They are the labels that
+            an honest client of exactly this kind trained on.
+        locally_unique: bool `[]`, `margin > noise` near the answer's own private states only: other
+            private states with other labels were not excluded. False where `certified`.
         margin: float `[]`, a lower bound on the change of the uploads that other labels cause,
             whatever the private parameters.
         noise: float `[]`, the change that noise, rounding and the answer's residual may cause.
@@ -198,6 +202,7 @@ class Certificate(NamedTuple):
     """
 
     certified: Array
+    locally_unique: Array
     margin: Array
     noise: Array
     rank: Array

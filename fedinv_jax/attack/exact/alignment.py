@@ -5,6 +5,7 @@ its length of the logit: a search over private states finds those whose rows mat
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,15 @@ import jax.numpy as jnp
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates, inversion
-from fedinv_jax.attack.exact import certificate, embedding, gauss_newton, item_rows, problems
+from fedinv_jax.attack.exact import (
+    certificate,
+    embedding,
+    gauss_newton,
+    item_rows,
+    label_solve,
+    private_fit,
+    problems,
+)
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
@@ -102,7 +111,11 @@ def approximate_embedding(known: Known) -> Attack:
 def aligned(known: Known) -> Attack:
     """`direction_search` for the private states whose predicted rows align with the seen ones.
 
-    Starts from states of zero. The certificate takes the private states as unknown.
+    Starts from states of zero. Where what it finds does not explain what was seen, the labels of
+    `item_rows.spectral`, either side, compete with it: those are taken whose own best private
+    states leave least unexplained (`private_fit`), and of several that explain as much those with
+    the public share of positives. The certificate takes the private states as unknown, and is
+    withdrawn unless the flipped labels have been refuted by a fit that converged.
     """
     width = float(problems.typical_norm(known))
 
@@ -113,9 +126,38 @@ def aligned(known: Known) -> Attack:
         state = inversion.search(start, direction_search(transcript, width), key, _SEARCH)
         answer = start.answer(state.guess, state.objective)
         problem = problems.whitened_problem(known, transcript, state.guess.latent)
-        guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
+        drawn = free.init(jax.random.fold_in(key, 1)).latent
+        where = candidates.mask(transcript)
+        own = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
+        left = label_solve.fit(problem, own)
+
+        def kept() -> tuple[Array, PyTree, Array]:
+            return own.labels, own.latent, left
+
+        def compared() -> tuple[Array, PyTree, Array]:
+            side = item_rows.spectral(transcript, known.positives).labels.astype(left.dtype)
+            labels = jnp.stack([own.labels, side, where - side])
+            fits = jax.lax.map(partial(private_fit.around, problem, own.latent, drawn), labels)
+            shares = jnp.sum(labels, axis=1) / jnp.maximum(jnp.sum(where), 1)
+            best = private_fit.likeliest(fits.square, jnp.abs(shares - known.positives))
+            return labels[best], tree.take(fits.latent, best), fits.square[best]
+
+        found = jax.lax.cond(left <= label_solve.EXPLAINED, kept, compared)
+        other = private_fit.around(problem, found[1], drawn, where - found[0])
+        both = (*found, where - found[0], other.latent, other.square)
+        squares = jnp.stack([found[2], other.square])
+        shares = jnp.stack([jnp.sum(found[0]), jnp.sum(where - found[0])]) / jnp.sum(where)
+        turned = private_fit.likeliest(squares, jnp.abs(shares - known.positives)) == 1
+        labels, latent = (jnp.where(turned, both[3 + i], both[i]) for i in range(2))
+        guess = own._replace(labels=labels, latent=latent)
+        ambiguous = ~other.converged | (other.square <= jnp.maximum(label_solve.EXPLAINED, left))
+        made = certificate.certify_unknown_private(known, problem, guess, transcript)
+        same = jnp.all(labels == own.labels)
         return answer._replace(
-            certificate=certificate.certify_unknown_private(known, problem, guess, transcript)
+            scores=jnp.where(same, answer.scores, labels),
+            labels=labels > 0.5,
+            private=tree.take(latent, 0),
+            certificate=made and certificate.unless(made, ambiguous | bool(known.symmetries)),
         )
 
     return attack

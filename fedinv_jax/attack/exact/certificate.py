@@ -74,7 +74,7 @@ def certify(
         num_private: private numbers that are determined besides, for the rank.
 
     Returns:
-        The certificate; relative to the noise's standard deviation.
+        The certificate, `locally_unique` at most; relative to the noise's standard deviation.
     """
     binary = guess._replace(labels=jnp.round(guess.labels))
     residual = tree.ravel(problem.residual(binary))
@@ -85,10 +85,27 @@ def certify(
     each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
     margin = jnp.min(each, initial=jnp.inf, where=where)
     explained = jnp.sum(residual**2) <= label_solve.EXPLAINED * size
-    certified = (margin > noise) & explained & jnp.any(where)
+    unique = (margin > noise) & explained & jnp.any(where)
     rank = identifiability.noise_rank(gram, factor)
     determined = jnp.sum((each > noise) & where)
-    return Certificate(certified, margin, noise, rank + num_private, determined)
+    return Certificate(
+        jnp.asarray(False), unique, margin, noise, rank + num_private, determined
+    )
+
+
+def for_all_private_states(found: Certificate) -> Certificate:
+    """A certificate where the uploads allow one value of the private states, the answer's."""
+    return found._replace(certified=found.locally_unique, locally_unique=jnp.asarray(False))
+
+
+def unless(found: Certificate, ambiguous: Array) -> Certificate:
+    """A certificate withdrawn where other labels are known to explain the uploads as well."""
+    return found._replace(
+        certified=found.certified & ~ambiguous,
+        locally_unique=found.locally_unique & ~ambiguous,
+        margin=jnp.where(ambiguous, 0, found.margin),
+        determined=jnp.where(ambiguous, 0, found.determined),
+    )
 
 
 def certify_unknown_private(

@@ -56,7 +56,12 @@ def closed_form(known: Known) -> Attack:
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
         error = known.rounding * 2**24 * error * signs
-        return solved(known, problem, transcript, excluded, error=error)
+        answer = solved(known, problem, transcript, excluded, error=error)
+        if answer.certificate is None:
+            return answer
+        return answer._replace(
+            certificate=certificate.for_all_private_states(answer.certificate)
+        )
 
     return attack
 

@@ -55,6 +55,7 @@ class Known(NamedTuple):
         approximate_recovery: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
+        symmetries: see `symmetry.flips`.
         lossy: whether the channel adds noise, or leaves a part of an upload out.
         largest: whether the client is known to send the largest entries only.
         resample_negatives: whether the client draws new negatives at each step, as many as before.
@@ -69,6 +70,7 @@ class Known(NamedTuple):
     approximate_recovery: EmbeddingRecovery | None
     rounding: float
     positives: float = 0.2
+    symmetries: tuple[str, ...] = ()
     lossy: bool = False
     largest: bool = False
     resample_negatives: bool = False

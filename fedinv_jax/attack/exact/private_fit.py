@@ -11,6 +11,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 
 from fedinv_jax import tree
+from fedinv_jax.attack.exact.label_solve import EXPLAINED
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Guess, PyTree
 
@@ -88,15 +89,46 @@ def fit(problem: Problem, labels: Array, start: PyTree, iterations: int = _ITERA
         )
 
     squares = jnp.sum(residual(flat) ** 2, axis=1)
-    state = _State(flat, jnp.full(len(flat), _DAMPING, flat.dtype), squares, squares)
-    state = jax.lax.fori_loop(0, iterations, lambda _, state: update(state), state)
+    state = _State(flat, jnp.full_like(squares, _DAMPING), squares, squares)
     size = residual(flat).size
-    settled = (state.promised <= _CONVERGED * state.squares) | (state.squares < size)
-    return Fit(unravel(state.flat), jnp.sum(state.squares) / size, jnp.all(settled))
+
+    def settled(state: _State) -> Array:
+        return jnp.all((state.promised <= _CONVERGED * state.squares) | (state.squares < size))
+
+    state = jax.lax.while_loop(
+        lambda carry: ~settled(carry[0]) & (carry[1] < iterations),
+        lambda carry: (update(carry[0]), carry[1] + 1),
+        (state, 0),
+    )[0]
+    return Fit(unravel(state.flat), jnp.sum(state.squares) / size, settled(state))
 
 
-def best_fit(problem: Problem, labels: Array, starts: PyTree) -> Fit:
-    """The best of the fits from several starts, leaves `[S, T, ...]`; converged where all are."""
-    fits = jax.lax.map(lambda start: fit(problem, labels, start), starts)
+def around(problem: Problem, latent: PyTree, drawn: PyTree, labels: Array) -> Fit:
+    """The best of the fits from some private states, fresh ones, and the negatives of both.
+
+    Args:
+        problem: with `relax.identity()`.
+        latent: private states, leaves `[T, ...]`.
+        drawn: fresh ones.
+        labels: `[K]`.
+
+    Returns:
+        The fit that leaves least; converged where all of them are.
+    """
+    starts = [
+        latent,
+        jax.tree.map(jnp.negative, latent),
+        drawn,
+        jax.tree.map(jnp.negative, drawn),
+    ]
+    stacked = jax.tree.map(lambda *leaves: jnp.nan_to_num(jnp.stack(leaves)), *starts)
+    fits = jax.lax.map(lambda start: fit(problem, labels, start), stacked)
     least = jnp.argmin(jnp.where(jnp.isfinite(fits.square), fits.square, jnp.inf))
     return tree.take(fits, least)._replace(converged=jnp.all(fits.converged))
+
+
+def likeliest(squares: Array, surprise: Array) -> Array:
+    """Index of the least mean square; of several that explain as much, that of least surprise."""
+    least = jnp.min(squares)
+    alike = squares <= jnp.maximum(EXPLAINED, 1.1 * least)
+    return jnp.argmin(jnp.where(alike, surprise, jnp.inf))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedinv_jax.attack.exact import symmetry
 from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
@@ -148,8 +149,25 @@ def probe(
         find_recovery(client_update, observation, draws, _ROUGH, scaled=True),
         rounding,
         positives,
+        symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
     )
+
+
+def symmetries(
+    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
+) -> tuple[str, ...]:
+    """Those of the client, see `symmetry.flips`; none where the upload is not finite."""
+
+    def client(draw: Draw) -> symmetry.Client:
+        @jax.jit
+        def upload(private: PyTree, labels: Array) -> PyTree:
+            other = draw._replace(private=private, batch=draw.batch._replace(labels=labels))
+            return upload_of(client_update, observation, other)
+
+        return upload, draw.private, draw.batch.labels
+
+    return symmetry.flips([client(draw) for draw in draws])
 
 
 def unprobed(

@@ -6,67 +6,54 @@ distinguish the two. Which models do is not known from their names: two random c
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact.probing import Draw, upload_of
-from fedinv_jax.types import ClientUpdate, Observation
+from fedinv_jax.types import Array, PyTree
 
 _TOLERANCE = 1e-6
 _MOST_LEAVES = 6  # of a private state, of which all patterns of signs are tried
 
+Client = tuple[Callable[[PyTree, Array], PyTree], PyTree, Array]
+"""`(upload, private, labels)`: `upload(private, labels)` is what is seen of one random client."""
 
-def flips(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
-) -> tuple[str, ...]:
+
+def flips(clients: Sequence[Client]) -> tuple[str, ...]:
     """Which leaves of the private state change sign in a symmetry that exchanges the labels.
 
     Args:
-        client_update: the client's own update.
-        observation: the channel and what is seen behind it.
-        draws: random clients, in float64; the upload must be the same on all of them.
+        clients: random ones, in float64; a symmetry leaves the uploads of all of them unchanged.
 
     Returns:
-        For each symmetry a description, as 'y -> 1 - y, p -> -p'; of a private state of several
-        leaves with their names. A private state of more than 6 leaves is flipped as a whole only.
+        A description of each symmetry, as 'y -> 1 - y, p -> -p'; a private state of several leaves
+        has their names in place of p, one of more than 6 leaves is flipped as a whole only.
 
     Example:
-        >>> def update(shared, private, batch):
-        ...     logits = shared['items'] @ private
-        ...     errors = jax.nn.sigmoid(logits) - batch.labels
-        ...     return {'items': jnp.outer(errors, private)}, private
-        >>> from fedinv_jax import observe
-        >>> from fedinv_jax.types import Batch
-        >>> key = jax.random.key(0)
-        >>> draw = Draw({'items': jax.random.normal(key, (4, 2))}, jnp.array([1.0, -2.0]),
-        ...             Batch(None, jnp.array([0.0, 1.0, 0.3, 0.6]), jnp.ones(4)))
-        >>> flips(update, observe.chain(), [draw])
+        >>> items = jax.random.normal(jax.random.key(0), (4, 2))
+        >>> def upload(private, labels):
+        ...     return jnp.outer(jax.nn.sigmoid(items @ private) - labels, private)
+        >>> flips([(upload, jnp.array([1.0, -2.0]), jnp.array([0.0, 1.0, 0.3, 0.6]))])
         ('y -> 1 - y, p -> -p',)
     """
-    leaves, structure = jax.tree.flatten(draws[0].private)
-    names = tree.names(draws[0].private) if len(leaves) > 1 else ('p',)
-    whole = (-1.0,) * len(leaves)
-    patterns = itertools.product((1.0, -1.0), repeat=len(leaves))
-    tried = list(patterns)[1:] if len(leaves) <= _MOST_LEAVES else [whole]
+    leaves, structure = jax.tree.flatten(clients[0][1])
+    names = tree.names(clients[0][1]) if len(leaves) > 1 else ('p',)
+    patterns = list(itertools.product((1.0, -1.0), repeat=min(len(leaves), _MOST_LEAVES)))[1:]
+    tried = patterns if len(leaves) <= _MOST_LEAVES else [(-1.0,) * len(leaves)]
 
-    def same(draw: Draw, signs: tuple[float, ...]) -> bool:
-        flipped = draw._replace(
-            private=jax.tree.map(jnp.multiply, draw.private, jax.tree.unflatten(structure, signs)),
-            batch=draw.batch._replace(labels=1 - draw.batch.labels),
-        )
-        pair = [
-            np.asarray(tree.ravel(upload_of(client_update, observation, one)))
-            for one in (draw, flipped)
-        ]
-        return bool(np.linalg.norm(pair[0] - pair[1]) <= _TOLERANCE * np.linalg.norm(pair[0]))
+    def same(client: Client, signs: tuple[float, ...]) -> bool:
+        upload, private, labels = client
+        flipped = jax.tree.map(jnp.multiply, private, jax.tree.unflatten(structure, signs))
+        one, other = upload(private, labels), upload(flipped, 1 - labels)
+        one, other = (np.asarray(tree.ravel(seen)) for seen in (one, other))
+        return bool(np.linalg.norm(one - other) <= _TOLERANCE * np.linalg.norm(one))
 
     return tuple(
         'y -> 1 - y, '
         + ', '.join(f'{name} -> -{name}' for name, s in zip(names, signs, strict=True) if s < 0)
         for signs in tried
-        if all(same(draw, signs) for draw in draws)
+        if all(same(client, signs) for client in clients)
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact import closed_form, embedding, label_solve, problems
+from fedinv_jax.attack.exact import certificate, closed_form, embedding, label_solve, problems
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
@@ -48,15 +48,8 @@ def scaled(known: Known) -> Attack:
         answer = closed_form.solved(known, problem, transcript, tangents=tangents)
         if answer.certificate is None:
             return answer
-        # The other sign explains as much, with every label flipped: none is determined.
-        flipped, certificate = jnp.all(both), answer.certificate
-        return answer._replace(
-            certificate=certificate._replace(
-                certified=certificate.certified & ~flipped,
-                margin=jnp.where(flipped, 0, certificate.margin),
-                determined=jnp.where(flipped, 0, certificate.determined),
-            )
-        )
+        # Where the other sign explains as much, other labels do.
+        return answer._replace(certificate=certificate.unless(answer.certificate, jnp.any(both)))
 
     return attack
 
