@@ -219,6 +219,7 @@ class Answer(NamedTuple):
             the attack makes none.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
         certificate: what the uploads determine; None when the attack makes none.
+        member: int `[]`, which of an attack's members gave the answer; None where it has but one.
     """
 
     scores: Array
@@ -226,3 +227,4 @@ class Answer(NamedTuple):
     private: PyTree | None
     objective: Array
     certificate: Certificate | None = None
+    member: Array | None = None
