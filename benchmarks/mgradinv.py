@@ -201,7 +201,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     memory = function.memory_analysis()
     return {
         'rate': rate,
-        'lanes': parallel_victims,
+        'parallel_victims': parallel_victims,
         'workers': workers,
         'compile_seconds': compiling,
         'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
