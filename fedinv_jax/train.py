@@ -26,8 +26,8 @@ class State(NamedTuple):
         round: int32 `[]`, the number of rounds done.
         shared: the server's parameters.
         server: the server optimiser's state.
-        private: per group of clients, leaves `[C, ...]`, sharded over devices (`tree.shard_rows`).
-        channel: per group, the observation's state, likewise.
+        private: per group of clients, leaves `[C, ...]`, padded and sharded (`tree.shard_rows`).
+        channel: per group, the observation's states, padded and sharded too.
     """
 
     round: Array
@@ -61,7 +61,7 @@ class Local(NamedTuple):
         items: int32 `[B]`.
         labels: float `[B]`.
         weights: float `[B]`, 0 for padding.
-        private: its parameters, leaves `[...]`.
+        private: the private parameters, leaves `[...]`.
         channel: the observation's state, leaves `[...]`.
     """
 

@@ -13,9 +13,9 @@
 | `weights` | float `[S, B]` | weight of each batch entry (0: padding); absent: batch unknown |
 | `slot` | int32 `[S, B]` | candidate of each batch entry; absent: all candidates in order |
 | `log_odds` | float `[K]` | public popularity; zeros if none |
-| `meta` | JSON text | `format`, `version`, and free keys: model, client, what is known |
+| `meta` | JSON text | `format`, `version`, and any keys, such as model, client, what is known |
 
-S = T (only the observed rounds are kept), or every round from the first to the last observed one.
+S = T if only the observed rounds are kept, else S counts all rounds from the first to the last.
 """
 
 import json

@@ -158,7 +158,8 @@ class GroundTruth:
     Attributes:
         user: int32 `[]`, the user's index in the data set.
         labels: float `[K]`, labels of the candidates (0 outside the batch).
-        weights: float `[K]`, 1 where a candidate is evaluated, 0 for padding.
+        weights: float `[K]`, 1 where a candidate is evaluated; 0 for padding and for the candidates
+            of other members of a cohort.
         private: leaves `[T, ...]`, private parameters before each observed round.
     """
 

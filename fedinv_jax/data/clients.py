@@ -128,7 +128,7 @@ def build(
     max_positives: int | None = None,
     max_waste: float = 0.3,
 ) -> tuple[Clients, ...]:
-    """Builds the clients: positives, fixed negatives, padded in groups of similar size.
+    """Builds clients from positives and fixed negatives, padded in groups of similar size.
 
     A group holds clients of neighbouring sizes, by falling size, then by user. There are as few
     groups as `max_waste` allows, and the padding is the least possible with this number of groups.

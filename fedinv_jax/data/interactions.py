@@ -193,8 +193,8 @@ def leave_one_out(
 
     Args:
         interactions: M of them.
-        seed: None, or the seed to draw one of several last interactions with equal times. Many data
-            sets have lists of ratings with one time, where a fixed order would favour some items.
+        seed: of the draw among a user's last interactions with equal times; None: the last item.
+            Many data sets give a list of ratings one time, where a fixed order favours some items.
 
     Returns:
         `(train, test)`, with the same ids and indices. A user's only interaction stays in

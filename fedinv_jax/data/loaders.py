@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> interactions_
     | layout | example |
     |---|---|
     | separator: TAB, `::`, comma, semicolon or blanks | `u.data`, `ratings.dat`, `ratings.csv` |
-    | no header: user, item, then perhaps rating, then perhaps timestamp | `A1 B7 5.0` |
+    | no header: user, item, optional rating, optional timestamp | `A1 B7 5.0` |
     | a header that names user and item: any order, other columns are ignored | `userId,movieId` |
     | a RecBole header, which is typed | `user_id:token<TAB>item_id:token` |
 

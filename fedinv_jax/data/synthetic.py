@@ -48,8 +48,8 @@ def generate(
         taste_strength: standard deviation of the taste's logits; 0: only popularity matters.
 
     Returns:
-        The interactions, with ratings 1 and the order of choice as timestamps. Items that
-        nobody chose keep their index.
+        The interactions, with ratings 1 and the order of choice as timestamps. Items that no user
+        chose keep their index.
 
     Raises:
         ValueError: if a parameter is out of range.
