@@ -53,8 +53,8 @@ def stream(
 
     A slot takes the next client of the queue when all restarts of its client are done; nothing
     leaves the device meanwhile. Slots are independent: a client's answer equals that of `run` up to
-    rounding. The clients are constants of the inner loop, which ends when a slot changes its
-    client, so that the compiler moves what an iteration does not change out of the loop.
+    rounding. The inner loop ends when a slot changes its client. The clients are thus constants of
+    that loop, and the compiler computes once what its iterations do not change.
 
     Args:
         descent: the attack on one client.

@@ -103,11 +103,11 @@ def descent(
     slope: Slope = _slope,
     threshold: float = 0.0,
 ) -> Inversion:
-    """Descends the objective with any optax optimiser, `optax.lbfgs()` included.
+    """A solver that descends the objective with any optax optimiser, `optax.lbfgs()` included.
 
     The state keeps the best point visited, whatever a later line search does. An objective or a
-    gradient that is not finite ends the run; if it is that of the first point, the objective of the
-    state stays inf.
+    gradient that is not finite ends the run. If this happens at the first point, the objective of
+    the state stays inf.
 
     Args:
         optimizer: a gradient transformation; a line search is given the objective.

@@ -61,7 +61,7 @@ def dlg(known: Known) -> Attack:
     """Deep Leakage from Gradients: L-BFGS on the squared distance of whole uploads.
 
     `min over a, p of |g(sigmoid(a), p) - g|^2 / |g|^2`, started near `sigmoid(a) = 1/2` and at a
-    fresh p. Deviations: the original inverts images and soft labels, from N(0, 1), with torch's
+    fresh p. Deviations: the original inverts images and soft labels, started at N(0, 1), by torch's
     L-BFGS (history of 100, no line search), and does not normalise the distance. This recipe uses
     optax's L-BFGS (history of 10, zoom line search) and stops at torch's tolerances, 1e-7 on the
     gradient and 1e-9 on the change. With T uploads the distances are averaged, and each step has
@@ -241,9 +241,10 @@ def imia(known: Known, confirmed: float = 0.9) -> Attack:
     A fresh private state stands in for the victim's. `floor(positives n)` of the n candidates are
     labelled as interactions at random, and the client is replayed. The share `confirmed` of the
     candidates, those whose replayed item rows are nearest to the seen ones, keep their labels. The
-    others get new labels, with the same total of interactions, until that many interactions are
-    confirmed. Scores are 1 for confirmed interactions and 0 for all others. Deviation: with T
-    uploads the distances of the steps are averaged.
+    others get new labels, with the same total of interactions, and the client is replayed again,
+    until all `floor(positives n)` interactions are confirmed. Scores are 1 for confirmed
+    interactions and 0 for all others. Deviation: with T uploads the distances of the steps are
+    averaged.
 
     Args:
         known: what the attacker knows.

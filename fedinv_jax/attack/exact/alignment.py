@@ -145,7 +145,7 @@ class Memory(NamedTuple):
 
 
 def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
-    """Alternates between labels by the rows' sides and Gauss-Newton steps in the private states.
+    """A solver that alternates between the rows' labels and Gauss-Newton steps in private states.
 
     For given labels, the direction of a row depends on the ReLUs that are on, its length on the
     logit. The residual of a row holds the difference between its direction and that of the

@@ -53,8 +53,8 @@ def least_squares(gram: Array, factor: Array, rhs: Array) -> Array:
 
     Args:
         gram: float `[K, K]`.
-        factor: float `[K, K]`, `cholesky(gram, level)`. The relative error is the square of `level`
-            over the least eigenvalue of G.
+        factor: float `[K, K]`, `cholesky(gram, level)`. The relative error is `(level / e)^2` for
+            the least eigenvalue e of G.
         rhs: float `[K]`.
 
     Example:
@@ -67,7 +67,7 @@ def least_squares(gram: Array, factor: Array, rhs: Array) -> Array:
 
 
 def approximate(gram: Array, factor: Array, rhs: Array) -> Array:
-    """`least_squares` unrefined: the relative error is `level` over the least eigenvalue of G."""
+    """`least_squares` unrefined: the relative error is `level / e`, e the least eigenvalue of G."""
     scale = _inverse_root(jnp.diag(gram))
     return scale * linalg.cho_solve((factor, True), scale * rhs)
 

@@ -1,6 +1,6 @@
 """The choice of the strongest exact attack that applies.
 
-`probing.probe` finds out once what holds for every client; `choose` takes the member that applies.
+`probing.probe` finds out once what holds for every client; `choose` takes the member it allows.
 """
 
 from collections.abc import Callable

@@ -34,9 +34,9 @@ def closed_form(known: Known) -> Attack:
     """The private state of each step from a first layer with bias, then the label solve.
 
     The label solve leaves out the kernel's leaf: it is the outer product of p and the bias's leaf
-    and adds no equation. If the channel adds noise, it does add equations. Labels and private
-    states are then found in turn, the labels from the other leaves, the private states from all
-    leaves.
+    and adds no equation. If the channel adds noise, the kernel's leaf does add equations. Labels
+    and private states are then found in turn, the labels from the other leaves, the private states
+    from all leaves.
 
     Raises:
         ValueError: if the client's upload is not affine in the labels, or does not determine p.

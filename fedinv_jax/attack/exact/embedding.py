@@ -1,9 +1,9 @@
 """The private embedding in closed form, where an upload determines it.
 
 A first layer that multiplies the private embedding p uploads `p ⊗ e` for its kernel and `e`, the
-gradient at its output, for its bias: `p = (kernel · e) / |e|^2`. Without a bias the kernel's upload
-is still of rank one and determines p up to one scalar; so do the item rows `c_i p` of matrix
-factorisation. `probing.find_recovery` finds such leaves.
+gradient at its output summed over the batch, for its bias: `p = (kernel · e) / |e|^2`. Without a
+bias the kernel's upload is still of rank one and determines p up to one scalar; so do the item rows
+`c_i p` of matrix factorisation. `probing.find_recovery` finds such leaves.
 """
 
 import flax.traverse_util

@@ -47,14 +47,16 @@ def gauss_newton(damping: float = _DAMPING) -> Inversion:
     The objective of a state is the squared norm of the residual. Uploads jump where a ReLU turns
     on, which leaves the private states uncertain by some percent, but not binary labels. A residual
     or a derivative that is not finite ends the run (Adam's derivative is not finite at a gradient
-    of zero, because of its square root); if it is that of the first point, the objective stays inf.
+    of zero, because of its square root). If this happens at the first point, the objective of the
+    state stays inf.
 
     Args:
         damping: initial damping, relative to the squared columns, >= 0.
 
     Returns:
         The solver; the relaxation must be `relax.identity()`. An iteration needs `K + P` forward
-        derivatives of the client, for K labels and P private numbers, and `[K + P, size]` memory.
+        derivatives of the client, for K labels and P private parameters, and memory
+        `[K + P, size]`.
 
     Raises:
         ValueError: if `damping` is negative.

@@ -81,8 +81,8 @@ def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
 def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """Labels by two classes of rows, found from the signs and sizes of their entries.
 
-    After several steps of Adam, more so with a penalty on the drift of the rows, an entry depends
-    on its slope by its sign and by one of few sizes: sums of entries mean little, and the classes
+    After several steps of Adam, especially with a penalty on the drift of the rows, an entry keeps
+    of its gradient the sign and one of few sizes. Sums of entries then mean little, and the classes
     are no mirror images. So each entry becomes `sign * onehot(quarter)`, where `quarter` is the
     quarter of the step's absolute values that it is in. Lloyd's algorithm then splits the rows'
     codes `[4 T F]` into two classes, starting from the classes of `spectral`. The positive class is

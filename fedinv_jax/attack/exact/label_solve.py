@@ -27,13 +27,14 @@ def require_affine(structure: Structure) -> None:
     """Raises an error for a client whose upload is not affine in the labels.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the upload is not affine.
     """
     if not structure.affine:
         raise ValueError(
             'The label solve needs an upload that is affine in the labels: one gradient step of a '
-            "loss like 'bce' or 'squared_error', and a linear channel. This client is not (several "
-            "local steps, or a nonlinear optimiser or channel); use attack.name='mgradinv'."
+            "loss like 'bce' or 'squared_error', and a linear channel. This client's upload is not "
+            '(several local steps, or a nonlinear optimiser or channel); use '
+            "attack.name='mgradinv'."
         )
 
 
