@@ -14,7 +14,7 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Key, Transcript
 
 
-class Descent(NamedTuple):
+class Batched(NamedTuple):
     """A descent attack: `run` attacks one client, `stream` many.
 
     Attributes:
@@ -26,10 +26,10 @@ class Descent(NamedTuple):
     num_restarts: int = 1
 
 
-def run(descent: Descent, transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
+def run(batched: Batched, transcript: Transcript, key: Key, num_iterations: int | Array) -> Answer:
     """The answer of a descent attack on one client, see `inversion.invert`."""
-    problem, solver = descent.pose(transcript, key, num_iterations)
-    return inversion.invert(problem, solver, key, num_iterations, descent.num_restarts)
+    problem, solver = batched.pose(transcript, key, num_iterations)
+    return inversion.invert(problem, solver, key, num_iterations, batched.num_restarts)
 
 
 class _InFlight(NamedTuple):
@@ -41,7 +41,7 @@ class _InFlight(NamedTuple):
 
 
 def stream(
-    descent: Descent,
+    batched: Batched,
     transcripts: Transcript,
     axes: Transcript,
     keys: Array,
@@ -57,7 +57,7 @@ def stream(
     that loop, and the compiler computes once what its iterations do not change.
 
     Args:
-        descent: the attack on one client.
+        batched: the attack on one client.
         transcripts: of V clients.
         axes: `vmap` axes of the transcripts, 0 or None.
         keys: `[V]`.
@@ -75,16 +75,16 @@ def stream(
 
     def begin(index: Array) -> State:
         seen, key = client(index)
-        problem, solver = descent.pose(seen, key, num_iterations)
-        starts = jax.random.split(key, descent.num_restarts)
+        problem, solver = batched.pose(seen, key, num_iterations)
+        starts = jax.random.split(key, batched.num_restarts)
         return jax.vmap(partial(solver.init, problem))(starts)
 
     def update(seen: Transcript, key: Key, states: State) -> State:
-        problem, solver = descent.pose(seen, key, num_iterations)
+        problem, solver = batched.pose(seen, key, num_iterations)
         return jax.vmap(partial(solver.update, problem))(states)
 
     def end(seen: Transcript, key: Key, states: State) -> Answer:
-        return inversion.best(descent.pose(seen, key, num_iterations)[0], states)
+        return inversion.best(batched.pose(seen, key, num_iterations)[0], states)
 
     in_axes = (axes, 0, 0)
     update_all, end_all = jax.vmap(update, in_axes), jax.vmap(end, in_axes)
