@@ -41,7 +41,7 @@ from absl import app, flags, logging
 
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
-from fedinv_jax.attack.batching import Descent
+from fedinv_jax.attack.batching import Batched
 from fedinv_jax.audit import executor, process, workdir
 from fedinv_jax.types import Batch, Guess, Transcript
 
@@ -160,9 +160,9 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
-def descent(problem) -> Descent:
+def descent(problem) -> Batched:
     """The attack."""
-    return Descent(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+    return Batched(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
 
 
 def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
@@ -201,7 +201,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     memory = function.memory_analysis()
     return {
         'rate': rate,
-        'lanes': parallel_victims,
+        'parallel_victims': parallel_victims,
         'workers': workers,
         'compile_seconds': compiling,
         'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,

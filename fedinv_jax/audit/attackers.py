@@ -81,13 +81,13 @@ class Choice(NamedTuple):
         solver: its solver, for the rows; None for an attack that reads no upload.
         why: why this solver, for people; empty where the config names it.
         attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
-        descent: what of it may run on several clients in step; None where each is solved alone.
+        batched: what of it may run on several clients in step; None where each is solved alone.
     """
 
     solver: str | None
     why: str
     attack: Attack
-    descent: batching.Descent | None = None
+    batched: batching.Batched | None = None
 
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
@@ -262,10 +262,10 @@ def make_mgradinv(
             problem = objective.starting_from(problem, answer, relaxation)
         return problem, solver
 
-    descent = batching.Descent(pose, section.num_restarts)
-    mgradinv = partial(batching.run, descent)
+    batched = batching.Batched(pose, section.num_restarts)
+    mgradinv = partial(batching.run, batched)
     name = section.optimizer.name
     if start is None:
-        return Choice(name, '', mgradinv, descent)
+        return Choice(name, '', mgradinv, batched)
     why = f'starts there: {start.why}' if start.why else ''
-    return Choice(f'{name} from {start.solver}', why, mgradinv, descent)
+    return Choice(f'{name} from {start.solver}', why, mgradinv, batched)

@@ -146,9 +146,9 @@ def _mapped(block: plan.Block, own: Transcript, parallel_victims: int) -> Any:
     def part(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
         """The victims of one device."""
         count = count - jax.lax.axis_index('victims') * len(keys)
-        if choice.descent is not None:
+        if choice.batched is not None:
             return batching.stream(
-                choice.descent, seen, own, keys, iterations, count, parallel_victims
+                choice.batched, seen, own, keys, iterations, count, parallel_victims
             )
         # One after the other: few large factorisations, or a search with an end of its own.
         return tree.map_first(

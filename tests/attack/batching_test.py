@@ -10,7 +10,7 @@ import pytest
 
 from fedinv_jax import tree, types
 from fedinv_jax.attack import batching, inversion
-from fedinv_jax.attack.batching import Descent
+from fedinv_jax.attack.batching import Batched
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Guess
 
@@ -49,7 +49,7 @@ def descent(threshold=0.0, restarts=1):
         )  # fmt: skip
         return problem, inversion.descent(optax.sgd(0.1), threshold=threshold)
 
-    return Descent(pose, restarts)
+    return Batched(pose, restarts)
 
 
 def alone(own):
@@ -145,7 +145,7 @@ def test_no_lane_waits_for_another():
 
     def steps(seen, keys, parallel_victims):
         calls.clear()
-        own = Descent(pose)
+        own = Batched(pose)
         jax.block_until_ready(
             batching.stream(own, seen, AXES, keys, MOST, len(keys), parallel_victims)
         )
