@@ -82,12 +82,16 @@ class Choice(NamedTuple):
         why: why this solver, for people; empty where the config names it.
         attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
         batched: what of it may run on several clients in step; None where each is solved alone.
+        members: see `exact.Choice`.
+        symmetries: see `exact.Choice`.
     """
 
     solver: str | None
     why: str
     attack: Attack
     batched: batching.Batched | None = None
+    members: tuple[str, ...] = ()
+    symmetries: tuple[str, ...] = ()
 
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
@@ -179,7 +183,13 @@ def make_exact(target: Target, solver: str | None = None) -> Choice:
             target.config.observation.batch_known,
             'auto' if solver == 'exact' else solver,
         )
-    return Choice(choice.solver, choice.why, lambda seen, key, _: choice.attack(seen, key))
+    return Choice(
+        choice.solver,
+        choice.why,
+        lambda seen, key, _: choice.attack(seen, key),
+        members=choice.members,
+        symmetries=choice.symmetries,
+    )
 
 
 def _draws(model: Model, size: int) -> list[probing.Draw]:

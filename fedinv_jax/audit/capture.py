@@ -192,5 +192,6 @@ def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
     }
     if answer.certificate is not None:
         result['certified'] = bool(answer.certificate.certified)
+        result['locally_unique'] = bool(answer.certificate.locally_unique)
         result['margin'] = float(answer.certificate.margin)
     return result

@@ -50,7 +50,8 @@ def rows(
     """
     case, setting = block.case, block.setting
     values, finite = _judge(answers, truths), _finite(seen, len(block.users))
-    certificates = jax.device_get(answers.certificate)
+    certificates, members = jax.device_get((answers.certificate, answers.member))
+    choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     slots = {int(user): place for place, user in enumerate(group.users)}
     private = plan.num_private(case, setting)
@@ -79,6 +80,8 @@ def rows(
             'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
             **measured,
             'objective': _number(found['objective']),
+            'member': None if members is None else choice.members[int(members[lane])],
+            'symmetry': '; '.join(choice.symmetries) or None,
             **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
@@ -161,6 +164,7 @@ def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str
         return dict.fromkeys(stats.CERTIFICATE)
     return {
         'certified': bool(found.certified and ok),
+        'locally_unique': bool(found.locally_unique and ok),
         'margin': _number(found.margin),
         'noise': _number(found.noise),
         'rank': int(found.rank) if ok else None,

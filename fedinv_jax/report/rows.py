@@ -48,6 +48,7 @@ class Certificate(TypedDict):
     """
 
     certified: bool | None
+    locally_unique: bool | None
     margin: float | None
     noise: float | None
     rank: int | None
@@ -104,6 +105,8 @@ class VictimRow(_Shared, Certificate):
     quality: dict[str, float] | None
     seconds: float
     objective: float | None
+    member: str | None
+    symmetry: str | None
     metrics: dict[str, float | None]
     scores: NotRequired[list[float]]
     truth: NotRequired[list[int]]
@@ -126,6 +129,8 @@ class SummaryRow(_Shared):
     certified: ConfidenceInterval | None
     num_certified: int | None
     num_exact_certified: int | None
+    num_locally_unique: int | None
+    num_exact_locally_unique: int | None
     rank: float | None
     unknowns: float | None
     failures: dict[str, int]
@@ -216,10 +221,11 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 }
 
 
-# What the first rows of schema 1 do not have.
+# What older rows do not have.
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
-    'epsilon': None, **dict.fromkeys(Certificate.__annotations__),
+    'epsilon': None, 'member': None, 'symmetry': None,
+    **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 
 
@@ -238,7 +244,7 @@ def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
         ValueError: for another schema, or an attack that schema 1 did not know.
     """
     if row.get('schema') == 2:
-        return typing.cast(VictimRow, row)
+        return typing.cast(VictimRow, {**_LATER, **row})
     if row.get('schema') != 1:
         raise ValueError(
             f'Expected rows of schema 1 or 2, got {row.get("schema")!r}. Another version of '

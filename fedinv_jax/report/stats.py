@@ -254,7 +254,7 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
     """A summary row's columns of what the attack certifies; None where it makes no certificates."""
     made = [row for row in victims if row['certified'] is not None]
     certified = [row for row in made if row['certified']]
-    exact = [row for row in certified if row['metrics'].get('exact') == 1]
+    unique = [row for row in made if row['locally_unique']]
     share = confidence_interval(
         [row['certified'] for row in victims],
         [row['seed'] for row in victims],
@@ -263,10 +263,17 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
     return {
         'certified': share if made else None,
         'num_certified': len(certified) if made else None,
-        'num_exact_certified': len(exact) if made else None,
+        'num_exact_certified': _num_exact(certified) if made else None,
+        'num_locally_unique': len(unique) if made else None,
+        'num_exact_locally_unique': _num_exact(unique) if made else None,
         'rank': mean(row['rank'] for row in made),
         'unknowns': mean(row['unknowns'] for row in made),
     }
+
+
+def _num_exact(victims: Sequence[VictimRow]) -> int:
+    """How many victims have all labels right."""
+    return sum(row['metrics'].get('exact') == 1 for row in victims)
 
 
 def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | None:

@@ -156,7 +156,9 @@ def bias_sign(target, flip=lambda items: False):
         assert len(transcript.rounds) == len(target.rounds)
         labels = (rows < 0) ^ (flip(transcript.items) & (np.arange(len(rows)) == 0))
         margin = jnp.abs(rows).min()
-        certificate = Certificate(margin > 1e-6, margin, margin / 8, len(rows), len(rows))
+        certificate = Certificate(
+            margin > 1e-6, jnp.asarray(False), margin, margin / 8, len(rows), len(rows)
+        )
         return Answer(labels * 1.0, labels, None, jnp.sum(rows**2), certificate)
 
     return attackers.Choice('bias sign', 'item biases are seen', attack)

@@ -42,7 +42,9 @@ def test_a_failure_says_why_and_leaves_no_certificate(damaged, reason):
     slots = [int(np.flatnonzero(group.users == user)[0]) for user in block.users]
     labels, weights = group.labels[slots], group.weights[slots]
     truths = GroundTruth(np.array(block.users), labels, weights, np.ones((2, 2, 4)))
-    sure = Certificate(np.ones(2, bool), np.ones(2), np.zeros(2), np.full(2, 40), np.full(2, 40))
+    sure = Certificate(
+        np.ones(2, bool), np.zeros(2, bool), np.ones(2), np.zeros(2), np.full(2, 40), np.full(2, 40)
+    )
     answers = Answer(labels, labels > 0.5, np.ones((2, 4)), np.array([0.1, np.nan]), sure)
     seen = {'items': np.array([[1.0], [np.nan if damaged else 1.0]])}
     shared = scoring.Run(0.5, None, None, 1.0)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from fedinv_jax.attack.exact import (
     alignment,
     closed_form,
+    compare,
     gauss_newton,
     item_rows,
     unknown_batch,
@@ -19,14 +20,22 @@ from fedinv_jax.types import Answer, Transcript
 
 
 class Choice(NamedTuple):
-    """A member's name, why it was chosen, and the attack: `attack(transcript, key) -> Answer`.
+    """The attack that was chosen.
 
-    `why` is empty if the caller named the member.
+    Attributes:
+        solver: the member's name.
+        why: why it was chosen; empty if the caller named the member.
+        attack: `attack(transcript, key) -> Answer`.
+        members: names of the members of which one gives the answer, by `Answer.member`; empty if
+            there is only the solver.
+        symmetries: of the client, see `symmetry.flips`: other labels explain every upload as well.
     """
 
     solver: str
     why: str
     attack: Attack
+    members: tuple[str, ...] = ()
+    symmetries: tuple[str, ...] = ()
 
 
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:
@@ -40,10 +49,19 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
     Raises:
         ValueError: if the member does not apply, or does not exist.
     """
-    name, why = _strongest(known, batch_known) if solver == 'auto' else (solver, '')
-    if name not in MEMBERS:
-        raise ValueError(f'Unknown solver={solver!r}; choices: auto, {", ".join(sorted(MEMBERS))}.')
-    return Choice(name, why, MEMBERS[name](known))
+    if solver != 'auto':
+        if solver not in MEMBERS:
+            names = ', '.join(sorted(MEMBERS))
+            raise ValueError(f'Unknown solver={solver!r}; choices: auto, {names}.')
+        return Choice(solver, '', MEMBERS[solver](known), (), known.symmetries)
+    name, why = _strongest(known, batch_known)
+    attack = MEMBERS[name](known)
+    if name not in _COMPARED or not known.structure.items:
+        return Choice(name, why, attack, (), known.symmetries)
+    others = {other: MEMBERS[other](known) for other in _WITHOUT_A_MODEL}
+    why = f'{why}; where it explains less than {" or ".join(others)}, theirs are the labels'
+    attack = compare.best_of(known, attack, others)
+    return Choice(name, why, attack, (name, *others), known.symmetries)
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
@@ -63,6 +81,11 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'summed': _by_rows(item_rows.summed),
     'variable_projection': gauss_newton.variable_projection,
 }
+
+
+# Members that compete with those that read the item rows and no model, where rows are seen.
+_COMPARED = ('approximate_embedding', 'closed_form', 'scaled')
+_WITHOUT_A_MODEL = ('spectral', 'levels')
 
 
 def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
