@@ -151,13 +151,13 @@ def training() -> dict[str, Any]:
     run = train.federation(
         model, update, channel, server.server(optax.sgd(0.1)), [clients], clients_per_round=_ROUND
     )
-    nobody = (jnp.zeros(_USERS, bool),)
+    none_required = (jnp.zeros(_USERS, bool),)
     state, key = jax.jit(run.init)(jax.random.key(0)), jax.random.key(1)
 
     @jax.jit
     def rounds(state):
         return jax.lax.fori_loop(
-            0, _ROUNDS, lambda _, state: run.step(state, key, nobody)[0], state
+            0, _ROUNDS, lambda _, state: run.step(state, key, none_required)[0], state
         )
 
     seconds = mgradinv.median_time(lambda: rounds(state)) / _ROUNDS
@@ -173,8 +173,8 @@ def training() -> dict[str, Any]:
         f'the matrix-product rate, {row["loop"]:.1f} times a loop over clients'
     )
     if flags.FLAGS.torch:
-        chosen = np.flatnonzero(run.active(state.round, key, nobody)[0])
-        new = run.step(state, key, nobody)[0]
+        chosen = np.flatnonzero(run.active(state.round, key, none_required)[0])
+        new = run.step(state, key, none_required)[0]
         arrays = {
             'table': state.shared['items']['embedding'], 'items': items[chosen],
             'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),

@@ -149,8 +149,8 @@ def table(
     if not rows:
         return 'No victims.\n'
     baselines = [row for row in rows if row['family'] == 'baseline']
-    apart = varying(attacks or rows)
-    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
+    varied = varying(attacks or rows)
+    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in varied]
     lines = [_line(row, keys, metrics) for row in attacks]
     lines += _baseline_lines(baselines, [_line(row, keys, metrics) for row in baselines])
     columns = [
@@ -205,18 +205,18 @@ def verdict(summary: Summary) -> str:
         Markdown; empty without an attack.
     """
     attacks = attacks_of(summary)
-    apart = [key for key in varying(attacks) if key != 'seen']
+    varied = [key for key in varying(attacks) if key != 'seen']
     verbs: dict[tuple[str, str], list[str]] = {}
     paragraphs: dict[str, list[str]] = {}
     for row in attacks:
         found = _rivals(row)
         for rival, (verb, _) in found.items():
-            name = row['attack'] if 'attack' in apart else 'The attack'
+            name = row['attack'] if 'attack' in varied else 'The attack'
             verbs.setdefault((name, rival), []).append(verb)
         auc = estimate(row['metrics']['auc'], row['num_victims'])
         said = [f'it **{verb}** {rival}{number}' for rival, (verb, number) in found.items()]
         lines = paragraphs.setdefault(show(row['seen']), [])
-        lines.append(f'- {", ".join(_where(row, apart))}: AUC {auc}; {"; ".join(said)}.')
+        lines.append(f'- {", ".join(_where(row, varied))}: AUC {auc}; {"; ".join(said)}.')
     head = ' '.join(
         f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
         for (name, rival), said in sorted(verbs.items())
@@ -248,12 +248,12 @@ def certificates(summary: Summary) -> list[str]:
         summary: the result of `stats.summarize`.
     """
     attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
-    apart = [key for key in varying(attacks) if key not in ('attack', 'solver')]
+    varied = [key for key in varying(attacks) if key not in ('attack', 'solver')]
     lines = []
     for row in attacks:
         certified, exact = row['num_certified'] or 0, row['num_exact_certified'] or 0
         lines.append(
-            f'{", ".join([row["attack"], *_where(row, apart)])}: {certified} of '
+            f'{", ".join([row["attack"], *_where(row, varied)])}: {certified} of '
             f'{row["num_victims"]} histories are certified as fully recovered; certificates do not '
             'use the truth.'
         )

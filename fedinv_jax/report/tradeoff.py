@@ -155,7 +155,7 @@ def _weakest(own: Sequence[Point], notes: Sequence[str]) -> tuple[str, ...]:
     stops = list(itertools.takewhile(lambda point: point.stopped, reversed(own)))
     if not stops:
         least = min((p.best['metrics']['auc']['mean'] or 0 for p in own), default=None)
-        left = 'not measured' if least is None else f'none tried (lowest AUC {least:.3f})'
+        left = 'not measured' if least is None else f'none (lowest AUC {least:.3f})'
         return left, *['-'] * (len(QUALITY) + 1)
     first = stops[-1]
     return first.defence, *(_quality(first, name) for name in QUALITY), _epsilon(first, notes)

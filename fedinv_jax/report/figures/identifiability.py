@@ -74,8 +74,8 @@ def intervals(summary: Summary) -> Any | None:
     tallest = max(len(_axes(rows)[1]) for rows in lines)
     height = len(lines) * (1.3 + 0.34 * tallest)
     page, axes = canvas.page(columns, len(lines), 1 + 4.2 * columns, max(height, 2.8))
-    apart = tables.varying([row for rows in lines for row in rows])
-    keys = [key for key in apart if key not in stats.STEPS]
+    varied = tables.varying([row for rows in lines for row in rows])
+    keys = [key for key in varied if key not in stats.STEPS]
     image = None
     for line, rows, has_share in zip(axes, lines, certified, strict=True):
         first: Mapping[str, Any] = rows[0]

@@ -54,7 +54,7 @@ def _against(
     key: _Key,
     attacks: Sequence[SummaryRow],
     summary: Summary,
-    beside: Literal['training_loss', 'drift'],
+    quantity: Literal['training_loss', 'drift'],
     label: str,
 ) -> Any | None:
     """Draws AUC, F1 and a quantity of the training against `key`."""
@@ -71,7 +71,7 @@ def _against(
             canvas.references(axis, levels, color=colour, **_THIN)
         canvas.references(axis, canvas.baseline_levels(summary, metric))
         axis.set_ylabel(f'{tables.title(metric)} (mean over victims)')
-    _beside(side, moving, steps, key, beside)
+    _training_panel(side, moving, steps, key, quantity)
     side.set_ylabel(label)
     more = canvas.popularity(summary)
     if key == 'interval':
@@ -80,7 +80,7 @@ def _against(
     return page
 
 
-def _beside(
+def _training_panel(
     axis: Any,
     rows: Sequence[SummaryRow],
     steps: Sequence[int],
@@ -152,8 +152,8 @@ def attacks(summary: Summary) -> Any | None:
     """
     rows = tables.attacks_of(summary)
     names = list(dict.fromkeys(row['attack'] for row in rows))
-    apart = [key for key in tables.varying(rows) if key not in ('attack', 'solver', 'seen')]
-    if len(names) < 3 or apart:
+    varied = [key for key in tables.varying(rows) if key not in ('attack', 'solver', 'seen')]
+    if len(names) < 3 or varied:
         return None
     seens = list(dict.fromkeys(tables.show(row['seen']) for row in rows))[:_PANELS]
     steps = sorted({row['num_gradients'] for row in rows})
