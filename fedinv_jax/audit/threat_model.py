@@ -143,8 +143,12 @@ def _priors(config: Config, case: plan.Case) -> str:
         if weight and 'mgradinv' in config.attack.name
     ]
     solvers = {choice.solver for choice in case.attacks.values()}
-    used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
-    if not config.attack.popularity:
+    public = config.attack.popularity
+    for name, what in _ASSUMED.items():
+        if name in solvers:
+            what = what if public else what.replace('item popularity and the ', '')
+            used.append(f'{what} ({name})')
+    if not public:
         used.append('attacks that read uploads do not use item popularity')
     return ', '.join(used) or 'none'
 

@@ -139,7 +139,7 @@ def table(found: Sequence[Point]) -> str:
     """
     shown, notes = ends(found), _notes(found)
     head = ['defence', *(f'weakest that stops T = {step}' for step in shown)]
-    head += [f'{name} at that (T = {step})' for step in shown for name in (*QUALITY, 'epsilon')]
+    head += [f'its {name} (T = {step})' for step in shown for name in (*QUALITY, 'epsilon')]
     lines = []
     for name in dict.fromkeys(point.family for point in found):
         own = [[p for p in found if (p.family, p.num_gradients) == (name, t)] for t in shown]

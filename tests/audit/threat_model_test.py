@@ -1,5 +1,7 @@
 """The threat model: what is said, and knowns against unknowns."""
 
+import pytest
+
 from fedinv_jax.audit import defences, plan, threat_model
 from tests.audit.helpers import small, small_config
 
@@ -63,3 +65,14 @@ def test_the_threat_model_says_which_step_sizes_are_known():
     text = threat_model.describe(config, plan.make_cases(config))
     assert '1 epochs of sgd at rate 0.1 (unknown, assumed 0.5)' in text
     assert 'learning rate 0.1 (known)' in text
+
+
+# Failed on the threat model that listed popularity as a prior of attacks that do not get it.
+@pytest.mark.parametrize('popularity', [True, False])
+def test_popularity_is_a_prior_only_where_attacks_get_it(popularity):
+    config = small_config()
+    config.attack.update({'name': ('exact',), 'popularity': popularity})
+    text = threat_model.describe(config, plan.make_cases(config))
+    priors = next(line for line in text.splitlines() if line.startswith('  priors'))
+    assert ('item popularity and' in priors) == popularity
+    assert ('do not use item popularity' in priors) != popularity
