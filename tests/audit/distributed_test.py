@@ -108,7 +108,7 @@ def test_a_second_run_finds_what_was_compiled(tmp_path, single):
     check(folder, single)
 
 
-# Failed on: lanes that a device takes for another one's, and leaves out.
+# Failed on: victims that a device takes for another one's, and leaves out.
 @pytest.mark.slow
 def test_eight_devices(tmp_path, single):
     (status,), (output,) = ended([start(tmp_path, 8)])

@@ -92,7 +92,7 @@ def test_popularity_is_that_of_the_other_users(whole):
 
 
 # Failed on the mutant of `_row` with a drift at T = 1.
-def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
+def test_the_random_baseline_knows_nothing_and_is_reproducible(tmp_path):
     config = tiny(name=('random',), num_gradients=(1, 2), num_victims=5)
     _, rows = run(config, tmp_path)
     check_folder(tmp_path, config)
