@@ -71,7 +71,7 @@ def same(got, expected, rtol=1e-9):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol), got, expected)
 
 
-# Clients end after 5 to 60 iterations, so that lanes change hands at different times. Failed on:
+# Clients end after 5 to 60 iterations, so that slots change clients at different times. Failed on:
 # iterations that a lane's next client does not begin at 0; a lane that starts from the state
 # before; an answer written at another client's place; any restart that ends its client; the next
 # client left out.
@@ -129,7 +129,7 @@ def test_one_more_iteration_is_one_more():
     assert (long.objective < short.objective).all()
 
 
-# Failed on: lanes that wait for the slowest of them.
+# Failed on: slots that wait for the slowest of them.
 @pytest.mark.slow
 def test_no_lane_waits_for_another():
     calls = []

@@ -95,7 +95,7 @@ def test_help_names_the_flags(outcomes):
     assert f'python {SCRIPT} --config=quickstart\n' in output
     assert 'Traceback' not in output
     # Attacks and defences, from their tables.
-    assert re.search(r'^ *spectral +the side of the first principal direction', output, re.M)
+    assert re.search(r'^ *spectral +sign of each item row along the first pr', output, re.M)
     assert re.search(r'^ *observation\.clip +largest norm of an upload', output, re.M)
 
 

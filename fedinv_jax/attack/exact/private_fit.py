@@ -4,6 +4,7 @@ Which of several label vectors explains what was seen is a question about all pr
 vector is given its own best ones, by Levenberg-Marquardt on the whitened residual.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ class _State(NamedTuple):
     promised: Array
 
 
-def flatten(latent: PyTree) -> tuple[Array, object]:
+def flatten(latent: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     """Private states `[T, ...]` as `[T, P]`, and the way back."""
     unravel = jax.flatten_util.ravel_pytree(tree.take(latent, 0))[1]
     flat = jax.vmap(lambda state: jax.flatten_util.ravel_pytree(state)[0])(latent)
