@@ -80,7 +80,7 @@ def rows(
             'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
             **measured,
             'objective': _number(found['objective']),
-            'member': None if members is None else choice.members[int(members[lane])],
+            'member': None if members is None else choice.members[int(members[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
             **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},

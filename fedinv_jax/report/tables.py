@@ -257,6 +257,11 @@ def certificates(summary: Summary) -> list[str]:
             f'{row["num_victims"]} histories are certified as fully recovered; certificates do not '
             'use the truth.'
         )
+        if unique := row['num_locally_unique']:
+            lines.append(
+                f'{unique} more are locally unique: no other labels explain the uploads near the '
+                'private states that were found, but other private states were not excluded.'
+            )
         if row['labels_changed']:
             lines.append(
                 'These certificates are about the labels that the clients trained on, which a '

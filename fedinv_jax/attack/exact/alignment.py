@@ -226,7 +226,7 @@ def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
     def init(problem: Problem, key: Key) -> State:
         start_key, key = jax.random.split(key)
         guess = problem.init(start_key)
-        centre, _ = _flatten(guess.latent)
+        centre, _ = private_fit.flatten(guess.latent)
         widths = jnp.broadcast_to(jnp.asarray(width, centre.dtype), len(centre))
         memory = Memory(centre, widths, guess.labels > 0.5, key, _DONE * widths)
         return State(guess, jnp.asarray(jnp.inf, centre.dtype), jnp.asarray(False), memory)
@@ -235,7 +235,7 @@ def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
         centre, width, labels, key, end = state.memory
         key, basis_key = jax.random.split(key)
         basis = _random_basis(basis_key, centre)
-        _, unflatten = _flatten(state.guess.latent)
+        _, unflatten = private_fit.flatten(state.guess.latent)
 
         def predict(labels: Array, latent: Array) -> Array:
             guess = Guess(labels.astype(latent.dtype), None, unflatten(latent))
@@ -334,11 +334,3 @@ def _weighted_step(mean: Array, slopes: Array, weights: Array) -> Array:
     trace = item_rows.positive(jnp.trace(gram, axis1=1, axis2=2))[:, None, None]
     damped = gram / trace + _DAMPING / len(slopes) * jnp.eye(len(slopes), dtype=gram.dtype)
     return -jnp.linalg.solve(damped, (rhs / trace[..., 0])[..., None])[..., 0]
-
-
-def _flatten(latent: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """Private states `[T, ...]` as `[T, P]`, and the inverse function."""
-    first = jax.tree.map(lambda leaf: leaf[0], latent)
-    unravel = jax.flatten_util.ravel_pytree(first)[1]
-    flat = jax.vmap(lambda state: jax.flatten_util.ravel_pytree(state)[0])(latent)
-    return flat, jax.vmap(unravel)

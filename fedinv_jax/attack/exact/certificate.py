@@ -102,8 +102,8 @@ def unless(found: Certificate, ambiguous: Array) -> Certificate:
     return found._replace(
         certified=found.certified & ~ambiguous,
         locally_unique=found.locally_unique & ~ambiguous,
-        margin=jnp.where(ambiguous, 0, found.margin),
-        determined=jnp.where(ambiguous, 0, found.determined),
+        margin=jnp.where(ambiguous, jnp.zeros_like(found.margin), found.margin),
+        determined=jnp.where(ambiguous, jnp.zeros_like(found.determined), found.determined),
     )
 
 

@@ -130,6 +130,7 @@ def around(problem: Problem, latent: PyTree, drawn: PyTree, labels: Array) -> Fi
 
 def likeliest(squares: Array, surprise: Array) -> Array:
     """Index of the least mean square; of several that explain as much, that of least surprise."""
+    squares = jnp.where(jnp.isfinite(squares), squares, jnp.inf)
     least = jnp.min(squares)
     alike = squares <= jnp.maximum(EXPLAINED, 1.1 * least)
     return jnp.argmin(jnp.where(alike, surprise, jnp.inf))

@@ -51,14 +51,14 @@ def test_certified_labels_are_the_true_ones(rows, scale, private):
                 state = np.linalg.lstsq(j, seen - matrix @ answer)[0] if private else p
                 found = run_certify(matrix, j, seen, answer.astype(float), state)
                 exact = np.array_equal(answer, truth)
-                if bool(found.certified):
+                if bool(found.locally_unique):
                     certified += 1
                     assert exact
                     assert int(found.determined) == size
                     # And no other labels come as near.
                     others = left[np.any(all_labels != answer, axis=1)]
                     assert others.min() > left.min()
-                assert bool(found.certified) == bool(found.margin > found.noise)
+                assert bool(found.locally_unique) == bool(found.margin > found.noise)
     if scale == 300.0 and rows == 16:
         assert certified > 6
 
@@ -98,8 +98,8 @@ def test_nothing_is_certified_without_candidates_or_uploads():
         one, zero, where = jnp.eye(3), jnp.zeros((3, 3)), jnp.ones(3, bool)
         none = certificate.certify(problem, guess, one, one, ~where)
         silent = certificate.certify(problem, guess, zero, identifiability.factor(zero), where)
-    assert not none.certified
-    assert not silent.certified
+    assert not none.locally_unique
+    assert not silent.locally_unique
     assert int(silent.determined) == 0
 
 
@@ -116,7 +116,7 @@ def test_an_answer_that_noise_does_not_explain_is_not_certified():
             guess = Guess(jnp.ones(2), None, jnp.zeros(0))
             found.append(certificate.certify(problem, guess, gram, factor, where))
     assert all(one.margin > one.noise for one in found)
-    assert [bool(one.certified) for one in found] == [True, False]
+    assert [bool(one.locally_unique) for one in found] == [True, False]
 
 
 def test_extra_doubt_is_taken_off():
@@ -129,6 +129,6 @@ def test_extra_doubt_is_taken_off():
             certificate.certify(problem, guess, gram, factor, where, extra=extra)
             for extra in (0.0, 100.0, jnp.nan)
         )
-    assert sure.certified
-    assert not unsure.certified
-    assert not lost.certified
+    assert sure.locally_unique
+    assert not unsure.locally_unique
+    assert not lost.locally_unique
