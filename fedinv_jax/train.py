@@ -154,11 +154,11 @@ def federation(
     )
 
 
-def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
+def uploads(federation: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
     """Returns a function that recomputes what clients upload in a round.
 
     Args:
-        run: the federation.
+        federation: the federation.
         key: PRNG key of the run's rounds.
 
     Returns:
@@ -170,7 +170,7 @@ def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], Py
 
     @compilation.jit
     def compute(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
-        return jax.vmap(partial(run.train, shared, round_, key))(locals_)[0].uploads
+        return jax.vmap(partial(federation.train, shared, round_, key))(locals_)[0].uploads
 
     def in_chunks(shared: PyTree, round_: int, locals_: Local, most: int) -> PyTree:
         count, batch = locals_.items.shape

@@ -240,7 +240,7 @@ def make_mgradinv(
     optimizer = training.make_optimizer(
         'attack.optimizer', section.optimizer, section.num_iterations
     )
-    solver = inversion.descent(optimizer, threshold=section.stop_below)
+    solver = inversion.descent(optimizer, stop_below=section.stop_below)
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
