@@ -164,7 +164,7 @@ def uploads(federation: Federation, key: Key) -> Callable[[PyTree, int, Local, i
     Returns:
         `uploads(shared, round, locals, most) -> seen`: uploads of V clients of one group, leaves
         `[V, ...]` on the host. `most` is the largest V of a group: all its calls are compiled for
-        one shape. The float dtype is the default one at the time of the call to this function.
+        one shape. Uploads have JAX's default float dtype when `train.uploads` is called.
     """
     wide = jnp.result_type(float) == jnp.float64
 

@@ -1,6 +1,7 @@
 """The choice of the strongest exact attack that applies.
 
-`probing.probe` finds out once what holds for every client; `choose` takes the member it allows.
+`probing.probe` finds out once what holds for every client; `choose` then takes the strongest solver
+whose conditions hold.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from fedinv_jax.types import Answer, Transcript
 
 
 class Choice(NamedTuple):
-    """A member's name, why it was chosen, and the attack: `attack(transcript, key) -> Answer`.
+    """A solver's name, why it was chosen, and the attack: `attack(transcript, key) -> Answer`.
 
-    `why` is empty if the caller named the member.
+    `why` is empty if the caller named the solver.
     """
 
     solver: str
@@ -30,15 +31,15 @@ class Choice(NamedTuple):
 
 
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:
-    """The strongest member that applies, with the reason, or the member that `solver` names.
+    """The strongest solver that applies, with the reason, or the one that `solver` names.
 
     Args:
         known: from `probing.probe`.
         batch_known: whether the transcripts hold the items of the batch.
-        solver: 'auto' or a member's name.
+        solver: 'auto' or a solver's name.
 
     Raises:
-        ValueError: if the member does not apply, or does not exist.
+        ValueError: if the solver does not apply, or does not exist.
     """
     name, why = _strongest(known, batch_known) if solver == 'auto' else (solver, '')
     if name not in MEMBERS:
@@ -47,7 +48,7 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
-    """A member that reads item rows only: no model, no loss, no random numbers."""
+    """A solver that reads item rows only: no model, no loss, no random numbers."""
     return lambda known: lambda transcript, key: attack(transcript, known.positives, known.largest)
 
 
