@@ -222,7 +222,7 @@ def _define_run_flags() -> None:
     flags.DEFINE_bool('merge', False, 'Join the rows of all shards and write the report.')
     flags.DEFINE_bool(
         'distributed', False, 'Be one of several processes, on one machine or many, that share the '
-        'work and the folder; process 0 writes the report. On SLURM, TPU pods and GKE the processes '
+        'work and the folder; process 0 writes the report. On SLURM, TPU pods and GKE processes '
         'find each other.'
     )  # fmt: skip
     flags.DEFINE_string(

@@ -157,7 +157,7 @@ def test_help_of_a_console_command(outcomes):
     assert 'fedinv study --config=study_attacks\n' in output
     for flag in ('--config', '--workdir', '--arms', '--shard', '--[no]merge'):
         assert f'\n  {flag}: ' in output
-    assert re.search(r'^ *spectral +the side of the first principal direction', output, re.M)
+    assert re.search(r'^ *spectral +sign of each item row along the first pr', output, re.M)
 
 
 def test_ctrl_c(outcomes):
