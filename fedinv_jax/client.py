@@ -139,8 +139,8 @@ def local_sgd(
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
     Every local step computes one gradient in (shared, private) and applies both optimisers.
-    Minibatches are consecutive blocks of the stored order. Optimiser moments are reset at every
-    call. A block with zero total weight (padding) changes neither parameters nor moments.
+    Minibatches are consecutive parts of the stored order. Optimiser moments are reset at every
+    call. A minibatch with zero total weight (padding) changes neither parameters nor moments.
 
     Args:
         model: the recommender.
@@ -233,7 +233,7 @@ def weighted_by_num_examples(client_update: ClientUpdate) -> ClientUpdate:
 
 
 def through(client_update: ClientUpdate, stage: Observation) -> ClientUpdate:
-    """Appends a stateless stage of the channel to a client, as the attacker predicts that stage.
+    """Returns a client whose upload has passed the stage's `predict`; the stage is stateless.
 
     Example:
         >>> from fedinv_jax import observe
@@ -301,7 +301,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
 
 
 def _blocks(batch: Batch, size: int | None) -> Batch:
-    """Splits a batch into consecutive blocks `[num_blocks, size]`; weight 0 pads the last one."""
+    """Splits a batch into minibatches `[num_minibatches, size]`; weight 0 pads the last one."""
     length = batch.labels.shape[0]
     if size is None or size >= length:
         return jax.tree.map(lambda leaf: leaf[None], batch)

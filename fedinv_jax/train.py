@@ -154,23 +154,23 @@ def federation(
     )
 
 
-def uploads(run: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
+def uploads(federation: Federation, key: Key) -> Callable[[PyTree, int, Local, int], PyTree]:
     """Returns a function that recomputes what clients upload in a round.
 
     Args:
-        run: the federation.
+        federation: the federation.
         key: PRNG key of the run's rounds.
 
     Returns:
         `uploads(shared, round, locals, most) -> seen`: uploads of V clients of one group, leaves
         `[V, ...]` on the host. `most` is the largest V of a group: all its calls are compiled for
-        one shape. The float dtype is the default one at the time of the call to this function.
+        one shape. Uploads have JAX's default float dtype when `train.uploads` is called.
     """
     wide = jnp.result_type(float) == jnp.float64
 
     @compilation.jit
     def compute(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
-        return jax.vmap(partial(run.train, shared, round_, key))(locals_)[0].uploads
+        return jax.vmap(partial(federation.train, shared, round_, key))(locals_)[0].uploads
 
     def in_chunks(shared: PyTree, round_: int, locals_: Local, most: int) -> PyTree:
         count, batch = locals_.items.shape

@@ -220,7 +220,7 @@ class Answer(NamedTuple):
             attack does not estimate them.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
         certificate: whether the uploads determine the answer; None if the attack has none.
-        member: int `[]`, index of the member that gave the answer; None if the attack has one.
+        kept: int `[]`, index of the solver whose labels were kept; None if the attack has one.
     """
 
     scores: Array
@@ -228,4 +228,4 @@ class Answer(NamedTuple):
     private: PyTree | None
     objective: Array
     certificate: Certificate | None = None
-    member: Array | None = None
+    kept: Array | None = None

@@ -101,7 +101,7 @@ def descent(
     optimizer: optax.GradientTransformation,
     tolerance: tuple[float, float] = (0.0, 0.0),
     slope: Slope = _slope,
-    threshold: float = 0.0,
+    stop_below: float = 0.0,
 ) -> Inversion:
     """A solver that descends the objective with any optax optimiser, `optax.lbfgs()` included.
 
@@ -116,7 +116,7 @@ def descent(
             by less than the second; 0 switches a test off.
         slope: `slope(problem, point) -> (value, gradient)`, those of the objective by default. With
             a line search it is called at the start only: the search returns the later slopes.
-        threshold: the run ends at a point whose objective is at most this; 0 switches the test off.
+        stop_below: the run ends at a point whose objective is at most this; 0: it does not.
 
     Example:
         >>> solver = descent(optax.adam(0.1))
@@ -148,7 +148,7 @@ def descent(
         )
         finite = jnp.isfinite(value) & jnp.isfinite(distances.squared_norm(gradient))
         least, change = tolerance
-        done = value <= threshold if threshold else jnp.asarray(False)
+        done = value <= stop_below if stop_below else jnp.asarray(False)
         if least:
             done |= largest(gradient) <= least
         if change:

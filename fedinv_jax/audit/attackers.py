@@ -84,7 +84,7 @@ class Choice(NamedTuple):
         attack: `attack(transcript, key, num_iterations) -> Answer`, on one client.
         batched: the iterative part, which can run on several clients in step; None for an attack
             that solves one client after the other.
-        members: see `exact.Choice`.
+        compared: see `exact.Choice`.
         symmetries: see `exact.Choice`.
     """
 
@@ -92,7 +92,7 @@ class Choice(NamedTuple):
     why: str
     attack: Attack
     batched: batching.Batched | None = None
-    members: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     symmetries: tuple[str, ...] = ()
 
 
@@ -189,7 +189,7 @@ def make_exact(target: Target, solver: str | None = None) -> Choice:
         choice.solver,
         choice.why,
         lambda seen, key, _: choice.attack(seen, key),
-        members=choice.members,
+        compared=choice.compared,
         symmetries=choice.symmetries,
     )
 
@@ -250,7 +250,7 @@ def make_mgradinv(
     optimizer = training.make_optimizer(
         'attack.optimizer', section.optimizer, section.num_iterations
     )
-    solver = inversion.descent(optimizer, threshold=section.stop_below)
+    solver = inversion.descent(optimizer, stop_below=section.stop_below)
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)

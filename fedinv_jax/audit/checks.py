@@ -72,7 +72,7 @@ def check(config: Config) -> None:
             observed rounds past the end of the training.
     """
     if 'arms' in config:
-        raise ValueError('This config is a study with several arms. Run it with scripts/study.py.')
+        raise ValueError('This config is a study with several arms. Run `fedinv study` with it.')
     values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
     for field, names in _AXES.items():
         if not values[field]:

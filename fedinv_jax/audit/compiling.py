@@ -1,7 +1,7 @@
 """Compiles the attacks of a seed and runs each once, to predict the time and memory of a run."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import NamedTuple
 
 from fedinv_jax.audit import executor, plan, progress
@@ -44,11 +44,11 @@ def compile_all(
             new.setdefault(executor.shape(block), block)
     seed = blocks[0].case.config.seed
     if new:
-        log(f'seed {seed}: compiling {len(new)} functions and running each once ...')
+        log(f'seed {seed}: compiling {_functions(new)} and running each once ...')
     functions |= dict(zip(new, _warmed_up(arguments, list(new.values())), strict=True))
     seconds = time.perf_counter() - start
     predicted = _predicted([*blocks, *later], functions, timings.training)
-    log(f'seed {seed}: compiled {len(new)} functions in {seconds:.1f} s; {predicted.text}')
+    log(f'seed {seed}: compiled {_functions(new)} in {seconds:.1f} s; {predicted.text}')
     total = predicted.seconds
     if timings.after and first:  # the later runs train and compile too
         total += timings.after * (seconds + timings.training + total)
@@ -59,6 +59,10 @@ def compile_all(
             'iterations (attack.num_iterations) make it shorter. A stopped run resumes when the '
             'same command is started again.'
         )
+
+
+def _functions(new: Sized) -> str:
+    return f'{len(new)} function{"s" * (len(new) != 1)}'
 
 
 def _warmed_up(

@@ -39,7 +39,7 @@ class Defence(NamedTuple):
         bounds: smallest and largest value.
         smaller_is_stronger: whether a smaller value is a stronger defence.
         acts_on: 'labels' (before the client trains), 'training', 'upload', or 'sum' (the sum of a
-            group under secure aggregation).
+            cohort).
         make: `make(config) -> stage` of the channel; None for a defence outside the channel.
         is_noise: whether the stage adds noise, which hides what the stages before it did; its
             `variance` adds up in a sum.

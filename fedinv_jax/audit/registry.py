@@ -87,14 +87,16 @@ ATTACKS: dict[str, AttackSpec] = {
         iterates=True, ends_by_itself=True,
     ),
     'inverting_gradients': _recipe(
-        'inverting_gradients', 'Geiping et al., NeurIPS 2020', iterates=True
+        'inverting_gradients',
+        'cosine distance, signed gradients (Geiping et al., NeurIPS 2020)',
+        iterates=True
     ),
     'tgias_ro': _recipe(
         'tgias_ro', 'temporal gradients, robustly aggregated (Li et al., 2023)',
         iterates=True,
     ),
     'raifle': _recipe(
-        'raifle', 'a random private embedding is assumed (Pham et al., NDSS 2025)',
+        'raifle', 'RAIFLE, a random private embedding assumed (Pham et al., NDSS 2025)',
         reads_rows=True, iterates=True, ends_by_itself=True,
     ),
     'raifle_joint': _recipe(

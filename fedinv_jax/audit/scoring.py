@@ -50,7 +50,7 @@ def rows(
     """
     case, setting = block.case, block.setting
     values, finite = _evaluate_block(answers, truths), _finite(seen, len(block.users))
-    certificates, members = jax.device_get((answers.certificate, answers.member))
+    certificates, kept = jax.device_get((answers.certificate, answers.kept))
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
@@ -80,7 +80,7 @@ def rows(
             'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
             **measured,
             'objective': _number(found['objective']),
-            'member': None if members is None else choice.members[int(members[index])],
+            'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
             **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},

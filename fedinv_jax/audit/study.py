@@ -84,7 +84,7 @@ def run(
     root, chosen, every = pathlib.Path(folder), arms(config, names), arms(config)
     if (root / 'config.json').exists():
         raise ValueError(
-            f'{root} holds a run of scripts/attack.py, not a study. Choose another --workdir.'
+            f'{root} holds a run of `fedinv attack`, not a study. Choose another --workdir.'
         )
     missing = {} if names else without_data(chosen)
     # Arms that are complete stay in the report.

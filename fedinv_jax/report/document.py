@@ -61,10 +61,12 @@ def _num_exact(row: SummaryRow) -> int:
 def _ends(rows: Sequence[SummaryRow]) -> str:
     """Whether the defences stop the attacks on an upload: no attack beats popularity then."""
     verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
+    undefended = all(row['defences'] == {} for row in rows)
     if 'beats' in verbs:
-        return 'No, an attack beats the popularity baseline'
+        first = 'No defence was on' if undefended else 'No'
+        return f'{first}, an attack beats the popularity baseline'
     if verbs <= {'is worse than', tables.LEVEL}:
-        if all(row['defences'] == {} for row in rows):
+        if undefended:
             return 'There is nothing to stop: no attack beats the popularity baseline'
         return 'Yes, no attack beats the popularity baseline'
     if tables.UNPAIRED in verbs:

@@ -105,7 +105,7 @@ class VictimRow(_Shared, Certificate):
     quality: dict[str, float] | None
     seconds: float
     objective: float | None
-    member: str | None
+    kept: str | None
     symmetry: str | None
     metrics: dict[str, float | None]
     scores: NotRequired[list[float]]
@@ -224,7 +224,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 # What older rows do not have.
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
-    'epsilon': None, 'member': None, 'symmetry': None,
+    'epsilon': None, 'kept': None, 'symmetry': None,
     **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 

@@ -102,7 +102,7 @@ def test_the_first_page_says_what_stops_it():
     ]  # fmt: skip
     text = first_page([*above, *below, *guesses])
     asked = 'Do defences stop the attacks, {} seen? '.format
-    assert f'{asked("scorer")}No, an attack beats the popularity baseline (defences: none).' in text
+    assert f'{asked("scorer")}No defence was on, an attack beats the popularity baseline' in text
     assert f'{asked("items")}There is nothing to stop: no attack beats' in text
     clipped = [
         {**one, 'defence': 'clip 1', 'defences': {'clip': 1.0}} for one in [*below, *guesses]

@@ -53,7 +53,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'certified': None,
         'margin': None,
         'noise': None,
-        'member': None,
+        'kept': None,
         'symmetry': None,
         'locally_unique': None,
         'rank': None,

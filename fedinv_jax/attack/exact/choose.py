@@ -1,6 +1,7 @@
 """The choice of the strongest exact attack that applies.
 
-`probing.probe` finds out once what holds for every client; `choose` takes the member it allows.
+`probing.probe` finds out once what holds for every client; `choose` then takes the strongest solver
+whose conditions hold.
 """
 
 from collections.abc import Callable
@@ -23,31 +24,31 @@ class Choice(NamedTuple):
     """The attack that was chosen.
 
     Attributes:
-        solver: the member's name.
-        why: why it was chosen; empty if the caller named the member.
+        solver: the solver's name.
+        why: why it was chosen; empty if the caller named the solver.
         attack: `attack(transcript, key) -> Answer`.
-        members: names of the members of which one gives the answer, by `Answer.member`; empty if
-            there is only the solver.
+        compared: names of the solvers whose answers are compared, by `Answer.kept`; empty if there
+            is only one.
         symmetries: of the client, see `symmetry.flips`: other labels explain every upload as well.
     """
 
     solver: str
     why: str
     attack: Attack
-    members: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
     symmetries: tuple[str, ...] = ()
 
 
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:
-    """The strongest member that applies, with the reason, or the member that `solver` names.
+    """The strongest solver that applies, with the reason, or the one that `solver` names.
 
     Args:
         known: from `probing.probe`.
         batch_known: whether the transcripts hold the items of the batch.
-        solver: 'auto' or a member's name.
+        solver: 'auto' or a solver's name.
 
     Raises:
-        ValueError: if the member does not apply, or does not exist.
+        ValueError: if the solver does not apply, or does not exist.
     """
     if solver != 'auto':
         if solver not in MEMBERS:
@@ -65,7 +66,7 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
-    """A member that reads item rows only: no model, no loss, no random numbers."""
+    """A solver that reads item rows only: no model, no loss, no random numbers."""
     return lambda known: lambda transcript, key: attack(transcript, known.positives, known.largest)
 
 
@@ -83,7 +84,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 }
 
 
-# Members that compete with those that read the item rows and no model, where rows are seen.
+# Solvers that are compared with those that read item rows and no model, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
 

@@ -80,7 +80,7 @@ def margins(
     Returns:
         float `[K]` >= 0: 0 where nothing is known, inf for padding. The smallest entry is a lower
         bound (up to rounding, a millionth of the largest column) on the change of the uploads by
-        any other labels, and is exact in the limit.
+        any other labels.
 
     Example:
         >>> gram = jnp.diag(jnp.array([400.0, 900.0]))

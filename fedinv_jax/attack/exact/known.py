@@ -13,7 +13,7 @@ class Structure(NamedTuple):
     """How the seen upload of a client depends on its labels, for every client.
 
     Attributes:
-        affine: whether the upload of a mix of labels is the same mix of their uploads.
+        affine: whether the upload is an affine function of the labels.
         separable: whether each label moves the upload as it would in a batch of its item alone.
         outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
         items: whether item rows are seen.
@@ -53,7 +53,7 @@ class Known(NamedTuple):
         structure: see `probing.structure`.
         recovery: leaves that determine p, see `probing.find_recovery`; None if there are none.
         approximate_recovery: leaves that determine p approximately, for clients that take several
-            steps: the kernel differs by at most 0.9 of its norm from a multiple of the product.
+            steps: the kernel is within a relative distance of 0.9 of a multiple of `p ⊗ e`.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
         symmetries: see `symmetry.flips`.

@@ -1,4 +1,4 @@
-"""Several members on one client: the labels that explain most are kept."""
+"""Several solvers on one client: the labels that explain most are kept."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def known_of(name):
 
 
 def answering(labels, private):
-    """A member that says these labels and private states, and is sure of them."""
+    """A solver that says these labels and private states, and is sure of them."""
 
     def attack(transcript, key):
         scores = jnp.asarray(labels, float)
@@ -36,13 +36,13 @@ def compared(known, transcript, first):
         return attack(transcript, jax.random.key(0))
 
 
-# Failed on: the largest residual; certificates of the first member kept.
+# Failed on: the largest residual; certificates of the first solver kept.
 def test_labels_that_explain_more_take_the_place_and_are_not_certified():
     transcript, labels, privates = row_client('mf_bias', seed=1)
     wrong = labels ^ (np.arange(len(labels)) % 3 == 0)
     answer = compared(known_of('mf_bias'), transcript, answering(wrong, privates[0]))
     np.testing.assert_array_equal(answer.labels, labels)
-    assert int(answer.member) == 1
+    assert int(answer.kept) == 1
     assert not answer.certificate.certified
     assert answer.certificate.margin == 0
     np.testing.assert_array_equal(answer.private, privates[0])
@@ -52,7 +52,7 @@ def test_an_answer_that_explains_all_is_kept_as_it_is():
     transcript, labels, privates = row_client('mf_bias', seed=1)
     answer = compared(known_of('mf_bias'), transcript, answering(labels, privates[0]))
     np.testing.assert_array_equal(answer.labels, labels)
-    assert int(answer.member) == 0
+    assert int(answer.kept) == 0
     assert answer.certificate.certified
 
 
