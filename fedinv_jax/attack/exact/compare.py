@@ -49,7 +49,7 @@ def best_of(known: Known, first: Attack, others: Mapping[str, Attack]) -> Attack
             labels = jnp.stack([one.labels & where for one in (answer, *found)])
             values = jax.lax.map(lambda own: left(own.astype(answer.scores.dtype)), labels)
             best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-            best_answer = answer
+            chosen = answer
             for index, one in enumerate(found, start=1):
                 chosen = optax.tree.where(best == index, _as(answer, one, index), chosen)
             return chosen
