@@ -44,7 +44,7 @@ def test_arms_differ_in_what_they_say():
 
 
 def test_a_study_is_no_run_of_the_attack(tmp_path):
-    with pytest.raises(ValueError, match=r'Run it with scripts/study\.py'):
+    with pytest.raises(ValueError, match=r'Run `fedinv study` with it'):
         runner.run(two_arms(), str(tmp_path), '', silent)
 
 
@@ -101,7 +101,7 @@ def test_an_arm_that_is_complete_stays_in_the_report(whole, tmp_path):
 
 
 def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
-    with pytest.raises(ValueError, match=r'holds a run of scripts/attack\.py, not a study'):
+    with pytest.raises(ValueError, match=r'holds a run of `fedinv attack`, not a study'):
         run_study(two_arms(), whole / 'mf')
     with pytest.raises(ValueError, match=r'Nothing to merge: the folder .*typo.mf does not exist'):
         run_study(two_arms(), tmp_path / 'typo', merge=True)
