@@ -23,6 +23,11 @@ def default_config() -> Config:
             'num_seeds': 1,  # training runs, of seeds seed, seed + 1, ...; they share the victims
             'data': {
                 'name': 'synthetic',  # or a known data set, or the path of a file
+                # Of a file: what each column is, from the first on: 'user', 'item', 'rating',
+                # 'label' (a rating whose zeros are no interactions), 'timestamp', '_' (not read);
+                # None: as its header or, without one, the positions say.
+                'columns': optional(tuple),
+                'header': optional(bool),  # whether its first line is one; None: if it looks so
                 'rating_threshold': optional(
                     float
                 ),  # ratings from here on are interactions; None: all

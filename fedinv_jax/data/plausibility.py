@@ -1,0 +1,156 @@
+"""Refuses columns that cannot be what they were taken for; warns where they were named."""
+
+import decimal
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedinv_jax.data import columns as columns_lib
+from fedinv_jax.data import values
+from fedinv_jax.data.sniffing import Layout
+
+_FEWEST = 10  # rows of which something can be said
+_NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)
+# Ids of Amazon: of reviewers, and of products (an ASIN, or the ISBN of a book).
+_PATTERNS = {
+    'user': re.compile(r'A[0-9A-Z]{9,20}', re.ASCII),
+    'item': re.compile(r'B[0-9A-Z]{9}|\d{9}[0-9X]', re.ASCII),
+}
+_WORD = re.compile(r'([A-Za-z]+)[\W_]*[0-9a-f]*', re.ASCII)
+
+
+def check(
+    path: pathlib.Path,
+    layout: Layout,
+    parsed: Mapping[str, np.ndarray],
+    ids: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Refuses columns that cannot be what they were taken for.
+
+    Args:
+        path: of the file, for messages.
+        layout: what the columns were taken for.
+        parsed: the columns, from `parsing.parse`.
+        ids: the distinct ones of 'user' and 'item'.
+
+    Returns:
+        What is odd but was said by `data.columns`.
+
+    Raises:
+        ValueError: if the ids of one column are all distinct, two ids are equal as numbers but not
+            as text, the ratings are times, or users and items look exchanged.
+    """
+    num_rows = len(parsed['user'])
+    problems = [
+        _distinct('user', layout, len(ids['user']), num_rows),
+        _distinct('item', layout, len(ids['item']), num_rows) if len(ids['user']) > 1 else '',
+        *[_alike(column, ids[column]) for column in ids if parsed[column].dtype.kind == 'U'],
+    ]
+    found = [problem for problem in problems if problem]
+    if layout.told_by == 'data.columns':
+        return found
+    advice = columns_lib.suggestion(layout.width)
+    if layout.told_by == 'position':
+        found += [problem for problem in (_ratings(parsed),) if problem]
+        if exchanged := _exchanged(parsed):
+            found.append(exchanged)
+            rest = [name for name in layout.columns if name not in ('user', 'item')]
+            advice = (
+                f'Set data.columns={("item", "user", *rest)} if they are, else '
+                f'data.columns={("user", "item", *rest)}.'
+            )
+    if found:
+        raise ValueError(f'{path}: {found[0]} {advice}')
+    return []
+
+
+def _distinct(column: str, layout: Layout, num_ids: int, num_rows: int) -> str:
+    """That every row has another id, as row numbers have; empty where it is not so."""
+    if num_rows < _FEWEST or num_ids < num_rows:
+        return ''
+    return (
+        f'Expected ids that come back, found {num_ids} distinct {column} ids in {num_rows} rows '
+        f'(column {layout.columns[column] + 1}).'
+    )
+
+
+def _alike(column: str, ids: Sequence[str]) -> str:
+    """That two ids are one number written in two ways; empty where none are."""
+    seen: dict[decimal.Decimal, str] = {}
+    for text in ids:
+        if _NUMBER.fullmatch(text):
+            other = seen.setdefault(decimal.Decimal(text), text)
+            if other != text:
+                return (
+                    f'Expected each {column} id in one spelling, found {values.show(other)} and '
+                    f'{values.show(text)}, which are equal as numbers. Write them alike; if they '
+                    'are different ids, name the columns.'
+                )
+    return ''
+
+
+def _ratings(parsed: Mapping[str, np.ndarray]) -> str:
+    """That the ratings are times; empty where they are none."""
+    ratings = parsed.get('rating', np.zeros(0))
+    if not len(ratings):
+        return ''
+    units = {values.unit(float(ratings.min())), values.unit(float(ratings.max()))}
+    if units == {None} or len(units) > 1:
+        return ''
+    return (
+        f'Expected ratings in column 3, found {ratings.min():.0f} to {ratings.max():.0f}, which '
+        'are times.'
+    )
+
+
+def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:
+    """That the first column seems to hold items and the second users; empty where it does not."""
+    first, second = parsed['user'], parsed['item']
+    kinds = [_kind(first), _kind(second)]
+    if kinds == ['item', 'user']:
+        return (
+            'Expected user, item in this order, found ids in column 1 that look like items '
+            f'({values.show(str(first[0]))}), and in column 2 like users '
+            f'({values.show(str(second[0]))}).'
+        )
+    ordered = 'timestamp' in parsed and kinds != ['user', 'item']
+    if not ordered or len(first) < _FEWEST or not _is_history(second, parsed['timestamp']):
+        return ''
+    if _is_grouped(first):
+        return ''
+    return (
+        'Expected user, item in this order, found that the rows go by column 2, each of its ids in '
+        'order of time, as histories of users do.'
+    )
+
+
+def _kind(ids: np.ndarray) -> str | None:
+    """What ids say that they are, such as 'user12', 'item_5', or those of Amazon."""
+    sample = [str(text) for text in ids[:100].tolist()]
+    for kind, pattern in _PATTERNS.items():
+        if all(map(pattern.fullmatch, sample)):
+            return kind
+    words = {match[1] if (match := _WORD.fullmatch(text)) else '' for text in sample}
+    known = columns_lib.kinds(words.pop()) if len(words) == 1 else {}
+    return next((kind for kind in ('user', 'item') if kind in known), None)
+
+
+def _starts(ids: np.ndarray) -> np.ndarray:
+    """Where a run of equal ids starts."""
+    return np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+
+
+def _is_grouped(ids: np.ndarray) -> bool:
+    """Whether equal ids follow each other."""
+    return len(_starts(ids)) == len(np.unique(ids))
+
+
+def _is_history(ids: np.ndarray, times: np.ndarray) -> bool:
+    """Whether rows go by id, several of each, and by time within an id, up or down."""
+    if 2 * len(_starts(ids)) > len(ids) or not _is_grouped(ids):
+        return False
+    inside = ids[1:] == ids[:-1]
+    steps = np.diff(times)[inside]
+    return bool((steps >= 0).all() or (steps <= 0).all())
