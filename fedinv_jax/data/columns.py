@@ -173,14 +173,18 @@ def by_position(where: str, rows: Sequence[Sequence[str]]) -> dict[str, int]:
         problem = f'{width}' + f', with times in {", ".join(places)}' * bool(times)
     raise ValueError(
         f'{where}: Expected 2 to 4 columns in the order user, item, rating, timestamp, or a header '
-        f'that names them, found {problem}. {suggestion(width, times)}'
+        f'that names them, found {problem}: {values.show(" ".join(rows[0]))}. '
+        f'{suggestion(width, times)}'
     )
 
 
 def suggestion(width: int, times: Iterable[int] = ()) -> str:
     """What to set where a file does not tell its columns."""
     times = tuple(times)[:1]
-    others = iter(('user', 'item', *['rating'] * (width - len(times) == 3)))
+    if width - len(times) < 2:
+        return 'A file needs a column of users and a column of items.'
+    rated = width - len(times) == 3 and not {0, 1} & set(times)
+    others = iter(('user', 'item', *['rating'] * rated))
     names = ['timestamp' if index in times else next(others, '_') for index in range(width)]
     return f"Say what the columns are, such as data.columns={tuple(names)} ('_' skips one)."
 

@@ -54,7 +54,7 @@ def without_comments(data: bytes) -> tuple[bytes, int]:
         return data, 0
     number = len(_COMMENT.findall(data))
     last = data.rstrip().rpartition(b'\n')[2]
-    if 2 * number > data.count(b'\n') and last.lstrip().startswith((b'#', b'%')):
+    if 2 * number > data.count(b'\n') and re.match(rb'[#%]\S', last):
         return data, 0
     data = _with_header(data)
     return _COMMENT.subn(b'', data)

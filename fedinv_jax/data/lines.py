@@ -61,7 +61,12 @@ def split(lines: Sequence[str], separator: str, quoted: bool) -> list[list[str]]
     """The fields of lines, without blanks around them."""
     if not quoted or _delimiter(separator) is None:
         return [_fields(line, separator, quoted) for line in lines]
-    found = _reader(iter(lines), separator)
+    try:
+        found = list(
+            csv.reader(lines, delimiter=_delimiter(separator) or ' ', skipinitialspace=True)
+        )
+    except csv.Error:  # `rows` says where
+        return split(lines, separator, quoted=False)
     return [[field.strip() for field in row] for row in found if row]
 
 
@@ -76,9 +81,32 @@ def _delimiter(separator: str) -> str | None:
     return {"'::'": None, 'blanks': ' '}.get(separator, SEPARATORS[separator])
 
 
-def _reader(lines: Iterator[str], separator: str) -> Any:
-    lines = (line.strip(' ') for line in lines) if separator == 'blanks' else lines
-    return csv.reader(lines, delimiter=_delimiter(separator) or ' ', skipinitialspace=True)
+def _quoted_rows(
+    path: pathlib.Path, lines: Iterator[str], first_line: int, separator: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row whose fields may be quoted."""
+    taken: list[str] = []
+
+    def one_by_one() -> Iterator[str]:
+        for line in lines:
+            taken.append(line.strip(' ') if separator == 'blanks' else line)
+            yield taken[-1]
+
+    number, delimiter = first_line, _delimiter(separator) or ' '
+    reader = csv.reader(one_by_one(), delimiter=delimiter, skipinitialspace=True)
+    try:
+        for row in reader:
+            if len(taken) > 1 and all(line.count(delimiter) == len(row) - 1 for line in taken):
+                raise csv.Error('it goes over lines that are rows themselves')
+            if any(row):
+                yield number, [field.strip() for field in row]
+            number = first_line + reader.line_num
+            taken.clear()
+    except csv.Error as error:
+        raise ValueError(
+            f'{path}:{number}: Expected a quoted field to end, found {values.show(taken[0])} '
+            f'({error}). Close the quote, or remove it.'
+        ) from error
 
 
 def rows(
@@ -109,12 +137,7 @@ def rows(
                 record = _record(f'{path}:{number}', line)
                 yield number, [record.get(name, '') for name in keys or ()]
     elif quoted and _delimiter(separator):
-        reader = _reader(text, separator)
-        number = first_line
-        for fields in reader:
-            if any(fields):
-                yield number, [field.strip() for field in fields]
-            number = first_line + reader.line_num
+        yield from _quoted_rows(path, text, first_line, separator)
     else:
         for number, line in enumerate(text, first_line):
             if line.strip():

@@ -128,6 +128,8 @@ def _problem(column: str, field: str, layout: Layout) -> str:
         advice = ' Write it without a comma: that may be thousands or decimals.'
     elif column not in _LARGEST and field in _NO_ID:
         advice = ' Leave such lines out of the file.'
+    elif column not in _LARGEST:
+        advice = ' Is a quote before it not closed?'
     elif layout.told_by == 'position':
         advice = ' ' + columns_lib.suggestion(layout.width)
     return (

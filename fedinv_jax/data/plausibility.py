@@ -13,10 +13,10 @@ from fedinv_jax.data.sniffing import Layout
 
 _FEWEST = 10  # rows of which something can be said
 _NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)
-# Ids of Amazon: of reviewers, and of products (an ASIN, or the ISBN of a book).
+# Ids of Amazon, of reviewers and of products.
 _PATTERNS = {
     'user': re.compile(r'A[0-9A-Z]{9,20}', re.ASCII),
-    'item': re.compile(r'B[0-9A-Z]{9}|\d{9}[0-9X]', re.ASCII),
+    'item': re.compile(r'B0[0-9A-Z]{8}', re.ASCII),
 }
 _WORD = re.compile(r'([A-Za-z]+)[\W_]*[0-9a-f]*', re.ASCII)
 
@@ -36,33 +36,36 @@ def check(
         ids: the distinct ones of 'user' and 'item'.
 
     Returns:
-        What is odd but was said by `data.columns`.
+        What is odd, for a warning.
 
     Raises:
         ValueError: if the ids of one column are all distinct, two ids are equal as numbers but not
-            as text, the ratings are times, or users and items look exchanged.
+            as text, the ratings are times, or users and items look exchanged, unless
+            `data.columns` says that they are what they are.
     """
     num_rows = len(parsed['user'])
     problems = [
         _distinct('user', layout, len(ids['user']), num_rows),
         _distinct('item', layout, len(ids['item']), num_rows) if len(ids['user']) > 1 else '',
         *[_alike(column, ids[column]) for column in ids if parsed[column].dtype.kind == 'U'],
+        _ratings(parsed),
     ]
     found = [problem for problem in problems if problem]
     if layout.told_by == 'data.columns':
         return found
-    advice = columns_lib.suggestion(layout.width)
-    if layout.told_by == 'position':
-        found += [problem for problem in (_ratings(parsed),) if problem]
-        if exchanged := _exchanged(parsed):
-            found.append(exchanged)
-            rest = [name for name in layout.columns if name not in ('user', 'item')]
-            advice = (
-                f'Set data.columns={("item", "user", *rest)} if they are, else '
-                f'data.columns={("user", "item", *rest)}.'
-            )
     if found:
-        raise ValueError(f'{path}: {found[0]} {advice}')
+        raise ValueError(f'{path}: {found[0]} {columns_lib.suggestion(layout.width)}')
+    if layout.told_by != 'position':
+        return []
+    rest = [name for name in layout.columns if name not in ('user', 'item')]
+    advice = (
+        f'Set data.columns={("item", "user", *rest)} if they are exchanged, else '
+        f'data.columns={("user", "item", *rest)}.'
+    )
+    if exchanged := _exchanged(parsed):
+        raise ValueError(f'{path}: Expected user, item in this order, found {exchanged}. {advice}')
+    if 'timestamp' not in parsed and _is_by_second(parsed):
+        return [f'the rows go by column 2, as if it held the users. {advice}']
     return []
 
 
@@ -99,31 +102,32 @@ def _ratings(parsed: Mapping[str, np.ndarray]) -> str:
     units = {values.unit(float(ratings.min())), values.unit(float(ratings.max()))}
     if units == {None} or len(units) > 1:
         return ''
-    return (
-        f'Expected ratings in column 3, found {ratings.min():.0f} to {ratings.max():.0f}, which '
-        'are times.'
-    )
+    return f'Expected ratings, found {ratings.min():.0f} to {ratings.max():.0f}, which are times.'
 
 
 def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:
-    """That the first column seems to hold items and the second users; empty where it does not."""
-    first, second = parsed['user'], parsed['item']
-    kinds = [_kind(first), _kind(second)]
-    if kinds == ['item', 'user']:
-        return (
-            'Expected user, item in this order, found ids in column 1 that look like items '
-            f'({values.show(str(first[0]))}), and in column 2 like users '
-            f'({values.show(str(second[0]))}).'
-        )
-    ordered = 'timestamp' in parsed and kinds != ['user', 'item']
-    if not ordered or len(first) < _FEWEST or not _is_history(second, parsed['timestamp']):
+    """Why the first column seems to hold items, or the second users; empty where they do not."""
+    ids = [parsed['user'], parsed['item']]
+    kinds = [_kind(own) for own in ids]
+    for place, kind in enumerate(('item', 'user')):
+        if kinds[place] == kind and kinds[1 - place] != kind:
+            shown = values.show(str(ids[place][0]))
+            return f'that ids of column {place + 1} look like those of {kind}s ({shown})'
+    if kinds == ['user', 'item'] or 'timestamp' not in parsed or not _is_by_second(parsed):
         return ''
-    if _is_grouped(first):
+    steps = np.diff(parsed['timestamp'])[ids[1][1:] == ids[1][:-1]]
+    if not (steps >= 0).all() and not (steps <= 0).all():
         return ''
     return (
-        'Expected user, item in this order, found that the rows go by column 2, each of its ids in '
-        'order of time, as histories of users do.'
+        'that the rows go by column 2, each of its ids in order of time, as histories of users do'
     )
+
+
+def _is_by_second(parsed: Mapping[str, np.ndarray]) -> bool:
+    """Whether equal ids of the second column follow each other, and those of the first do not."""
+    first, second = parsed['user'], parsed['item']
+    few = len(first) < _FEWEST or 2 * _num_runs(second) > len(second)
+    return not few and _is_grouped(second) and not _is_grouped(first)
 
 
 def _kind(ids: np.ndarray) -> str | None:
@@ -137,20 +141,11 @@ def _kind(ids: np.ndarray) -> str | None:
     return next((kind for kind in ('user', 'item') if kind in known), None)
 
 
-def _starts(ids: np.ndarray) -> np.ndarray:
-    """Where a run of equal ids starts."""
-    return np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))
+def _num_runs(ids: np.ndarray) -> int:
+    """How often another id follows, and one."""
+    return 1 + int(np.sum(ids[1:] != ids[:-1]))
 
 
 def _is_grouped(ids: np.ndarray) -> bool:
     """Whether equal ids follow each other."""
-    return len(_starts(ids)) == len(np.unique(ids))
-
-
-def _is_history(ids: np.ndarray, times: np.ndarray) -> bool:
-    """Whether rows go by id, several of each, and by time within an id, up or down."""
-    if 2 * len(_starts(ids)) > len(ids) or not _is_grouped(ids):
-        return False
-    inside = ids[1:] == ids[:-1]
-    steps = np.diff(times)[inside]
-    return bool((steps >= 0).all() or (steps <= 0).all())
+    return _num_runs(ids) == len(np.unique(ids))

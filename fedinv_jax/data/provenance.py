@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fedinv_jax.data import values
+from fedinv_jax.data import lines, values
 from fedinv_jax.data.sniffing import Layout
 
 
@@ -48,9 +48,9 @@ def describe(source: Source) -> list[tuple[str, str]]:
         + (f' ({values.show(layout.names[index])})' if layout.names else '')
         for kind, index in layout.columns.items()
     )
-    notes = [f'told by {layout.told_by}', f'separated by {layout.separator}']
-    if layout.separator == 'JSON':
-        notes[1] = 'JSON lines'
+    is_json = layout.separator == lines.JSON
+    notes = ['JSON lines' if is_json else f'separated by {layout.separator}']
+    notes.append('told by its keys' if is_json else f'told by {layout.told_by}')
     if unread := set(range(layout.width)) - set(layout.columns.values()):
         notes.append(f'not read: column {", ".join(str(index + 1) for index in sorted(unread))}')
     if layout.num_comments:

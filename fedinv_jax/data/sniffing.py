@@ -64,35 +64,28 @@ def sniff(
     data, num_comments = files.without_comments(data)
     lines = list(itertools.islice(lines_lib.numbered(data), _SAMPLE))
     if not lines:
-        raise ValueError(f'{path}:1: Expected lines of user and item, found an empty file.')
-    number, end, _ = lines[0]
-    texts = [text for _, _, text in lines]
-    first_line, names, quoted = 1, None, b'"' in data
-    if texts[0].lstrip().startswith('{'):
-        separator, quoted = lines_lib.JSON, False
-        names, *table = lines_lib.keys_and_rows(path, lines)
-    else:
-        separator = lines_lib.separator(texts, quoted)
-        table = lines_lib.split(texts, separator, quoted)
-        table = table[:-1] if quoted and len(table) > 2 else table  # may be cut within quotes
-        is_header = _is_header(f'{path}:{number}', table) if header is None else header
-        if is_header:
-            names, *table = table
-            first_line, data, number = number + 1, data[end:], number + 1
-    where = f'{path}:{number}'
+        kind = 'only comments' if num_comments else 'an empty file'
+        raise ValueError(f'{path}:1: Expected lines of user and item, found {kind}.')
+    separator, quoted, names, table = _table(path, lines, b'"' in data, header)
+    is_header = names is not None and separator != lines_lib.JSON
+    number, end, first = lines[0]
+    first_line = number + 1 if is_header else 1
     if not table:
-        raise ValueError(f'{where}: Expected rows after the header, found only a header.')
+        raise ValueError(
+            f'{path}:{first_line}: Expected rows after the header, found only a header.'
+        )
+    where = f'{path}:{number}'
     width = _width(table, names)
     if width < 2:
         raise ValueError(
             f'{where}: Expected 2 to 4 columns (user, item, rating, timestamp) separated by '
-            f'{", ".join(lines_lib.SEPARATORS)}, found {width}: {values.show(texts[0])}.'
+            f'{", ".join(lines_lib.SEPARATORS)}, found {width}: {values.show(first)}.'
         )
     rows = [row[:width] for row in table if len(row) >= width]
     if not rows:
         raise ValueError(
             f'{where}: Expected {width} columns separated by {separator}, as the header has, found '
-            f'{len(table[0])}: {values.show(texts[1])}.'
+            f'{len(table[0])}: {values.show(lines[1][2])}.'
         )
     found, told_by = _columns(where, rows, width, names, columns)
     times = [row[found['timestamp']] for row in rows] if 'timestamp' in found else ['']
@@ -108,7 +101,23 @@ def sniff(
         tuple(rows[0]),
         num_comments,
     )
-    return layout, data
+    return layout, data[end:] if is_header else data
+
+
+def _table(
+    path: pathlib.Path, lines: Sequence[tuple[int, int, str]], quoted: bool, header: bool | None
+) -> tuple[str, bool, Sequence[str] | None, Sequence[Sequence[str]]]:
+    """Separator, whether fields may be quoted, names, and the fields of the first rows."""
+    texts = [text for _, _, text in lines]
+    if texts[0].lstrip().startswith('{'):
+        names, *table = lines_lib.keys_and_rows(path, lines)
+        return lines_lib.JSON, False, names, table
+    separator = lines_lib.separator(texts, quoted)
+    table = lines_lib.split(texts, separator, quoted)
+    table = table[:-1] if quoted and len(table) > 2 else table  # may be cut within quotes
+    if _is_header(f'{path}:{lines[0][0]}', table) if header is None else header:
+        return separator, quoted, table[0], table[1:]
+    return separator, quoted, None, table
 
 
 def _is_header(where: str, table: Sequence[Sequence[str]]) -> bool:
@@ -126,14 +135,22 @@ def _is_header(where: str, table: Sequence[Sequence[str]]) -> bool:
         )
     if any(map(_is_value, first)) or not any(first):
         return False
-    if any('user' in found for found in known):
+    if any('user' in found and len(name) > 2 for name, found in zip(first, known, strict=True)):
         return not any(set(row) & set(first) for row in below)
     columns = list(zip(*(row for row in below if len(row) == len(first)), strict=True))
-    return any(all(map(_is_value, column)) for column in columns if any(column))
+    if any(all(map(_is_value, column)) for column in columns):
+        return True
+    # Ids with digits below a line without any.
+    without = len(below) > 2 and not any(map(_has_digit, first))
+    return without and any(all(map(_has_digit, column)) for column in columns)
 
 
 def _is_value(field: str) -> bool:
     return values.number(field) is not None or values.seconds(field) is not None
+
+
+def _has_digit(field: str) -> bool:
+    return any(map(str.isdigit, field))
 
 
 def _width(table: Sequence[Sequence[str]], names: Sequence[str] | None) -> int:
@@ -171,6 +188,6 @@ def _columns(
         raise ValueError(
             f"{where}: Expected a header that names the columns of 'user' and 'item', found "
             f'{values.show(", ".join(names))}, where {" and ".join(missing)} are not known. '
-            f'{columns_lib.suggestion(width)}'
+            f'{columns_lib.suggestion(width)} If that line is a row, set data.header=False.'
         )
     return found, 'the header'
