@@ -45,7 +45,20 @@ def make_interactions(
     if not data.leave_one_out:
         return interactions, None
     seed = config.seed if data.ties == 'random' else None
-    return interactions_lib.leave_one_out(interactions, seed)
+    return _leave_one_out(interactions, seed)
+
+
+def _leave_one_out(
+    interactions: interactions_lib.Interactions, seed: int | None
+) -> tuple[interactions_lib.Interactions, interactions_lib.Interactions]:
+    """As `interactions.leave_one_out`, but users of every item keep it: nothing could be ranked."""
+    users, items = interactions.users, interactions.items
+    counts = np.bincount(users, minlength=interactions.num_users)
+    has_all = counts[users] == interactions.num_items
+    _, test = interactions_lib.leave_one_out(interactions_lib.take(interactions, ~has_all), seed)
+    left = np.full(interactions.num_users, -1)
+    left[test.users] = test.items
+    return interactions_lib.take(interactions, left[users] != items), test
 
 
 def _check_ratings(config: Config, source: provenance.Source | None) -> None:

@@ -173,7 +173,7 @@ def by_position(where: str, rows: Sequence[Sequence[str]]) -> dict[str, int]:
         problem = f'{width}' + f', with times in {", ".join(places)}' * bool(times)
     raise ValueError(
         f'{where}: Expected 2 to 4 columns in the order user, item, rating, timestamp, or a header '
-        f'that names them, found {problem}: {values.show(" ".join(rows[0]))}. '
+        f'that names them, found {problem}: {values.show(",".join(rows[0]))}. '
         f'{suggestion(width, times)}'
     )
 

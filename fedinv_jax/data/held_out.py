@@ -54,7 +54,9 @@ def held_out(
     """
     users, items = test.users, test.items
     if not len(users):
-        raise ValueError('Expected held-out interactions: every user has a single one.')
+        raise ValueError(
+            'Expected held-out interactions: every user has a single one, or all items.'
+        )
     if len(np.unique(users)) < len(users):
         raise ValueError('Expected one held-out interaction of a user; some have several.')
     negatives = np.full((len(users), NEGATIVES), -1, np.int32)

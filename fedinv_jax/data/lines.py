@@ -61,10 +61,9 @@ def split(lines: Sequence[str], separator: str, quoted: bool) -> list[list[str]]
     """The fields of lines, without blanks around them."""
     if not quoted or _delimiter(separator) is None:
         return [_fields(line, separator, quoted) for line in lines]
+    delimiter = _delimiter(separator) or ' '
     try:
-        found = list(
-            csv.reader(lines, delimiter=_delimiter(separator) or ' ', skipinitialspace=True)
-        )
+        found = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except csv.Error:  # `rows` says where
         return split(lines, separator, quoted=False)
     return [[field.strip() for field in row] for row in found if row]

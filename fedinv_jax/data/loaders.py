@@ -118,14 +118,14 @@ def read(
         parsed['item'],
         parsed.get('rating', parsed.get('label')),
         parsed.get('timestamp'),
-        name=path.name.removesuffix('.gz').rpartition('.')[0] if name is None else name,
+        name=pathlib.Path(path.name.removesuffix('.gz')).stem if name is None else name,
         where=counts,
     )
     ids = {'user': made.user_ids, 'item': made.item_ids}
     odd = plausibility.check(path, layout, parsed, ids)
     if counts is not None and not counts.all():
         odd.append(
-            f'{np.sum(~counts)} of {len(counts)} rows have label 0: they are no interactions'
+            f'{np.sum(~counts)} of {len(counts)} rows have a label of 0: they are no interactions'
         )
         made = interactions_lib.drop_unused_items(made)
     times, span = parsed.get('timestamp'), None

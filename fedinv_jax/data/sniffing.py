@@ -187,7 +187,7 @@ def _columns(
     if missing:
         raise ValueError(
             f"{where}: Expected a header that names the columns of 'user' and 'item', found "
-            f'{values.show(", ".join(names))}, where {" and ".join(missing)} are not known. '
+            f'{values.show(", ".join(names))}, where no name of {" and ".join(missing)} is known. '
             f'{columns_lib.suggestion(width)} If that line is a row, set data.header=False.'
         )
     return found, 'the header'
