@@ -19,8 +19,9 @@ _STEMS = {
         'msno', 'session',
     ),
     'item': (
-        'item', 'i', 'parentasin', 'asin', 'product', 'goods', 'movie', 'film', 'video', 'book',
-        'isbn', 'business', 'biz', 'artist', 'track', 'song', 'music', 'album', 'venue', 'poi',
+        'item', 'i', 'mid', 'pid', 'vid', 'bid', 'nid', 'parentasin', 'asin', 'product', 'goods',
+        'movie', 'film', 'video', 'book', 'isbn', 'business', 'biz', 'artist', 'track', 'song',
+        'music', 'album', 'venue', 'poi',
         'place', 'spot', 'location', 'restaurant', 'hotel', 'recipe', 'news', 'article', 'story',
         'document', 'doc', 'joke', 'anime', 'manga', 'game', 'app', 'show', 'program', 'content',
         'course', 'sku', 'merchandise', 'offer', 'listing', 'job', 'playlist', 'channel', 'podcast',

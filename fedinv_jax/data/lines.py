@@ -45,6 +45,8 @@ def separator(lines: Sequence[str], quoted: bool) -> str:
         return max(tables, key=lambda name: agreement(name) / len(tables[name]))
     if "','" in agreed and any(name != "','" and _leaves_decimals(tables[name]) for name in agreed):
         agreed.remove("','")
+    if 'blanks' in agreed and 'TAB' in agreed and _is_all_numbers(tables['blanks']):
+        agreed.remove('TAB')  # among blanks
     sure = [name for name in agreed if name in ('TAB', "'::'")]
     between = [name for name in agreed if name not in (*sure, 'blanks')]
     between.sort(key=lambda name: lines[-1].index(str(SEPARATORS[name])))
@@ -55,6 +57,12 @@ def _leaves_decimals(table: Sequence[Sequence[str]]) -> bool:
     """Whether the only commas in the rows are those of numbers; the first may be a header."""
     commas = [field for row in table[len(table) > 1 :] for field in row if ',' in field]
     return bool(commas) and all(map(values.is_decimal_comma, commas))
+
+
+def _is_all_numbers(table: Sequence[Sequence[str]]) -> bool:
+    """Whether all fields are numbers; the first row may be a header."""
+    fields = (field for row in table[len(table) > 1 :] for field in row)
+    return all(values.number(field) is not None for field in fields)
 
 
 def split(lines: Sequence[str], separator: str, quoted: bool) -> list[list[str]]:

@@ -123,9 +123,11 @@ def read(
     )
     ids = {'user': made.user_ids, 'item': made.item_ids}
     odd = plausibility.check(path, layout, parsed, ids)
+    if counts is not None and not counts.any():
+        raise ValueError(f'{path}: Expected a label above 0, found none in {len(counts)} rows.')
     if counts is not None and not counts.all():
         odd.append(
-            f'{np.sum(~counts)} of {len(counts)} rows have a label of 0: they are no interactions'
+            f'{np.sum(~counts)} of {len(counts)} rows have no label above 0: they do not count'
         )
         made = interactions_lib.drop_unused_items(made)
     times, span = parsed.get('timestamp'), None
@@ -135,6 +137,7 @@ def read(
         path.name,
         layout,
         len(parsed['user']),
+        len(made.users),
         len(ids['user']),
         len(ids['item']),
         span,

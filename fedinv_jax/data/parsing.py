@@ -126,6 +126,8 @@ def _problem(column: str, field: str, layout: Layout) -> str:
     advice = ''
     if column in _LARGEST and values.is_thousands(field):
         advice = ' Write it without a comma: that may be thousands or decimals.'
+    elif column == 'timestamp':
+        advice = ' Dates are read as 2014-05-13 or 2014-05-13T17:45:25Z.'
     elif column not in _LARGEST and field in _NO_ID:
         advice = ' Leave such lines out of the file.'
     elif column not in _LARGEST:

@@ -12,6 +12,9 @@ from fedinv_jax.data import values
 from fedinv_jax.data.sniffing import Layout
 
 _FEWEST = 10  # rows of which something can be said
+_LARGEST_RATING = 1e6
+_IF_TIMES = "A column of times is called 'timestamp'."
+_FRACTION = re.compile(r'[+-]?\d*[.,]\d*[1-9]\d*', re.ASCII)
 _NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)
 # Ids of Amazon, of reviewers and of products.
 _PATTERNS = {
@@ -43,20 +46,24 @@ def check(
             as text, the ratings are times, or users and items look exchanged, unless
             `data.columns` says that they are what they are.
     """
-    num_rows = len(parsed['user'])
-    problems = [
-        _distinct('user', layout, len(ids['user']), num_rows),
-        _distinct('item', layout, len(ids['item']), num_rows) if len(ids['user']) > 1 else '',
-        *[_alike(column, ids[column]) for column in ids if parsed[column].dtype.kind == 'U'],
-        _ratings(parsed),
+    texts = {name: own for name, own in ids.items() if parsed[name].dtype.kind == 'U'}
+    problems = [_alike(name, own) for name, own in texts.items()]
+    problems += [
+        _distinct(name, layout, len(own), len(parsed[name]))
+        for name, own in ids.items()
+        if name == 'user' or len(ids['user']) > 1
     ]
+    if layout.told_by == 'position':
+        problems += [_fractions(name, own) for name, own in texts.items()]
+        problems += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
     found = [problem for problem in problems if problem]
-    if layout.told_by == 'data.columns':
-        return found
-    if found:
+    if found and layout.told_by != 'data.columns':
         raise ValueError(f'{path}: {found[0]} {columns_lib.suggestion(layout.width)}')
-    if layout.told_by != 'position':
-        return []
+    return found if layout.told_by != 'position' else _check_order(path, layout, parsed)
+
+
+def _check_order(path: pathlib.Path, layout: Layout, parsed: Mapping[str, np.ndarray]) -> list[str]:
+    """Refuses users and items that look exchanged; returns a warning where they may be."""
     rest = [name for name in layout.columns if name not in ('user', 'item')]
     advice = (
         f'Set data.columns={("item", "user", *rest)} if they are exchanged, else '
@@ -94,15 +101,31 @@ def _alike(column: str, ids: Sequence[str]) -> str:
     return ''
 
 
-def _ratings(parsed: Mapping[str, np.ndarray]) -> str:
-    """That the ratings are times; empty where they are none."""
-    ratings = parsed.get('rating', np.zeros(0))
-    if not len(ratings):
+def _ratings(ratings: np.ndarray) -> str:
+    """That ratings are times or numbers of rows; empty where they are none."""
+    if ratings.min() >= _LARGEST_RATING:
+        return f'Expected ratings, found {ratings.min():.0f} and more, as times are. {_IF_TIMES}'
+    whole = len(ratings) >= _FEWEST and bool(np.all(ratings == np.floor(ratings)))
+    for some in (ratings[:1000], ratings):  # most often the first ones tell
+        if not whole or len(np.unique(some)) < len(some):
+            return ''
+    return f'Expected ratings, found {len(ratings)} distinct whole numbers in as many rows. {_IF_TIMES}'
+
+
+def _times(times: np.ndarray) -> str:
+    """That times never change; empty where they do."""
+    if len(times) < _FEWEST or times.min() < times.max() or values.unit(float(times[0])):
         return ''
-    units = {values.unit(float(ratings.min())), values.unit(float(ratings.max()))}
-    if units == {None} or len(units) > 1:
-        return ''
-    return f'Expected ratings, found {ratings.min():.0f} to {ratings.max():.0f}, which are times.'
+    return f'Expected times, found {times[0]} in every row.'
+
+
+_TESTS = {'rating': _ratings, 'timestamp': _times}
+
+
+def _fractions(column: str, ids: Sequence[str]) -> str:
+    """That ids are broken numbers, as ratings and places are; empty where none are."""
+    found = next((text for text in ids if _FRACTION.fullmatch(text)), None)
+    return f'Expected {column} ids, found {values.show(found)}.' if found else ''
 
 
 def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:

@@ -12,7 +12,8 @@ class Source(NamedTuple):
     Attributes:
         file: its name.
         layout: separator, header, columns, first row.
-        num_rows: of the file, before repeated pairs and labels of 0 are left out.
+        num_rows: of the file.
+        num_interactions: without repeated pairs and labels of 0.
         num_users: distinct users of the rows.
         num_items: distinct items of the rows.
         span: first and last time as a date, or as the number that it is; None: no times.
@@ -22,6 +23,7 @@ class Source(NamedTuple):
     file: str
     layout: Layout
     num_rows: int
+    num_interactions: int
     num_users: int
     num_items: int
     span: tuple[str, str] | None
@@ -55,14 +57,16 @@ def describe(source: Source) -> list[tuple[str, str]]:
         notes.append(f'not read: column {", ".join(str(index + 1) for index in sorted(unread))}')
     if layout.num_comments:
         notes.append(f'{layout.num_comments} lines skipped as comments')
+    rows = f'{source.num_rows} rows'
+    if source.num_interactions < source.num_rows:
+        rows += f' of {source.num_interactions} interactions'
     row = ', '.join(
         f'{kind} {values.show(layout.first_row[index])}' for kind, index in layout.columns.items()
     )
     return [
         (
             'file',
-            f'{source.file}: {source.num_rows} rows, {source.num_users} users, '
-            f'{source.num_items} items, {span}',
+            f'{source.file}: {rows}, {source.num_users} users, {source.num_items} items, {span}',
         ),
         ('columns', f'{columns}; {"; ".join(notes)}'),
         ('first row', row),

@@ -163,6 +163,7 @@ def test_missing_file(tmp_path):
 def test_how_a_file_was_read(write):
     data = loaders.read(write(_LAYOUTS['x.inter'], 'x.inter'))
     source = data.source
+    assert source.num_interactions == 3
     assert source.layout.columns == {'user': 2, 'item': 0, 'rating': 4, 'timestamp': 3}
     assert (source.num_rows, source.num_users, source.num_items) == (3, 2, 2)
     assert provenance.describe(source) == [
@@ -185,8 +186,9 @@ def test_how_a_file_was_read(write):
     text = dict(provenance.describe(loaders.read(write(lines)).source))
     assert text['columns'].endswith('JSON lines; told by its keys')
     assert text['file'].endswith('times 2014-05-13 17:45:25 to 2014-05-13 17:45:25')
-    data = interactions.make([1], [2])
-    assert data.source is None
+    assert interactions.make([1], [2]).source is None
+    repeated = provenance.describe(loaders.read(write('1 2\n1 2\n1 3\n')).source)
+    assert repeated[0][1].startswith('file.txt: 3 rows of 2 interactions, 1 users, 2 items')
 
 
 # Finding data sets.
