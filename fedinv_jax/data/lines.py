@@ -49,7 +49,7 @@ def separator(lines: Sequence[str], quoted: bool) -> str:
         agreed.remove('TAB')  # among blanks
     sure = [name for name in agreed if name in ('TAB', "'::'")]
     between = [name for name in agreed if name not in (*sure, 'blanks')]
-    between.sort(key=lambda name: lines[-1].index(str(SEPARATORS[name])))
+    between.sort(key=lambda name: lines[-1].find(str(SEPARATORS[name])))
     return [*sure, *between, *agreed][0]
 
 
