@@ -43,8 +43,8 @@ def check(
 
     Raises:
         ValueError: if the ids of one column are all distinct, two ids are equal as numbers but not
-            as text, the ratings are times, or users and items look exchanged, unless
-            `data.columns` says that they are what they are.
+            as text, the ratings are times, or users and items look exchanged, unless `data.columns`
+            says what they are.
     """
     texts = {name: own for name, own in ids.items() if parsed[name].dtype.kind == 'U'}
     problems = [_alike(name, own) for name, own in texts.items()]
@@ -109,38 +109,6 @@ def _ratings(ratings: np.ndarray) -> str:
     for some in (ratings[:1000], ratings):  # most often the first ones tell
         if not whole or len(np.unique(some)) < len(some):
             return ''
-    return f'Expected ratings, found {len(ratings)} distinct whole numbers in as many rows. {_IF_TIMES}'
-
-
-def _times(times: np.ndarray) -> str:
-    """That times never change; empty where they do."""
-    if len(times) < _FEWEST or times.min() < times.max() or values.unit(float(times[0])):
-        return ''
-    return f'Expected times, found {times[0]} in every row.'
-
-
-_TESTS = {'rating': _ratings, 'timestamp': _times}
-
-
-def _fractions(column: str, ids: Sequence[str]) -> str:
-    """That ids are broken numbers, as ratings and places are; empty where none are."""
-    found = next((text for text in ids if _FRACTION.fullmatch(text)), None)
-    return f'Expected {column} ids, found {values.show(found)}.' if found else ''
-
-
-def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:
-    """Why the first column seems to hold items, or the second users; empty where they do not."""
-    ids = [parsed['user'], parsed['item']]
-    kinds = [_kind(own) for own in ids]
-    for place, kind in enumerate(('item', 'user')):
-        if kinds[place] == kind and kinds[1 - place] != kind:
-            shown = values.show(str(ids[place][0]))
-            return f'that ids of column {place + 1} look like those of {kind}s ({shown})'
-    if kinds == ['user', 'item'] or 'timestamp' not in parsed or not _is_by_second(parsed):
-        return ''
-    steps = np.diff(parsed['timestamp'])[ids[1][1:] == ids[1][:-1]]
-    if not (steps >= 0).all() and not (steps <= 0).all():
-        return ''
     found = f'{len(ratings)} distinct whole numbers in as many rows'
     return f'Expected ratings, found {found}. {_IF_TIMES}'
 
