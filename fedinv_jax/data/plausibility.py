@@ -42,24 +42,29 @@ def check(
         What is odd, for a warning.
 
     Raises:
-        ValueError: if the ids of one column are all distinct, two ids are equal as numbers but not
-            as text, the ratings are times, or users and items look exchanged, unless `data.columns`
-            says what they are.
+        ValueError: if two ids are equal as numbers but not as text; where no header names them, if
+            the ids of one column are all distinct, the ratings are times, or users and items look
+            exchanged. What `data.columns` says is not refused.
     """
     texts = {name: own for name, own in ids.items() if parsed[name].dtype.kind == 'U'}
-    problems = [_alike(name, own) for name, own in texts.items()]
-    problems += [
+    alike = [_alike(name, own) for name, own in texts.items()]
+    distinct = [
         _distinct(name, layout, len(own), len(parsed[name]))
         for name, own in ids.items()
         if name == 'user' or len(ids['user']) > 1
     ]
+    if layout.told_by == 'data.columns':
+        return list(filter(None, [*alike, *distinct]))
+    refused = alike if layout.told_by == 'the header' else [*alike, *distinct]
     if layout.told_by == 'position':
-        problems += [_fractions(name, own) for name, own in texts.items()]
-        problems += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
-    found = [problem for problem in problems if problem]
-    if found and layout.told_by != 'data.columns':
-        raise ValueError(f'{path}: {found[0]} {columns_lib.suggestion(layout.width)}')
-    return found if layout.told_by != 'position' else _check_order(path, layout, parsed)
+        refused += [_fractions(name, own) for name, own in texts.items()]
+        refused += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
+    if any(refused):
+        found = next(filter(None, refused))
+        raise ValueError(f'{path}: {found} {columns_lib.suggestion(layout.width)}')
+    if layout.told_by == 'position':
+        return _check_order(path, layout, parsed)
+    return list(filter(None, distinct))
 
 
 def _check_order(path: pathlib.Path, layout: Layout, parsed: Mapping[str, np.ndarray]) -> list[str]:

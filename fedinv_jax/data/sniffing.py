@@ -20,7 +20,8 @@ class Layout(NamedTuple):
         quoted: whether fields may be quoted.
         width: columns of a row, less empty ones at the end.
         columns: 'user', 'item' and perhaps 'rating' or 'label', 'timestamp' -> column.
-        told_by: 'data.columns', 'the header', or 'position'.
+        told_by: 'data.columns', 'the header', 'one name of the header' (the other column of two is
+            the other), or 'position'.
         names: of the header, or the keys of the first JSON objects; None: no header.
         dates: whether times are dates, not numbers.
         first_line: line number at which the body starts.
@@ -190,4 +191,5 @@ def _columns(
             f'{values.show(", ".join(names))}, where no name of {" and ".join(missing)} is known. '
             f'{columns_lib.suggestion(width)} If that line is a row, set data.header=False.'
         )
-    return found, 'the header'
+    known = {kind for name in names for kind in columns_lib.kinds(name)}
+    return found, 'the header' if {'user', 'item'} <= known else 'one name of the header'

@@ -50,8 +50,8 @@ LAYOUTS = {
     'blank lines': '\n\n' + text(ROWS, end='\n \n'),
     'comments': '# from x\n% more\n' + text(ROWS[:9]) + '# here too\n' + text(ROWS[9:]),
     'more comments than rows are sampled': '# c\n' * 150 + text(ROWS),
-    'header in a comment': '# user item rating time\n' + text(ROWS, ' '),
-    'header glued to its mark': '#user,item,rating,time\n' + text(ROWS),
+    'header in a comment': '# item user time rating\n' + text(pick(1, 0, 3, 2), ' '),
+    'header glued to its mark': '# c\n#item,user,time,rating\n' + text(pick(1, 0, 3, 2)),
     'KONECT': '% bip unweighted\n% 200 20 40\n' + text(ROWS, ' '),
     'index of pandas': text(
         [[str(index), *row] for index, row in enumerate(ROWS)],
@@ -89,6 +89,10 @@ LAYOUTS = {
     'KuaiRec': text(
         pick(0, 1, lambda row: '9000', lambda row: '13 May', 3, 2),
         header=['user_id', 'video_id', 'play_duration', 'time', 'timestamp', 'watch_ratio'],
+    ),
+    'a better name whose values are none': text(
+        pick(0, 1, lambda row: 'good', 2, lambda row: '8pm', 3),
+        header=['user', 'item', 'rating', 'stars', 'timestamp', 'date'],
     ),
     'users beside sessions': text(
         [['s1', *row] for row in ROWS],
@@ -217,8 +221,8 @@ REFUSED = {
         r'distinct user ids in \d+ rows .*data\.columns',
     ),
     'ids that never come back': (
-        text([[row[0], f'x{index}'] for index, row in enumerate(ROWS)], header=['user', 'item']),
-        'distinct item ids',
+        text([[f'{index}', row[1]] for index, row in enumerate(ROWS)], header=['line', 'item_id']),
+        'distinct user ids',
     ),
     'exchanged, of Amazon': (
         text(pick(lambda row: f'B0000000{row[1]:0>2}', lambda row: f'AUSER00000{row[0]}X', 2, 3)),
@@ -314,6 +318,12 @@ def test_what_is_named_is_not_refused(read):
     assert "found '01' and '1'" in odd
     content, _ = REFUSED['exchanged, by order']
     assert read(content, columns=('user', 'item', 'timestamp')).num_users == NUM_ITEMS
+
+
+def test_what_a_header_names_is_warned_of(read):
+    rows = [[row[0], f'x{index}'] for index, row in enumerate(ROWS)]
+    (warning,) = read(text(rows, header=['user', 'item'])).source.warnings
+    assert f'found {len(ROWS)} distinct item ids in {len(ROWS)} rows (column 2)' in warning
 
 
 def test_rows_by_item_without_times_are_warned_of(read):
