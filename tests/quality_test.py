@@ -131,8 +131,8 @@ def test_a_protocol_that_does_not_fit_is_null():
     assert (found['hr@10_full'], found['ndcg@10_full']) == (0, 0)
 
 
-# Failed on: the mean over all users; all users null for one. User 0 has 99 negatives, user 1 has
-# 98, and user 2's item is ranked among 10.
+# Failed on: the mean over all users; all users null for one; users in another order than clients.
+# User 0 has 99 negatives, user 1 has 98, and user 2's item is ranked among 10.
 def test_users_whom_a_protocol_does_not_fit_do_not_count():
     known = np.where(np.arange(95) < np.array([[1], [2], [91]]), np.arange(95), -1)
     negatives = np.where(np.arange(99) < np.array([[99], [98], [9]]), np.arange(99) + 1, -1)
@@ -144,9 +144,13 @@ def test_users_whom_a_protocol_does_not_fit_do_not_count():
         score=lambda shared, private, items: jnp.arange(101.0) * private[0]
     )
     shared = {'items': {'embedding': jnp.zeros((101, 1))}, 'scorer': {}}
-    clients = [data.clients.Clients(np.arange(3), *[np.zeros((3, 1))] * 3, *[np.ones(3)] * 2)]
+    users = (2, 0, 1)  # each a group of its own
+    clients = [
+        data.clients.Clients(np.array([user]), *[np.zeros((1, 3))] * 3, *[np.ones(1)] * 2)
+        for user in users
+    ]
     for sign, expected in ((1.0, [1.0, 0.5]), (-1.0, [0.0, 0.5])):  # of user 0; user 1 is opposite
-        private = [jnp.array([[sign], [-sign], [1.0]])]
+        private = [jnp.array([[{0: sign, 1: -sign, 2: 1.0}[user]]]) for user in users]
         found = quality.evaluate(model, shared, private, clients, held)
         assert [found['hr@10_loo99'], found['hr@10_full']] == expected
 

@@ -199,7 +199,7 @@ def _attack_seed(
     measured = recommends(case, recording)
     if measured:
         numbers = ', '.join(
-            f'{name} null' if value is None else f'{name} {value:.3f}'
+            f'{name} null (no client fits it)' if value is None else f'{name} {value:.3f}'
             for name, value in measured.items()
         )
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')

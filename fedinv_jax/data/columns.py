@@ -30,7 +30,7 @@ _STEMS = {
     ),
 }  # fmt: skip
 _ENDINGS = ('id', '', 'ids', 'no', 'nr', 'number', 'num', 'key', 'code', 'idx', 'index', 'uuid',
-            'uri', 'hash', 'name')  # fmt: skip
+            'uri', 'hash', 'name', 'title')  # fmt: skip
 _ALIASES = {
     'rating': (
         'rating', 'ratings', 'score', 'stars', 'star', 'overall', 'starrating', 'bookrating',
