@@ -123,10 +123,11 @@ def _provenance(config: Config, case: plan.Case) -> list[tuple[str, str]]:
     interactions = case.interactions
     if interactions.source is None:
         return []
-    zeros = int(np.sum(interactions.ratings == 0))
+    zeros = int(np.sum(interactions.ratings <= 0))
+    below = ' or below' * bool((interactions.ratings < 0).any())
     odd = (
-        f'{zeros} of {len(interactions.ratings)} interactions have rating 0; if that means none, '
-        'set data.rating_threshold above 0'
+        f'{zeros} of {len(interactions.ratings)} interactions have rating 0{below}; if that '
+        'means none, set data.rating_threshold above 0'
     )
     return [*provenance.describe(interactions.source), *[('warning', odd)] * bool(zeros)]
 

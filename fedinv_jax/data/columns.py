@@ -183,7 +183,10 @@ def suggestion(width: int, times: Iterable[int] = ()) -> str:
     """What to set where a file does not tell its columns."""
     times = tuple(times)[:1]
     if width - len(times) < 2:
-        return 'A file needs a column of users and a column of items.'
+        return (
+            'A file needs a column of users and a column of items; if these are no times, set '
+            "data.columns=('user', 'item')."
+        )
     rated = width - len(times) == 3 and not {0, 1} & set(times)
     others = iter(('user', 'item', *['rating'] * rated))
     names = ['timestamp' if index in times else next(others, '_') for index in range(width)]

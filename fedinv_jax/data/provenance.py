@@ -54,7 +54,10 @@ def describe(source: Source) -> list[tuple[str, str]]:
     notes = ['JSON lines' if is_json else f'separated by {layout.separator}']
     notes.append('told by its keys' if is_json else f'told by {layout.told_by}')
     if unread := set(range(layout.width)) - set(layout.columns.values()):
-        notes.append(f'not read: column {", ".join(str(index + 1) for index in sorted(unread))}')
+        names = layout.names or [f'column {index + 1}' for index in range(layout.width)]
+        notes.append(
+            f'not read: {values.show(", ".join(names[index] for index in sorted(unread)))}'
+        )
     if layout.num_comments:
         notes.append(f'{layout.num_comments} lines skipped as comments')
     rows = f'{source.num_rows} rows'
