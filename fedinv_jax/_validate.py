@@ -1,4 +1,4 @@
-"""Refuses what was passed in, once for the whole package: names that are not known."""
+"""Checks names that the caller chose, and suggests similar ones for an unknown name."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) -> Any:
-    """The choice of that name (the name itself where the choices are just names).
+    """Returns the choice called `name`, or `name` itself where the choices are names only.
 
     Raises:
-        ValueError: for an unknown name; the message has the nearest ones and all of them.
+        ValueError: for an unknown name; the message suggests similar names and lists all.
     """
     if name not in choices:
         raise ValueError(
@@ -20,7 +20,7 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
 
 
 def hint(name: str, choices: Iterable[str]) -> str:
-    """The nearest names as a question, with a blank before it; empty where none is near.
+    """Returns a question with the most similar choices, after a space; empty if none is similar.
 
     Example:
         >>> hint('ml-10k', ['ml-100k', 'ml-1m', 'synthetic'])

@@ -31,11 +31,28 @@ def summary(path: pathlib.Path) -> str:
     return text.partition('\n')[0]
 
 
+def variants(path: pathlib.Path) -> list[str]:
+    """What may stand behind a config's name, as the docstring of its `get_config` says.
+
+    Example:
+        >>> variants(files()['exact_small_head'])
+        ['smoke', 'intervals']
+    """
+    functions = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+    ]
+    texts = [ast.get_docstring(each) or '' for each in functions if each.name == 'get_config']
+    return re.findall(r"'(\w+)'", ''.join(texts))
+
+
 def listing() -> str:
-    """A line for each config: its name and what it is."""
+    """A line for each config: its name, what it is, and its variants."""
     found = files()
     width = max(map(len, found))
-    return '\n'.join(f'{name:<{width}}  {summary(path)}' for name, path in found.items())
+    return '\n'.join(
+        f'{name:<{width}}  {summary(path)} Variants: {", ".join(variants(path))}.'
+        for name, path in found.items()
+    )
 
 
 def find(text: str) -> str:
@@ -61,11 +78,16 @@ def find(text: str) -> str:
         raise ValueError(
             f'{error} `fedinv configs` lists them; a path to a file works too.'
         ) from None
+    if variant:
+        _validate.lookup(f'variant of {name}', variant, variants(path))
     return f'{path}{colon}{variant}'
 
 
 def resolve(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments, the value of `--config` as a path.
+
+    Raises:
+        ValueError: if there is no `--config`, or no such config.
 
     Example:
         >>> resolve(['--merge', '--config', 'quickstart'])[2].endswith('configs/quickstart.py')
@@ -73,8 +95,13 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     """
     found = list(arguments)
     for index, argument in enumerate(found):
+        before = found[index - 1] if index else ''
         if match := re.fullmatch(r'(--?config=)(.+)', argument):
             found[index] = match[1] + find(match[2])
-        elif index and found[index - 1] in ('--config', '-config'):
+            return found
+        if before in ('--config', '-config'):
             found[index] = find(argument)
-    return found
+            return found
+    near = [name for name in found if name.partition(':')[0] in files()]
+    hint = f'Did you mean --config={near[0]}?' if near else '`fedinv configs` lists the names.'
+    raise ValueError(f'Expected --config=NAME or --config=FILE. {hint}')

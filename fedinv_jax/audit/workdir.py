@@ -1,8 +1,9 @@
-"""A work directory: the record of one run, safe to stop and to go on with.
+"""A work directory: all files of one run, which can be stopped and resumed at any time.
 
-`config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one row per
-victim and setting; of a shard `victims-0-of-3.jsonl`, until they are merged), `summary.json`,
-`report.md`, `report.html`, `figures/`; by the commands also `compiled/`, JAX's compilation cache.
+It holds `config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one
+row per victim and setting; a shard writes `victims-0-of-3.jsonl` until the shards are merged),
+`summary.json`, `report.md`, `report.html` and `figures/`. The commands add `compiled/`, JAX's
+compilation cache.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 
 Shard = tuple[int, int]
-"""Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
+"""`(index, count)`: a process does part `index` of `count` of a run; `(0, 1)` is the whole run."""
 
 Key = tuple[str, int, int]
 """See `key`."""
@@ -40,12 +41,12 @@ _PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 def open_or_create(
     folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> pathlib.Path:
-    """Makes the folder, or checks that it belongs to the same config and data.
+    """Creates the folder, or checks that it holds a run of the same config and data.
 
     Args:
         folder: the work directory.
-        config: as nested dicts; its section 'run' may differ (it cannot change a result).
-        data: what identifies the data, such as the hash of the fixed negatives.
+        config: the config as nested dicts; its section 'run' may differ (it changes no result).
+        data: values that identify the data, such as the hash of the fixed negatives.
 
     Raises:
         ValueError: if the folder holds a run of another config or on other data; the differences
@@ -61,7 +62,7 @@ def open_or_create(
         before = json.loads(path.read_text())
         before['config'] = compatibility.upgrade(before['config'], Config(config))
         different = [
-            f'{name} is {before} there, {after} here'
+            f'{name} is {before} in the folder, {after} in this run'
             for name, before, after in _differences(before, record)
             if not name.startswith('config.run.')
         ]
@@ -79,9 +80,9 @@ class Record(NamedTuple):
     """How a run was started, for the report.
 
     Attributes:
-        command: its command line.
-        threat_model: as it was printed.
-        num_rows: how many rows it has in the end; None where that was not recorded.
+        command: the command line.
+        threat_model: the threat model as printed.
+        num_rows: number of rows of the complete run; None if not recorded.
     """
 
     command: str
@@ -90,12 +91,12 @@ class Record(NamedTuple):
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:
-    """Keeps it in `run.json`."""
+    """Writes the record to `run.json`."""
     write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
 
 
 def read_record(folder: pathlib.Path) -> Record:
-    """What `run.json` holds; of a folder of version 0.1, which has none, what its report says."""
+    """The record in `run.json`; version 0.1 has no such file: read from the report's text then."""
     path, report = folder / 'run.json', folder / 'report.md'
     if path.exists():
         return Record(**json.loads(path.read_text()))
@@ -122,13 +123,13 @@ def read_config(folder: pathlib.Path) -> Config:
 
 
 def read_versions(folder: pathlib.Path) -> dict[str, Any]:
-    """What the run in a folder ran on, see `versions`."""
+    """Packages and devices of the run in a folder, see `versions`."""
     path = folder / 'versions.json'
     return json.loads(path.read_text()) if path.exists() else versions()
 
 
 def versions() -> dict[str, Any]:
-    """What the run runs on: packages, Python, device, date (UTC)."""
+    """Versions of packages and Python, the devices, and the date (UTC)."""
     return {
         'fedinv_jax': _version.__version__,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -141,35 +142,35 @@ def versions() -> dict[str, Any]:
 
 
 def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
 def write_pages(folder: pathlib.Path, pages: Mapping[str, str]) -> None:
-    """Writes the files of a report, by name."""
+    """Writes the files of a report: name -> text."""
     for name, text in pages.items():
         write(folder / name, text)
 
 
 def key(row: VictimRow) -> Key:
-    """Setting, seed and victim of a row: what may be in a work directory once."""
+    """Setting, seed and user of a row; a work directory has at most one row per key."""
     return stats.setting(row), row['seed'], row['user']
 
 
 def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
-    """Where a shard writes its rows."""
+    """The file to which a shard writes its rows."""
     index, count = shard
     return folder / ('victims.jsonl' if count == 1 else f'victims-{index}-of-{count}.jsonl')
 
 
 def read_rows(folder: pathlib.Path) -> list[VictimRow]:
-    """The rows so far, of all shards, each once: a merge that was killed leaves some twice.
+    """The rows of all shards so far, in the current schema.
 
-    A last line that is not whole is left out.
-
-    Rows of version 0.1 become such as this version writes: what they lack is in the config.
+    Each row is returned once, although an interrupted merge leaves some rows in two files. An
+    incomplete last line is ignored. Columns that rows of version 0.1 lack are taken from the
+    config.
     """
     found = []
     for path in sorted(folder.glob(_ROWS), key=_shard_number):
@@ -179,8 +180,8 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(
-                    f'{path}, line {number}: expected a JSON object: {error}. Remove that line: '
-                    'its victims are attacked again.'
+                    f'{path}, line {number}: expected a JSON object: {error}. Remove the line; '
+                    'its victim is then attacked again.'
                 ) from error
     if not found:
         return []
@@ -198,12 +199,10 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
 def locked_rows(
     folder: pathlib.Path, shard: Shard = _ALL, log: Callable[[str], None] = print
 ) -> Iterator[None]:
-    """Makes a shard's rows file this process's alone, its last line whole.
-
-    A line that was cut off while being written is dropped, and `log` says so.
+    """Locks a shard's rows file for this process, and removes an incomplete last line.
 
     Raises:
-        ValueError: if another process writes it.
+        ValueError: if another process has locked the file.
     """
     path = rows_file(folder, shard)
     with open(path, 'a+b') as file:
@@ -211,8 +210,8 @@ def locked_rows(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f'Another process writes {path}. Wait for it, or choose another --workdir or '
-                '--shard.'
+                f'Another process is writing {path}. Wait until it has ended, or choose another '
+                '--workdir or --shard.'
             ) from error
         file.seek(0)
         text = file.read()
@@ -220,8 +219,8 @@ def locked_rows(
         if whole < len(text):
             count = text.count(b'\n')
             log(
-                f'warning: {path}: the last line was cut off while being written and is dropped; '
-                f'the {count} rows before it are whole'
+                f'warning: {path}: the last line was incomplete and has been removed; '
+                f'the {count} rows before it are complete'
             )
             file.truncate(whole)
         yield
@@ -231,7 +230,7 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
     """Appends rows and waits until they are on the disk.
 
     Raises:
-        ValueError: for a row that is not as `report.rows` has it; none is written then.
+        ValueError: if a row does not match `report.rows.VictimRow`; no row is written then.
     """
     text = ''.join(_line(row) for row in rows)
     with open(rows_file(folder, shard), 'a') as file:
@@ -241,7 +240,7 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
 
 
 def merge(folder: pathlib.Path, rows: Iterable[VictimRow]) -> None:
-    """Makes `rows` the one rows file, and removes those of the shards."""
+    """Writes `rows` to `victims.jsonl`, and removes the shards' files."""
     write(rows_file(folder), ''.join(_line(row) for row in rows))
     for path in folder.glob('victims-*.jsonl'):
         path.unlink()
@@ -256,7 +255,7 @@ def _line(row: VictimRow) -> str:
 
 
 def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any, Any]]:
-    """Leaves that differ between two JSON values: name, before, after."""
+    """The leaves that differ between two JSON values, each as (name, before, after)."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             difference

@@ -1,4 +1,4 @@
-"""Reads interaction files of many layouts, and finds or fetches known data sets."""
+"""Reads interaction files of many layouts, and finds or downloads known data sets."""
 
 import dataclasses
 import hashlib
@@ -28,9 +28,9 @@ class Dataset(NamedTuple):
 
     Attributes:
         path: of the file, relative to the data folder.
-        url: of the public zip archive, or None if there is none to fetch.
-        member: of the archive that becomes the file.
-        md5: of the archive; None: it is not checked, as GroupLens changes the `latest` ones.
+        url: of the public zip archive; None: there is none.
+        member: name of the file in the archive.
+        md5: of the archive; None: not checked, because GroupLens updates the `latest` archives.
         columns: of the file, see `read`; None: its header names them.
     """
 
@@ -74,15 +74,15 @@ def read(
     | layout | example |
     |---|---|
     | separator: TAB, `::`, `;`, `|`, comma or blanks | `u.data`, `ratings.dat`, `ratings.csv` |
-    | no header: user, item, then perhaps rating, then perhaps timestamp | `A1 B7 5.0` |
+    | no header: user, item, optional rating, optional timestamp | `A1 B7 5.0` |
     | a header that names user and item: any order, other columns are ignored | `userId,movieId` |
     | a RecBole header, which is typed | `user_id:token<TAB>item_id:token` |
     | JSON lines, with inner objects | `{"user": {"id": 7}, "asin": "B7", "stars": 4}` |
 
-    A separator is one that gives the first lines the same number of columns. Numbers may have a
+    The separator is one that gives the first lines the same number of columns. Numbers may have a
     decimal comma, times may be ISO 8601 dates, fields may be quoted, the file may be gzipped. Blank
-    lines and lines that begin with # or % are skipped; fractions of timestamps are cut. A column
-    `label` or `click` is a rating whose rows of 0 are no interactions.
+    lines and lines that begin with # or % are skipped; timestamps are truncated to integers. A
+    column `label` or `click` is a rating whose rows of 0 are not interactions.
 
     Args:
         path: of the file, in UTF-8.
@@ -96,9 +96,9 @@ def read(
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: `path:line: Expected ..., found ...` for a file that is empty or all header,
-            a line with another number of columns, an empty id, a rating or timestamp that is not
-            a finite number; for columns that are not named and cannot be what their place says.
+        ValueError: `path:line: Expected ..., found ...` for an empty file, a header without rows,
+            a line with another number of columns, an empty id, or a rating or timestamp that is
+            not a finite number; for guessed columns that cannot be what they were taken for.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -154,11 +154,11 @@ def load(
 ) -> interactions_lib.Interactions:
     """Loads a known data set, a RecBole data set, or any file that `read` understands.
 
-    Known names are those of `DATASETS`. They are downloaded when they are missing, and the
-    archive's checksum is compared, except that of the `ml-latest` ones, which change.
+    Known names are those of `DATASETS`. A missing data set is downloaded, and the archive's
+    checksum is verified, except for the `ml-latest` sets, which change.
 
     Args:
-        name: a known name, a `name` with `<data_dir>/<name>/<name>.inter`, or a path.
+        name: a known name, the name of a RecBole file `<data_dir>/<name>/<name>.inter`, or a path.
         data_dir: folder of data sets; None: environment variable `FEDINV_DATA_DIR`, else
             `~/.cache/fedinv_jax`.
         columns: see `read`; None: as the known data set has them.
@@ -169,7 +169,7 @@ def load(
 
     Raises:
         FileNotFoundError: if the data is missing and cannot be downloaded.
-        ValueError: for an unknown name, a malformed file, a download with another checksum.
+        ValueError: for an unknown name, a malformed file, or a download with a wrong checksum.
 
     Example:
         >>> load('ml-100', data_dir='nowhere')  # doctest: +IGNORE_EXCEPTION_DETAIL
@@ -193,14 +193,14 @@ def load(
         raise ValueError(
             f'Unknown data set {name!r}.{_validate.hint(name, DATASETS)} '
             f'Known names: {", ".join(DATASETS)}. '
-            f'Nor is there a file {" or ".join(map(str, candidates))}.'
+            f'There is no file {" or ".join(map(str, candidates))} either.'
         )
     _download(known, root)
     return read(root / known.path, name, columns or known.columns, header)
 
 
 def _download(dataset: Dataset, root: pathlib.Path) -> None:
-    """Fetches an archive and extracts its one member; all or nothing."""
+    """Downloads an archive and extracts the data set's file, atomically."""
     target = root / dataset.path
     if dataset.url is None or dataset.member is None:
         raise FileNotFoundError(
@@ -226,13 +226,13 @@ def _download(dataset: Dataset, root: pathlib.Path) -> None:
 
 
 def _extract(dataset: Dataset, archive: pathlib.Path, to: pathlib.Path) -> None:
-    """Writes the one member of a checked archive to a file."""
+    """Checks the checksum of an archive and writes the data set's member to a file."""
     with archive.open('rb') as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if dataset.md5 not in (None, found):
         raise ValueError(
             f'Expected md5 {dataset.md5} of {dataset.url}, found {found}: the download is damaged '
-            'or not the archive that it should be. Nothing was kept; try again.'
+            'or another archive. Nothing was kept; try again.'
         )
     try:
         with (

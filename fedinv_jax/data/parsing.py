@@ -17,7 +17,7 @@ _LARGEST = {
     'timestamp': float(2**62),
 }
 _DTYPES = {'user': 'i8', 'item': 'i8', 'rating': 'f8', 'label': 'f8', 'timestamp': 'i8'}
-# Integers whose text is not that of their value: the id has to stay text.
+# Integers such as 01 or +1, which differ from the text of their value: these ids stay text.
 _NOT_CANONICAL = re.compile(rb'[\s,;:|](?:[+]|-?0[0-9]|-0)')
 _NO_ID = {'', 'NA', 'N/A', '<NA>', 'NaN', 'nan', 'NULL', 'null', 'None', '\\N'}
 _TRUTHS = {'true': 1, 'false': 0}
@@ -51,7 +51,7 @@ def parse(path: pathlib.Path, body: bytes, layout: Layout) -> dict[str, np.ndarr
 
 
 def _integers(body: bytes, layout: Layout) -> dict[str, np.ndarray] | None:
-    """Columns of a file whose ids are all plain integers; None: not such a file, or malformed."""
+    """Columns of a file whose ids are all plain integers; None for other or malformed files."""
     separator = lines.SEPARATORS.get(layout.separator, '')
     if layout.quoted or layout.dates or separator == '':
         return None
@@ -83,7 +83,7 @@ def _integers(body: bytes, layout: Layout) -> dict[str, np.ndarray] | None:
 
 
 def _lines(path: pathlib.Path, body: bytes, layout: Layout) -> dict[str, np.ndarray]:
-    """Columns of any file, line by line, so that an error can say where it is."""
+    """Columns of any file, parsed line by line, so that an error can name the line."""
     parsed: dict[str, list] = {column: [] for column in layout.columns}
     rows = lines.rows(path, body, layout.first_line, layout.separator, layout.quoted, layout.names)
     for number, fields in rows:

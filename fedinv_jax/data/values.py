@@ -28,7 +28,7 @@ def show(text: str) -> str:
 
 
 def number(field: str) -> float | None:
-    """The finite number that a field holds, an int if it is written so; None if none.
+    """The number in a field, as an int if it has only digits; None if it is no finite number.
 
     A decimal comma is one where it cannot part thousands.
 
