@@ -64,10 +64,31 @@ def ndcg(rank: Array, k: int = K) -> Array:
     return jnp.where(rank < k, 1 / jnp.log2(rank + 2.0), 0)
 
 
+def comparable(held: Held, num_items: int) -> dict[str, np.ndarray]:
+    """By protocol, bool `[E]`: the users whose rank means what the protocol says.
+
+    Under `loo99` those with 99 negatives; under `full` those whose item is ranked among more than
+    K, as it is among the first K otherwise, whatever the model.
+
+    Args:
+        held: from `data.held_out.held_out`.
+        num_items: N.
+
+    Example:
+        >>> held = Held(np.array([0]), np.array([1]), np.array([[2, -1]]), np.array([[0]]))
+        >>> {name: users.tolist() for name, users in comparable(held, 3).items()}
+        {'loo99': [False], 'full': [False]}
+    """
+    return {
+        'loo99': (held.negatives >= 0).all(1),
+        'full': num_items - (held.known >= 0).sum(1) > K,
+    }
+
+
 def evaluate(
     model: Model, shared: PyTree, private: Sequence[PyTree], clients: Sequence[Clients], held: Held
-) -> dict[str, float]:
-    """Mean hit rates and NDCGs over the clients that have a held-out item.
+) -> dict[str, float | None]:
+    """Mean hit rates and NDCGs over the clients with a held-out item that the protocol fits.
 
     Args:
         model: the recommender.
@@ -77,7 +98,8 @@ def evaluate(
         held: from `data.held_out.held_out`; users who are not clients are ignored.
 
     Returns:
-        `{'hr@10_loo99': ..., 'ndcg@10_loo99': ..., 'hr@10_full': ..., 'ndcg@10_full': ...}`.
+        `{'hr@10_loo99': ..., 'ndcg@10_loo99': ..., 'hr@10_full': ..., 'ndcg@10_full': ...}`; None
+        where no client is `comparable` under the protocol.
 
     Raises:
         ValueError: if no client has a held-out item.
@@ -94,19 +116,22 @@ def evaluate(
 
         return jax.lax.map(one, (private, held), batch_size=_USERS)
 
-    found = []
+    found, rows = [], []
     for group, own in zip(clients, private, strict=True):
         both, of_group, of_held = np.intersect1d(group.users, held.users, return_indices=True)
         if len(both):
             found.append(ranks(shared, tree.take(own, of_group), tree.take(held, of_held)))
+            rows.append(of_held)
     if not found:
         raise ValueError('Expected a client with a held-out item, to evaluate the model on.')
-    names = dict(zip(PROTOCOLS, map(jnp.concatenate, zip(*found, strict=True)), strict=True))
-    return {
-        f'{name}@{K}_{protocol}': float(jnp.mean(metric(ranks_)))
-        for protocol, ranks_ in names.items()
-        for name, metric in (('hr', hit_rate), ('ndcg', ndcg))
-    }
+    of, who = np.concatenate(rows), comparable(held, num_items)
+    means: dict[str, float | None] = {}
+    for protocol, all_ranks in zip(PROTOCOLS, zip(*found, strict=True), strict=True):
+        counted = jnp.concatenate(all_ranks)[who[protocol][of]]
+        for name, metric in (('hr', hit_rate), ('ndcg', ndcg)):
+            mean = float(jnp.mean(metric(counted))) if len(counted) else None
+            means[f'{name}@{K}_{protocol}'] = mean
+    return means
 
 
 def _mask(items: Leaf, num_items: int) -> Array:

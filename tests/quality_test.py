@@ -117,6 +117,44 @@ def test_protocols_as_counts():
         np.testing.assert_allclose(found[name], np.mean(values), rtol=1e-6)
 
 
+# Failed on: negatives that are missing counted as beaten, hit rate 1 for any scorer.
+def test_a_protocol_that_does_not_fit_is_null():
+    few = data.synthetic.generate(seed=2, num_users=20, num_items=30, min_activity=4)
+    train, test = interactions_lib.leave_one_out(few)
+    held = held_out.held_out(train, test)
+    clients = data.clients.build(train)
+    model = models.matrix_factorization(30, 1)
+    shared = model.init_shared(jax.random.key(0))
+    private = [jnp.zeros((len(group.users), 1)) for group in clients]
+    found = quality.evaluate(model, shared, private, clients, held)
+    assert (found['hr@10_loo99'], found['ndcg@10_loo99']) == (None, None)
+    assert (found['hr@10_full'], found['ndcg@10_full']) == (0, 0)
+
+
+# Failed on: the mean over all users; all users null for one; users in another order than clients.
+# User 0 has 99 negatives, user 1 has 98, and user 2's item is ranked among 10.
+def test_users_whom_a_protocol_does_not_fit_do_not_count():
+    known = np.where(np.arange(95) < np.array([[1], [2], [91]]), np.arange(95), -1)
+    negatives = np.where(np.arange(99) < np.array([[99], [98], [9]]), np.arange(99) + 1, -1)
+    held = held_out.Held(np.arange(3), np.array([100, 100, 100]), negatives, known)
+    fits = quality.comparable(held, 101)
+    assert fits['loo99'].tolist() == [True, False, False]
+    assert fits['full'].tolist() == [True, True, False]
+    model = models.matrix_factorization(101, 1)._replace(
+        score=lambda shared, private, items: jnp.arange(101.0) * private[0]
+    )
+    shared = {'items': {'embedding': jnp.zeros((101, 1))}, 'scorer': {}}
+    users = (2, 0, 1)  # each a group of its own
+    clients = [
+        data.clients.Clients(np.array([user]), *[np.zeros((1, 3))] * 3, *[np.ones(1)] * 2)
+        for user in users
+    ]
+    for sign, expected in ((1.0, [1.0, 0.5]), (-1.0, [0.0, 0.5])):  # of user 0; user 1 is opposite
+        private = [jnp.array([[{0: sign, 1: -sign, 2: 1.0}[user]]]) for user in users]
+        found = quality.evaluate(model, shared, private, clients, held)
+        assert [found['hr@10_loo99'], found['hr@10_full']] == expected
+
+
 def test_a_constant_scorer_hits_nothing():
     clients = data.clients.build(TRAIN)
     model = models.matrix_factorization(150, 1)

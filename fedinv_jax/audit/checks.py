@@ -9,6 +9,7 @@ from fedinv_jax import _validate, models, server
 from fedinv_jax.audit import attackers, defences, registry, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
+from fedinv_jax.data import columns
 
 _DTYPES = ('float32', 'float64')
 # Fields that are integers >= 1; a field that is an axis holds several of them.
@@ -149,6 +150,11 @@ def _check_combinations(config: Config) -> None:
             f'Expected attack.num_victims={attack.num_victims} to be at least '
             f'num_seeds={config.num_seeds}, or 0.'
         )
+    for field in ('columns', 'header'):
+        if config.data.name == 'synthetic' and config.data[field] is not None:
+            raise ValueError(f'data.{field} needs a file: data.name is synthetic.')
+    if config.data.columns is not None:
+        columns.check(config.data.columns)
     default = default_config().client
     for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
         if client.name == 'gradient_step' and client[field] != default[field]:

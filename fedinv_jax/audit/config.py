@@ -26,6 +26,12 @@ def default_config() -> Config:
             'num_seeds': 1,
             'data': {
                 'name': 'synthetic',  # or the name of a known data set, or the path of a file
+                # What each column of the file is, in order: 'user', 'item', 'rating', 'label' (a
+                # rating; rows of 0 are not interactions), 'timestamp' or '_' (not read). None:
+                # taken from the header, or without a header from the positions.
+                'columns': optional(tuple),
+                # Whether the first line of the file is a header; None: detected.
+                'header': optional(bool),
                 # Ratings >= this value are interactions; None: every rating is one.
                 'rating_threshold': optional(float),
                 # Repeatedly drops users and items with fewer than k interactions; 0: no filter.

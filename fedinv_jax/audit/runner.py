@@ -198,7 +198,10 @@ def _attack_seed(
     recording = record(case)
     measured = recommends(case, recording)
     if measured:
-        numbers = ', '.join(f'{name} {value:.3f}' for name, value in measured.items())
+        numbers = ', '.join(
+            f'{name} null (no client fits it)' if value is None else f'{name} {value:.3f}'
+            for name, value in measured.items()
+        )
         log(f'seed {config.seed}: {config.server.num_rounds} rounds trained, {numbers}')
     number = sum(len(group.users) for group in case.clients)
     epsilon = accounting.against_server(defences.guarantees(config, number))
@@ -226,7 +229,7 @@ def _attack_seed(
             update(sum(weights[: index + 1]), sum(weights))
 
 
-def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float] | None:
+def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float | None] | None:
     """Quality of the trained model's recommendations, see `quality`; None without held-out data."""
     if case.held is None:
         return None

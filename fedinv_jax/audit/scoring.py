@@ -31,7 +31,7 @@ class Run(NamedTuple):
     """
 
     training_loss: float
-    quality: dict[str, float] | None
+    quality: dict[str, float | None] | None
     epsilon: dict[str, Any] | None
     seconds: float
 

@@ -1,15 +1,17 @@
 """The threat model of a run as text: what the attacker sees, knows and assumes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 import optax
 
-from fedinv_jax import accounting, observe
+from fedinv_jax import accounting, observe, quality
 from fedinv_jax.audit import defences, plan
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
+from fedinv_jax.data import held_out, provenance, values
+from fedinv_jax.data import interactions as interactions_lib
 
 
 def describe(config: Config, cases: Sequence[plan.Case]) -> str:
@@ -49,6 +51,12 @@ _ASSUMED = {
 }
 
 
+_TOO_FEW = {
+    'loo99': f'fewer than {held_out.NEGATIVES} items that they never interacted with',
+    'full': f'ranked among {quality.K} items or fewer',
+}
+
+
 def _sizes(cases: Sequence[plan.Case]) -> np.ndarray:
     """Batch sizes of all victims."""
     return np.concatenate(
@@ -78,6 +86,8 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     return [
         ('server', 'honest but curious: follows the protocol, and analyses the uploads'),
         ('data', _data(config, cases)),
+        *_provenance(config, cases[0]),
+        *[('left out', text) for text in dict.fromkeys(_left_out(cases))],
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
@@ -107,6 +117,44 @@ def _data(config: Config, cases: Sequence[plan.Case]) -> str:
         f'{_span(case.interactions.num_items for case in cases)} items, '
         f'{len(sizes)} victims{runs}, batches of {_span(sizes)} (median {int(np.median(sizes))})'
     )
+
+
+def _provenance(config: Config, case: plan.Case) -> list[tuple[str, str]]:
+    """How the data file was read, and what is odd about it."""
+    interactions = case.interactions
+    if interactions.source is None:
+        return []
+    zeros = int(np.sum(interactions.ratings <= 0))
+    below = ' or below' * bool((interactions.ratings < 0).any())
+    odd = (
+        f'{zeros} of {len(interactions.ratings)} interactions have rating 0{below}; if that '
+        'means none, set data.rating_threshold above 0'
+    )
+    return [*provenance.describe(interactions.source), *[('warning', odd)] * bool(zeros)]
+
+
+def _left_out(cases: Sequence[plan.Case]) -> Iterator[str]:
+    """Users who are no clients, or are not evaluated, and why; the first five by their ids."""
+    for case in cases:
+        ids = case.interactions.user_ids
+
+        def named(users: np.ndarray, ids: Sequence[str] = ids) -> str:
+            first = ', '.join(values.show(ids[user]) for user in users[:5])
+            more = f' and {len(users) - 5} more' if len(users) > 5 else ''
+            return f'{len(users)} of {len(ids)} users ({first}{more})'
+
+        for reason, users in interactions_lib.left_out(case.interactions).items():
+            yield f'{named(users)}: {reason}'
+        if case.held is None:
+            continue
+        clients = np.concatenate([group.users for group in case.clients])
+        is_client = np.isin(case.held.users, clients)
+        for protocol, fits in quality.comparable(case.held, case.interactions.num_items).items():
+            users = case.held.users[is_client & ~fits]
+            if len(users):
+                metrics = f'hr@{quality.K}_{protocol} and ndcg@{quality.K}_{protocol}'
+                null = '; both are null' if len(users) == is_client.sum() else ''
+                yield f'of {metrics} {named(users)}: {_TOO_FEW[protocol]}{null}'
 
 
 def _client(config: Config) -> str:

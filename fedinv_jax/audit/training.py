@@ -12,7 +12,7 @@ from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.data import loaders, synthetic
+from fedinv_jax.data import loaders, provenance, synthetic
 from fedinv_jax.types import ClientUpdate, Model
 
 MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
@@ -36,7 +36,8 @@ def make_interactions(
     if data.name == 'synthetic':
         interactions = synthetic.generate(seed=config.seed, **data.synthetic)
     else:
-        interactions = loaders.load(data.name)
+        interactions = loaders.load(data.name, columns=data.columns, header=data.header)
+        _check_ratings(config, interactions.source)
     if data.rating_threshold is not None or data.k_core:
         interactions = interactions_lib.binarize(interactions, data.rating_threshold)
         interactions = interactions_lib.k_core(interactions, data.k_core)
@@ -44,7 +45,33 @@ def make_interactions(
     if not data.leave_one_out:
         return interactions, None
     seed = config.seed if data.ties == 'random' else None
-    return interactions_lib.leave_one_out(interactions, seed)
+    return _leave_one_out(interactions, seed)
+
+
+def _leave_one_out(
+    interactions: interactions_lib.Interactions, seed: int | None
+) -> tuple[interactions_lib.Interactions, interactions_lib.Interactions]:
+    """As `interactions.leave_one_out`, but users of every item keep it: nothing could be ranked."""
+    users, items = interactions.users, interactions.items
+    counts = np.bincount(users, minlength=interactions.num_users)
+    has_all = counts[users] == interactions.num_items
+    _, test = interactions_lib.leave_one_out(interactions_lib.take(interactions, ~has_all), seed)
+    left = np.full(interactions.num_users, -1)
+    left[test.users] = test.items
+    return interactions_lib.take(interactions, left[users] != items), test
+
+
+def _check_ratings(config: Config, source: provenance.Source | None) -> None:
+    """Refuses fields that need ratings where a file has none."""
+    if source is None or source.has_ratings:
+        return
+    for field, usual in {'rating_threshold': None, 'labels': 'implicit'}.items():
+        if config.data[field] != usual:
+            raise ValueError(
+                f'data.{field}={config.data[field]!r} needs ratings, and {source.file} was read '
+                f'without any: {", ".join(source.layout.columns)}. Leave data.{field} at {usual!r} '
+                "or say which column is the 'rating' with data.columns."
+            )
 
 
 def make_clients(

@@ -6,6 +6,34 @@ loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_ou
 ```
 """
 
-from fedinv_jax.data import clients, held_out, interactions, loaders, synthetic
+from fedinv_jax.data import (
+    clients,
+    columns,
+    files,
+    held_out,
+    interactions,
+    lines,
+    loaders,
+    parsing,
+    plausibility,
+    provenance,
+    sniffing,
+    synthetic,
+    values,
+)
 
-__all__ = ['clients', 'held_out', 'interactions', 'loaders', 'synthetic']
+__all__ = [
+    'clients',
+    'columns',
+    'files',
+    'held_out',
+    'interactions',
+    'lines',
+    'loaders',
+    'parsing',
+    'plausibility',
+    'provenance',
+    'sniffing',
+    'synthetic',
+    'values',
+]

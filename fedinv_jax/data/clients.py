@@ -139,7 +139,7 @@ def build(
         seed: of the negatives and of the order within a client.
         labels: 'implicit': 1 for a positive; 'ratings': `(1 + r / max r) / 2`, in (1/2, 1],
             so that 1/2 separates interactions with any rating from negatives.
-        min_positives: users with fewer are left out; users without any always are.
+        min_positives: users with fewer are left out; those of `interactions.left_out` always are.
         max_positives: users with more are left out; None: no limit.
         max_waste: largest share of padding in the sum of squared batch sizes, in [0, 1).
 
@@ -147,8 +147,8 @@ def build(
         The groups, by falling B.
 
     Raises:
-        ValueError: if no user is left, a user has no possible negative, `labels='ratings'` with
-            ratings that are not positive, or an argument is out of range.
+        ValueError: if no user is left, `labels='ratings'` with ratings that are not positive, or an
+            argument is out of range.
 
     Example:
         >>> data = interactions_lib.make([1, 2, 2, 3], [7, 7, 8, 9])
@@ -294,8 +294,7 @@ def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice
     """Pairs each user who has interactions with the slice that holds them."""
     users, starts = np.unique(interactions.users, return_index=True)
     stops = [*starts[1:].tolist(), len(interactions.users)]
-    spans = map(slice, starts.tolist(), stops)
-    return list(zip(users.tolist(), spans, strict=True))
+    return list(zip(users.tolist(), map(slice, starts.tolist(), stops), strict=True))
 
 
 def _filter(
@@ -305,6 +304,9 @@ def _filter(
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     keep = counts > 0
     reason = f'data set {interactions.name!r} has no interactions (after its filters)'
+    if keep.any():
+        reason = f'every user has {", or ".join(interactions_lib.left_out(interactions))}'
+        keep &= counts < interactions.num_items
     for limit, passed in {
         f'{min_positives=}': counts >= min_positives,
         f'{max_positives=}': counts <= (np.inf if max_positives is None else max_positives),

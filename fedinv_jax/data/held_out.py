@@ -53,7 +53,9 @@ def held_out(
     """
     users, items = test.users, test.items
     if not len(users):
-        raise ValueError('Expected held-out interactions, but every user has a single interaction.')
+        raise ValueError(
+            'Expected held-out interactions, but every user has a single interaction or all items.'
+        )
     if len(np.unique(users)) < len(users):
         raise ValueError('Expected one held-out interaction per user; some users have several.')
     negatives = np.full((len(users), NEGATIVES), -1, np.int32)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fedinv_jax.data.provenance import Source
+
 _INTEGER = re.compile(r'0|-?[1-9][0-9]*', re.ASCII)
 
 
@@ -25,6 +27,7 @@ class Interactions:
         user_ids: original id of each user index.
         item_ids: original id of each item index.
         name: of the data set.
+        source: how its file was read; None: it is from no file.
     """
 
     users: np.ndarray
@@ -34,6 +37,7 @@ class Interactions:
     user_ids: tuple[str, ...]
     item_ids: tuple[str, ...]
     name: str
+    source: Source | None = None
 
     @property
     def num_users(self) -> int:
@@ -47,7 +51,12 @@ class Interactions:
 
 
 def make(
-    users: Any, items: Any, ratings: Any = None, timestamps: Any = None, name: str = 'unnamed'
+    users: Any,
+    items: Any,
+    ratings: Any = None,
+    timestamps: Any = None,
+    name: str = 'unnamed',
+    where: np.ndarray | None = None,
 ) -> Interactions:
     """Maps raw ids to contiguous indices, sorts, and keeps the latest of repeated pairs.
 
@@ -61,6 +70,7 @@ def make(
         ratings: `[M]` finite numbers, or None for ones.
         timestamps: `[M]` integers, or None for the order of appearance.
         name: of the data set.
+        where: bool `[M]`, the rows that count; the ids of the others stay. None: all.
 
     Returns:
         The interactions, at most M of them.
@@ -91,9 +101,10 @@ def make(
         raise ValueError(f'Expected finite ratings, got {ratings[bad]} at position {bad}.')
 
     order = np.lexsort((ratings, item_indices, timestamps, user_indices))
+    order = order if where is None else order[where[order]]
     pairs = user_indices.astype(np.int64)[order] * len(item_ids) + item_indices[order]
     _, from_end = np.unique(pairs[::-1], return_index=True)
-    order = order[np.sort(size - 1 - from_end)]
+    order = order[np.sort(len(order) - 1 - from_end)]
     return Interactions(
         users=user_indices[order],
         items=item_indices[order],
@@ -184,6 +195,27 @@ def drop_unused_items(interactions: Interactions) -> Interactions:
         items=items.astype(np.int32),
         item_ids=tuple(interactions.item_ids[item] for item in used),
     )
+
+
+def left_out(interactions: Interactions) -> dict[str, np.ndarray]:
+    """Users who cannot be clients, whatever the limits: by reason, their indices.
+
+    Args:
+        interactions: training interactions of all users, after the filters.
+
+    Example:
+        >>> data = make([1, 1, 2, 3], [7, 8, 7, 8])
+        >>> data = take(data, np.array([True, True, True, False]))
+        >>> {reason: users.tolist() for reason, users in left_out(data).items()}
+        {'no interaction that counts': [2], 'all 2 items, hence no possible negative': [0]}
+    """
+    counts = np.bincount(interactions.users, minlength=interactions.num_users)
+    number = interactions.num_items
+    reasons = {
+        'no interaction that counts': counts == 0,
+        f'all {number} items, hence no possible negative': (counts == number) & (counts > 0),
+    }
+    return {reason: np.flatnonzero(users) for reason, users in reasons.items() if users.any()}
 
 
 def leave_one_out(

@@ -1,36 +1,25 @@
 """Reads interaction files of many layouts, and finds or downloads known data sets."""
 
-import codecs
+import dataclasses
 import hashlib
-import io
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 import urllib.request
-import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from http import client as http_client
 from typing import NamedTuple
 
 import numpy as np
 
 from fedinv_jax import _validate
+from fedinv_jax.data import columns as columns_lib
+from fedinv_jax.data import files, parsing, plausibility, provenance, sniffing, values
 from fedinv_jax.data import interactions as interactions_lib
 
-_SEPARATORS = {'TAB': '\t', "'::'": '::', "','": ',', "';'": ';', 'blanks': None}
-_COLUMNS = {
-    'user': ('user', 'userid', 'uid', 'reviewerid'),
-    'item': ('item', 'itemid', 'iid', 'movie', 'movieid', 'asin'),
-    'rating': ('rating', 'ratings', 'score', 'stars', 'overall'),
-    'timestamp': ('timestamp', 'time', 'unixreviewtime'),
-}
-_LARGEST = {'rating': float(np.finfo(np.float32).max), 'timestamp': float(2**62)}
-_DTYPES = {'user': 'i8', 'item': 'i8', 'rating': 'f8', 'timestamp': 'i8'}
-# Integers such as 01 or +1, which differ from the text of their value: these ids stay text.
-_NOT_CANONICAL = re.compile(rb'[\s,;:](?:[+]|-?0[0-9]|-0)')
 _TIMEOUT = 60.0  # Seconds without an answer.
 
 
@@ -42,22 +31,28 @@ class Dataset(NamedTuple):
         url: of the public zip archive; None: there is none.
         member: name of the file in the archive.
         md5: of the archive; None: not checked, because GroupLens updates the `latest` archives.
+        columns: of the file, see `read`; None: its header names them.
     """
 
     path: str
     url: str | None = None
     member: str | None = None
     md5: str | None = None
+    columns: tuple[str, ...] | None = None
+
+
+_RATINGS = ('user', 'item', 'rating', 'timestamp')
 
 
 def _grouplens(name: str, file: str, md5: str | None = None, folder: str = '') -> Dataset:
     url = f'https://files.grouplens.org/datasets/movielens/{name}.zip'
-    return Dataset(f'{name}/{file}', url, f'{folder or name}/{file}', md5)
+    columns = None if file.endswith('.csv') else _RATINGS
+    return Dataset(f'{name}/{file}', url, f'{folder or name}/{file}', md5, columns)
 
 
 DATASETS = {
-    'amazon-instant-video': Dataset('amazon-instant-video/ratings.csv'),
-    'amazon-video-games': Dataset('amazon-video-games/interactions.txt'),
+    'amazon-instant-video': Dataset('amazon-instant-video/ratings.csv', columns=_RATINGS),
+    'amazon-video-games': Dataset('amazon-video-games/interactions.txt', columns=('user', 'item')),
     'ml-100k': _grouplens('ml-100k', 'u.data', '0e33842e24a9c977be4e0107933c0723'),
     'ml-10m': _grouplens('ml-10m', 'ratings.dat', 'ce571fd55effeba0271552578f2648bd', 'ml-10M100K'),
     'ml-1m': _grouplens('ml-1m', 'ratings.dat', 'c4d9eecfca2ab87c1945afe126590906'),
@@ -68,37 +63,42 @@ DATASETS = {
 }
 
 
-class _Layout(NamedTuple):
-    separator: str  # A key of _SEPARATORS.
-    width: int  # Columns of a line.
-    columns: dict[str, int]  # 'user', 'item' and perhaps 'rating', 'timestamp' -> column.
-    first_line: int  # Line number at which the rows start.
-
-
-def read(path: str | os.PathLike[str], name: str | None = None) -> interactions_lib.Interactions:
+def read(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
+) -> interactions_lib.Interactions:
     r"""Reads a text file of interactions, whatever its separator and header.
 
     | layout | example |
     |---|---|
-    | separator: TAB, `::`, comma, semicolon or blanks | `u.data`, `ratings.dat`, `ratings.csv` |
+    | separator: TAB, `::`, `;`, `|`, comma or blanks | `u.data`, `ratings.dat`, `ratings.csv` |
     | no header: user, item, optional rating, optional timestamp | `A1 B7 5.0` |
     | a header that names user and item: any order, other columns are ignored | `userId,movieId` |
     | a RecBole header, which is typed | `user_id:token<TAB>item_id:token` |
+    | JSON lines, with inner objects | `{"user": {"id": 7}, "asin": "B7", "stars": 4}` |
 
-    Blank lines are skipped; quotes are not special; timestamps are truncated to integers.
+    The separator is one that gives the first lines the same number of columns. Numbers may have a
+    decimal comma, times may be ISO 8601 dates, fields may be quoted, the file may be gzipped. Blank
+    lines and lines that begin with # or % are skipped; timestamps are truncated to integers. A
+    column `label` or `click` is a rating whose rows of 0 are not interactions.
 
     Args:
         path: of the file, in UTF-8.
         name: of the data set; None: the file's name without suffix.
+        columns: what each column is, from the first on: names of `columns.NAMES`; None: as the
+            header or the positions say.
+        header: whether the first line is a header; None: where it looks like one.
 
     Returns:
-        The interactions; ids as in `interactions.make`.
+        The interactions; ids as in `interactions.make`, and `source`, how the file was read.
 
     Raises:
         FileNotFoundError: if there is no file.
         ValueError: `path:line: Expected ..., found ...` for an empty file, a header without rows,
             a line with another number of columns, an empty id, or a rating or timestamp that is
-            not a finite number.
+            not a finite number; for guessed columns that cannot be what they were taken for.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -108,22 +108,49 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> interactions_
         ('4', '30')
     """
     path = pathlib.Path(path)
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    layout, body = _sniff(path, data)
-    columns = _parse_integers(body, layout)
-    if columns is None:
-        columns = _parse_lines(path, body, layout)
-    return interactions_lib.make(
-        columns['user'],
-        columns['item'],
-        columns.get('rating'),
-        columns.get('timestamp'),
-        name=path.stem if name is None else name,
+    if columns is not None:
+        columns_lib.check(columns)
+    layout, body = sniffing.sniff(path, files.content(path), columns, header)
+    parsed = parsing.parse(path, body, layout)
+    counts = parsed['label'] > 0 if 'label' in parsed else None
+    made = interactions_lib.make(
+        parsed['user'],
+        parsed['item'],
+        parsed.get('rating', parsed.get('label')),
+        parsed.get('timestamp'),
+        name=pathlib.Path(path.name.removesuffix('.gz')).stem if name is None else name,
+        where=counts,
     )
+    ids = {'user': made.user_ids, 'item': made.item_ids}
+    odd = plausibility.check(path, layout, parsed, ids)
+    if counts is not None and not counts.any():
+        raise ValueError(f'{path}: Expected a label above 0, found none in {len(counts)} rows.')
+    if counts is not None and not counts.all():
+        odd.append(
+            f'{np.sum(~counts)} of {len(counts)} rows have no label above 0: they do not count'
+        )
+        made = interactions_lib.drop_unused_items(made)
+    times, span = parsed.get('timestamp'), None
+    if times is not None:
+        span = values.show_time(int(times.min())), values.show_time(int(times.max()))
+    source = provenance.Source(
+        path.name,
+        layout,
+        len(parsed['user']),
+        len(made.users),
+        len(ids['user']),
+        len(ids['item']),
+        span,
+        tuple(odd),
+    )
+    return dataclasses.replace(made, source=source)
 
 
 def load(
-    name: str, data_dir: str | os.PathLike[str] | None = None
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
 ) -> interactions_lib.Interactions:
     """Loads a known data set, a RecBole data set, or any file that `read` understands.
 
@@ -134,6 +161,8 @@ def load(
         name: a known name, the name of a RecBole file `<data_dir>/<name>/<name>.inter`, or a path.
         data_dir: folder of data sets; None: environment variable `FEDINV_DATA_DIR`, else
             `~/.cache/fedinv_jax`.
+        columns: see `read`; None: as the known data set has them.
+        header: see `read`.
 
     Returns:
         The interactions.
@@ -158,7 +187,8 @@ def load(
     candidates[root / name / f'{name}.inter'] = name
     for path, title in candidates.items():
         if path.is_file():
-            return read(path, title)
+            own = known.columns if known and path == root / known.path else None
+            return read(path, title, columns or own, header)
     if known is None:
         raise ValueError(
             f'Unknown data set {name!r}.{_validate.hint(name, DATASETS)} '
@@ -166,123 +196,7 @@ def load(
             f'There is no file {" or ".join(map(str, candidates))} either.'
         )
     _download(known, root)
-    return read(root / known.path, name)
-
-
-def _sniff(path: pathlib.Path, data: bytes) -> tuple[_Layout, bytes]:
-    """The layout, from the first line that is not blank, and the bytes after the header."""
-    match = re.search(rb'\S', data)
-    if match is None:
-        raise ValueError(f'{path}:1: Expected lines of user and item, found an empty file.')
-    start = data.rfind(b'\n', 0, match.start()) + 1
-    number = data.count(b'\n', 0, start) + 1
-    end = data.find(b'\n', start) + 1 or len(data)
-    line = _text(data[start:end])
-    separator = next(
-        (name for name in _SEPARATORS if len(_split(line, name)) > 1), next(iter(_SEPARATORS))
-    )
-    fields = _split(line, separator)
-
-    names = [field.split(':')[0].strip('"\'').replace('_', '').lower() for field in fields]
-    columns = {
-        column: index
-        for column, aliases in _COLUMNS.items()
-        for index in reversed(range(len(names)))
-        if names[index] in aliases
-    }
-    if 'user' in columns and 'item' in columns:
-        if not data[end:].strip():
-            raise ValueError(
-                f'{path}:{number + 1}: Expected rows after the header, found only a header.'
-            )
-        return _Layout(separator, len(fields), columns, number + 1), data[end:]
-    if any(field.endswith((':token', ':float')) for field in fields):
-        raise ValueError(
-            f"{path}:{number}: Expected a header with 'user_id:token' and 'item_id:token', "
-            f'found {line!r}.'
-        )
-    if not 2 <= len(fields) <= 4:
-        raise ValueError(
-            f'{path}:{number}: Expected 2 to 4 columns (user, item, rating, timestamp) separated '
-            f"by {', '.join(_SEPARATORS)}, or a header that names 'user' and 'item', found "
-            f'{len(fields)}: {line!r}.'
-        )
-    columns = dict(zip(_COLUMNS, range(len(fields)), strict=False))
-    return _Layout(separator, len(fields), columns, number), data[start:]
-
-
-def _parse_integers(body: bytes, layout: _Layout) -> dict[str, np.ndarray] | None:
-    """Columns of a file whose ids are all plain integers; None for other or malformed files."""
-    if _NOT_CANONICAL.search(body) or _NOT_CANONICAL.match(b'\n' + body[:2]):
-        return None
-    separator = _SEPARATORS[layout.separator]
-    if separator == '::':  # NumPy takes one character only.
-        body, separator = body.replace(b'::', b'\x1f'), '\x1f'
-    kinds = {index: _DTYPES[column] for column, index in layout.columns.items()}
-    dtype = np.dtype([(str(index), kinds.get(index, 'U1')) for index in range(layout.width)])
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('error')  # Older NumPy only warns of an id like 1.5.
-            rows = np.loadtxt(
-                io.TextIOWrapper(io.BytesIO(body), 'latin-1'),
-                dtype=dtype,
-                delimiter=separator,
-                comments=None,
-                ndmin=1,
-            )
-    except (ValueError, Warning):
-        return None
-    parsed = {column: rows[str(index)] for column, index in layout.columns.items()}
-    in_range = (
-        (np.abs(parsed[column]) <= largest).all()
-        for column, largest in _LARGEST.items()
-        if column in parsed
-    )
-    return parsed if all(in_range) else None
-
-
-def _parse_lines(path: pathlib.Path, body: bytes, layout: _Layout) -> dict[str, np.ndarray]:
-    """Columns of any file, parsed line by line, so that an error can name the line."""
-    parsed: dict[str, list] = {column: [] for column in layout.columns}
-    for number, line in enumerate(io.BytesIO(body), layout.first_line):
-        if not line.strip():
-            continue
-        fields = _split(_text(line), layout.separator)
-        if len(fields) != layout.width:
-            raise ValueError(
-                f'{path}:{number}: Expected {layout.width} columns separated by '
-                f'{layout.separator}, found {len(fields)}: {_text(line)!r}.'
-            )
-        for column, index in layout.columns.items():
-            field = fields[index]
-            value = _number(field, _LARGEST[column]) if column in _LARGEST else field
-            if value is None or value == '':
-                expected = 'a finite number' if column in _LARGEST else 'an id'
-                raise ValueError(
-                    f'{path}:{number}: Expected {expected} as {column} in column {index + 1}, '
-                    f'found {field!r}.'
-                )
-            parsed[column].append(value)
-    return {column: np.asarray(values) for column, values in parsed.items()}
-
-
-def _number(field: str, largest: float) -> float | None:
-    """The number in a field, as an int if it has only digits; None if it is no finite number."""
-    try:
-        value = float(field)
-    except ValueError:
-        return None
-    if not abs(value) <= largest:
-        return None
-    return int(field) if field.lstrip('+-').isdigit() else value
-
-
-def _text(line: bytes) -> str:
-    return line.decode('utf-8', 'backslashreplace').rstrip('\r\n')
-
-
-def _split(line: str, separator: str) -> list[str]:
-    return [field.strip() for field in line.split(_SEPARATORS[separator])]
+    return read(root / known.path, name, columns or known.columns, header)
 
 
 def _download(dataset: Dataset, root: pathlib.Path) -> None:

@@ -102,7 +102,7 @@ class VictimRow(_Shared, Certificate):
     reason: str | None
     drift: float | None
     training_loss: float | None
-    quality: dict[str, float] | None
+    quality: dict[str, float | None] | None
     seconds: float
     objective: float | None
     kept: str | None

@@ -96,6 +96,15 @@ def test_counts_below_one(field, value):
         ({'observation.noise': -0.5}, r'Expected observation\.noise=-0\.5 >= 0\.'),
         ({'client.item_drift': -1.0}, r'Expected client\.item_drift=-1\.0 >= 0\.'),
         ({'data.max_users': 0}, r'Expected data\.max_users=0 >= 1\.'),
+        (
+            {'data.columns': ('user', 'item')},
+            r'data\.columns needs a file: data\.name is synthetic',
+        ),
+        ({'data.header': False}, r'data\.header needs a file: data\.name is synthetic'),
+        (
+            {'data.name': 'x.csv', 'data.columns': ('user', 'items')},
+            r"Unknown data\.columns='items'\. Did you mean 'item'",
+        ),
         ({'num_seeds': 5, 'attack.num_victims': 4}, r'num_victims=4 to be at least num_seeds=5'),
         ({'client.item_drift': 0.1}, r"client\.item_drift needs client\.name='local_sgd'"),
         ({'client.num_epochs': 5}, r"client\.num_epochs needs client\.name='local_sgd'"),

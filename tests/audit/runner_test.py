@@ -525,3 +525,30 @@ def test_ctrl_c_keeps_whole_rows_and_running_again_completes(tmp_path):
     assert f'{len(kept)} rows exist' in output
     assert rows.read_text().startswith(text)
     check_folder(folder, config)
+
+
+# Failed on: a user with every item, who stopped the run; a hit rate of 1 among no negatives.
+def test_one_odd_user_does_not_stop_a_run(tmp_path):
+    path = tmp_path / 'ratings.csv'
+    rows = [f'u{user},{(5 * user + place) % 40},1' for user in range(10) for place in range(9)]
+    rows += [f'bot,{item},1' for item in range(40)]
+    path.write_text('\n'.join(['user_id,item_id,rating', *rows]) + '\n')
+    config = tiny(name=('popularity',))
+    config.data.update({'name': str(path), 'leave_one_out': True, 'max_positives': 100})
+    lines = []
+    runner.run(config, str(tmp_path / 'run'), 'command', log=lines.append)
+    assert "1 of 11 users ('bot'): all 40 items, hence no possible negative" in lines[0]
+    assert any('hr@10_loo99 null (no client fits it)' in line for line in lines)
+    found = workdir.read_rows(tmp_path / 'run')
+    assert 'bot' not in {row['user_id'] for row in found}
+    assert {row['quality']['hr@10_loo99'] for row in found} == {None}
+    assert all(row['quality']['hr@10_full'] <= 1 for row in found)
+    summary = strict((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['rows'][0]['quality']['ndcg@10_loo99']['mean'] is None
+    report = (tmp_path / 'run' / 'report.md').read_text()
+    for text in (
+        "user = column 1 ('user_id')",
+        'fewer than 99 items',
+        "first row user 'u0', item '0'",
+    ):
+        assert text in report

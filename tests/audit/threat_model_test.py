@@ -76,3 +76,66 @@ def test_popularity_is_a_prior_only_where_attacks_get_it(popularity):
     priors = next(line for line in text.splitlines() if line.startswith('  priors'))
     assert ('item popularity and' in priors) == popularity
     assert ('do not use item popularity' in priors) != popularity
+
+
+def write_file(path, num_users=10, num_items=40):
+    """Users of five items each, in times of our days; ratings 0 to 4."""
+    rows = [
+        f'{user},{(5 * user + place) % num_items},{place},{1_400_000_000 + 100 * user + place}'
+        for user in range(num_users)
+        for place in range(5)
+    ]
+    path.write_text('\n'.join(['userId,movieId,rating,timestamp', *rows]) + '\n')
+    return rows
+
+
+def lines_of(text, word):
+    return [line[12:] for line in text.splitlines() if line.startswith(f'  {word:<9} ')]
+
+
+# Failed on the threat model without it.
+def test_threat_model_says_how_the_data_were_read(tmp_path):
+    path = tmp_path / 'ratings.csv'
+    write_file(path)
+    config = small(name=str(path))
+    text = threat_model.describe(config, plan.make_cases(config))
+    (data,) = lines_of(text, 'data')
+    assert data.startswith(f'{path}, 10 clients, 40 items, 4 victims')
+    assert lines_of(text, 'file') == [
+        'ratings.csv: 50 rows, 10 users, 40 items, times 2014-05-13 16:53:20 to 2014-05-13 17:08:24'
+    ]
+    assert lines_of(text, 'columns') == [
+        "user = column 1 ('userId'), item = column 2 ('movieId'), rating = column 3 ('rating'), "
+        "timestamp = column 4 ('timestamp'); separated by ','; told by the header"
+    ]
+    first = "user '0', item '0', rating '0', timestamp '1400000000'"
+    assert lines_of(text, 'first row') == [first]
+    (warning,) = lines_of(text, 'warning')
+    assert warning.startswith(
+        '10 of 50 interactions have rating 0; if that means none, set data.rat'
+    )
+    config.data.rating_threshold = 1.0
+    assert not lines_of(threat_model.describe(config, plan.make_cases(config)), 'warning')
+    assert not lines_of(threat_model.describe(small(), plan.make_cases(small())), 'file')
+
+
+# Failed on a population of which one user with every item stopped the run.
+def test_threat_model_names_who_is_left_out(tmp_path):
+    path = tmp_path / 'ratings.csv'
+    rows = write_file(path)
+    odd = [f'bot,{item},5,1400000000' for item in range(40)]
+    odd += [f'low{number},1,2,1400000000' for number in range(7)]
+    path.write_text('\n'.join(['userId,movieId,rating,timestamp', *rows, *odd]) + '\n')
+    config = small(name=str(path), rating_threshold=3.0)
+    assert lines_of(threat_model.describe(config, plan.make_cases(config)), 'left out') == [
+        "7 of 18 users ('low0', 'low1', 'low2', 'low3', 'low4' and 2 more): no interaction that "
+        'counts',
+        "1 of 18 users ('bot'): all 40 items, hence no possible negative",
+    ]
+    config.data.update({'rating_threshold': None, 'leave_one_out': True})
+    text = threat_model.describe(config, plan.make_cases(config))
+    assert lines_of(text, 'left out') == [
+        "1 of 18 users ('bot'): all 40 items, hence no possible negative",
+        "of hr@10_loo99 and ndcg@10_loo99 10 of 18 users ('0', '1', '2', '3', '4' and 5 more): "
+        'fewer than 99 items that they never interacted with; both are null',
+    ]

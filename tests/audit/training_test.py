@@ -9,6 +9,7 @@ import pytest
 from fedinv_jax import models
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, training
+from fedinv_jax.data import interactions
 from fedinv_jax.types import Batch
 from tests.audit.helpers import small, small_config
 
@@ -119,6 +120,41 @@ def test_data_sections_reach_the_data(tmp_path):
     config.data.labels = 'ratings'
     groups = training.make_clients(config, interactions)
     assert {round(float(x), 6) for group in groups for x in np.unique(group.labels)} == {0, 0.9, 1}
+
+
+# Failed on the reader that gave every interaction without a rating the rating 1.
+def test_what_needs_ratings_is_refused_without(tmp_path):
+    path = tmp_path / 'pairs.csv'
+    path.write_text('user_id,item_id\n1,7\n1,8\n2,7\n')
+    for field, value in {'rating_threshold': 4.0, 'labels': 'ratings'}.items():
+        config = small(name=str(path), **{field: value})
+        message = (
+            rf'data\.{field}={value!r} needs ratings, and pairs\.csv was read without .*columns'
+        )
+        with pytest.raises(ValueError, match=message):
+            training.make_interactions(config)
+    path.write_text('user_id,item_id,click\n1,7,1\n1,8,0\n2,7,1\n')
+    config = small(name=str(path), rating_threshold=1.0)
+    assert len(training.make_interactions(config)[0].users) == 2
+
+
+def test_columns_and_header_of_the_config_reach_the_reader(tmp_path):
+    path = tmp_path / 'x.csv'
+    path.write_text('user,item\nal,bo\nal,cy\n')
+    config = small(name=str(path), columns=('item', 'user'), header=False)
+    data = training.make_interactions(config)[0]
+    assert data.user_ids == ('bo', 'cy', 'item')
+
+
+# Failed on: the one item of a user of all items held out, whose only negative it then was.
+def test_users_of_every_item_have_nothing_held_out(tmp_path):
+    path = tmp_path / 'x.csv'
+    rows = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 3), (3, 2), (3, 1)]
+    path.write_text('\n'.join(f'{user} {item}' for user, item in rows))
+    train, test = training.make_interactions(small(name=str(path), leave_one_out=True))
+    assert (test.users.tolist(), test.items.tolist()) == ([1, 2], [2, 0])
+    assert (train.users.tolist(), train.items.tolist()) == ([0, 0, 0, 1, 2], [0, 1, 2, 0, 1])
+    assert [list(users) for users in interactions.left_out(train).values()] == [[0]]
 
 
 def test_optimizers_of_optax_by_name():

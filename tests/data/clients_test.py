@@ -192,12 +192,31 @@ def test_refuses(data, kwargs, message):
 def test_refuses_data():
     data = interactions_lib.make(['a', 'a', 'b'], [1, 2, 1], ratings=[1, 2, 0])
     with pytest.raises(ValueError, match=r"user 'a' has not interacted with.*all 2 are positives"):
-        clients.build(data)
+        clients.sample_negatives(data)
+    with pytest.raises(ValueError, match=r'every user has .* all 2 items, hence no possible neg'):
+        clients.build(interactions_lib.take(data, data.users == 0))
     assert [group.users.tolist() for group in clients.build(data, max_positives=1)] == [[1]]
     with pytest.raises(ValueError, match=r"ratings > 0 for labels='ratings', found 0.0"):
         clients.build(data, labels='ratings', max_positives=1)
     with pytest.raises(ValueError, match="data set 'unnamed' has no interactions"):
         clients.build(interactions_lib.binarize(data, 9))
+
+
+# Failed on the builder that refused the whole data set for one user with every item.
+def test_users_without_a_negative_or_a_positive_are_left_out():
+    data = interactions_lib.make(['a', 'a', 'b', 'c'], [1, 2, 1, 2], ratings=[5, 5, 5, 1])
+    assert [group.users.tolist() for group in clients.build(data)] == [[1, 2]]
+    data = interactions_lib.binarize(data, 4)
+    assert [group.users.tolist() for group in clients.build(data)] == [[1]]
+    left_out = interactions_lib.left_out(data)
+    assert {reason: users.tolist() for reason, users in left_out.items()} == {
+        'no interaction that counts': [2],
+        'all 2 items, hence no possible negative': [0],
+    }
+    assert interactions_lib.left_out(interactions_lib.take(data, data.users < 1)).keys() == {
+        'no interaction that counts', 'all 2 items, hence no possible negative'
+    }  # fmt: skip
+    assert not interactions_lib.left_out(interactions_lib.make([1, 2], [3, 4]))
 
 
 def test_popularity():

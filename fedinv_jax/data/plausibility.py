@@ -1,0 +1,180 @@
+"""Refuses columns that cannot be what they were taken for; warns where they were named."""
+
+import decimal
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedinv_jax.data import columns as columns_lib
+from fedinv_jax.data import values
+from fedinv_jax.data.sniffing import Layout
+
+_FEWEST = 10  # rows of which something can be said
+_LARGEST_RATING = 1e6
+_IF_TIMES = "A column of times is called 'timestamp'."
+_FRACTION = re.compile(r'[+-]?\d*[.,]\d*[1-9]\d*', re.ASCII)
+_NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)
+# Ids of Amazon, of reviewers and of products.
+_PATTERNS = {
+    'user': re.compile(r'A[0-9A-Z]{9,20}', re.ASCII),
+    'item': re.compile(r'B0[0-9A-Z]{8}', re.ASCII),
+}
+_WORD = re.compile(r'([A-Za-z]+)[\W_]*[0-9a-f]*', re.ASCII)
+
+
+def check(
+    path: pathlib.Path,
+    layout: Layout,
+    parsed: Mapping[str, np.ndarray],
+    ids: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """Refuses columns that cannot be what they were taken for.
+
+    Args:
+        path: of the file, for messages.
+        layout: what the columns were taken for.
+        parsed: the columns, from `parsing.parse`.
+        ids: the distinct ones of 'user' and 'item'.
+
+    Returns:
+        What is odd, for a warning.
+
+    Raises:
+        ValueError: if two ids are equal as numbers but not as text; where no header names them, if
+            the ids of one column are all distinct, the ratings are times, or users and items look
+            exchanged. What `data.columns` says is not refused.
+    """
+    texts = {name: own for name, own in ids.items() if parsed[name].dtype.kind == 'U'}
+    alike = [_alike(name, own) for name, own in texts.items()]
+    distinct = [
+        _distinct(name, layout, len(own), len(parsed[name]))
+        for name, own in ids.items()
+        if name == 'user' or len(ids['user']) > 1
+    ]
+    if layout.told_by == 'data.columns':
+        return list(filter(None, [*alike, *distinct]))
+    refused = alike if layout.told_by == 'the header' else [*alike, *distinct]
+    if layout.told_by == 'position':
+        refused += [_fractions(name, own) for name, own in texts.items()]
+        refused += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
+    if any(refused):
+        found = next(filter(None, refused))
+        raise ValueError(f'{path}: {found} {columns_lib.suggestion(layout.width)}')
+    if layout.told_by == 'position':
+        return _check_order(path, layout, parsed)
+    return list(filter(None, distinct))
+
+
+def _check_order(path: pathlib.Path, layout: Layout, parsed: Mapping[str, np.ndarray]) -> list[str]:
+    """Refuses users and items that look exchanged; returns a warning where they may be."""
+    rest = [name for name in layout.columns if name not in ('user', 'item')]
+    advice = (
+        f'Set data.columns={("item", "user", *rest)} if they are exchanged, else '
+        f'data.columns={("user", "item", *rest)}.'
+    )
+    if exchanged := _exchanged(parsed):
+        raise ValueError(f'{path}: Expected user, item in this order, found {exchanged}. {advice}')
+    if 'timestamp' not in parsed and _is_by_second(parsed):
+        return [f'the rows go by column 2, as if it held the users. {advice}']
+    return []
+
+
+def _distinct(column: str, layout: Layout, num_ids: int, num_rows: int) -> str:
+    """That every row has another id, as row numbers have; empty where it is not so."""
+    if num_rows < _FEWEST or num_ids < num_rows:
+        return ''
+    return (
+        f'Expected ids that come back, found {num_ids} distinct {column} ids in {num_rows} rows '
+        f'(column {layout.columns[column] + 1}).'
+    )
+
+
+def _alike(column: str, ids: Sequence[str]) -> str:
+    """That two ids are one number written in two ways; empty where none are."""
+    seen: dict[decimal.Decimal, str] = {}
+    for text in ids:
+        if _NUMBER.fullmatch(text):
+            other = seen.setdefault(decimal.Decimal(text), text)
+            if other != text:
+                return (
+                    f'Expected each {column} id in one spelling, found {values.show(other)} and '
+                    f'{values.show(text)}, which are equal as numbers. Write them alike; if they '
+                    'are different ids, name the columns.'
+                )
+    return ''
+
+
+def _ratings(ratings: np.ndarray) -> str:
+    """That ratings are times or numbers of rows; empty where they are none."""
+    if ratings.min() >= _LARGEST_RATING:
+        return f'Expected ratings, found {ratings.min():.0f} and more, as times are. {_IF_TIMES}'
+    whole = len(ratings) >= _FEWEST and bool(np.all(ratings == np.floor(ratings)))
+    for some in (ratings[:1000], ratings):  # most often the first ones tell
+        if not whole or len(np.unique(some)) < len(some):
+            return ''
+    found = f'{len(ratings)} distinct whole numbers in as many rows'
+    return f'Expected ratings, found {found}. {_IF_TIMES}'
+
+
+def _times(times: np.ndarray) -> str:
+    """That times never change; empty where they do."""
+    if len(times) < _FEWEST or times.min() < times.max() or values.unit(float(times[0])):
+        return ''
+    return f'Expected times, found {times[0]} in every row.'
+
+
+_TESTS = {'rating': _ratings, 'timestamp': _times}
+
+
+def _fractions(column: str, ids: Sequence[str]) -> str:
+    """That ids are broken numbers, as ratings and places are; empty where none are."""
+    found = next((text for text in ids if _FRACTION.fullmatch(text)), None)
+    return f'Expected {column} ids, found {values.show(found)}.' if found else ''
+
+
+def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:
+    """Why the first column seems to hold items, or the second users; empty where they do not."""
+    ids = [parsed['user'], parsed['item']]
+    kinds = [_kind(own) for own in ids]
+    for place, kind in enumerate(('item', 'user')):
+        if kinds[place] == kind and kinds[1 - place] != kind:
+            shown = values.show(str(ids[place][0]))
+            return f'that ids of column {place + 1} look like those of {kind}s ({shown})'
+    if kinds == ['user', 'item'] or 'timestamp' not in parsed or not _is_by_second(parsed):
+        return ''
+    steps = np.diff(parsed['timestamp'])[ids[1][1:] == ids[1][:-1]]
+    if not (steps >= 0).all() and not (steps <= 0).all():
+        return ''
+    return (
+        'that the rows go by column 2, each of its ids in order of time, as histories of users do'
+    )
+
+
+def _is_by_second(parsed: Mapping[str, np.ndarray]) -> bool:
+    """Whether equal ids of the second column follow each other, and those of the first do not."""
+    first, second = parsed['user'], parsed['item']
+    few = len(first) < _FEWEST or 2 * _num_runs(second) > len(second)
+    return not few and _is_grouped(second) and not _is_grouped(first)
+
+
+def _kind(ids: np.ndarray) -> str | None:
+    """What ids say that they are, such as 'user12', 'item_5', or those of Amazon."""
+    sample = [str(text) for text in ids[:100].tolist()]
+    for kind, pattern in _PATTERNS.items():
+        if all(map(pattern.fullmatch, sample)):
+            return kind
+    words = {match[1] if (match := _WORD.fullmatch(text)) else '' for text in sample}
+    known = columns_lib.kinds(words.pop()) if len(words) == 1 else {}
+    return next((kind for kind in ('user', 'item') if kind in known), None)
+
+
+def _num_runs(ids: np.ndarray) -> int:
+    """How often another id follows, and one."""
+    return 1 + int(np.sum(ids[1:] != ids[:-1]))
+
+
+def _is_grouped(ids: np.ndarray) -> bool:
+    """Whether equal ids follow each other."""
+    return _num_runs(ids) == len(np.unique(ids))
