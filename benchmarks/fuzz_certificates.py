@@ -5,10 +5,12 @@
 draws cells of clients (`fuzz/clients.py`: model, D, scale, what is seen, T, batch, loss, noise or
 precision of the uploads), runs 'auto' and one more member on each, writes a row for each client and
 member, and prints the summary of all rows in the file. Rows that the file holds are not computed
-again. The exit status is 1 if a certificate is wrong. `--cell=N` makes the rows of one cell.
+again. The exit status is 1 if a certificate is wrong. `--cell=N` makes the rows of one cell; a row
+depends on its seed, cell, client and member only.
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -20,13 +22,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from absl import app, flags
 
-from benchmarks.fuzz import attacks, clients, summary
+from benchmarks.fuzz import attacks, clients, models, summary
 from fedinv_jax.audit import process, progress
 
 _CLIENTS = flags.DEFINE_integer('clients', 20_000, 'Clients, rounded up to whole cells.', 1)
-_PER_CELL = flags.DEFINE_integer('per_cell', 50, 'Clients of a cell: of the same shapes.', 1)
+_PER_CELL = flags.DEFINE_integer('per_cell', 40, 'Clients of a cell, which share all shapes.', 1)
 _SEED = flags.DEFINE_integer('seed', 0, 'All clients are a function of it.', 0)
 _CELL = flags.DEFINE_integer('cell', None, 'Only the cell of that number.', 0)
+_MODELS = flags.DEFINE_multi_enum(
+    'model', [], list(models.MODELS), 'Only cells of that model; may be given several times.'
+)
 _MEMBERS = flags.DEFINE_list('members', [], "Members; none: 'auto' and one more in its turn.")
 _JSON = flags.DEFINE_string('json', None, 'JSON lines to read and add to.')
 _WORKERS = flags.DEFINE_integer('workers', len(os.sched_getaffinity(0)), 'Processes.', 1)
@@ -35,15 +40,22 @@ _PER_PROCESS = 25  # cells, whose compiled functions stay in memory
 Task = tuple[clients.Cell, tuple[str, ...]]
 
 
+def cells() -> Iterator[clients.Cell]:
+    """The cells of this run."""
+    if _CELL.value is not None:
+        return iter([clients.draw_cell(_SEED.value, _CELL.value)])
+    every = (clients.draw_cell(_SEED.value, number) for number in itertools.count())
+    wanted = (cell for cell in every if not _MODELS.value or cell.model in _MODELS.value)
+    return itertools.islice(wanted, -(-_CLIENTS.value // _PER_CELL.value))
+
+
 def tasks(rows: list[summary.Row]) -> list[Task]:
     """The cells of this run, each with the members whose rows are not there."""
     there = {
         (*summary.unit(row)[:3], name) for row in rows for name in (row['asked'], row['member'])
     }
-    numbers = range(-(-_CLIENTS.value // _PER_CELL.value))
     found = []
-    for number in numbers if _CELL.value is None else [_CELL.value]:
-        cell = clients.draw_cell(_SEED.value, number)
+    for cell in cells():
         left = tuple(
             member
             for member in attacks.asked_of(cell, _MEMBERS.value)

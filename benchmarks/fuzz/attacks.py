@@ -77,8 +77,7 @@ def _member(cell: clients.Cell, known: Known, made: clients.Clients, asked: str)
 
 def _attack(cell: clients.Cell, choice: Choice, made: clients.Clients) -> Answer:
     """The answers, one client after the other in one compiled function."""
-    key = jax.random.fold_in(jax.random.key(cell.seed), cell.number)
-    keys = jax.random.split(key, len(made.labels))
+    keys = clients.keys(cell, len(made.labels))
 
     def attacks(given: tuple) -> Answer:
         return jax.lax.map(lambda each: choice.attack(*each), given)

@@ -42,7 +42,7 @@ class Cell(NamedTuple):
         size: K, padded.
         loss: 'bce' or 'squared_error'.
         channel: 'noise', or the precision of the uploads.
-        level: noise relative to the root mean square of the cell's uploads; 0: none.
+        level: noise relative to the root mean square of the first client's uploads; 0: none.
     """
 
     seed: int
@@ -98,7 +98,8 @@ def draw_cell(seed: int, number: int) -> Cell:
         return choices[random.integers(len(choices))]
 
     dim, hidden, scale = pick(1, 2, 3, 4), pick((8,), (4,), (8, 4)), pick(0.1, 1.0)
-    seen = pick(*models.parts(models.MODELS[name](1, dim, scale, hidden)))
+    parts = models.parts(models.MODELS[name](1, dim, scale, hidden))
+    seen = pick(*parts, *(part for part in parts if 'items' in part))  # many refuse without
     channel = pick(*_CHANNELS)
     level = pick(1e-4, 1e-2, 1e-1)
     return Cell(
@@ -108,6 +109,12 @@ def draw_cell(seed: int, number: int) -> Cell:
     )  # fmt: skip
 
 
+def keys(cell: Cell, count: int) -> Key:
+    """Keys `[V]` of the first `count` clients of a cell."""
+    key = jax.random.fold_in(jax.random.key(cell.seed), cell.number)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
+
+
 def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
     """The first `count` clients of a cell, and what an attacker knows of all of them."""
     model = models.MODELS[cell.model](cell.size, cell.dim, cell.scale, cell.hidden)
@@ -115,21 +122,20 @@ def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
     share = observe.share(*cell.seen.split('+'))
     data = [_data(cell, number) for number in range(count)]
     labels, weights, log_odds = (np.stack(part) for part in zip(*data, strict=True))
-    key = jax.random.fold_in(jax.random.key(cell.seed), cell.number)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
-    shared, private = _parameters(cell, model, keys)
+    own = keys(cell, count)
+    shared, private = _parameters(cell, model, own)
     with jax.enable_x64(cell.channel == 'float64'):
 
         def train(shared: PyTree, private: PyTree, labels: Array, weights: Array) -> PyTree:
             def step(private: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
                 upload, new = update(shared, private, Batch(None, labels, weights))
-                return new, share.observe(upload, (), key)[0]
+                return new, share.observe(upload, (), own[0])[0]
 
             return jax.lax.scan(step, private, shared)[1]
 
         uploads = jax.jit(jax.vmap(train))(shared, private, labels, weights)
-        noise = _noise(cell, uploads)
-        sent = jax.jit(jax.vmap(functools.partial(_send, cell, noise)))(uploads, weights, keys)
+        noise = _noise(cell, tree.take(uploads, 0))
+        sent = jax.jit(jax.vmap(functools.partial(_send, cell, noise)))(uploads, weights, own)
         sent = jax.device_get(sent)
     transcripts = Transcript(
         shared=shared,
@@ -218,7 +224,7 @@ def _dtype(cell: Cell) -> type:
 
 
 def _noise(cell: Cell, clean: PyTree) -> Observation:
-    """The noise of a cell, which attackers know of, to two digits of its size."""
+    """The noise of a cell, which attackers know of, by the size of one client's uploads."""
     if not cell.level:
         return observe.chain()
     size = np.sqrt(np.mean(np.concatenate([np.ravel(x) ** 2 for x in jax.tree.leaves(clean)])))
