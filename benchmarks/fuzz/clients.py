@@ -170,8 +170,9 @@ def probing_draws(model: Model, size: int = 3) -> list[probing.Draw]:
         shared = jax.tree.map(
             lambda leaf, r=random: leaf + 0.05 * r.normal(size=leaf.shape), shared
         )
-        batch = Batch(None, random.random(size), 0.5 + random.random(size))
-        draws.append(probing.Draw(*jax.tree.map(jnp.asarray, (shared, private, batch))))
+        batch = Batch(None, *map(jnp.asarray, (random.random(size), 0.5 + random.random(size))))
+        shared, private = jax.tree.map(jnp.asarray, (shared, private))
+        draws.append(probing.Draw(shared, private, batch))
     return draws
 
 
@@ -184,9 +185,9 @@ def _data(cell: Cell, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     low, high = _SIZES[cell.size]
     weights = np.arange(cell.size) < random.integers(low, high + 1)
     labels = (random.random(cell.size) < random.random()) & weights
-    values = labels, weights, random.normal(size=cell.size)
-    first, second, third = (value.astype(_dtype(cell)) for value in values)
-    return first, second, third
+    dtype = _dtype(cell)
+    log_odds = random.normal(size=cell.size)
+    return labels.astype(dtype), weights.astype(dtype), log_odds.astype(dtype)
 
 
 def _parameters(cell: Cell, model: Model, keys: Key) -> tuple[PyTree, PyTree]:
