@@ -12,12 +12,15 @@ import numpy as np
 import optax
 
 from fedinv_jax import transcripts, tree
-from fedinv_jax.audit import attackers, checks, plan, registry, runner, training, workdir
+from fedinv_jax.audit import attackers, checks, layout, plan, registry, runner, training, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
 from fedinv_jax.audit.settings import Setting
-from fedinv_jax.types import Answer, Transcript
+from fedinv_jax.types import Answer, Model, Transcript
+
+_SECTIONS = ('model', 'client', 'observation')
+"""Sections of the config of which a file may say more."""
 
 
 def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
@@ -83,19 +86,16 @@ def attack_transcript(
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
             objective was met.
     """
-    seen, meta = transcripts.load(path)
-    config, num_items = _described(config, path, seen, meta)
-    setting = settings_lib.reading(config)[0]
-    seen = _observed(path, seen, unrolled=setting.dynamics == 'unrolled')
-    target = _target(config, setting, seen, num_items)
-    choice = registry.ATTACKS[setting.attack].make(target)
-    dtype = settings_lib.dtype(config, setting.attack)
+    seen, target = _read(config, path)
+    config = target.config
+    choice = registry.ATTACKS[target.attack].make(target)
+    dtype = settings_lib.dtype(config, target.attack)
     log(
-        f'{path}: {_summary(target, seen)}, attacked by {setting.attack} ({choice.solver}, '
+        f'{path}: {_summary(target, seen)}, attacked by {target.attack} ({choice.solver}, '
         f'{dtype}); {_counts(target, seen)}'
     )
     if choice.why:
-        log(f'{setting.attack}: {choice.why}')
+        log(f'{target.attack}: {choice.why}')
     key = jax.random.key(config.seed)
     with jax.enable_x64(dtype == 'float64'):
         seen = tree.cast_floats(seen, np.dtype(dtype))
@@ -113,31 +113,75 @@ def attack_transcript(
     return result
 
 
-def _described(
-    config: Config, path: str, seen: Transcript, meta: Mapping[str, Any]
-) -> tuple[Config, int]:
-    """The config with what a file says of its client, and the number of items."""
+def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
+    """A file's transcript, and what an attack on it is made for.
+
+    Raises:
+        ValueError: with the path, for what no attack can be made for.
+    """
+    seen, meta = transcripts.load(path)
+    try:
+        config = _described(config, seen, meta)
+        model = training.make_model(config.model, len(seen.items))
+        layout.check(seen, model)
+        setting = settings_lib.reading(config)[0]
+        seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
+    except (TypeError, ValueError) as error:
+        whose = '' if 'model' in meta else " (meta describes no model: this is about the config's)"
+        raise ValueError(f'{path}: {error}{whose}') from error
+    return seen, _target(config, setting, seen, model)
+
+
+def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Config:
+    """The config with what a file says of its client.
+
+    Ids are names: the attack's catalogue is the candidates, whatever their ids.
+    """
     config = config.copy_and_resolve_references()
-    model = dict(meta.get('model', {}))
-    num_items = model.pop('num_items', int(np.max(seen.items)) + 1)
-    described = {name: meta.get(name, {}) for name in ('client', 'observation')}
-    for section, values in {'model': model, **described}.items():
+    for section in _SECTIONS:
+        values = meta.get(section, {})
         try:
+            if not isinstance(values, Mapping):
+                raise TypeError(f'expected an object of fields, found {values!r:.40}.')
+            values = dict(values)
+            if section == 'model' and not _is_like(values.pop('num_items', 1), 1):
+                raise TypeError(f'expected num_items to be an integer, found {meta[section]}.')
+            _check_types(config[section], values)
             config[section].update(values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'{path}: meta, section {section}: {error}') from error
+        except (KeyError, TypeError, ValueError) as error:
+            words = ' '.join(str(error.args[0]).partition('Other fields present')[0].split())
+            raise ValueError(f'meta, section {section}: {words}') from error
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
     checks.check(config)
-    return config, num_items
+    return config
 
 
-def _observed(path: str, seen: Transcript, unrolled: bool) -> Transcript:
+def _check_types(section: Config, values: Mapping[str, Any]) -> None:
+    """Refuses values of another type than the section's."""
+    for name, value in values.items():
+        usual = section[name]
+        if isinstance(usual, Config) and isinstance(value, Mapping):
+            _check_types(usual, value)
+        elif usual is not None and not _is_like(value, usual):
+            usual = usual.to_dict() if isinstance(usual, Config) else usual
+            raise TypeError(f'expected {name} like {usual!r}, found {value!r:.40}.')
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value of JSON may replace one of the config; a list is a tuple there."""
+    if isinstance(usual, tuple):
+        kinds = {type(each) for each in usual}
+        return isinstance(value, list | tuple) and {type(each) for each in value} <= kinds
+    return type(value) is type(usual) or (type(usual) is float and type(value) is int)
+
+
+def _observed(seen: Transcript, unrolled: bool) -> Transcript:
     """The transcript with the rounds that a hypothesis needs: all in between where it unrolls."""
     at = np.asarray(seen.rounds) - int(seen.rounds[0])
     kept = len(seen.participated)
     if unrolled and kept <= at[-1]:
-        raise ValueError(f'{path}: unrolled needs the parameters of every round in between.')
+        raise ValueError('unrolled needs the parameters of every round in between.')
     if unrolled or kept == len(at):
         return seen
     fields = ('shared', 'participated', 'weights', 'slot')
@@ -146,9 +190,8 @@ def _observed(path: str, seen: Transcript, unrolled: bool) -> Transcript:
     )
 
 
-def _target(config: Config, setting: Setting, seen: Transcript, num_items: int) -> attackers.Target:
+def _target(config: Config, setting: Setting, seen: Transcript, model: Model) -> attackers.Target:
     """What the attack is made for: the rounds are the file's, the share of positives public."""
-    model = training.make_model(config.model, num_items)
     return attackers.Target(
         config,
         setting.attack,
