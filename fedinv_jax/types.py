@@ -214,6 +214,9 @@ class Answer(NamedTuple):
             the attack makes none.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
         certificate: what the uploads determine; None when the attack makes none.
+        fits: int `[]`, whether the uploads are what the client is said to send: 1 yes, noise
+            explains what is left of them; 0 no; -1 it cannot be told. None when the attack has no
+            model of the client, or does not compare.
     """
 
     scores: Array
@@ -221,3 +224,4 @@ class Answer(NamedTuple):
     private: PyTree | None
     objective: Array
     certificate: Certificate | None = None
+    fits: Array | None = None

@@ -1,7 +1,6 @@
 """Transcript files from a config's simulation, and attacks on anyone's transcript file."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -12,7 +11,19 @@ import numpy as np
 import optax
 
 from fedinv_jax import transcripts, tree
-from fedinv_jax.audit import attackers, checks, layout, plan, registry, runner, training, workdir
+from fedinv_jax.audit import (
+    attackers,
+    checks,
+    layout,
+    misfit,
+    plan,
+    precision,
+    registry,
+    runner,
+    scoring,
+    training,
+    workdir,
+)
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
@@ -80,7 +91,9 @@ def attack_transcript(
     Returns:
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
         `private`: the embedding at the first observed round; `objective`; where the attack makes
-        a certificate, `certified` and `margin` as well.
+        a certificate, `certified` and `margin` as well. `fits`: whether the uploads are what the
+        file says of the client, None where it cannot be told; where they are not, `would_fit` says
+        what would, None where nothing that was tried does.
 
     Raises:
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
@@ -92,17 +105,22 @@ def attack_transcript(
     dtype = settings_lib.dtype(config, target.attack)
     log(
         f'{path}: {_summary(target, seen)}, attacked by {target.attack} ({choice.solver}, '
-        f'{dtype}); {_counts(target, seen)}'
+        f'{dtype}); {optax.tree.size(seen.seen)} numbers seen : {_unknowns(target, seen)} unknown'
     )
     if choice.why:
         log(f'{target.attack}: {choice.why}')
-    key = jax.random.key(config.seed)
     with jax.enable_x64(dtype == 'float64'):
         seen = tree.cast_floats(seen, np.dtype(dtype))
-        answer = jax.device_get(jax.jit(choice.attack)(seen, key, config.attack.num_iterations))
-    if not np.isfinite(answer.objective):
-        raise ValueError(f'{path}: the objective is not finite; check shared/ and seen/ for NaN.')
-    result = _result(seen, answer)
+        solve = misfit.solver(target, choice)
+        answer = solve(seen)
+        if not np.isfinite(answer.objective):
+            raise ValueError(f'{path}: the objective is not finite.')
+        result = _result(seen, answer)
+        # A system that can absorb any upload fits whatever is changed.
+        if answer.fits is not None and answer.fits < 1 and _is_overdetermined(target, seen):
+            change = misfit.explanation(target, seen, solve)
+            result |= {'fits': False} if change else {}
+            result['would_fit'] = change
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     workdir.write(out / 'answer.json', json.dumps(result) + '\n')
@@ -110,7 +128,32 @@ def attack_transcript(
         f'{len(result["interactions"])} of {len(seen.items)} candidates taken for interactions, '
         f'objective {result["objective"]:.2e}; {out / "answer.json"}'
     )
+    log(f'{path}: {_verdict(result)}')
     return result
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    """Whether the uploads fit, and what would fit, in words."""
+    if result['fits'] is None:
+        return 'whether the uploads fit what the file says of the client cannot be told'
+    if result['fits']:
+        return 'the uploads fit what the file says of the client'
+    change = result['would_fit']
+    advice = (
+        f'what would fit: {change}'
+        if change
+        else 'no single change that was tried fits (sign, factor, layout of kernels, L2 term, '
+        'momentum, precision, loss, sent weights); minibatches and local epochs are described in '
+        'client (local_sgd, num_epochs, batch_size)'
+    )
+    return (
+        'the uploads do NOT fit what the file says of the client, and the answer is not to be '
+        f'relied on; {advice}'
+    )
+
+
+def _is_overdetermined(target: attackers.Target, seen: Transcript) -> bool:
+    return optax.tree.size(seen.seen) > _unknowns(target, seen)
 
 
 def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
@@ -201,7 +244,7 @@ def _target(config: Config, setting: Setting, seen: Transcript, model: Model) ->
         tuple(int(round_) for round_ in seen.rounds),
         model,
         1 / (1 + config.data.negatives_per_positive),
-        functools.partial(attackers.probe, config, model),
+        misfit.probe(config, model, precision.declared(seen.seen)),
     )
 
 
@@ -215,13 +258,12 @@ def _summary(target: attackers.Target, seen: Transcript) -> str:
     )
 
 
-def _counts(target: attackers.Target, seen: Transcript) -> str:
-    """How many numbers were seen, and how many are unknown."""
+def _unknowns(target: attackers.Target, seen: Transcript) -> int:
+    """How many numbers are unknown."""
     init_private = attackers.make_init_private(target.config, target.model)
     hypothesis = attackers.make_dynamics(str(target.dynamics), target.rounds, init_private)
     labels = len(seen.items) * (2 if seen.weights is None else 1)
-    unknown = labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
-    return f'{optax.tree.size(seen.seen)} numbers seen : {unknown} unknown'
+    return labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
 
 
 def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
@@ -233,6 +275,7 @@ def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
         'private': jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), answer.private),
         'objective': float(answer.objective),
     }
+    result['fits'] = scoring.told(answer.fits)
     if answer.certificate is not None:
         result['certified'] = bool(answer.certificate.certified)
         result['margin'] = float(answer.certificate.margin)

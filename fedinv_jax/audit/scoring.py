@@ -50,7 +50,7 @@ def rows(
     """
     case, setting = block.case, block.setting
     values, finite = _judge(answers, truths), _finite(seen, len(block.users))
-    certificates = jax.device_get(answers.certificate)
+    certificates, fits = jax.device_get((answers.certificate, answers.fits))
     group = plan.group_of(case, block.users[0])
     slots = {int(user): place for place, user in enumerate(group.users)}
     private = plan.num_private(case, setting)
@@ -79,6 +79,7 @@ def rows(
             'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
             **measured,
             'objective': _number(found['objective']),
+            'fits': None if fits is None or not ok else told(fits[lane]),
             **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
@@ -167,6 +168,11 @@ def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str
         'determined': int(found.determined) if ok else None,
         'unknowns': unknowns,
     }
+
+
+def told(fits: Any) -> bool | None:
+    """`Answer.fits` for people: null where it cannot be told."""
+    return None if fits is None or fits < 0 else bool(fits)
 
 
 def _number(value: Any) -> float | None:

@@ -144,6 +144,7 @@ class Part(NamedTuple):
         name: of the run, for people.
         config: the configuration, as text.
         summary: what `stats.summarize` returns.
+        fitting: the same of the rows that `stats.fitting` keeps: what a verdict is about.
         comparisons: what `claims.compare` returns.
         figures: paths of PNGs, relative to the report.
         threat_model: what is seen, known and unknown, as text.
@@ -153,6 +154,7 @@ class Part(NamedTuple):
     name: str
     config: str
     summary: Summary
+    fitting: Summary
     comparisons: Sequence[claims.Comparison]
     figures: Sequence[pathlib.PurePath]
     threat_model: str
@@ -195,7 +197,7 @@ def _sections(part: Part) -> dict[str, str]:
             f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
             for line in tables.certificates(summary)
         ),
-        'Comparison': tables.verdict(summary),
+        'Comparison': tables.verdict(part.fitting),
         'Failures': '\n'.join(_failures(summary)) or 'None.',
         'Configuration': _verbatim(part.config),
     }
@@ -236,6 +238,18 @@ def _failures(summary: Summary) -> list[str]:
     ]
 
 
+def _misfits(summary: Summary) -> list[str]:
+    """How many answers do not fit, a line for each setting that has some."""
+    return [
+        f'**{row["num_misfits"]} of {row["num_victims"]} answers do not fit** ({row["attack"]}, '
+        f'T = {row["num_gradients"]}, {tables.show(row["seen"])} seen): the uploads contradict '
+        'what the client is said to send. They say neither that anything leaks nor that nothing '
+        'does, and are not counted above.'
+        for row in summary['rows']
+        if row['num_misfits']
+    ]
+
+
 def markdown(
     parts: Sequence[Part],
     command: str,
@@ -259,7 +273,8 @@ def markdown(
             f'- {line}'
             for line in [
                 *([f'**{part.note}**'] if part.note else []),
-                *leaks(part.summary),
+                *leaks(part.fitting),
+                *_misfits(part.summary),
                 *_words(part.comparisons),
             ]
         )

@@ -89,7 +89,10 @@ class _Shared(Setting):
 
 
 class VictimRow(_Shared, Certificate):
-    """One victim in one setting; a failed one (`reason` says why) has metrics too."""
+    """One victim in one setting; a failed one (`reason` says why) has metrics too.
+
+    `fits`: whether the uploads are what the client is said to send; None where it cannot be told.
+    """
 
     schema: Literal[2]
     seed: int
@@ -104,6 +107,7 @@ class VictimRow(_Shared, Certificate):
     quality: dict[str, float] | None
     seconds: float
     objective: float | None
+    fits: bool | None
     metrics: dict[str, float | None]
     scores: NotRequired[list[float]]
     truth: NotRequired[list[int]]
@@ -128,6 +132,7 @@ class SummaryRow(_Shared):
     num_exact_certified: int | None
     rank: float | None
     unknowns: float | None
+    num_misfits: int
     failures: dict[str, int]
 
 
@@ -219,7 +224,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 # What the first rows of schema 1 do not have.
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
-    'epsilon': None, **dict.fromkeys(Certificate.__annotations__),
+    'epsilon': None, 'fits': None, **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 
 
@@ -227,7 +232,7 @@ _RENAMED = {'precision': 'dtype', 'upload_precision': 'upload_dtype'}
 
 
 def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
-    """A victim row of schema 1 as one of schema 2; one of schema 2 as it is.
+    """A victim row of schema 1 as one of schema 2; one of schema 2 with keys that came later.
 
     Args:
         row: as read from `victims.jsonl`.
@@ -238,7 +243,7 @@ def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
         ValueError: for another schema, or an attack that schema 1 did not know.
     """
     if row.get('schema') == 2:
-        return typing.cast(VictimRow, row)
+        return typing.cast(VictimRow, {'fits': None, **row})
     if row.get('schema') != 1:
         raise ValueError(
             f'Expected rows of schema 1 or 2, got {row.get("schema")!r}. Another version of '

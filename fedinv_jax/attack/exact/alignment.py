@@ -10,10 +10,18 @@ from typing import NamedTuple
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import optax
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates, inversion
-from fedinv_jax.attack.exact import certificate, embedding, gauss_newton, item_rows, problems
+from fedinv_jax.attack.exact import (
+    certificate,
+    consistency,
+    embedding,
+    gauss_newton,
+    item_rows,
+    problems,
+)
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
@@ -115,7 +123,8 @@ def aligned(known: Known) -> Attack:
         problem = problems.whitened_problem(known, transcript, state.guess.latent)
         guess = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
         return answer._replace(
-            certificate=certificate.certify_unknown_private(known, problem, guess, transcript)
+            certificate=certificate.certify_unknown_private(known, problem, guess, transcript),
+            fits=consistency.fits(tree.ravel(problem.residual(guess)), optax.tree.size(guess)),
         )
 
     return attack

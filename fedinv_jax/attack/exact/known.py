@@ -54,6 +54,7 @@ class Known(NamedTuple):
         recovery: see `probing.find_recovery`.
         approximate_recovery: the same to 90% and up to scale, of clients that take several steps.
         rounding: unit roundoff of the uploads.
+        smallest: the same of their smallest numbers, absolute.
         positives: public share of interactions in a batch.
         lossy: whether the channel adds noise, or leaves a part of an upload out.
         largest: whether the client is known to send the largest entries only.
@@ -72,4 +73,5 @@ class Known(NamedTuple):
     lossy: bool = False
     largest: bool = False
     resample_negatives: bool = False
+    smallest: float = 0.0
     max_dense_candidates: int = MAX_DENSE_CANDIDATES

@@ -1,0 +1,295 @@
+"""What would fit an upload that contradicts its description: each change is tried, not guessed.
+
+A change of the uploads (another sign, a factor, a term less) or of the client is named only where
+the attack, run again on it, explains what was seen.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import flax.traverse_util
+import jax
+import numpy as np
+import optax
+import scipy.optimize
+
+from fedinv_jax import tree
+from fedinv_jax.attack.exact import embedding, problems
+from fedinv_jax.attack.exact.known import Known
+from fedinv_jax.audit import attackers, precision, registry, training
+from fedinv_jax.audit.config import Config
+from fedinv_jax.types import Answer, Model, PyTree, Transcript
+
+_FACTORS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)  # and their inverses: usual step sizes
+_MOST = 5e7  # numbers of a Jacobian
+_ALIKE = 0.9  # correlation of what was sent with what came back, where weights were sent
+
+Solve: TypeAlias = Callable[[Transcript], Answer]
+Change: TypeAlias = tuple[str, Transcript]
+"""What would fit, in words, and the transcript that is attacked instead."""
+
+
+class Misfit(NamedTuple):
+    """What is known of a misfit.
+
+    Attributes:
+        seen: the transcript, in float64, S = T.
+        known: what the attacker knows.
+        rates: step sizes of the description.
+    """
+
+    seen: Transcript
+    known: Known
+    rates: tuple[float, ...]
+
+
+def probe(config: Config, model: Model, uploads_in: precision.Precision | None) -> attackers.Probe:
+    """`attackers.probe` for uploads in that precision, each case once."""
+
+    @functools.cache
+    def known(seen: tuple[str, ...], adaptive: bool) -> Known:
+        return precision.assumed(attackers.probe(config, model, seen, adaptive), uploads_in)
+
+    return known
+
+
+def solver(target: attackers.Target, choice: attackers.Choice) -> Solve:
+    """An attack on transcripts, compiled."""
+    attack, key = jax.jit(choice.attack), jax.random.key(target.config.seed)
+    count = target.config.attack.num_iterations
+    return lambda seen: jax.device_get(attack(seen, key, count))
+
+
+def explanation(target: attackers.Target, seen: Transcript, solve: Solve) -> str | None:
+    """The first change that fits, in words; None where none does.
+
+    Args:
+        target: what the attack is made for.
+        seen: the transcript, in float64, S = T; within a scope of float64.
+        solve: the attack, compiled.
+    """
+    client = target.config.client
+    rates = (client.optimizer.learning_rate, client.private_learning_rate)
+    misfit = Misfit(seen, target.probe(target.seen, target.adaptive), rates)
+    families = (_factors, _layouts, _penalties, _momenta)
+    for words, changed in itertools.chain.from_iterable(family(misfit) for family in families):
+        if solve(changed).fits == 1:
+            return words
+    for words, other, changed in _clients(target, misfit):
+        if _refitted(other, changed):
+            return words
+    return None
+
+
+def _refitted(target: attackers.Target, seen: Transcript) -> bool:
+    """Whether the attack that is made for another client explains what was seen."""
+    try:
+        choice = registry.ATTACKS[target.attack].make(target)
+    except ValueError:  # no member applies
+        return False
+    return solver(target, choice)(seen).fits == 1
+
+
+def _clients(
+    target: attackers.Target, misfit: Misfit
+) -> Iterator[tuple[str, attackers.Target, Transcript]]:
+    """Another precision, new weights instead of their difference, another loss."""
+    config, seen = target.config, misfit.seen
+
+    def changed(config: Config, uploads_in: precision.Precision | None) -> attackers.Target:
+        probe_ = probe(config, target.model, uploads_in)
+        return target._replace(config=config, probe=probe_)
+
+    found = precision.undeclared(seen.seen) if not misfit.known.smallest else None
+    if found:
+        words = f'another precision: all numbers are {found.name}; store seen/ in that type'
+        yield words, changed(config, found), seen
+    uploads, sent = (np.asarray(tree.ravel(part)) for part in (seen.seen, _like(seen)))
+    if np.corrcoef(uploads, sent)[0, 1] > _ALIKE:
+        differences = dataclasses.replace(
+            seen, seen=jax.tree.map(lambda new, old: old - new, seen.seen, _like(seen))
+        )
+        rate = abs(_fitted_factor(misfit._replace(seen=differences)) or 1.0)
+        other = config.copy_and_resolve_references()
+        other.client.update({'name': 'local_sgd', 'num_epochs': 1, 'batch_size': None})
+        other.client.optimizer.learning_rate = _rounded(rate)[0]
+        words = (
+            'new weights: upload shared - seen, and describe client local_sgd with optimizer sgd '
+            f'of learning_rate {other.client.optimizer.learning_rate:.4g}'
+        )
+        yield words, changed(other, None), differences
+    for loss in training.LOSSES:
+        if loss != config.client.loss:
+            other = config.copy_and_resolve_references()
+            other.client.loss = loss
+            yield f'another loss: {loss}', changed(other, precision.declared(seen.seen)), seen
+
+
+def _like(seen: Transcript) -> PyTree:
+    """The parameters that were sent, of the leaves that are seen."""
+    leaves = flax.traverse_util.flatten_dict(seen.shared, sep='/')
+    kept = {name: leaves[name] for name in tree.names(seen.seen)}
+    return flax.traverse_util.unflatten_dict(kept, sep='/')
+
+
+def _scaled(seen: Transcript, factor: float) -> Transcript:
+    """Uploads that are so many times as large."""
+    return dataclasses.replace(seen, seen=optax.tree.scale(factor, seen.seen))
+
+
+def _factors(misfit: Misfit) -> Iterator[Change]:
+    """The other sign, and one factor: that which fits, or usual ones."""
+    yield 'the other sign: an upload is what the server subtracts', _scaled(misfit.seen, -1.0)
+    size = float(np.sum(misfit.seen.weights[0] > 0))
+    named = {size: 'a sum over the batch, not its mean', 1 / size: 'divided by the batch twice'}
+    for rate in misfit.rates:
+        named |= {rate: 'the step size', 1 / rate: 'one over the step size'}
+    fitted = _fitted_factor(misfit)
+    usual = sorted({*named, *_FACTORS, *(1 / each for each in _FACTORS)})
+    for factor in [fitted] if fitted else [sign * each for each in usual for sign in (1, -1)]:
+        near = [words for each, words in named.items() if abs(abs(factor) / each - 1) < 1e-3]
+        what = f' ({near[0]})' if near else ' (a step size, or a mean for a sum?)'
+        yield (
+            f'one factor: the uploads are {factor:.4g} times as large{what}',
+            _scaled(misfit.seen, 1 / factor),
+        )
+
+
+def _fitted_factor(misfit: Misfit) -> float | None:
+    """The factor with which the labels of least squares are binary; None where p needs a scale.
+
+    Uploads s times as large have least-squares labels `w = q - s (q - y)`, with q those of an
+    upload of zeros.
+    """
+    known, seen = misfit.known, misfit.seen
+    if known.recovery is None or known.recovery.bias is None:
+        return None
+    latent = np.stack([embedding.exact(known.recovery, tree.take(seen.seen, t))
+                       for t in range(len(seen.rounds))])  # fmt: skip
+    problem = problems.whitened_problem(known, seen, latent, (known.recovery.kernel,))
+    guess = problem.init(jax.random.key(0))
+    guess = guess._replace(labels=np.zeros(guess.labels.shape))
+    uploads = np.asarray(tree.ravel(problem.whiten(seen.seen)))
+    if uploads.size * guess.labels.size > _MOST:
+        return None
+    origin = np.asarray(tree.ravel(problem.whiten(problem.predict(guess))))
+
+    def predicted(labels: jax.Array) -> jax.Array:
+        return tree.ravel(problem.whiten(problem.predict(guess._replace(labels=labels))))
+
+    matrix = np.asarray(jax.jacfwd(predicted)(guess.labels))
+    where = np.any(matrix != 0, axis=0)
+    both = np.linalg.lstsq(matrix[:, where], np.stack([-origin, uploads - origin], 1))[0]
+    q, gap = both[:, 0], both[:, 0] - both[:, 1]
+    candidates = np.concatenate([gap / q, gap / (q - 1)])
+    candidates = candidates[np.isfinite(candidates) & (candidates != 0)]
+    if not candidates.size:
+        return None
+    labels = q - gap / candidates[:, None]
+    best = np.argmin(np.sum((labels - np.clip(np.round(labels), 0, 1)) ** 2, axis=1))
+    upload = origin + matrix[:, where] @ np.clip(np.round(labels[best]), 0, 1)
+    return float(upload @ uploads / (upload @ upload))
+
+
+def _layouts(misfit: Misfit) -> Iterator[Change]:
+    """Square kernels transposed, and two kernels of one shape exchanged."""
+    leaves = flax.traverse_util.flatten_dict(misfit.seen.shared.get('scorer', {}), sep='/')
+    kernels = {name: leaf.shape[1:] for name, leaf in leaves.items() if leaf.ndim == 3}
+    square = [name for name, (rows, columns) in kernels.items() if rows == columns]
+
+    def changed(names: dict[str, str], swap: bool = False) -> Transcript:
+        def part(whole: PyTree) -> PyTree:
+            flat = flax.traverse_util.flatten_dict(whole, sep='/')
+            moved = {name: flat[f'scorer/{other}'] for name, other in names.items()}
+            moved = {k: v.swapaxes(1, 2) if swap else v for k, v in moved.items()}
+            flat |= {f'scorer/{name}': leaf for name, leaf in moved.items()}
+            return flax.traverse_util.unflatten_dict(flat, sep='/')
+
+        seen = misfit.seen
+        return dataclasses.replace(
+            seen, shared={**seen.shared, **part(seen.shared)}, seen=part(seen.seen)
+        )
+
+    seen = flax.traverse_util.flatten_dict(misfit.seen.seen.get('scorer', {}), sep='/')
+    if square and set(square) <= set(seen):
+        words = f'square kernels transposed ({", ".join(square)}): nn.Linear keeps [out, in]'
+        yield words, changed({name: name for name in square}, swap=True)
+    for one, other in itertools.combinations(kernels, 2):
+        if kernels[one] == kernels[other] and {one, other} <= set(seen):
+            yield f'{one} and {other} exchanged', changed({one: other, other: one})
+
+
+def _penalties(misfit: Misfit) -> Iterator[Change]:
+    """An L2 term: uploads `g + rate * shared`, of all parameters or of a part."""
+    seen, found = misfit.seen, misfit.known.recovery
+    if found is None:
+        return
+    rate = _pencil(_kernels(misfit, seen.seen), _kernels(misfit, seen.shared))
+    for value in _rounded(rate):
+        for name, parts in (('all parameters', ('items', 'scorer')), ('the scorer', ('scorer',)),
+                            ('item rows', ('items',))):  # fmt: skip
+            term = {part: seen.shared[part] for part in parts if part in seen.seen}
+            if term:
+                yield (
+                    f'an L2 term on {name}: {value:.4g} times the parameters in the uploads',
+                    _without(seen, term, value),
+                )
+
+
+def _without(seen: Transcript, term: PyTree, rate: float) -> Transcript:
+    """The uploads less a term of the same names, where it has them."""
+    terms = flax.traverse_util.flatten_dict(term, sep='/')
+    leaves = flax.traverse_util.flatten_dict(seen.seen, sep='/')
+    left = {k: leaf - rate * terms[k] if k in terms else leaf for k, leaf in leaves.items()}
+    return dataclasses.replace(seen, seen=flax.traverse_util.unflatten_dict(left, sep='/'))
+
+
+def _momenta(misfit: Misfit) -> Iterator[Change]:
+    """Momentum: each upload holds a part of the one before, the first one perhaps too."""
+    seen = misfit.seen
+    steps = len(seen.rounds)
+    if misfit.known.recovery is None or steps < 2 or np.any(np.diff(seen.rounds) != 1):
+        return
+    kernels = _kernels(misfit, seen.seen)
+    before = jax.tree.map(lambda leaf: np.concatenate([0 * leaf[:1], leaf[:-1]]), seen.seen)
+    for value in _rounded(_pencil(kernels[1:], kernels[:-1])):
+        fresh = _without(seen, before, value)
+        words = f'momentum {value:.4g}: each upload holds so much of the one before'
+        yield words, fresh
+        yield f'{words}, and 1 - {value:.4g} of the gradient', _scaled(fresh, 1 / (1 - value))
+        fields = ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
+        later = {name: tree.take(getattr(fresh, name), slice(1, None)) for name in fields
+                 if getattr(fresh, name) is not None}  # fmt: skip
+        yield f'{words}, from before the first round on', dataclasses.replace(fresh, **later)
+
+
+def _kernels(misfit: Misfit, whole: PyTree) -> np.ndarray:
+    """The leaf `[T, a, b]` that is of rank one in the upload of a client."""
+    found = misfit.known.recovery
+    assert found is not None
+    return np.asarray(flax.traverse_util.flatten_dict(whole, sep='/')[found.kernel], float)
+
+
+def _pencil(matrices: np.ndarray, others: np.ndarray) -> float:
+    """The number with which `matrices - number * others` `[T, a, b]` are nearest to rank one."""
+    most = 3 * np.linalg.norm(matrices) / max(np.linalg.norm(others), 1e-300)
+
+    def second(number: float) -> float:
+        values = np.linalg.svd(matrices - number * others, compute_uv=False)
+        return float(np.sqrt(np.sum(values[:, 1:] ** 2)))
+
+    grid = most * np.concatenate([-np.geomspace(1, 1e-4, 60), np.geomspace(1e-4, 1, 60)])
+    best = int(np.argmin([second(number) for number in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    options = {'xatol': 1e-12 * most, 'maxiter': 200}
+    return float(scipy.optimize.minimize_scalar(second, bounds=(low, high), method='bounded',
+                                                options=options).x)  # fmt: skip
+
+
+def _rounded(value: float) -> list[float]:
+    """A number that was fitted, and the round number that it is near."""
+    near = float(f'{value:.2g}')
+    return [near, value] if abs(near - value) < 1e-2 * abs(value) else [value]
