@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
@@ -21,7 +22,7 @@ from fedinv_jax.attack.exact import embedding, problems
 from fedinv_jax.attack.exact.known import Known
 from fedinv_jax.audit import attackers, precision, registry, training
 from fedinv_jax.audit.config import Config
-from fedinv_jax.types import Answer, Model, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, Model, PyTree, Transcript
 
 _FACTORS = (2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)  # and their inverses: usual step sizes
 _MOST = 5e7  # numbers of a Jacobian
@@ -74,6 +75,9 @@ def explanation(target: attackers.Target, seen: Transcript, solve: Solve) -> str
     client = target.config.client
     rates = (client.optimizer.learning_rate, client.private_learning_rate)
     misfit = Misfit(seen, target.probe(target.seen, target.adaptive), rates)
+    found = None if precision.of(misfit.known) else precision.undeclared(seen.seen)
+    if found and _refitted(_changed(target, target.config, found), seen):
+        return f'another precision: all numbers are {found.name}; store seen/ in that type'
     families = (_factors, _layouts, _penalties, _momenta)
     for words, changed in itertools.chain.from_iterable(family(misfit) for family in families):
         if solve(changed).fits == 1:
@@ -84,29 +88,28 @@ def explanation(target: attackers.Target, seen: Transcript, solve: Solve) -> str
     return None
 
 
+def _changed(
+    target: attackers.Target, config: Config, uploads_in: precision.Precision | None
+) -> attackers.Target:
+    """What an attack on another client, or on uploads in another precision, is made for."""
+    return target._replace(config=config, probe=probe(config, target.model, uploads_in))
+
+
 def _refitted(target: attackers.Target, seen: Transcript) -> bool:
     """Whether the attack that is made for another client explains what was seen."""
     try:
         choice = registry.ATTACKS[target.attack].make(target)
     except ValueError:  # no member applies
         return False
-    return solver(target, choice)(seen).fits == 1
+    return bool(solver(target, choice)(seen).fits == 1)
 
 
 def _clients(
     target: attackers.Target, misfit: Misfit
 ) -> Iterator[tuple[str, attackers.Target, Transcript]]:
-    """Another precision, new weights instead of their difference, another loss."""
-    config, seen = target.config, misfit.seen
+    """New weights instead of their difference, and other losses."""
+    config, seen, uploads_in = target.config, misfit.seen, precision.of(misfit.known)
 
-    def changed(config: Config, uploads_in: precision.Precision | None) -> attackers.Target:
-        probe_ = probe(config, target.model, uploads_in)
-        return target._replace(config=config, probe=probe_)
-
-    found = precision.undeclared(seen.seen) if not misfit.known.smallest else None
-    if found:
-        words = f'another precision: all numbers are {found.name}; store seen/ in that type'
-        yield words, changed(config, found), seen
     uploads, sent = (np.asarray(tree.ravel(part)) for part in (seen.seen, _like(seen)))
     if np.corrcoef(uploads, sent)[0, 1] > _ALIKE:
         differences = dataclasses.replace(
@@ -120,12 +123,12 @@ def _clients(
             'new weights: upload shared - seen, and describe client local_sgd with optimizer sgd '
             f'of learning_rate {other.client.optimizer.learning_rate:.4g}'
         )
-        yield words, changed(other, None), differences
+        yield words, _changed(target, other, None), differences
     for loss in training.LOSSES:
         if loss != config.client.loss:
             other = config.copy_and_resolve_references()
             other.client.loss = loss
-            yield f'another loss: {loss}', changed(other, precision.declared(seen.seen)), seen
+            yield f'another loss: {loss}', _changed(target, other, uploads_in), seen
 
 
 def _like(seen: Transcript) -> PyTree:
@@ -165,22 +168,10 @@ def _fitted_factor(misfit: Misfit) -> float | None:
     upload of zeros.
     """
     known, seen = misfit.known, misfit.seen
-    if known.recovery is None or known.recovery.bias is None:
+    if not _is_affine(misfit):
         return None
-    latent = np.stack([embedding.exact(known.recovery, tree.take(seen.seen, t))
-                       for t in range(len(seen.rounds))])  # fmt: skip
-    problem = problems.whitened_problem(known, seen, latent, (known.recovery.kernel,))
-    guess = problem.init(jax.random.key(0))
-    guess = guess._replace(labels=np.zeros(guess.labels.shape))
-    uploads = np.asarray(tree.ravel(problem.whiten(seen.seen)))
-    if uploads.size * guess.labels.size > _MOST:
-        return None
-    origin = np.asarray(tree.ravel(problem.whiten(problem.predict(guess))))
-
-    def predicted(labels: jax.Array) -> jax.Array:
-        return tree.ravel(problem.whiten(problem.predict(guess._replace(labels=labels))))
-
-    matrix = np.asarray(jax.jacfwd(predicted)(guess.labels))
+    affine = jax.jit(functools.partial(_affine, known))
+    origin, matrix, uploads, _ = jax.device_get(affine(seen, seen.seen))
     where = np.any(matrix != 0, axis=0)
     both = np.linalg.lstsq(matrix[:, where], np.stack([-origin, uploads - origin], 1))[0]
     q, gap = both[:, 0], both[:, 0] - both[:, 1]
@@ -192,6 +183,28 @@ def _fitted_factor(misfit: Misfit) -> float | None:
     best = np.argmin(np.sum((labels - np.clip(np.round(labels), 0, 1)) ** 2, axis=1))
     upload = origin + matrix[:, where] @ np.clip(np.round(labels[best]), 0, 1)
     return float(upload @ uploads / (upload @ upload))
+
+
+def _is_affine(misfit: Misfit) -> bool:
+    """Whether private states are known whatever the scale, of uploads that are not too large."""
+    found, seen = misfit.known.recovery, misfit.seen
+    small = seen.items.size * optax.tree.size(seen.seen) <= _MOST
+    return found is not None and found.bias is not None and small
+
+
+def _affine(known: Known, seen: Transcript, term: PyTree) -> tuple[Array, Array, Array, Array]:
+    """Whitened uploads are `origin + matrix y`: both, those that were seen, and a term."""
+    assert known.recovery is not None
+    latent = jax.vmap(functools.partial(embedding.exact, known.recovery))(seen.seen)
+    problem = problems.whitened_problem(known, seen, latent, (known.recovery.kernel,))
+    guess = problem.init(jax.random.key(0))
+
+    def predicted(labels: Array) -> Array:
+        return tree.ravel(problem.whiten(problem.predict(guess._replace(labels=labels))))
+
+    zero = jnp.zeros_like(guess.labels)
+    whitened = (tree.ravel(problem.whiten(whole)) for whole in (seen.seen, term))
+    return predicted(zero), jax.jacfwd(predicted)(zero), *whitened
 
 
 def _layouts(misfit: Misfit) -> Iterator[Change]:
@@ -224,19 +237,30 @@ def _layouts(misfit: Misfit) -> Iterator[Change]:
 
 def _penalties(misfit: Misfit) -> Iterator[Change]:
     """An L2 term: uploads `g + rate * shared`, of all parameters or of a part."""
-    seen, found = misfit.seen, misfit.known.recovery
-    if found is None:
+    seen, sent = misfit.seen, _like(misfit.seen)
+    if misfit.known.recovery is None:
         return
-    rate = _pencil(_kernels(misfit, seen.seen), _kernels(misfit, seen.shared))
-    for value in _rounded(rate):
-        for name, parts in (('all parameters', ('items', 'scorer')), ('the scorer', ('scorer',)),
-                            ('item rows', ('items',))):  # fmt: skip
-            term = {part: seen.shared[part] for part in parts if part in seen.seen}
-            if term:
-                yield (
-                    f'an L2 term on {name}: {value:.4g} times the parameters in the uploads',
-                    _without(seen, term, value),
-                )
+    rate = _pencil(_kernels(misfit, seen.seen), _kernels(misfit, sent))
+    parts = [('all parameters', sent, rate)]
+    if len(sent) > 1:
+        rows = optax.tree.zeros_like(sent) | {'items': sent['items']}
+        parts += [('the scorer', {'scorer': sent['scorer']}, rate)]
+        parts += [('item rows', rows, _beside(misfit, rows))] if _is_affine(misfit) else []
+    for name, term, fitted in parts:
+        for value in _rounded(fitted):
+            yield (
+                f'an L2 term on {name}: {value:.4g} times the parameters in the uploads',
+                _without(seen, term, value),
+            )
+
+
+def _beside(misfit: Misfit, term: PyTree) -> float:
+    """How much of a term the uploads hold beside what labels make of them."""
+    affine = jax.jit(functools.partial(_affine, misfit.known))
+    origin, matrix, uploads, column = jax.device_get(affine(misfit.seen, term))
+    size = np.linalg.norm(column)
+    columns = np.concatenate([matrix, column[:, None] / size], 1)
+    return float(np.linalg.lstsq(columns, uploads - origin)[0][-1] / size)
 
 
 def _without(seen: Transcript, term: PyTree, rate: float) -> Transcript:
@@ -275,7 +299,7 @@ def _kernels(misfit: Misfit, whole: PyTree) -> np.ndarray:
 
 def _pencil(matrices: np.ndarray, others: np.ndarray) -> float:
     """The number with which `matrices - number * others` `[T, a, b]` are nearest to rank one."""
-    most = 3 * np.linalg.norm(matrices) / max(np.linalg.norm(others), 1e-300)
+    most = 3 * float(np.linalg.norm(matrices)) / max(float(np.linalg.norm(others)), 1e-300)
 
     def second(number: float) -> float:
         values = np.linalg.svd(matrices - number * others, compute_uv=False)

@@ -44,6 +44,11 @@ def undeclared(uploads: PyTree) -> Precision | None:
     return next(filter(holds, _COARSE), None)
 
 
+def of(known: Known) -> Precision | None:
+    """The precision that `assumed` has written down."""
+    return next((each for each in _COARSE if each.rounding == known.rounding), None)
+
+
 def assumed(known: Known, precision: Precision | None) -> Known:
     """What is known of uploads in that precision: their private states are known roughly only."""
     if precision is None:
