@@ -31,6 +31,8 @@ _ALIKE = 0.9  # correlation of what was sent with what came back, where weights 
 Solve: TypeAlias = Callable[[Transcript], Answer]
 Change: TypeAlias = tuple[str, Transcript]
 """What would fit, in words, and the transcript that is attacked instead."""
+Remade: TypeAlias = tuple[str, attackers.Target, Transcript]
+"""The same, and what the attack is made for anew."""
 
 
 class Misfit(NamedTuple):
@@ -75,14 +77,16 @@ def explanation(target: attackers.Target, seen: Transcript, solve: Solve) -> str
     client = target.config.client
     rates = (client.optimizer.learning_rate, client.private_learning_rate)
     misfit = Misfit(seen, target.probe(target.seen, target.adaptive), rates)
-    found = None if precision.of(misfit.known) else precision.undeclared(seen.seen)
-    if found and _refitted(_changed(target, target.config, found), seen):
-        return f'another precision: all numbers are {found.name}; store seen/ in that type'
+    for words, other, changed in itertools.chain(
+        _precisions(target, misfit), _weights(target, misfit)
+    ):
+        if _refitted(other, changed):
+            return words
     families = (_factors, _layouts, _penalties, _momenta)
     for words, changed in itertools.chain.from_iterable(family(misfit) for family in families):
         if solve(changed).fits == 1:
             return words
-    for words, other, changed in _clients(target, misfit):
+    for words, other, changed in _losses(target, misfit):
         if _refitted(other, changed):
             return words
     return None
@@ -104,31 +108,39 @@ def _refitted(target: attackers.Target, seen: Transcript) -> bool:
     return bool(solver(target, choice)(seen).fits == 1)
 
 
-def _clients(
-    target: attackers.Target, misfit: Misfit
-) -> Iterator[tuple[str, attackers.Target, Transcript]]:
-    """New weights instead of their difference, and other losses."""
-    config, seen, uploads_in = target.config, misfit.seen, precision.of(misfit.known)
+def _precisions(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
+    """The coarser precision that the numbers are in, where it was not declared."""
+    found = None if precision.of(misfit.known) else precision.undeclared(misfit.seen.seen)
+    if found:
+        words = f'another precision: all numbers are {found.name}; store seen/ in that type'
+        yield words, _changed(target, target.config, found), misfit.seen
 
-    uploads, sent = (np.asarray(tree.ravel(part)) for part in (seen.seen, _like(seen)))
-    if np.corrcoef(uploads, sent)[0, 1] > _ALIKE:
-        differences = dataclasses.replace(
-            seen, seen=jax.tree.map(lambda new, old: old - new, seen.seen, _like(seen))
-        )
-        rate = abs(_fitted_factor(misfit._replace(seen=differences)) or 1.0)
-        other = config.copy_and_resolve_references()
-        other.client.update({'name': 'local_sgd', 'num_epochs': 1, 'batch_size': None})
-        other.client.optimizer.learning_rate = _rounded(rate)[0]
-        words = (
-            'new weights: upload shared - seen, and describe client local_sgd with optimizer sgd '
-            f'of learning_rate {other.client.optimizer.learning_rate:.4g}'
-        )
-        yield words, _changed(target, other, None), differences
+
+def _weights(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
+    """New weights instead of their difference to those that were sent."""
+    seen, sent = misfit.seen, _like(misfit.seen)
+    if np.corrcoef(tree.ravel(seen.seen), tree.ravel(sent))[0, 1] < _ALIKE:
+        return
+    differences = dataclasses.replace(seen, seen=optax.tree.sub(sent, seen.seen))
+    rate = abs(_fitted_factor(misfit._replace(seen=differences)) or 1.0)
+    config = target.config.copy_and_resolve_references()
+    config.client.update({'name': 'local_sgd', 'num_epochs': 1, 'batch_size': None})
+    config.client.optimizer.update({'name': 'sgd', 'learning_rate': _rounded(rate)[0]})
+    words = (
+        'new weights: upload shared - seen, and describe client local_sgd with optimizer sgd of '
+        f'learning_rate {config.client.optimizer.learning_rate:.4g}'
+    )
+    yield words, _changed(target, config, None), differences
+
+
+def _losses(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
+    """Another loss."""
     for loss in training.LOSSES:
-        if loss != config.client.loss:
-            other = config.copy_and_resolve_references()
-            other.client.loss = loss
-            yield f'another loss: {loss}', _changed(target, other, uploads_in), seen
+        if loss != target.config.client.loss:
+            config = target.config.copy_and_resolve_references()
+            config.client.loss = loss
+            other = _changed(target, config, precision.of(misfit.known))
+            yield f'another loss: {loss}', other, misfit.seen
 
 
 def _like(seen: Transcript) -> PyTree:
@@ -172,6 +184,8 @@ def _fitted_factor(misfit: Misfit) -> float | None:
         return None
     affine = jax.jit(functools.partial(_affine, known))
     origin, matrix, uploads, _ = jax.device_get(affine(seen, seen.seen))
+    if not np.all(np.isfinite(matrix)):
+        return None
     where = np.any(matrix != 0, axis=0)
     both = np.linalg.lstsq(matrix[:, where], np.stack([-origin, uploads - origin], 1))[0]
     q, gap = both[:, 0], both[:, 0] - both[:, 1]
@@ -259,6 +273,8 @@ def _beside(misfit: Misfit, term: PyTree) -> float:
     affine = jax.jit(functools.partial(_affine, misfit.known))
     origin, matrix, uploads, column = jax.device_get(affine(misfit.seen, term))
     size = np.linalg.norm(column)
+    if not np.all(np.isfinite(matrix)):
+        return 0.0
     columns = np.concatenate([matrix, column[:, None] / size], 1)
     return float(np.linalg.lstsq(columns, uploads - origin)[0][-1] / size)
 
@@ -279,7 +295,8 @@ def _momenta(misfit: Misfit) -> Iterator[Change]:
         return
     kernels = _kernels(misfit, seen.seen)
     before = jax.tree.map(lambda leaf: np.concatenate([0 * leaf[:1], leaf[:-1]]), seen.seen)
-    for value in _rounded(_pencil(kernels[1:], kernels[:-1])):
+    fitted = _pencil(kernels[1:], kernels[:-1])
+    for value in _rounded(fitted) if 0 < fitted < 1 - 1e-6 else ():
         fresh = _without(seen, before, value)
         words = f'momentum {value:.4g}: each upload holds so much of the one before'
         yield words, fresh
