@@ -28,7 +28,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import transcript_checks
+from fedinv_jax import _transcript_checks
 from fedinv_jax.types import Transcript
 
 FORMAT, VERSION = 'fedinv_jax.transcript', 1
@@ -76,7 +76,7 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
         arrays = _read(path)
         meta = _meta(arrays.pop('meta', None))
         transcript = _transcript(arrays)
-        transcript_checks.check(transcript)
+        _transcript_checks.check(transcript)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     return transcript, meta
@@ -138,7 +138,7 @@ def _transcript(arrays: dict[str, np.ndarray]) -> Transcript:
     if not parts['seen']:
         raise ValueError('expected at least one array under seen/.')
     for part, leaves in parts.items():
-        transcript_checks.check_names(part, leaves)
+        _transcript_checks.check_names(part, leaves)
     trees = {k: flax.traverse_util.unflatten_dict(v, sep='/') for k, v in parts.items()}
     # Empty parts (the scorer of matrix factorisation) leave no array behind.
     trees['shared'] = {'items': {}, 'scorer': {}, **trees['shared']}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from fedinv_jax import _validate, transcript_checks, tree
+from fedinv_jax import _transcript_checks, _validate, tree
 from fedinv_jax.types import Model, Transcript
 
 
@@ -26,7 +26,7 @@ def check(transcript: Transcript, model: Model) -> None:
     leaves = zip(tree.names(parameters), jax.tree.leaves(parameters), strict=True)
     shapes = {name: leaf.shape for name, leaf in leaves}
     for part, axis in (('shared', len(transcript.participated)), ('seen', len(transcript.rounds))):
-        found = transcript_checks.leaves(transcript, part)
+        found = _transcript_checks.leaves(transcript, part)
         _check_names(part, found, shapes)
         for name in (name for name in shapes if name in found):
             expected = (axis, *shapes[name])

@@ -19,7 +19,7 @@ import scipy.optimize
 
 from fedinv_jax import tree
 from fedinv_jax.attack.exact import embedding, problems
-from fedinv_jax.attack.exact.known import Known
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known
 from fedinv_jax.audit import attackers, precision, registry, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import Answer, Array, Model, PyTree, Transcript
@@ -119,7 +119,7 @@ def _precisions(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
 def _weights(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
     """New weights instead of their difference to those that were sent."""
     seen, sent = misfit.seen, _like(misfit.seen)
-    if np.corrcoef(tree.ravel(seen.seen), tree.ravel(sent))[0, 1] < _ALIKE:
+    if not np.corrcoef(tree.ravel(seen.seen), tree.ravel(sent))[0, 1] > _ALIKE:
         return
     differences = dataclasses.replace(seen, seen=optax.tree.sub(sent, seen.seen))
     rate = abs(_fitted_factor(misfit._replace(seen=differences)) or 1.0)
@@ -179,17 +179,15 @@ def _fitted_factor(misfit: Misfit) -> float | None:
     Uploads s times as large have least-squares labels `w = q - s (q - y)`, with q those of an
     upload of zeros.
     """
-    known, seen = misfit.known, misfit.seen
-    if not _is_affine(misfit):
+    affine = _affine(misfit, misfit.seen.seen)
+    if affine is None:
         return None
-    affine = jax.jit(functools.partial(_affine, known))
-    origin, matrix, uploads, _ = jax.device_get(affine(seen, seen.seen))
-    if not np.all(np.isfinite(matrix)):
-        return None
+    origin, matrix, uploads, _ = affine
     where = np.any(matrix != 0, axis=0)
     both = np.linalg.lstsq(matrix[:, where], np.stack([-origin, uploads - origin], 1))[0]
     q, gap = both[:, 0], both[:, 0] - both[:, 1]
-    candidates = np.concatenate([gap / q, gap / (q - 1)])
+    with np.errstate(divide='ignore', invalid='ignore'):
+        candidates = np.concatenate([gap / q, gap / (q - 1)])
     candidates = candidates[np.isfinite(candidates) & (candidates != 0)]
     if not candidates.size:
         return None
@@ -199,26 +197,30 @@ def _fitted_factor(misfit: Misfit) -> float | None:
     return float(upload @ uploads / (upload @ upload))
 
 
-def _is_affine(misfit: Misfit) -> bool:
-    """Whether private states are known whatever the scale, of uploads that are not too large."""
-    found, seen = misfit.known.recovery, misfit.seen
-    small = seen.items.size * optax.tree.size(seen.seen) <= _MOST
-    return found is not None and found.bias is not None and small
+def _affine(misfit: Misfit, term: PyTree) -> tuple[np.ndarray, ...] | None:
+    """Whitened uploads are `origin + matrix y`: both, those that were seen, and a term.
 
+    None where private states are not known whatever the scale, or the matrix is too large.
+    """
+    known, found = misfit.known, misfit.known.recovery
+    size = misfit.seen.items.size * optax.tree.size(misfit.seen.seen)
+    if found is None or found.bias is None or size > _MOST:
+        return None
 
-def _affine(known: Known, seen: Transcript, term: PyTree) -> tuple[Array, Array, Array, Array]:
-    """Whitened uploads are `origin + matrix y`: both, those that were seen, and a term."""
-    assert known.recovery is not None
-    latent = jax.vmap(functools.partial(embedding.exact, known.recovery))(seen.seen)
-    problem = problems.whitened_problem(known, seen, latent, (known.recovery.kernel,))
-    guess = problem.init(jax.random.key(0))
+    def parts(seen: Transcript, term: PyTree) -> tuple[Array, ...]:
+        latent = jax.vmap(functools.partial(embedding.exact, found))(seen.seen)
+        problem = problems.whitened_problem(known, seen, latent, (found.kernel,))
+        guess = problem.init(jax.random.key(0))
 
-    def predicted(labels: Array) -> Array:
-        return tree.ravel(problem.whiten(problem.predict(guess._replace(labels=labels))))
+        def predicted(labels: Array) -> Array:
+            return tree.ravel(problem.whiten(problem.predict(guess._replace(labels=labels))))
 
-    zero = jnp.zeros_like(guess.labels)
-    whitened = (tree.ravel(problem.whiten(whole)) for whole in (seen.seen, term))
-    return predicted(zero), jax.jacfwd(predicted)(zero), *whitened
+        zero = jnp.zeros_like(guess.labels)
+        whitened = (tree.ravel(problem.whiten(whole)) for whole in (seen.seen, term))
+        return predicted(zero), jax.jacfwd(predicted)(zero), *whitened
+
+    made = jax.device_get(jax.jit(parts)(misfit.seen, term))
+    return made if np.all(np.isfinite(made[1])) else None
 
 
 def _layouts(misfit: Misfit) -> Iterator[Change]:
@@ -252,14 +254,16 @@ def _layouts(misfit: Misfit) -> Iterator[Change]:
 def _penalties(misfit: Misfit) -> Iterator[Change]:
     """An L2 term: uploads `g + rate * shared`, of all parameters or of a part."""
     seen, sent = misfit.seen, _like(misfit.seen)
-    if misfit.known.recovery is None:
+    found = misfit.known.recovery
+    if found is None:
         return
-    rate = _pencil(_kernels(misfit, seen.seen), _kernels(misfit, sent))
+    rate = _pencil(_kernels(found, seen.seen), _kernels(found, sent))
     parts = [('all parameters', sent, rate)]
     if len(sent) > 1:
         rows = optax.tree.zeros_like(sent) | {'items': sent['items']}
         parts += [('the scorer', {'scorer': sent['scorer']}, rate)]
-        parts += [('item rows', rows, _beside(misfit, rows))] if _is_affine(misfit) else []
+        beside = _beside(misfit, rows)
+        parts += [] if beside is None else [('item rows', rows, beside)]
     for name, term, fitted in parts:
         for value in _rounded(fitted):
             yield (
@@ -268,13 +272,13 @@ def _penalties(misfit: Misfit) -> Iterator[Change]:
             )
 
 
-def _beside(misfit: Misfit, term: PyTree) -> float:
+def _beside(misfit: Misfit, term: PyTree) -> float | None:
     """How much of a term the uploads hold beside what labels make of them."""
-    affine = jax.jit(functools.partial(_affine, misfit.known))
-    origin, matrix, uploads, column = jax.device_get(affine(misfit.seen, term))
+    affine = _affine(misfit, term)
+    if affine is None:
+        return None
+    origin, matrix, uploads, column = affine
     size = np.linalg.norm(column)
-    if not np.all(np.isfinite(matrix)):
-        return 0.0
     columns = np.concatenate([matrix, column[:, None] / size], 1)
     return float(np.linalg.lstsq(columns, uploads - origin)[0][-1] / size)
 
@@ -289,11 +293,10 @@ def _without(seen: Transcript, term: PyTree, rate: float) -> Transcript:
 
 def _momenta(misfit: Misfit) -> Iterator[Change]:
     """Momentum: each upload holds a part of the one before, the first one perhaps too."""
-    seen = misfit.seen
-    steps = len(seen.rounds)
-    if misfit.known.recovery is None or steps < 2 or np.any(np.diff(seen.rounds) != 1):
+    seen, found = misfit.seen, misfit.known.recovery
+    if found is None or len(seen.rounds) < 2 or np.any(np.diff(seen.rounds) != 1):
         return
-    kernels = _kernels(misfit, seen.seen)
+    kernels = _kernels(found, seen.seen)
     before = jax.tree.map(lambda leaf: np.concatenate([0 * leaf[:1], leaf[:-1]]), seen.seen)
     fitted = _pencil(kernels[1:], kernels[:-1])
     for value in _rounded(fitted) if 0 < fitted < 1 - 1e-6 else ():
@@ -307,10 +310,8 @@ def _momenta(misfit: Misfit) -> Iterator[Change]:
         yield f'{words}, from before the first round on', dataclasses.replace(fresh, **later)
 
 
-def _kernels(misfit: Misfit, whole: PyTree) -> np.ndarray:
+def _kernels(found: EmbeddingRecovery, whole: PyTree) -> np.ndarray:
     """The leaf `[T, a, b]` that is of rank one in the upload of a client."""
-    found = misfit.known.recovery
-    assert found is not None
     return np.asarray(flax.traverse_util.flatten_dict(whole, sep='/')[found.kernel], float)
 
 
