@@ -86,7 +86,8 @@ def explanation(target: attackers.Target, seen: Transcript, solve: Solve) -> str
     for words, changed in itertools.chain.from_iterable(family(misfit) for family in families):
         if solve(changed).fits == 1:
             return words
-    for words, other, changed in _losses(target, misfit):
+    last = (_differences, _losses)
+    for words, other, changed in itertools.chain.from_iterable(of(target, misfit) for of in last):
         if _refitted(other, changed):
             return words
     return None
@@ -119,18 +120,31 @@ def _precisions(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
 def _weights(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
     """New weights instead of their difference to those that were sent."""
     seen, sent = misfit.seen, _like(misfit.seen)
-    if not np.corrcoef(tree.ravel(seen.seen), tree.ravel(sent))[0, 1] > _ALIKE:
+    if np.corrcoef(tree.ravel(seen.seen), tree.ravel(sent))[0, 1] > _ALIKE:
+        differences = dataclasses.replace(seen, seen=optax.tree.sub(sent, seen.seen))
+        words = 'new weights: upload shared - seen, and describe'
+        yield from _trained(target, misfit._replace(seen=differences), words)
+
+
+def _differences(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:
+    """Differences of weights instead of gradients: the weights' own rounding is in them."""
+    if target.config.client.name == 'gradient_step':
+        yield from _trained(target, misfit, 'one factor, as differences of weights have: describe')
+
+
+def _trained(target: attackers.Target, misfit: Misfit, words: str) -> Iterator[Remade]:
+    """The client that takes one step of gradient descent, of the size that fits."""
+    factor = _fitted_factor(misfit)
+    if not factor:
         return
-    differences = dataclasses.replace(seen, seen=optax.tree.sub(sent, seen.seen))
-    rate = abs(_fitted_factor(misfit._replace(seen=differences)) or 1.0)
     config = target.config.copy_and_resolve_references()
+    rate = _rounded(abs(factor))[0]
     config.client.update({'name': 'local_sgd', 'num_epochs': 1, 'batch_size': None})
-    config.client.optimizer.update({'name': 'sgd', 'learning_rate': _rounded(rate)[0]})
-    words = (
-        'new weights: upload shared - seen, and describe client local_sgd with optimizer sgd of '
-        f'learning_rate {config.client.optimizer.learning_rate:.4g}'
-    )
-    yield words, _changed(target, config, None), differences
+    config.client.optimizer.update({'name': 'sgd', 'learning_rate': rate})
+    sign = ' and the other sign' if factor < 0 else ''
+    words += f' client local_sgd with optimizer sgd of learning_rate {rate:.4g}{sign}'
+    other = _changed(target, config, precision.of(misfit.known))
+    yield words, other, _scaled(misfit.seen, float(np.sign(factor)))
 
 
 def _losses(target: attackers.Target, misfit: Misfit) -> Iterator[Remade]:

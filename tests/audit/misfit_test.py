@@ -103,6 +103,10 @@ MISFITS = {
         lambda: changed(lambda g, w: w - np.float32(0.5) * g),
         'new weights: upload shared - seen, .* learning_rate 0.5',
     ),
+    'differences of weights': (
+        lambda: changed(lambda g, w: w - (w - np.float32(0.5) * g)),
+        'as differences of weights have: describe client local_sgd .* learning_rate 0.5$',
+    ),
     'float16': (
         lambda: changed(lambda g, _: g.astype(np.float16).astype(np.float32)),
         'another precision: all numbers are float16',
