@@ -25,15 +25,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.traverse_util
-import jax
+import jax.numpy as jnp
 import numpy as np
 
+from fedinv_jax import _transcript_checks
 from fedinv_jax.types import Transcript
 
 FORMAT, VERSION = 'fedinv_jax.transcript', 1
 _ARRAYS = ('rounds', 'participated', 'items', 'log_odds')
-_OPTIONAL = {'weights': 2, 'slot': 2, 'rows': 1}
-"""Number of axes by name."""
+_OPTIONAL = ('weights', 'slot', 'rows')
 
 
 def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any]) -> None:
@@ -66,80 +66,80 @@ def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any
 def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
     """Reads a transcript and its description.
 
+    bfloat16, which NumPy stores as `|V2`, is read as such.
+
     Raises:
-        ValueError: if the file is not a transcript, an array is missing, or shapes disagree; the
-            message names the file and the array.
+        ValueError: if the file is not such a transcript, an array is missing or of another kind,
+            shapes disagree, or numbers are impossible; the message names the file and the array.
     """
     try:
+        arrays = _read(path)
+        meta = _meta(arrays.pop('meta', None))
+        transcript = _transcript(arrays)
+        _transcript_checks.check(transcript)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    return transcript, meta
+
+
+def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a file, by name."""
+    name = ''
+    try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        meta = json.loads(str(arrays.pop('meta')))
-    except FileNotFoundError:
+            arrays = {}
+            for name in file.files:
+                arrays[name] = _native(file[name])
+            return arrays
+    except OSError:
         raise
     except Exception as error:
-        raise ValueError(f'{path}: expected an .npz transcript with a JSON text "meta".') from error
+        objects = 'Object arrays' in str(error) and name
+        found = f': {name} holds Python objects (text?), not numbers' if objects else ''
+        raise ValueError(f'expected an .npz transcript with a JSON text "meta"{found}.') from error
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order, and as bfloat16 where NumPy has lost that name."""
+    if array.dtype == np.dtype('V2'):
+        return array.view(jnp.bfloat16)
+    return array.astype(array.dtype.newbyteorder('='), copy=False)
+
+
+def _meta(array: np.ndarray | None) -> dict[str, Any]:
+    """The description of the client."""
+    try:
+        text = array.item()  # type: ignore[union-attr]
+        meta = json.loads(text if isinstance(text, bytes) else str(text))
+    except (AttributeError, ValueError) as error:
+        raise ValueError('expected an .npz transcript with a JSON text "meta".') from error
     if not isinstance(meta, dict):
-        raise ValueError(f'{path}: expected "meta" to be a JSON object.')
+        raise ValueError('expected "meta" to be a JSON object.')
     if meta.get('format') != FORMAT or meta.get('version') != VERSION:
         raise ValueError(
-            f'{path}: expected format {FORMAT!r} version {VERSION}, found '
+            f'expected format {FORMAT!r} version {VERSION}, found '
             f'{meta.get("format")!r} version {meta.get("version")!r}.'
         )
+    return meta
+
+
+def _transcript(arrays: dict[str, np.ndarray]) -> Transcript:
+    """The arrays in their places."""
     if missing := [name for name in _ARRAYS if name not in arrays]:
-        raise ValueError(f'{path}: expected arrays {", ".join(missing)}; see transcripts.py.')
+        raise ValueError(f'expected arrays {", ".join(missing)}; see transcripts.py.')
     parts: dict[str, dict] = {'shared': {}, 'seen': {}}
     for name in [name for name in arrays if '/' in name]:
         part, _, rest = name.partition('/')
         if part not in parts:
-            raise ValueError(f'{path}: expected names under shared/ or seen/, found {name!r}.')
+            raise ValueError(f'expected names under shared/ or seen/, found {name!r}.')
         parts[part][rest] = arrays.pop(name)
     if unknown := set(arrays) - {*_ARRAYS, *_OPTIONAL}:
-        raise ValueError(f'{path}: unknown arrays {", ".join(sorted(unknown))}.')
+        raise ValueError(f'unknown arrays {", ".join(sorted(unknown))}.')
     if not parts['seen']:
-        raise ValueError(f'{path}: expected at least one array under seen/.')
+        raise ValueError('expected at least one array under seen/.')
+    for part, leaves in parts.items():
+        _transcript_checks.check_names(part, leaves)
     trees = {k: flax.traverse_util.unflatten_dict(v, sep='/') for k, v in parts.items()}
     # Empty parts (the scorer of matrix factorisation) have no array in the file.
     trees['shared'] = {'items': {}, 'scorer': {}, **trees['shared']}
-    transcript = Transcript(**trees, **{**dict.fromkeys(_OPTIONAL), **arrays})
-    _check(path, transcript)
-    return transcript, meta
-
-
-def _check(path: str | os.PathLike, transcript: Transcript) -> None:
-    """Raises an error that names the first array with a wrong shape or wrong values."""
-    for name, ndim in {**dict.fromkeys(_ARRAYS, 1), **_OPTIONAL}.items():
-        value = getattr(transcript, name)
-        if value is not None and value.ndim != ndim:
-            raise ValueError(f'{path}: expected {name} of {ndim} axes, found {value.shape}.')
-    rows = transcript.rows
-    if rows is not None and np.any((rows < 0) | (rows >= len(transcript.items))):
-        raise ValueError(f'{path}: expected rows to index the {len(transcript.items)} items.')
-    slot = transcript.slot
-    if slot is not None and transcript.weights is None:
-        raise ValueError(f'{path}: expected weights beside slot.')
-    if slot is not None and np.any((slot < 0) | (slot >= len(transcript.items))):
-        raise ValueError(f'{path}: expected slot to index the {len(transcript.items)} items.')
-    steps, candidates = len(transcript.rounds), len(transcript.items)
-    kept = len(transcript.participated)
-    span = int(transcript.rounds[-1] - transcript.rounds[0]) + 1 if steps else 0
-    if steps < 1 or np.any(np.diff(transcript.rounds) < 1):
-        raise ValueError(f'{path}: expected rounds to be one or more, increasing.')
-    if kept not in (steps, span):
-        raise ValueError(
-            f'{path}: expected participated [S] with S = {steps} or {span}, not {kept}.'
-        )
-    batch = candidates if transcript.slot is None else transcript.slot.shape[-1]
-    expected = {'log_odds': (candidates,), 'weights': (kept, batch), 'slot': (kept, batch)}
-    expected['rows'] = (candidates,)
-    for name, shape in expected.items():
-        value = getattr(transcript, name)
-        if value is not None and value.shape != shape:
-            raise ValueError(f'{path}: expected {name} of shape {shape}, found {value.shape}.')
-    for part, length in (('shared', kept), ('seen', steps)):
-        for where, leaf in jax.tree_util.tree_leaves_with_path(getattr(transcript, part)):
-            name = jax.tree_util.keystr(where, simple=True, separator='/')
-            shape = (length, candidates) if name.split('/')[0] == 'items' else (length,)
-            if leaf.shape[: len(shape)] != shape:
-                raise ValueError(
-                    f'{path}: expected {part}/{name} to begin with {shape}, found {leaf.shape}.'
-                )
+    return Transcript(**trees, **{**dict.fromkeys(_OPTIONAL), **arrays})

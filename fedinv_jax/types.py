@@ -220,6 +220,9 @@ class Answer(NamedTuple):
             attack does not estimate them.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
         certificate: whether the uploads determine the answer; None if the attack has none.
+        fits: int `[]`, whether the uploads are what the client is said to send: 1 yes, noise
+            explains what is left of them; 0 no; -1 unknown. None if the attack has no model of the
+            client, or does not compare.
         kept: int `[]`, index of the solver whose labels were kept; None if the attack has one.
     """
 
@@ -228,4 +231,5 @@ class Answer(NamedTuple):
     private: PyTree | None
     objective: Array
     certificate: Certificate | None = None
+    fits: Array | None = None
     kept: Array | None = None

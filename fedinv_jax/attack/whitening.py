@@ -40,6 +40,7 @@ def deviations(
     hypothesis: Dynamics,
     latent: PyTree,
     rounding: float = 2.0**-24,
+    smallest: float = 0.0,
 ) -> PyTree:
     """Standard deviations `[T]` by leaf of the difference between a seen upload and the exact one.
 
@@ -55,6 +56,7 @@ def deviations(
         hypothesis: about the private parameters.
         latent: an estimate; only the sizes of the terms depend on it.
         rounding: unit roundoff of the uploads; `2**-24` is float32's.
+        smallest: what rounding of the smallest numbers is at most; `2**-25` is float16's.
 
     Returns:
         A tree with the structure of what is seen.
@@ -89,7 +91,7 @@ def deviations(
     return jax.tree.map(
         lambda square, variance, size: jnp.sqrt(
             jax.vmap(jnp.mean)(variance)
-            + _SAFETY**2 * ((rounding * 2**24) ** 2 * square + rounding**2 * size)
+            + _SAFETY**2 * ((rounding * 2**24) ** 2 * square + rounding**2 * size + smallest**2)
         ),
         mean, known, floors,
     )  # fmt: skip

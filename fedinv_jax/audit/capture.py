@@ -1,7 +1,6 @@
 """Transcript files from a config's simulation, and attacks on anyone's transcript file."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -12,12 +11,27 @@ import numpy as np
 import optax
 
 from fedinv_jax import transcripts, tree
-from fedinv_jax.audit import attackers, checks, plan, registry, runner, training, workdir
+from fedinv_jax.audit import (
+    attackers,
+    checks,
+    layout,
+    misfit,
+    plan,
+    precision,
+    registry,
+    runner,
+    scoring,
+    training,
+    workdir,
+)
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
 from fedinv_jax.audit.settings import Setting
-from fedinv_jax.types import Answer, Transcript
+from fedinv_jax.types import Answer, Model, Transcript
+
+_SECTIONS = ('model', 'client', 'observation')
+"""Sections of the config of which a file may say more."""
 
 
 def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
@@ -77,32 +91,36 @@ def attack_transcript(
     Returns:
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
         `private`: the embedding at the first observed round; `objective`; where the attack makes
-        a certificate, `certified` and `margin` as well.
+        a certificate, `certified` and `margin` as well. `fits`: whether the uploads are what the
+        file says of the client, None where it cannot be told; where they are not, `would_fit` says
+        what would, None where nothing that was tried does.
 
     Raises:
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
             objective was met.
     """
-    seen, meta = transcripts.load(path)
-    config, num_items = _described(config, path, seen, meta)
-    setting = settings_lib.reading(config)[0]
-    seen = _observed(path, seen, unrolled=setting.dynamics == 'unrolled')
-    target = _target(config, setting, seen, num_items)
-    choice = registry.ATTACKS[setting.attack].make(target)
-    dtype = settings_lib.dtype(config, setting.attack)
+    seen, target = _read(config, path)
+    config = target.config
+    choice = registry.ATTACKS[target.attack].make(target)
+    dtype = settings_lib.dtype(config, target.attack)
     log(
-        f'{path}: {_summary(target, seen)}, attacked by {setting.attack} ({choice.solver}, '
-        f'{dtype}); {_counts(target, seen)}'
+        f'{path}: {_summary(target, seen)}, attacked by {target.attack} ({choice.solver}, '
+        f'{dtype}); {optax.tree.size(seen.seen)} numbers seen : {_unknowns(target, seen)} unknown'
     )
     if choice.why:
-        log(f'{setting.attack}: {choice.why}')
-    key = jax.random.key(config.seed)
+        log(f'{target.attack}: {choice.why}')
     with jax.enable_x64(dtype == 'float64'):
         seen = tree.cast_floats(seen, np.dtype(dtype))
-        answer = jax.device_get(jax.jit(choice.attack)(seen, key, config.attack.num_iterations))
-    if not np.isfinite(answer.objective):
-        raise ValueError(f'{path}: the objective is not finite; check shared/ and seen/ for NaN.')
-    result = _result(seen, answer)
+        solve = misfit.solver(target, choice)
+        answer = solve(seen)
+        if not np.isfinite(answer.objective):
+            raise ValueError(f'{path}: the objective is not finite.')
+        result = _result(seen, answer)
+        # A system that can absorb any upload fits whatever is changed.
+        if answer.fits is not None and answer.fits < 1 and _is_overdetermined(target, seen):
+            change = misfit.explanation(target, seen, solve)
+            result |= {'fits': False} if change else {}
+            result['would_fit'] = change
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     workdir.write(out / 'answer.json', json.dumps(result) + '\n')
@@ -110,34 +128,103 @@ def attack_transcript(
         f'{len(result["interactions"])} of {len(seen.items)} candidates taken for interactions, '
         f'objective {result["objective"]:.2e}; {out / "answer.json"}'
     )
+    log(f'{path}: {_verdict(result)}')
     return result
 
 
-def _described(
-    config: Config, path: str, seen: Transcript, meta: Mapping[str, Any]
-) -> tuple[Config, int]:
-    """The config with what a file says of its client, and the number of items."""
+def _verdict(result: Mapping[str, Any]) -> str:
+    """Whether the uploads fit, and what would fit, in words."""
+    if result['fits'] is None:
+        return 'whether the uploads fit what the file says of the client cannot be told'
+    if result['fits']:
+        return 'the uploads fit what the file says of the client'
+    change = result['would_fit']
+    advice = (
+        f'what would fit: {change}'
+        if change
+        else 'no single change that was tried fits (sign, factor, layout of kernels, L2 term, '
+        'momentum, precision, loss, sent weights); minibatches and local epochs are described in '
+        'client (local_sgd, num_epochs, batch_size)'
+    )
+    return (
+        'the uploads do NOT fit what the file says of the client, and the answer is not to be '
+        f'relied on; {advice}'
+    )
+
+
+def _is_overdetermined(target: attackers.Target, seen: Transcript) -> bool:
+    return optax.tree.size(seen.seen) > _unknowns(target, seen)
+
+
+def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
+    """A file's transcript, and what an attack on it is made for.
+
+    Raises:
+        ValueError: with the path, for what no attack can be made for.
+    """
+    seen, meta = transcripts.load(path)
+    try:
+        config = _described(config, seen, meta)
+        model = training.make_model(config.model, len(seen.items))
+        layout.check(seen, model)
+        setting = settings_lib.reading(config)[0]
+        seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
+    except (TypeError, ValueError) as error:
+        whose = '' if 'model' in meta else " (meta describes no model: this is about the config's)"
+        raise ValueError(f'{path}: {error}{whose}') from error
+    return seen, _target(config, setting, seen, model)
+
+
+def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Config:
+    """The config with what a file says of its client.
+
+    Ids are names: the attack's catalogue is the candidates, whatever their ids.
+    """
     config = config.copy_and_resolve_references()
-    model = dict(meta.get('model', {}))
-    num_items = model.pop('num_items', int(np.max(seen.items)) + 1)
-    described = {name: meta.get(name, {}) for name in ('client', 'observation')}
-    for section, values in {'model': model, **described}.items():
+    for section in _SECTIONS:
+        values = meta.get(section, {})
         try:
+            if not isinstance(values, Mapping):
+                raise TypeError(f'expected an object of fields, found {values!r:.40}.')
+            values = dict(values)
+            if section == 'model' and not _is_like(values.pop('num_items', 1), 1):
+                raise TypeError(f'expected num_items to be an integer, found {meta[section]}.')
+            _check_types(config[section], values)
             config[section].update(values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'{path}: meta, section {section}: {error}') from error
+        except (KeyError, TypeError, ValueError) as error:
+            words = ' '.join(str(error.args[0]).partition('Other fields present')[0].split())
+            raise ValueError(f'meta, section {section}: {words}') from error
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
     checks.check(config)
-    return config, num_items
+    return config
 
 
-def _observed(path: str, seen: Transcript, unrolled: bool) -> Transcript:
+def _check_types(section: Config, values: Mapping[str, Any]) -> None:
+    """Refuses values of another type than the section's."""
+    for name, value in values.items():
+        usual = section[name]
+        if isinstance(usual, Config) and isinstance(value, Mapping):
+            _check_types(usual, value)
+        elif usual is not None and not _is_like(value, usual):
+            usual = usual.to_dict() if isinstance(usual, Config) else usual
+            raise TypeError(f'expected {name} like {usual!r}, found {value!r:.40}.')
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a value of JSON may replace one of the config; a list is a tuple there."""
+    if isinstance(usual, tuple):
+        kinds = {type(each) for each in usual}
+        return isinstance(value, list | tuple) and {type(each) for each in value} <= kinds
+    return type(value) is type(usual) or (type(usual) is float and type(value) is int)
+
+
+def _observed(seen: Transcript, unrolled: bool) -> Transcript:
     """The transcript with the rounds that a hypothesis needs: all in between where it unrolls."""
     at = np.asarray(seen.rounds) - int(seen.rounds[0])
     kept = len(seen.participated)
     if unrolled and kept <= at[-1]:
-        raise ValueError(f'{path}: unrolled needs the parameters of every round in between.')
+        raise ValueError('unrolled needs the parameters of every round in between.')
     if unrolled or kept == len(at):
         return seen
     fields = ('shared', 'participated', 'weights', 'slot')
@@ -146,9 +233,8 @@ def _observed(path: str, seen: Transcript, unrolled: bool) -> Transcript:
     )
 
 
-def _target(config: Config, setting: Setting, seen: Transcript, num_items: int) -> attackers.Target:
+def _target(config: Config, setting: Setting, seen: Transcript, model: Model) -> attackers.Target:
     """What the attack is made for: the rounds are the file's, the share of positives public."""
-    model = training.make_model(config.model, num_items)
     return attackers.Target(
         config,
         setting.attack,
@@ -158,7 +244,7 @@ def _target(config: Config, setting: Setting, seen: Transcript, num_items: int) 
         tuple(int(round_) for round_ in seen.rounds),
         model,
         1 / (1 + config.data.negatives_per_positive),
-        functools.partial(attackers.probe, config, model),
+        misfit.probe(config, model, precision.declared(seen.seen)),
     )
 
 
@@ -172,13 +258,12 @@ def _summary(target: attackers.Target, seen: Transcript) -> str:
     )
 
 
-def _counts(target: attackers.Target, seen: Transcript) -> str:
-    """How many numbers were seen, and how many are unknown."""
+def _unknowns(target: attackers.Target, seen: Transcript) -> int:
+    """How many numbers are unknown."""
     init_private = attackers.make_init_private(target.config, target.model)
     hypothesis = attackers.make_dynamics(str(target.dynamics), target.rounds, init_private)
     labels = len(seen.items) * (2 if seen.weights is None else 1)
-    unknown = labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
-    return f'{optax.tree.size(seen.seen)} numbers seen : {unknown} unknown'
+    return labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
 
 
 def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
@@ -190,6 +275,7 @@ def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
         'private': jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), answer.private),
         'objective': float(answer.objective),
     }
+    result['fits'] = scoring.fits_of(answer.fits)
     if answer.certificate is not None:
         result['certified'] = bool(answer.certificate.certified)
         result['locally_unique'] = bool(answer.certificate.locally_unique)

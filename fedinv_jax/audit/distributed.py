@@ -77,7 +77,7 @@ def watch(text: str) -> Iterator[None]:
     try:
         yield
         explained = True
-    except (ValueError, OSError, KeyboardInterrupt):
+    except (ValueError, OSError, KeyboardInterrupt, SystemExit):
         explained = True
         raise
     finally:

@@ -35,6 +35,7 @@ from fedinv_jax.audit import config as config_lib
 _HELP = ('--help', '-h', '-help')
 _GO_ON = 'the rows so far are kept; the same command goes on from there'
 _FLAGS = flags.FLAGS
+_MISFIT = 3  # exit status of a transcript that contradicts its description
 
 Do = Callable[[Any, str, str, workdir.Shard, bool], None]
 """`do(config, work directory, command line, shard, merge)`: what a command does."""
@@ -177,7 +178,8 @@ def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bo
     if _FLAGS.save_transcript:
         capture.save_transcript(config, _FLAGS.save_transcript)
     elif _FLAGS.transcript:
-        capture.attack_transcript(config, _FLAGS.transcript, folder)
+        if capture.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
+            sys.exit(_MISFIT)
     else:
         _keep_compiled(folder)
         runner.run(config, folder, line, shard=shard, merge=merge)

@@ -29,7 +29,7 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         The run's part of a report of several runs.
     """
     summary, record = rows_lib.check_summary(stats.summarize(rows)), workdir.read_record(path)
-    note = ''
+    kept, note = stats.fitting(rows), ''
     if record.num_rows is not None and len(rows) < record.num_rows:
         note = f'This run is incomplete: it has {len(rows)} of {record.num_rows} rows.'
         log(f'warning: {path}: {note}')
@@ -42,7 +42,8 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         path.name,
         str(workdir.read_config(path)),
         summary,
-        claims.compare(rows),
+        stats.summarize(kept),
+        claims.compare(kept),
         [figure.relative_to(path) for figure in drawn],
         record.threat_model,
         note,

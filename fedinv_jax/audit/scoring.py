@@ -50,7 +50,7 @@ def rows(
     """
     case, setting = block.case, block.setting
     values, finite = _evaluate_block(answers, truths), _finite(seen, len(block.users))
-    certificates, kept = jax.device_get((answers.certificate, answers.kept))
+    certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
@@ -80,6 +80,7 @@ def rows(
             'drift': _number(found['drift']) if setting.num_gradients > 1 else None,
             **measured,
             'objective': _number(found['objective']),
+            'fits': None if fits is None or not ok else fits_of(fits[index]),
             'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
             **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
@@ -171,6 +172,11 @@ def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str
         'determined': int(found.determined) if ok else None,
         'unknowns': unknowns,
     }
+
+
+def fits_of(fits: Any) -> bool | None:
+    """`Answer.fits` as a row has it: None if unknown."""
+    return None if fits is None or fits < 0 else bool(fits)
 
 
 def _number(value: Any) -> float | None:

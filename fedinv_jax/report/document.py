@@ -146,6 +146,7 @@ class Part(NamedTuple):
         name: name of the run.
         config: the configuration, as text.
         summary: the result of `stats.summarize`.
+        fitting: the same for the rows that `stats.fitting` keeps, which a verdict is about.
         comparisons: the result of `claims.compare`.
         figures: paths of PNGs, relative to the report.
         threat_model: what the attacker sees, knows and assumes, as text.
@@ -155,6 +156,7 @@ class Part(NamedTuple):
     name: str
     config: str
     summary: Summary
+    fitting: Summary
     comparisons: Sequence[claims.Comparison]
     figures: Sequence[pathlib.PurePath]
     threat_model: str
@@ -200,7 +202,7 @@ def _sections(part: Part) -> dict[str, str]:
             f'- **{line}**' if line.startswith('WARNING') else f'- {line}'
             for line in tables.certificates(summary)
         ),
-        'Comparison': tables.verdict(summary),
+        'Comparison': tables.verdict(part.fitting),
         'Failures': '\n'.join(_failures(summary)) or 'None.',
         'Configuration': _verbatim(part.config),
     }
@@ -238,6 +240,18 @@ def _failures(summary: Summary) -> list[str]:
     ]
 
 
+def _misfits(summary: Summary) -> list[str]:
+    """How many answers do not fit, a line for each setting that has some."""
+    return [
+        f'**{row["num_misfits"]} of {row["num_victims"]} answers do not fit** ({row["attack"]}, '
+        f'T = {row["num_gradients"]}, {tables.show(row["seen"])} seen): the uploads contradict '
+        'what the client is said to send. They say neither that anything leaks nor that nothing '
+        'does, and are not counted above.'
+        for row in summary['rows']
+        if row['num_misfits']
+    ]
+
+
 def markdown(
     parts: Sequence[Part],
     command: str,
@@ -262,7 +276,8 @@ def markdown(
             f'- {line}'
             for line in [
                 *([f'**{part.note}**'] if part.note else []),
-                *leaks(part.summary),
+                *leaks(part.fitting),
+                *_misfits(part.summary),
                 *_words(part.comparisons),
             ]
         )

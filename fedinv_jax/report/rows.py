@@ -90,7 +90,10 @@ class _Shared(Setting):
 
 
 class VictimRow(_Shared, Certificate):
-    """One victim in one setting. A failed victim has metrics too; `reason` says why it failed."""
+    """One victim in one setting; a failed one (`reason` says why) has metrics too.
+
+    `fits`: whether the uploads are what the client is said to send; None where it cannot be told.
+    """
 
     schema: Literal[2]
     seed: int
@@ -105,6 +108,7 @@ class VictimRow(_Shared, Certificate):
     quality: dict[str, float | None] | None
     seconds: float
     objective: float | None
+    fits: bool | None
     kept: str | None
     symmetry: str | None
     metrics: dict[str, float | None]
@@ -133,6 +137,7 @@ class SummaryRow(_Shared):
     num_exact_locally_unique: int | None
     rank: float | None
     unknowns: float | None
+    num_misfits: int
     failures: dict[str, int]
 
 
@@ -224,7 +229,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 # What older rows do not have.
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
-    'epsilon': None, 'kept': None, 'symmetry': None,
+    'epsilon': None, 'fits': None, 'kept': None, 'symmetry': None,
     **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 

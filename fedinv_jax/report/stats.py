@@ -293,6 +293,11 @@ def _failures(victims: Sequence[VictimRow]) -> dict[str, int]:
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
+def fitting(rows: Iterable[VictimRow]) -> list[VictimRow]:
+    """The rows but those of uploads that contradict what the client is said to send."""
+    return [row for row in rows if row['fits'] is not False]
+
+
 def _summary_row(
     victims: Sequence[VictimRow],
     popularity: Sequence[VictimRow] | None,
@@ -309,6 +314,7 @@ def _summary_row(
         'num_seeds': len(seeds),
         'num_victims': len(victims),
         'num_failed': sum(row['status'] != 'ok' for row in victims),
+        'num_misfits': len(victims) - len(fitting(victims)),
         'drift': mean(row['drift'] for row in victims),
         'training_loss': mean(row['training_loss'] for row in victims),
         'epsilon': first['epsilon'],

@@ -72,9 +72,10 @@ def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     exact = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
     assert set(exact['interactions']) == set(np.asarray(exact['items'])[labels].tolist())
     assert exact['certified'] is True
-    assert 'hypothesis free, attacked by exact (bias sign, float64)' in lines[-3]
-    assert lines[-2] == 'exact: item biases are seen'
-    assert set(result) == {'items', 'scores', 'interactions', 'private', 'objective'}
+    assert 'hypothesis free, attacked by exact (bias sign, float64)' in lines[-4]
+    assert lines[-3] == 'exact: item biases are seen'
+    assert lines[-1].endswith('fit what the file says of the client cannot be told')
+    assert set(result) == {'items', 'scores', 'interactions', 'private', 'objective', 'fits'}
 
 
 # The file holds what the run attacks, with the rounds in between where the hypothesis needs them.

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fedinv_jax.audit import attackers, plan, registry, runner, study, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.report import rows as rows_lib
-from fedinv_jax.types import Answer, Certificate
+from fedinv_jax.types import Answer, Certificate, Transcript
 from tests.helpers import silent, tiny
 
 
@@ -228,3 +229,61 @@ def parse(path, *overrides):
         patch.setattr(sys, 'argv', ['attack.py', f'--config={path}', *overrides])
         values(sys.argv)
     return values.config
+
+
+def small_capture(loss='bce', rounds=2, hidden=4, size=12, dim=3, seed=0, scale=1.0):
+    """A transcript of an NCF that nobody here has trained, its positives and its description.
+
+    Gradients in plain NumPy, float64; `z = w . relu(p P + q Q + b) + c`, and p takes steps of .1.
+    """
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(size) % 4 == 1) * 1.0
+    p = rng.normal(size=dim) * scale
+    q, kernel_p, kernel_q = (
+        rng.normal(size=s) for s in [(size, dim), (dim, hidden), (dim, hidden)]
+    )
+    bias, out, offset = rng.normal(size=hidden), rng.normal(size=(hidden, 1)), rng.normal(size=1)
+    shared, seen = [], []
+    for _ in range(rounds):
+        before = p @ kernel_p + q @ kernel_q + bias
+        on, active = before > 0, np.maximum(before, 0)
+        z = active @ out[:, 0] + offset
+        slope = (1 / (1 + np.exp(-z)) - labels if loss == 'bce' else 2 * (z - labels)) / size
+        back = slope[:, None] * on * out[:, 0]
+        total = back.sum(0)
+        parameters = (q, kernel_q, bias, kernel_p, out, offset)
+        uploads = (back @ kernel_q.T, q.T @ back, total, np.outer(p, total),
+                   active.T @ slope[:, None], slope.sum(keepdims=True))  # fmt: skip
+        shared.append(_ncf_tree(*parameters))
+        seen.append(_ncf_tree(*uploads))
+        p = p - 0.1 * kernel_p @ total
+        q, kernel_q, bias, kernel_p, out, offset = (
+            value - 0.5 * change for value, change in zip(parameters, uploads, strict=True)
+        )
+    transcript = Transcript(
+        **{
+            name: jax.tree.map(lambda *leaves: np.float32(leaves), *steps)
+            for name, steps in (('shared', shared), ('seen', seen))
+        },
+        rounds=np.arange(rounds),
+        participated=np.ones(rounds, bool),
+        items=np.arange(size) + 30,
+        slot=None,
+        weights=np.ones((rounds, size)),
+        log_odds=np.zeros(size),
+    )
+    description = {
+        'model': {'name': 'ncf', 'dim': dim, 'hidden': [hidden], 'num_items': 60},
+        'client': {'name': 'gradient_step', 'loss': loss, 'private_learning_rate': 0.1},
+    }
+    return transcript, (np.flatnonzero(labels) + 30).tolist(), description
+
+
+def _ncf_tree(embedding, kernel_q, bias, kernel_p, out, offset):
+    """Parameters of an NCF of one hidden layer, as the package has them."""
+    scorer = {
+        'items': {'kernel': kernel_q, 'bias': bias},
+        'private': {'kernel': kernel_p},
+        'layer_1': {'kernel': out, 'bias': offset},
+    }
+    return {'items': {'embedding': embedding}, 'scorer': scorer}

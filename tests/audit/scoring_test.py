@@ -45,12 +45,21 @@ def test_a_failure_says_why_and_leaves_no_certificate(damaged, reason):
     sure = Certificate(
         np.ones(2, bool), np.zeros(2, bool), np.ones(2), np.zeros(2), np.full(2, 40), np.full(2, 40)
     )
-    answers = Answer(labels, labels > 0.5, np.ones((2, 4)), np.array([0.1, np.nan]), sure)
+    answers = Answer(
+        labels, labels > 0.5, np.ones((2, 4)), np.array([0.1, np.nan]), sure, np.array([1, 1])
+    )
     seen = {'items': np.array([[1.0], [np.nan if damaged else 1.0]])}
     shared = scoring.Run(0.5, None, None, 1.0)
     fine, failed = scoring.rows(block, answers, seen, truths, shared)
     assert (fine['status'], fine['reason'], fine['certified']) == ('ok', None, True)
     assert (failed['status'], failed['reason'], failed['certified']) == ('failed', reason, False)
+    assert (fine['fits'], failed['fits']) == (True, None)
     assert (fine['rank'], failed['rank']) == (40, None)
     assert (fine['metrics']['auc'], failed['metrics']['auc']) == (1.0, 0.5)
     assert failed['objective'] is None
+
+
+# Failed on `bool(fits)`: what cannot be told was true.
+@pytest.mark.parametrize(('code', 'told'), [(1, True), (0, False), (-1, None), (None, None)])
+def test_what_cannot_be_told_is_null(code, told):
+    assert scoring.told(code if code is None else np.asarray(code)) is told

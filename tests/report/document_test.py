@@ -10,7 +10,8 @@ BETTER = {(1, 0, None): 0.6, (2, 0, 10): 0.7}
 
 
 def part_of(rows, **changes):
-    part = document.Part('x', '', stats.summarize(rows), claims.compare(rows), [], '')
+    summary, fitting = stats.summarize(rows), stats.summarize(stats.fitting(rows))
+    part = document.Part('x', '', summary, fitting, claims.compare(rows), [], '')
     return part._replace(**changes)
 
 
@@ -126,3 +127,15 @@ def test_the_first_page_has_the_strongest_attack_and_the_effects():
     claim = next(line for line in text.splitlines() if line.startswith('- C1'))
     assert '**holds only for mgradinv** (mgradinv: ΔAUC +0.100 [' in claim
     assert 'p = ' in claim
+
+
+# Failed on `leaks(part.summary)`: two histories recovered of four.
+def test_answers_that_do_not_fit_are_counted_apart():
+    fine, wrong = [certified_row(0), certified_row(1, exact=0.0, certified=False)], []
+    wrong = [certified_row(user, certified=False, fits=False) for user in (2, 3)]
+    text = markdown([*fine, *wrong])
+    assert 'recovers **1 of 2** histories without an error' in text
+    assert '**2 of 4 answers do not fit** (exact, T = 1, scorer seen)' in text
+    assert 'answers do not fit' not in markdown(fine)
+    assert 'No attack was run' in markdown(wrong)
+    assert '**2 of 2 answers do not fit**' in markdown(wrong)

@@ -50,6 +50,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'epsilon': None,
         'seconds': 0.5,
         'objective': None if baseline else 1e-3,
+        'fits': None,
         'certified': None,
         'margin': None,
         'noise': None,

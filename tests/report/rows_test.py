@@ -89,7 +89,9 @@ def test_upgrade(attack):
 
 def test_upgrade_leaves_schema_2_as_it_is():
     row = victim_row(defences={'clip': 1.0})
-    assert rows.upgrade(row, OF_CONFIG) is row
+    assert rows.upgrade(row, OF_CONFIG) == row
+    del row['fits']  # which came later
+    assert rows.check(rows.upgrade(row, OF_CONFIG))['fits'] is None
 
 
 def test_upgrade_refuses_the_rest():

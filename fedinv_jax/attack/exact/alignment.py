@@ -11,11 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import optax
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates, inversion
 from fedinv_jax.attack.exact import (
     certificate,
+    consistency,
     embedding,
     gauss_newton,
     item_rows,
@@ -163,6 +165,7 @@ def aligned(known: Known) -> Attack:
             labels=labels > 0.5,
             private=tree.take(latent, 0),
             certificate=made and certificate.unless(made, ambiguous | bool(known.symmetries)),
+            fits=consistency.fits(tree.ravel(problem.residual(guess)), optax.tree.size(guess)),
         )
 
     return attack

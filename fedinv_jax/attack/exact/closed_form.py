@@ -17,6 +17,7 @@ from fedinv_jax import tree
 from fedinv_jax.attack import candidates, objective
 from fedinv_jax.attack.exact import (
     certificate,
+    consistency,
     embedding,
     identifiability,
     label_posterior,
@@ -90,7 +91,10 @@ def solved(
             outer, excluded, max_dense_candidates=known.max_dense_candidates
         )
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
-        return problem.answer(state.guess, state.objective)
+        binary = state.guess._replace(labels=jnp.round(state.guess.labels))
+        unknowns = optax.tree.size(guess)
+        told = consistency.fits(tree.ravel(problem.residual(binary)), unknowns)
+        return problem.answer(state.guess, state.objective)._replace(fits=told)
     equations = normal_equations.equations(problem, guess, outer, excluded)
     log_odds = candidates.log_odds(transcript, known.positives)
     guess = guess._replace(labels=label_posterior.estimate(equations, log_odds))
@@ -108,8 +112,11 @@ def solved(
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
     found = certificate.certify(problem, guess, gram, factor, where, extra, num_private)
-    answer = problem.answer(guess, label_solve.fit(problem, binary))
-    return answer._replace(certificate=found)
+    residual = tree.ravel(problem.residual(binary))
+    alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0))
+    told = consistency.fits(residual, optax.tree.size(guess), alone)
+    answer = problem.answer(guess, jnp.mean(residual**2))
+    return answer._replace(certificate=found, fits=told)
 
 
 def _jointly(
@@ -167,5 +174,6 @@ def _jointly(
     binary = guess._replace(labels=jnp.round(guess.labels))
     answer = whole.answer(guess, label_solve.fit(whole, binary))
     return answer._replace(
-        certificate=certificate.certify_unknown_private(known, whole, binary, transcript)
+        certificate=certificate.certify_unknown_private(known, whole, binary, transcript),
+        fits=consistency.fits(tree.ravel(whole.residual(binary)), optax.tree.size(guess)),
     )

@@ -55,6 +55,7 @@ class Known(NamedTuple):
         approximate_recovery: leaves that determine p approximately, for clients that take several
             steps: the kernel is within a relative distance of 0.9 of a multiple of `p ⊗ e`.
         rounding: unit roundoff of the uploads.
+        smallest: the same of their smallest numbers, absolute.
         positives: public share of interactions in a batch.
         symmetries: see `symmetry.flips`.
         lossy: whether the channel adds noise or drops a part of an upload.
@@ -75,4 +76,5 @@ class Known(NamedTuple):
     lossy: bool = False
     largest: bool = False
     resample_negatives: bool = False
+    smallest: float = 0.0
     max_dense_candidates: int = MAX_DENSE_CANDIDATES

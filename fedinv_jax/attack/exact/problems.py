@@ -19,7 +19,7 @@ def whitened_problem(
     """The whitened problem without the `excluded` leaves, started at private states `[T, ...]`."""
     hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
     arguments = (transcript, known.client_update, known.observation, hypothesis)
-    deviation = whitening.deviations(*arguments, latent, known.rounding)
+    deviation = whitening.deviations(*arguments, latent, known.rounding, known.smallest)
     if excluded:
         deviation = replace_leaves(deviation, excluded, jnp.inf)
     problem = objective.problem(
