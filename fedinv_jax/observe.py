@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.types import Batch, Key, Observation, PyTree
 
 
@@ -159,7 +159,7 @@ def add_gaussian_noise(scale: float) -> Observation:
     | the same key | the same noise, in float32 and (rounded) in float64 |
     | a leaf of zeros | noise alone: nothing tells that it was zero |
     | a tree without leaves | itself |
-    | an infinite `scale`, or entries that are not finite | not finite; the victim's row fails |
+    | entries that are not finite | not finite; the victim's row fails |
 
     Example:
         >>> stage, upload = add_gaussian_noise(0.5), {'scorer': jnp.ones(2)}
@@ -167,8 +167,7 @@ def add_gaussian_noise(scale: float) -> Observation:
         >>> bool(jnp.all(seen['scorer'] != 1)), stage.variance(upload)['scorer'].tolist()
         (True, [0.25, 0.25])
     """
-    if not scale >= 0:
-        raise ValueError(f'Expected scale={scale} >= 0.')
+    _validate.check_range('scale', scale)
 
     def observe(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
         leaves, structure = jax.tree.flatten(upload)
@@ -220,9 +219,10 @@ def share(*prefixes: str) -> Observation:
         for prefix in prefixes:
             found = [n for n in leaves if n == prefix or n.startswith(prefix + '/')]
             if not found:
+                names = tree.names(upload)
                 raise ValueError(
                     f'Expected {prefix!r} to name a part of the upload; it has '
-                    f'{", ".join(tree.names(upload))}.'
+                    f'{", ".join(names)}.{_validate.hint(prefix, names)}'
                 )
             matched.update(dict.fromkeys(found))
         kept = {name: leaf for name, leaf in leaves.items() if name in matched}

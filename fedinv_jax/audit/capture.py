@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from fedinv_jax import transcripts, tree
-from fedinv_jax.audit import attackers, checks, plan, registry, runner, training, workdir
+from fedinv_jax.audit import attackers, checks, files, plan, registry, runner, training
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
@@ -105,7 +105,7 @@ def attack_transcript(
     result = _result(seen, answer)
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    workdir.write(out / 'answer.json', json.dumps(result) + '\n')
+    files.write(out / 'answer.json', json.dumps(result) + '\n')
     log(
         f'{len(result["interactions"])} of {len(seen.items)} candidates taken for interactions, '
         f'objective {result["objective"]:.2e}; {out / "answer.json"}'

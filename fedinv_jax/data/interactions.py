@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fedinv_jax import _validate
+
 _INTEGER = re.compile(r'0|-?[1-9][0-9]*', re.ASCII)
 
 
@@ -134,12 +136,16 @@ def binarize(interactions: Interactions, threshold: float | None = None) -> Inte
     Returns:
         The interactions that count, with the same ids and indices.
 
+    Raises:
+        ValueError: if the threshold is not finite.
+
     Example:
         >>> binarize(make([1, 2], [3, 3], ratings=[2, 4]), threshold=4).users.tolist()
         [1]
     """
     if threshold is None:
         return interactions
+    _validate.check_finite('threshold', threshold)
     return take(interactions, interactions.ratings >= threshold)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedinv_jax import _validate
 from fedinv_jax.data import interactions as interactions_lib
 
 
@@ -67,10 +68,14 @@ def generate(
             f'Expected 1 <= {min_activity=} <= {max_activity=} <= {num_items=}; by default '
             'max_activity is num_items // 5.'
         )
-    if not median_activity > 0:
-        raise ValueError(f'Expected {median_activity=} > 0.')
-    if not popularity_offset > 0:
-        raise ValueError(f'Expected {popularity_offset=} > 0.')
+    _validate.check_range('median_activity', median_activity, above=True)
+    _validate.check_range('popularity_offset', popularity_offset, above=True)
+    _validate.check_range('activity_sigma', activity_sigma)
+    for name, value in (
+        ('popularity_exponent', popularity_exponent),
+        ('taste_strength', taste_strength),
+    ):
+        _validate.check_finite(name, value)
 
     # Another stream than those of the clients, [seed, user] and [seed, user, 1].
     rng = np.random.default_rng([seed, 0, 2])

@@ -89,9 +89,14 @@ class _Shared(Setting):
 
 
 class VictimRow(_Shared, Certificate):
-    """One victim in one setting; a failed one (`reason` says why) has metrics too."""
+    """One victim in one setting; a failed one (`reason` says why) has metrics too.
+
+    `config_hash`: which config the row belongs to, see `audit.workdir.config_hash`. The first rows
+    of schema 2 lack the key; a reader fills it in from the config beside them (`upgrade`).
+    """
 
     schema: Literal[2]
+    config_hash: str
     seed: int
     user: int
     user_id: str
@@ -229,16 +234,21 @@ _RENAMED = {'precision': 'dtype', 'upload_precision': 'upload_dtype'}
 def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
     """A victim row of schema 1 as one of schema 2; one of schema 2 as it is.
 
+    Rows of schema 2 that were written before they carried `config_hash` get that of the config.
+
     Args:
         row: as read from `victims.jsonl`.
         of_config: `defence`, `defences` and `labels_changed` of the run's config; schema 1 has the
-            text alone, in its own words.
+            text alone, in its own words. And `config_hash`.
 
     Raises:
         ValueError: for another schema, or an attack that schema 1 did not know.
     """
     if row.get('schema') == 2:
-        return typing.cast(VictimRow, row)
+        lacks = 'config_hash' not in row
+        return typing.cast(
+            VictimRow, {**row, 'config_hash': of_config['config_hash']} if lacks else row
+        )
     if row.get('schema') != 1:
         raise ValueError(
             f'Expected rows of schema 1 or 2, got {row.get("schema")!r}. Another version of '
