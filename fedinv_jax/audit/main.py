@@ -52,6 +52,7 @@ class Command(NamedTuple):
 
 def main() -> None:
     """The console command `fedinv`."""
+    process.print_anywhere()
     name, *rest = sys.argv[1:] or ['--help']
     if name in ('--help', '-h', 'help'):
         print(_usage())
@@ -71,6 +72,7 @@ def run(name: str, program: str | None = None) -> None:
         name: in `COMMANDS`.
         program: how the user calls it; None: `sys.argv[0]`.
     """
+    process.print_anywhere()
     program, command = program or sys.argv[0], COMMANDS[name]
     examples = [f'  {program} {example}' for example in command.examples]
     sys.modules['__main__'].__doc__ = '\n'.join([command.summary, '', 'Examples:', *examples])
@@ -112,7 +114,7 @@ def _run_report(program: str) -> None:
     def write(argv: list[str]) -> None:
         if len(argv) < 2:
             raise app.UsageError(f'Expected one or more work directories: {program} WORKDIR ...')
-        with _errors_as_lines(''):
+        with _errors_as_lines():
             for folder in argv[1:]:
                 reporting.rewrite(folder)
 
@@ -240,9 +242,11 @@ def _start(program: str, do: Do) -> None:
         path, _, variant = name.partition(':')
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _FLAGS.workdir or f'runs/{default}'
+        with _errors_as_lines():
+            _FLAGS.config.lock()  # any use of a config whose file could not be read is an error
         work = partial(do, _FLAGS.config, folder, line)
         lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
-        with _errors_as_lines(f' ({_GO_ON})'), distributed.watch(lost):
+        with _errors_as_lines(folder), distributed.watch(lost):
             if _FLAGS.distributed:
                 _run_distributed(work)
             else:
@@ -250,21 +254,25 @@ def _start(program: str, do: Do) -> None:
 
     for flag in _FLAGS.get_flags_for_module(__name__):  # `--help` shows those of the script itself
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    with _errors_as_lines(''):
+    with _errors_as_lines():
         # In place: ml_collections reads the overrides of fields there.
         sys.argv[1:] = packaged.resolve(sys.argv[1:])
     app.run(main, flags_parser=_parse)
 
 
 @contextlib.contextmanager
-def _errors_as_lines(hint: str) -> Iterator[None]:
-    """Where what is asked for cannot be done, the process ends with a line that says why."""
+def _errors_as_lines(folder: str | None = None) -> Iterator[None]:
+    """Where what is asked for cannot be done, the process ends with a line that says why.
+
+    The line says that a run goes on where the work directory has rows.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
     except OSError as error:
-        sys.exit(f'error: {error}{hint}')
+        rows = folder is not None and any(pathlib.Path(folder).rglob('victims*.jsonl'))
+        sys.exit(f'error: {error}' + f' ({_GO_ON})' * rows)
     except KeyboardInterrupt:
         print(f'interrupted: {_GO_ON}')
         sys.exit(130)
@@ -272,9 +280,11 @@ def _errors_as_lines(hint: str) -> Iterator[None]:
 
 def _keep_compiled(folder: str) -> None:
     """Compiled functions go to the work directory, by host, unless JAX was told where to."""
-    if not jax.config.values['jax_compilation_cache_dir']:
-        path = pathlib.Path(folder, 'compiled', platform.node())
-        jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
+    path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
+    # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
+    is_text = path == path.encode('utf-8', 'replace').decode('utf-8')
+    if is_text and not jax.config.values['jax_compilation_cache_dir']:
+        jax.config.update('jax_compilation_cache_dir', path)
         # All of them, whatever they took.
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 

@@ -27,7 +27,7 @@ def files() -> dict[str, pathlib.Path]:
 
 def summary(path: pathlib.Path) -> str:
     """The first line of a config file's docstring."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ''
+    text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
     return text.partition('\n')[0]
 
 
@@ -73,7 +73,7 @@ def resolve(arguments: Sequence[str]) -> list[str]:
     """
     found = list(arguments)
     for index, argument in enumerate(found):
-        if match := re.fullmatch(r'(--?config=)(.+)', argument):
+        if match := re.fullmatch(r'(--?config=)(.*)', argument):
             found[index] = match[1] + find(match[2])
         elif index and found[index - 1] in ('--config', '-config'):
             found[index] = find(argument)

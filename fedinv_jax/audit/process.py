@@ -1,6 +1,8 @@
-"""How a process of the commands uses its cores."""
+"""How a process of the commands uses its cores and its terminal."""
 
+import io
 import os
+import sys
 
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls)
 import threadpoolctl
@@ -18,3 +20,12 @@ def configure() -> None:
         threadpoolctl.threadpool_limits(1, user_api='blas')
     flags = f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
     os.environ['XLA_FLAGS'] = flags.strip()
+
+
+def print_anywhere() -> None:
+    """Lets standard output replace what its encoding lacks; standard error does so by itself.
+
+    Tables have a Greek letter, ids and paths may have any, and a run must not end for that.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='replace')
