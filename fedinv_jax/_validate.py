@@ -37,16 +37,16 @@ def check_range(
 
     Example:
         >>> check_range('scale', 0.5)
-        >>> check_range('scale', float('nan'))
+        >>> check_range('scale', float('inf'))
         Traceback (most recent call last):
-        ValueError: Expected scale=nan >= 0 and finite.
+        ValueError: Expected scale=inf >= 0 and finite.
     """
     if math.isfinite(value) and (value > least if above else value >= least) and value <= most:
         return
     if most < math.inf:
         bound = f'in [{least:g}, {most:g}]'
     else:
-        bound = f'{">" if above else ">="} {least:g}' + ' and finite' * (not math.isfinite(value))
+        bound = f'{">" if above else ">="} {least:g}' + ' and finite' * math.isinf(value)
     raise ValueError(f'Expected {name}={value} {bound}.')
 
 

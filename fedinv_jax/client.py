@@ -281,7 +281,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
         Bonawitz et al., Practical secure aggregation for privacy-preserving machine learning, CCS
         2017, doi:10.1145/3133956.3133982.
     """
-    if num_clients < 1:
+    if not num_clients >= 1:
         raise ValueError(f'Expected num_clients={num_clients} > 0.')
 
     def client_update_(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:

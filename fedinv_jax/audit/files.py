@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import platform
 import re
 from collections.abc import Mapping
 
@@ -13,9 +14,10 @@ def write(path: pathlib.Path, text: str) -> None:
 
     Bytes of a command line that are of no character of the locale are taken for UTF-8.
     """
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
+    temporary = path.with_name(f'{path.name}.{platform.node()}.{os.getpid()}.part')
     with open(temporary, 'w', encoding='utf-8') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # see `_is_abandoned`
+        with contextlib.suppress(OSError):  # see `_is_abandoned`; not every disk has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace'))
         file.flush()
         os.replace(temporary, path)

@@ -166,7 +166,7 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         >>> k_core(make([1, 1, 2, 2, 3], [1, 2, 1, 2, 3]), k=2).users.tolist()
         [0, 0, 1, 1]
     """
-    if k < 0:
+    if not k >= 0:
         raise ValueError(f'Expected {k=} >= 0.')
     while True:
         users, items = interactions.users, interactions.items

@@ -59,9 +59,9 @@ def generate(
     """
     if max_activity is None:
         max_activity = num_items // 5
-    if num_users < 1:
+    if not num_users >= 1:
         raise ValueError(f'Expected {num_users=} >= 1.')
-    if taste_dim < 1:
+    if not taste_dim >= 1:
         raise ValueError(f'Expected {taste_dim=} >= 1.')
     if not 1 <= min_activity <= max_activity <= num_items:
         raise ValueError(

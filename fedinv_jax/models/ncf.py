@@ -160,7 +160,7 @@ def ncf(
         arXiv:1708.05031, section 3.3 (the MLP; no GMF branch).
     """
     hidden = tuple(hidden)
-    if not hidden or min(hidden) < 1:
+    if not hidden or not min(hidden) >= 1:
         raise ValueError(f'Expected hidden={hidden} to be one or more positive widths.')
     if kernel_init not in KERNELS:
         raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')
