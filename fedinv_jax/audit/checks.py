@@ -183,7 +183,7 @@ def _check_numbers(config: Config) -> None:
     values, optional = _fields(config), _fields(default_config())
     for name, value in values.items():
         off = ' None switches it off.' if optional.get(name, 0) is None else ''
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in value if isinstance(value, tuple | list) else (value,):
             if isinstance(number, float):
                 _validate.check_finite(name, number, off)
     ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
