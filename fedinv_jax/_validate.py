@@ -44,7 +44,7 @@ def check_range(
     if math.isfinite(value) and (value > least if above else value >= least) and value <= most:
         return
     if most < math.inf:
-        bound = f'in [{least:g}, {most:g}]'
+        bound = f'in [{least}, {most}]'
     else:
         bound = f'{">" if above else ">="} {least:g}' + ' and finite' * math.isinf(value)
     raise ValueError(f'Expected {name}={value} {bound}.')

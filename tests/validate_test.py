@@ -33,7 +33,7 @@ def test_lookup(name, message):
         (float('nan'), {}, r'Expected x=nan >= 0\.$'),
         (float('inf'), {}, r'Expected x=inf >= 0 and finite\.$'),
         (float('nan'), {'least': 0.5, 'most': 1}, r'Expected x=nan in \[0\.5, 1\]\.$'),
-        (2, {'most': 1}, r'Expected x=2 in \[0, 1\]\.$'),
+        (2, {'most': 1}, r'Expected x=2 in \[0\.0, 1\]\.$'),
         (0, {'above': True}, r'Expected x=0 > 0\.$'),
         (float('nan'), {'above': True}, r'Expected x=nan > 0\.$'),
     ],

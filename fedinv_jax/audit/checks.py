@@ -37,7 +37,7 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
 # Least and largest value of a field, beside those of the defences; those that may be None are then
 # off.
 _RANGES = {
-    'observation.delta': (0.0, 1.0),
+    'observation.delta': (0, 1),
     **dict.fromkeys(
         (
             'seed',
