@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 # A test process on each of up to four cores; what a file's tests share is made once.
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast lint bench wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -37,6 +37,9 @@ bench: $(VENV)/.installed  ## speed of MGradInv, exact attacks and training, and
 	$(RUN) benchmarks/mgradinv.py
 	$(RUN) benchmarks/others.py
 
-clean:  ## remove the environment and caches, keep runs/
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+wheel: $(VENV)/.installed-dev  ## build the wheel into dist/
+	$(RUN) -m pip wheel --no-deps --no-build-isolation -w dist .
+
+clean:  ## remove the environment, caches and what was built, keep runs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,17 +1,17 @@
-"""Speed of MGradInv: victim-iterations a second, against PyTorch, a plain loop and the arithmetic.
+"""Speed of MGradInv in victim-iterations per second, against PyTorch, a loop and the arithmetic.
 
 One victim-iteration is one value and gradient of the objective for one victim, with all T
 gradients, and one Adam step. Useful operations are counted by formula (multiply and add = 2). Let
-m be the number of weights behind the first layer and m_q = D H_1 those of its item block; Q W_q is
-constant and not counted. Of one item at one step,
+m be the number of weights after the first layer and m_q = D H_1 those of the first layer's item
+block; Q W_q is constant and not counted. The operations for one item at one step are
 
-    always:              forward 2 m, signals sent back 2 m, and the reverse of both 4 m: 8 m;
+    always:                forward 2 m, backward signals 2 m, and the reverse of both 4 m: 8 m;
     if the scorer is seen: kernel gradients 2 m + 2 m_q, and their reverse 4 m + 2 m_q;
     if the items are seen: rows' gradients 2 m_q, and their reverse 2 m_q.
 
-The floor is these over the rate of 1,024 x 1,024 float32 products in the same process. PyTorch runs
-`torch_mgradinv.py` in an environment of its own (`pip install torch numpy`) on the same victims,
-whose objective and gradient it must agree with; the two take turns.
+They are compared with the rate of 1,024 x 1,024 float32 matrix products in the same process.
+PyTorch runs `torch_mgradinv.py` in an environment of its own (`pip install torch numpy`) on the
+same victims, and must find the same objective and gradient; the two run alternately.
 
     python benchmarks/mgradinv.py [--torch=VENV/bin/python] [--json=out.json]
     python benchmarks/mgradinv.py --grow=victims   (or items, num_gradients, interval, devices)
@@ -41,26 +41,27 @@ from absl import app, flags, logging
 
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
-from fedinv_jax.attack.batching import Descent
+from fedinv_jax.attack.batching import Batched
 from fedinv_jax.audit import executor, process, workdir
 from fedinv_jax.types import Batch, Guess, Transcript
 
 _DIM = flags.DEFINE_integer('dim', 32, 'D')
 _HIDDEN = flags.DEFINE_list('hidden', ['64', '32', '16'], 'Widths of the hidden layers.')
-_SEEN = flags.DEFINE_string('seen', 'items+scorer', 'What the server looks at.')
+_SEEN = flags.DEFINE_string('seen', 'items+scorer', 'Parts of an upload that the server sees.')
 _STEPS = flags.DEFINE_integer('num_gradients', 2, 'T')
-_SECONDS = flags.DEFINE_float('seconds', 1.0, 'About so long is one timed call.')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls; the median counts.')
+_SECONDS = flags.DEFINE_float('seconds', 1.0, 'Approximate time of one timed call.')
+_REPEATS = flags.DEFINE_integer('repeats', 5, 'Number of timed calls; the median is reported.')
 _TORCH = flags.DEFINE_string('torch', None, 'The Python of an environment that has PyTorch.')
 _GROW = flags.DEFINE_enum(
     'grow', None, ['victims', 'items', 'num_gradients', 'interval', 'devices'],
-    'Print how time and memory grow with that instead; devices are forced ones of the CPU.',
+    'Print how time and memory grow with this quantity instead; devices are emulated on the CPU.',
 )  # fmt: skip
 _JSON = flags.DEFINE_string('json', None, 'Also write the numbers to this file.')
 
-# Items in a batch, victims: of the table.
+# (items in a batch, victims) of each line of the table.
 _SIZES = ((50, 32), (200, 32), (1682, 8))
-# What grows, and what stays: items in a batch, victims, T, interval, devices.
+# By quantity that grows, the values of all quantities: items in a batch, victims, T, interval and
+# devices.
 _COLUMNS = ('items', 'victims', 'num_gradients', 'interval', 'devices')
 _GROWTH = {
     'victims': [(50, 4**k, 2, None, 1) for k in range(7)],
@@ -77,13 +78,13 @@ def head() -> tuple[int, list[int]]:
 
 
 def weights() -> tuple[int, int]:
-    """Numbers of weights: m behind the first layer, m_q of its item block."""
+    """Numbers of weights: m after the first layer, m_q of the first layer's item block."""
     dim, hidden = head()
     return sum(a * b for a, b in itertools.pairwise([*hidden, 1])), dim * hidden[0]
 
 
 def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
-    """Floating-point operations of one victim-iteration, see the module's text."""
+    """Floating-point operations of one victim-iteration, see the module's docstring."""
     deep, first = weights()
     per_item = 8 * deep + 4 * first * ('items' in seen)
     per_item += (6 * deep + 4 * first) * ('scorer' in seen)
@@ -91,14 +92,14 @@ def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
 
 
 def matrix_rate(size: int = 1024, products: int = 20) -> float:
-    """Floating-point operations a second of matrix products, median of the repeats."""
+    """Floating-point operations per second of matrix products, median of the repeats."""
     matrix = jnp.ones((size, size))
     product = jax.jit(lambda a: jax.lax.fori_loop(0, products, lambda _, b: a @ b * 1e-3, a))
     return 2 * size**3 * products / median_time(lambda: product(matrix))
 
 
 def median_time(call) -> float:
-    """Seconds of a call, median of the repeats behind one that does not count."""
+    """Seconds of a call: the median of the repeats, after one call that is not counted."""
     times = []
     for _ in range(_REPEATS.value + 1):
         start = time.perf_counter()
@@ -108,7 +109,7 @@ def median_time(call) -> float:
 
 
 def axes() -> Transcript:
-    """Of `vmap` over victims: the scorer is the same for all."""
+    """The victims' axis of each field of a transcript; all victims share the scorer."""
     return Transcript(
         shared={'items': 0, 'scorer': None}, seen=0, rounds=None, participated=None, items=None,
         slot=None, weights=None, log_odds=None,
@@ -116,7 +117,7 @@ def axes() -> Transcript:
 
 
 def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple[str, ...]):
-    """Transcripts of random clients, the problem of one, keys."""
+    """Transcripts of random clients, a function from one transcript to its problem, and keys."""
     key = jax.random.key(0)
     model = models.ncf(items, *head())
     update = client.gradient_step(model, losses.bce, private_learning_rate=0.1)
@@ -160,21 +161,21 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
     return transcripts, problem, jax.random.split(start_key, victims)
 
 
-def descent(problem) -> Descent:
-    """The attack."""
-    return Descent(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
+def descent(problem) -> Batched:
+    """MGradInv with Adam on the problem."""
+    return Batched(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
 
 
 def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
-    """Victim-iterations a second as the product runs them, seconds to compile, bytes of a call.
+    """Victim-iterations per second as in a run, seconds to compile, and bytes of a call.
 
-    On a CPU few victims are in step, and the calls of as many blocks as there are cores run side by
-    side; elsewhere all victims are in step. Several devices share the victims of one call.
+    On a CPU few victims run in step, and one call runs on each core at the same time. On other
+    devices all victims run in step; several devices share the victims of a call.
     """
     workers = min(executor.side_by_side(), len(keys))
     devices = jax.local_device_count()
     on_each = -(-(len(keys) // workers) // devices)
-    positions = devices * on_each
+    slots = devices * on_each
     steps = jax.tree.leaves(transcripts.seen)[0].shape[1]
     parallel_victims = executor.parallel_victims(None, on_each, transcripts.items.shape[-1] * steps)
     own = descent(problem)
@@ -182,7 +183,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
         return batching.stream(own, seen, axes(), keys, iterations, count, parallel_victims).scores
 
-    parts = np.resize(np.arange(len(keys)), (workers, positions))  # filled up with the first
+    parts = np.resize(np.arange(len(keys)), (workers, slots))  # padded with the first victims
     blocks = [(tree.take_along(transcripts, axes(), part), keys[part]) for part in parts]
     start = time.perf_counter()
     function = executor.over_devices(attack, axes()).lower(*blocks[0], 1, on_each).compile()
@@ -197,11 +198,11 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     pilot = median_time(lambda: call(10)) / 10
     iterations = max(int(_SECONDS.value / pilot), 10)
     seconds = median_time(lambda: call(iterations))
-    rate = min(workers * positions, len(keys)) * iterations / seconds
+    rate = min(workers * slots, len(keys)) * iterations / seconds
     memory = function.memory_analysis()
     return {
         'rate': rate,
-        'lanes': parallel_victims,
+        'parallel_victims': parallel_victims,
         'workers': workers,
         'compile_seconds': compiling,
         'bytes': memory.temp_size_in_bytes + memory.argument_size_in_bytes,
@@ -209,7 +210,7 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
 
 
 def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
-    """Victim-iterations a second of a loop over victims, without vmap."""
+    """Victim-iterations per second of a loop over victims, without vmap."""
     victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
     attack = jax.jit(functools.partial(batching.run, descent(problem)))
     one = attack.lower(victims[0], keys[0], 1).compile()
@@ -221,7 +222,7 @@ def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
 
 
 def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any]:
-    """Victim-iterations a second of PyTorch, and by how much value and gradient differ."""
+    """Victim-iterations per second of PyTorch, and the differences of value and gradient."""
 
     def start(transcript: Transcript, key: jax.Array) -> tuple[Guess, jax.Array, Guess]:
         own = problem(transcript)
@@ -237,20 +238,20 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
         'private': guess.latent,
     }
     rate, iterations, found = 0.0, 3, {}
-    for _ in range(2):  # the first run says how many iterations take about the time asked for
+    for _ in range(2):  # the first run determines how many iterations take `--seconds`
         found = run_torch('torch_mgradinv.py', arrays, f'--iterations={iterations}')
         rate = len(keys) * iterations / float(np.median(found['seconds']))
         iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
     own = {'value': value, 'labels': slope.labels, 'private': slope.latent}
     off = {name: gap(leaf, found[name]) for name, leaf in own.items()}
     if max(off.values()) > 1e-4:
-        raise ValueError(f'PyTorch computes something else; relative differences: {off}')
+        raise ValueError(f'PyTorch computes other values; relative differences: {off}')
     version, threads = str(found['version']), int(found['threads'])
     return {'rate': rate, 'version': version, 'threads': threads, 'differences': off}
 
 
 def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str, np.ndarray]:
-    """What a script of this folder makes of arrays, in the environment that has PyTorch."""
+    """The arrays that a script of this folder writes, run in the environment with PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         given, answers = f'{folder}/given.npz', f'{folder}/answers.npz'
         np.savez(given, **arrays)
@@ -262,18 +263,18 @@ def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str,
 
 
 def named(prefix: str, leaves: Any) -> dict[str, Any]:
-    """Arrays by name, as PyTorch's side reads them."""
+    """The leaves by name, in the format that the PyTorch scripts read."""
     pairs = zip(tree.names(leaves), jax.tree.leaves(leaves), strict=True)
     return {f'{prefix}/{name}': leaf for name, leaf in pairs}
 
 
 def gap(a: jax.Array, b: np.ndarray) -> float:
-    """The largest difference, relative to the largest entry."""
+    """The largest difference of entries, relative to the largest entry of b."""
     return float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
 
 
 def table() -> dict[str, Any]:
-    """The rates at several sizes of batch."""
+    """Measures and prints the rates at several batch sizes."""
     seen, rate = tuple(_SEEN.value.split('+')), matrix_rate()
     print(f'matrix products: {rate / 1e9:.0f} GFLOP/s')
     found = []
@@ -301,14 +302,14 @@ def table() -> dict[str, Any]:
 
 
 def point(size: tuple) -> dict[str, Any]:
-    """One size, measured."""
+    """The measurements of one size."""
     items, victims, steps, interval, _ = size
     arguments = make(items, victims, steps, interval, tuple(_SEEN.value.split('+')))
     return in_step(arguments[1], arguments[0], arguments[2])
 
 
-def always_sampled(size: tuple) -> dict[str, Any]:
-    """The same in this new process, whose CPU says that it is several devices."""
+def point_on_cpu_devices(size: tuple) -> dict[str, Any]:
+    """`point` in a new process, whose CPU is split into several JAX devices."""
     flags.FLAGS(sys.argv)
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', size[-1])
@@ -316,7 +317,7 @@ def always_sampled(size: tuple) -> dict[str, Any]:
 
 
 def growth(name: str) -> dict[str, Any]:
-    """How the seconds of an iteration and the bytes grow, with the exponents fitted."""
+    """Measures and prints how time and memory grow with a quantity, with fitted exponents."""
     found = []
     for size in _GROWTH[name]:
         if size[-1] == 1:
@@ -324,12 +325,12 @@ def growth(name: str) -> dict[str, Any]:
         else:
             spawn = multiprocessing.get_context('spawn')
             with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
-                measured = pool.submit(always_sampled, size).result()
+                measured = pool.submit(point_on_cpu_devices, size).result()
         row = {**dict(zip(_COLUMNS, size, strict=True)), **measured}
         row['seconds'] = row['victims'] / row['rate']
         found.append(row)
         print(
-            f'{name} {row[name]:<5} {1e3 * row["seconds"]:9.3f} ms an iteration, '
+            f'{name} {row[name]:<5} {1e3 * row["seconds"]:9.3f} ms per iteration, '
             f'{row["parallel_victims"]} in step, '
             f'{row["bytes"] / 2**20:8.1f} MiB, compiled in {row["compile_seconds"]:.1f} s',
             flush=True,
@@ -338,12 +339,12 @@ def growth(name: str) -> dict[str, Any]:
     for what in ('seconds', 'bytes'):
         x, y = ([math.log(row[column]) for row in found] for column in (name, what))
         exponents[what] = float(np.polyfit(x[-4:], y[-4:], 1)[0])
-    print('exponents of the last four:', exponents)
+    print('exponents over the last four sizes:', exponents)
     return {'growth': name, 'rows': found, 'exponents': exponents}
 
 
 def main(argv: list[str]) -> None:
-    """Prints the table, or how one thing grows."""
+    """Prints the table, or how time and memory grow with one quantity."""
     process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)

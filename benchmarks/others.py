@@ -1,21 +1,21 @@
-"""Speed of the exact attacks, per user, and of the training, in rounds a second.
+"""Speed of the exact attacks, in milliseconds per user, and of the training, in rounds per second.
 
-The exact attacks solve one client after the other on the device, in float64, a call on each core;
-beside them a loop over the clients, one call each. A round of the training is 512 of 4,096 clients
-with 50 items a batch and 20,000 items; beside it a loop that trains client by client. PyTorch runs
-`torch_others.py` in an environment of its own on the same clients, one after the other, and must
-find the same labels and parameters; there is no certificate in it.
+The exact attacks solve one client after the other, in float64, with one compiled call on each core;
+they are compared with a loop that makes one call per client. A round of the training has 512 of
+4,096 clients, 50 items per batch and 20,000 items; it is compared with a loop over the clients.
+PyTorch runs `torch_others.py` in an environment of its own on the same clients, one after the
+other, and must find the same labels and parameters; it computes no certificates.
 
-Useful operations (multiply and add = 2) of a user with K items, m the number of weights behind the
-first layer and m_q = D H_1 those of its item block, against the rate of 1,024 x 1,024 products of
-the same precision in the same process:
+The useful operations (multiply and add = 2) are compared with the rate of 1,024 x 1,024 matrix
+products of the same dtype in the same process. For a user with K items, where m is the number of
+weights after the first layer and m_q = D H_1 that of the first layer's item block, they are
 
     closed_form:  K^2 F for the Gram matrix, of which half is computed, K^3 / 3 for its factor and
-                  K (4 m + 2 m_q) for the derivatives; F = a + b of each kernel [a, b] behind
-                  the embeddings and the number of other weights;
+                  K (4 m + 2 m_q) for the derivatives; F is the sum of a + b over the kernels
+                  [a, b] after the embeddings, plus the number of other weights;
     spectral:     K D^2 + 2 K D (the D x D eigenvectors are not counted);
     sign:         K (4 (m + m_q) + 2 D);
-    training:     6 (m + m_q) an item, forward and backward.
+    training:     6 (m + m_q) per item, forward and backward.
 
     python benchmarks/others.py [--torch=VENV/bin/python] [--json=out.json]
 """
@@ -47,7 +47,7 @@ _USERS, _ROUND, _BATCH, _ITEMS, _ROUNDS = 4096, 512, 50, 20_000, 20
 
 
 def exact() -> list[dict[str, Any]]:
-    """Milliseconds a user of each exact attack and size of batch."""
+    """Milliseconds per user of each exact attack and batch size."""
     config = config_lib.default_config()
     dim, hidden = mgradinv.head()
     config.model.update({'dim': dim, 'hidden': tuple(hidden)})
@@ -68,7 +68,7 @@ def exact() -> list[dict[str, Any]]:
 
 
 def useful_operations(solver: str, items: int) -> float:
-    """Floating-point operations of one user, see the module's text."""
+    """Floating-point operations for one user, see the module's docstring."""
     (dim, hidden), (deep, first) = mgradinv.head(), mgradinv.weights()
     kernels = [(dim, hidden[0]), *itertools.pairwise(hidden)]
     if solver == 'spectral':
@@ -81,15 +81,15 @@ def useful_operations(solver: str, items: int) -> float:
 
 def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dict[str, Any]:
     own, workers = mgradinv.axes(), min(executor.side_by_side(), len(keys))
-    positions = len(keys) // workers
+    slots = len(keys) // workers
 
     def several(block, keys):
         def one(v):
             return choice.attack(tree.take_along(block, own, v), keys[v], 1).labels
 
-        return tree.map_first(one, positions, positions)
+        return tree.map_first(one, slots, slots)
 
-    parts = [slice(i * positions, (i + 1) * positions) for i in range(workers)]
+    parts = [slice(i * slots, (i + 1) * slots) for i in range(workers)]
     blocks = [(tree.take_along(transcripts, own, part), keys[part]) for part in parts]
     options = executor.options('exact')
     function = jax.jit(several).lower(*blocks[0]).compile(options)
@@ -103,14 +103,14 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
     pairs = [(tree.take_along(transcripts, own, v), keys[v]) for v in range(len(keys))]
     one = single.lower(*pairs[0]).compile(options)
     looped = mgradinv.median_time(lambda: [one(*pair) for pair in pairs])
-    each = seconds / (workers * positions)
+    each = seconds / (workers * slots)
     row = {
         'attack': choice.solver, 'seen': seen, 'items': items, 'ms_a_user': 1e3 * each,
         'loop_ms': 1e3 * looped / len(keys),
         'share': useful_operations(choice.solver, items) / rate / each,
     }  # fmt: skip
     text = (
-        f'{row["attack"]:12} {seen:7} B={items:<5} {row["ms_a_user"]:8.2f} ms a user, '
+        f'{row["attack"]:12} {seen:7} B={items:<5} {row["ms_a_user"]:8.2f} ms per user, '
         f'{row["share"]:.1%} of the matrix-product rate, '
         f'{row["loop_ms"] / row["ms_a_user"]:.1f} times a loop over users'
     )
@@ -125,7 +125,9 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
         theirs = mgradinv.run_torch('torch_others.py', arrays, choice.solver)
         labels = np.concatenate([np.asarray(found) for found in map(call, blocks)])
         if not np.array_equal(labels, theirs['labels'][: len(labels)]):
-            raise ValueError(f'PyTorch finds other labels by {choice.solver}, {items} items.')
+            raise ValueError(
+                f'PyTorch finds other labels with {choice.solver} and {items} items per batch.'
+            )
         row['torch_ms'] = 1e3 * float(np.median(theirs['seconds'])) / len(keys)
         text += f', {row["torch_ms"] / row["ms_a_user"]:.1f} times PyTorch'
     print(text, flush=True)
@@ -133,7 +135,7 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
 
 
 def training() -> dict[str, Any]:
-    """Rounds a second, and the share of the matrix-product rate."""
+    """Rounds per second of the training, and the share of the matrix-product rate."""
     rng = np.random.default_rng(0)
     users, shape = np.arange(_USERS, dtype=np.int32), (_USERS, _BATCH)
     items = np.stack([rng.permutation(_ITEMS)[:_BATCH] for _ in users]).astype(np.int32)
@@ -146,13 +148,13 @@ def training() -> dict[str, Any]:
     run = train.federation(
         model, update, channel, server.server(optax.sgd(0.1)), [clients], clients_per_round=_ROUND
     )
-    nobody = (jnp.zeros(_USERS, bool),)
+    none_required = (jnp.zeros(_USERS, bool),)
     state, key = jax.jit(run.init)(jax.random.key(0)), jax.random.key(1)
 
     @jax.jit
     def rounds(state):
         return jax.lax.fori_loop(
-            0, _ROUNDS, lambda _, state: run.step(state, key, nobody)[0], state
+            0, _ROUNDS, lambda _, state: run.step(state, key, none_required)[0], state
         )
 
     seconds = mgradinv.median_time(lambda: rounds(state)) / _ROUNDS
@@ -164,12 +166,12 @@ def training() -> dict[str, Any]:
     row['share'] = 6 * sum(mgradinv.weights()) * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
     row['loop'] = looped / seconds
     text = (
-        f'training: {1 / seconds:.1f} rounds of {_ROUND} clients a second, {row["share"]:.0%} of '
+        f'training: {1 / seconds:.1f} rounds of {_ROUND} clients per second, {row["share"]:.0%} of '
         f'the matrix-product rate, {row["loop"]:.1f} times a loop over clients'
     )
     if flags.FLAGS.torch:
-        chosen = np.flatnonzero(run.active(state.round, key, nobody)[0])
-        new = run.step(state, key, nobody)[0]
+        chosen = np.flatnonzero(run.active(state.round, key, none_required)[0])
+        new = run.step(state, key, none_required)[0]
         arrays = {
             'table': state.shared['items']['embedding'], 'items': items[chosen],
             'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),
@@ -182,10 +184,10 @@ def training() -> dict[str, Any]:
             'private': tree.take(new.private[0], chosen),
             **mgradinv.named('scorer', new.shared['scorer']),
         }
-        # What the round changes: the parameters themselves hardly differ after one.
+        # Compares the changes, as one round hardly changes the parameters themselves.
         off = {name: mgradinv.gap(own[name] - was, theirs[name] - was) for name, was in old.items()}
         if max(off.values()) > 1e-3:
-            raise ValueError(f'PyTorch trains otherwise; relative differences: {off}')
+            raise ValueError(f'PyTorch trains other parameters; relative differences: {off}')
         row['torch'] = float(np.median(theirs['seconds'])) / seconds
         text += f', {row["torch"]:.1f} times PyTorch'
     print(text)
@@ -193,7 +195,7 @@ def training() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Prints both."""
+    """Measures and prints the exact attacks and the training."""
     process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)

@@ -1,9 +1,9 @@
-"""Compares the rows of two work directories, of this version or of 0.1, timings aside.
+"""Compares the rows of two work directories, of this version or of 0.1, without the timings.
 
     python benchmarks/same_rows.py BEFORE AFTER
 
-Either may hold several runs in folders, as a study does; answers to transcript files are compared
-too. Every difference of a setting, seed and victim is counted, the first ones are shown, and the
+A work directory may contain several runs in folders, as that of a study does. Answers to transcript
+files are compared too. The program prints the number of differences and the first ones, and its
 exit status is 1 if there is any.
 """
 
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def rows_of(folder: pathlib.Path) -> dict[tuple, dict[str, Any]]:
-    """The rows of a run by setting, seed and victim, without timings, and hashes of the config."""
+    """The rows of a run by setting, seed and user, without timings and hashes of the config."""
     return {
         workdir.key(row): {name: value for name, value in row.items() if name not in _ASIDE}
         for row in workdir.read_rows(folder)
@@ -31,7 +31,7 @@ def rows_of(folder: pathlib.Path) -> dict[tuple, dict[str, Any]]:
 
 
 def differences(before: pathlib.Path, after: pathlib.Path) -> list[str]:
-    """What differs between the rows of two runs, a line each."""
+    """The differences between the rows of two runs, one line each."""
     one, other = rows_of(before), rows_of(after)
     found = [f'only in {before}: {key}' for key in one.keys() - other.keys()]
     found += [f'only in {after}: {key}' for key in other.keys() - one.keys()]
@@ -51,7 +51,7 @@ def _answer(path: pathlib.Path) -> Any:
 
 
 def main(argv: list[str]) -> None:
-    """Compares every run and answer below the first folder with that below the second."""
+    """Compares every run and answer in the first folder with its counterpart in the second."""
     if len(argv) != 3:
         raise app.UsageError('Expected two work directories.')
     before, after = map(pathlib.Path, argv[1:])
@@ -63,11 +63,11 @@ def main(argv: list[str]) -> None:
     }
     total, positions = 0, [before / name for name in sorted(names)]
     if not positions:
-        raise app.UsageError(f'{before} and {after} hold no run.')
+        raise app.UsageError(f'Neither {before} nor {after} contains a run.')
     for path in positions:
         other = after / path.relative_to(before)
         if not (path.exists() and other.exists()):
-            found = [f'there is no {other if path.exists() else path}']
+            found = [f'{other if path.exists() else path} does not exist']
         elif path.name == 'answer.json':
             same = _answer(path) == _answer(other)
             found = [] if same else [f'{path} and {other} differ']

@@ -1,11 +1,11 @@
-"""MGradInv in plain PyTorch, one victim after the other: the rate that JAX's is compared with.
+"""MGradInv in plain PyTorch, one victim after the other, to compare its speed with JAX.
 
-The same objective as `fedinv_jax.attack.objective` for NCF, binary cross-entropy and one gradient
-a step: of every leaf the squared distance to what was seen over its squared norm, mean over leaves
-and steps. It reads victims from an .npz file (leaf names with slashes; `items`, `labels`, `private`
-and `seen/...` have an axis of victims, all but `labels` one of steps behind it) and writes the
-objective and its gradient at the start, and the seconds of every repeat. Needs torch and numpy
-only.
+The objective is that of `fedinv_jax.attack.objective` for NCF, binary cross-entropy and one
+gradient per step: the squared distance of each leaf to the seen one, divided by the squared norm of
+the seen one, averaged over leaves and steps. The program reads victims from an .npz file with leaf
+names joined by slashes. `items`, `labels`, `private` and `seen/...` have a leading axis of victims;
+all but `labels` have an axis of steps after it. It writes the objective and its gradient at the
+start, and the seconds of every repeat. It needs torch and numpy only.
 
     python benchmarks/torch_mgradinv.py victims.npz answers.npz --iterations=20 --repeats=3
 """
@@ -32,7 +32,7 @@ def read(path):
 
 
 def part(arrays, prefix, index=slice(None)):
-    """The arrays whose names begin so, by the rest of their names; one client's of them."""
+    """The arrays whose names start with `prefix`, indexed, by the rest of the name."""
     return {
         name.removeprefix(prefix): leaf[index]
         for name, leaf in arrays.items()
@@ -41,7 +41,7 @@ def part(arrays, prefix, index=slice(None)):
 
 
 def uploads(items, scorer, private, labels):
-    """Gradients of the mean loss of one step in the item rows and the scorer, differentiable."""
+    """Differentiable gradients of one step's mean loss in the item rows and the scorer."""
     rows = items.detach().requires_grad_()
     leaves = {name: leaf.detach().requires_grad_() for name, leaf in scorer.items()}
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -67,7 +67,7 @@ def objective(victim, logits, private):
 
 
 def attack(victim, iterations):
-    """Adam on labels and embeddings from the start that the file has."""
+    """Runs Adam on labels and embeddings from the start in the file; returns the objective."""
     logits = victim['labels'].clone().requires_grad_()
     private = victim['private'].clone().requires_grad_()
     optimizer = torch.optim.Adam([logits, private], lr=0.1)
@@ -80,7 +80,7 @@ def attack(victim, iterations):
 
 
 def main():
-    """Reads victims, writes objective, gradient and times."""
+    """Reads victims; writes objectives, gradients and times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('victims')
     parser.add_argument('answers')

@@ -1,14 +1,15 @@
 """The exact attacks and a round of training in plain PyTorch, one client after the other.
 
-What `others.py` is compared with. It reads an .npz file with leaf names of slashes and writes what
-it found and the seconds of every repeat. Needs torch and numpy only.
+`others.py` compares its results and times with these. The program reads an .npz file with leaf
+names joined by slashes, and writes its results and the seconds of every repeat. It needs torch and
+numpy only.
 
     python benchmarks/torch_others.py given.npz answers.npz closed_form --repeats=3
 
-Attacks, in float64: `items [V, K, D]`, `scorer/... [...]`, `seen/... [V, ...]`, the leaves of the
-part that is seen; found are labels `[V, K]`. `training`, in float32: `table [N, D]`, `scorer/...`,
-`items [C, B]`, `labels [C, B]` and `private [C, D]`; found are the table, the scorer and the
-private embeddings after one round.
+The attacks run in float64. They read `items [V, K, D]`, `scorer/... [...]` and `seen/... [V, ...]`,
+the leaves of the seen part, and write labels `[V, K]`. `training` runs in float32. It reads
+`table [N, D]`, `scorer/...`, `items [C, B]`, `labels [C, B]` and `private [C, D]`, and writes the
+table, the scorer and the private embeddings after one round.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch_mgradinv import logits, part, read
 
-_SHARE = 0.2  # of interactions in a batch, for the side of the spectral attack
+_SHARE = 0.2  # share of interactions in a batch, which decides the sign in the spectral attack
 
 
 def closed_form(scorer, rows, seen):
@@ -34,7 +35,7 @@ def closed_form(scorer, rows, seen):
         labels = torch.full((len(rows),), label, dtype=rows.dtype)
         return torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(scorer, rows, labels)
 
-    # The private kernel's gradient is p times the bias's: it tells nothing new.
+    # The private kernel's gradient is p times the bias's, which adds no equation.
     names = [name for name in seen if name != 'private/kernel']
     zeros, ones = (
         torch.cat([leaves[name].flatten(1) for name in names], 1) / len(rows)
@@ -42,7 +43,7 @@ def closed_form(scorer, rows, seen):
     )
     columns = ones - zeros  # [K, M]
     left = torch.cat([seen[name].flatten() for name in names]) - zeros.sum(0)
-    # As columns of one length: what is left is 1e-14 of the labels, not of the largest column.
+    # Columns of unit norm: the error is then 1e-14 of the labels, not of the largest column.
     length = columns.norm(dim=1)
     units = columns / length[:, None]
     factor = torch.linalg.cholesky(units @ units.T)
@@ -51,7 +52,7 @@ def closed_form(scorer, rows, seen):
 
 
 def spectral(scorer, rows, seen):
-    """Labels from the item rows' gradients: the side of their first principal direction."""
+    """Labels from the item rows' gradients: their sign along the first principal direction."""
     del scorer, rows
     units = torch.nn.functional.normalize(seen['embedding'], dim=1)
     cosines = units @ torch.linalg.eigh(units.T @ units)[1][:, -1]
@@ -60,7 +61,7 @@ def spectral(scorer, rows, seen):
 
 
 def sign(scorer, rows, seen):
-    """Labels from the item rows' gradients: against the slope of the logit at p = 0, or with it."""
+    """Labels from the item rows' gradients: their sign along the logit's gradient at p = 0."""
     rows = rows.clone().requires_grad_()
     value = logits(scorer, rows, torch.zeros(rows.shape[1], dtype=rows.dtype)).sum()
     (slope,) = torch.autograd.grad(value, rows)
@@ -94,7 +95,7 @@ def training(arrays, scorer):
 
 
 def main():
-    """Reads clients, writes what was found and the times."""
+    """Reads clients; writes results and times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('given')
     parser.add_argument('answers')

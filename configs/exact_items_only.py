@@ -1,10 +1,10 @@
-"""Item gradients alone: the rows give the labels away, and from them the embedding follows.
+"""Only item gradients are seen: the item rows determine the labels, and then the embedding.
 
 NCF on MovieLens-100K, users with at most 40 positives; MGradInv on the same victims.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_items_only.py
 
-2026-11-23, `:rounds` on 2 busy cores: 75 minutes; exact match of all victims in every setting.
+2026-11-23, `:rounds` on 2 busy cores: 75 minutes; exact match for all victims in every setting.
 """
 
 from fedinv_jax.audit import config as config_lib

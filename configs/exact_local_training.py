@@ -1,16 +1,21 @@
-"""Local training instead of one gradient: the upload is the difference after several epochs.
+"""Local training: the upload is the change of the parameters over several epochs.
 
 NCF on MovieLens-100K, items and scorer seen, users with at most 40 positives; MGradInv on the same
-victims. Or RAIFLE's setting (Pham et al., NDSS 2025): items only, the first 30 users with their
-full histories, 20 epochs of Adam.
+victims. `:raifle` is RAIFLE's setting (Pham et al., NDSS 2025): items only, the first 30 users with
+their full histories, 20 epochs of Adam.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_local_training.py:raifle
 
-2026-11-25, one busy core (Zen 5): `:raifle` 41 minutes, exact F1 1.000, RAIFLE .988 (AUC .9988),
-joint .996. 2026-11-24, one busy core: `:raifle_drift` without RAIFLE 82 seconds, exact F1 1.000;
-130 victims: SGD (18 minutes, with MGradInv) exact F1 1.000 in both rounds, `:adam` (62 minutes,
-without) 1.000 (round 0) and .988 (round 100).
+Measured on one busy core:
+
+- `:raifle`, 2026-11-25 (Zen 5), 41 minutes: F1 of exact 1.000, RAIFLE .988 (AUC .9988),
+  raifle_joint .996;
+- `:raifle_drift` without RAIFLE, 2026-11-24, 82 seconds: F1 of exact 1.000;
+- default (SGD), 130 victims, 2026-11-24, 18 minutes with MGradInv: F1 of exact 1.000 in both
+  rounds;
+- `:adam`, 130 victims, 2026-11-24, 62 minutes without MGradInv: F1 of exact 1.000 (round 0) and
+  .988 (round 100).
 """
 
 from fedinv_jax.audit import config as config_lib

@@ -1,11 +1,11 @@
-"""One gradient is not enough, two determine most: exact recovery from a small head's scorer.
+"""A small scorer, where one gradient is not enough and two determine most labels: exact attack.
 
-Deng et al., ICDM 2025, on users of MovieLens-100K with 48 to 80 positives; MGradInv on the same
-victims. `--config.attack.interval=1,10,50,230` gives the heat map over (T, interval).
+The setting of Deng et al., ICDM 2025, on users of MovieLens-100K with 48 to 80 positives; MGradInv
+on the same victims. `:intervals` gives the heat map over (T, interval).
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_small_head.py
 
-2026-11-24, `:intervals` on one core: 4 minutes; exact F1 .838 at T = 1, .985 to .999 at T = 2,
+2026-11-24, `:intervals` on one core: 4 minutes; F1 of exact .838 at T = 1, .985 to .999 at T = 2,
 .999 and 1.000 at T = 4 and 8.
 """
 

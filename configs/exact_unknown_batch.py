@@ -1,12 +1,13 @@
-"""The batch is not known: which items, and which of them are interactions, from the scorer alone.
+"""Unknown batch: the attacks recover the items and their labels from the scorer's gradient alone.
 
 Every item of MovieLens-100K is a candidate; users with at most 40 positives; MGradInv, with relaxed
-membership, on the same victims. F1 is that of the interactions among all 1,682 items.
+membership, on the same victims. F1 is over all 1,682 items.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/exact_unknown_batch.py
 
-2026-11-23, exact and popularity alone, one busy core: 10 minutes; exact match 130 of 130. First
-round 500, T = 1, 2, 4, 8 (2026-11-24, 56 CPU minutes): F1 .998, 1.000, 1.000, .999.
+2026-11-23, only exact and popularity, one busy core: 10 minutes; exact match for 130 of 130
+victims. First round 500, T = 1, 2, 4, 8 (2026-11-24, 56 CPU minutes): F1 of exact .998, 1.000,
+1.000, .999.
 """
 
 from fedinv_jax.audit import config as config_lib

@@ -1,6 +1,6 @@
-"""MGradInv on MovieLens-100K: what federated NCF uploads, the scorer alone, the items alone.
+"""MGradInv on MovieLens-100K and NCF: the whole upload, the scorer alone, and the items alone.
 
-Deng et al., ICDM 2025, on users with at most 40 positives.
+The setting of Deng et al., ICDM 2025, on users with at most 40 positives.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_ncf.py
 

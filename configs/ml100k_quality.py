@@ -1,10 +1,10 @@
-"""Recommendation quality: federated NCF and MF on MovieLens-100K, trained to what is published.
+"""Recommendation quality: federated NCF and MF on MovieLens-100K, trained to published quality.
 
-One user a client, FedSGD with all clients in each round: a client's upload is its gradient times
-the number of its entries, the server sums and takes a step of AdamW. Last interactions held out,
-those of the same time drawn at random, as in the literature's code, where the order of the file
-decides; the largest item id, the default elsewhere, makes the task harder (popular films have small
-ids). `:mf` is matrix factorisation.
+Each user is a client; FedSGD with all clients in every round. An upload is the client's gradient
+times the number of its examples; the server sums the uploads and takes a step of AdamW. The last
+interaction of each user is held out. Where several share the last time, one is drawn at random: the
+literature's code takes them in the order of the file. The default, the largest item id, makes the
+task harder, as popular films have small ids. `:mf` is matrix factorisation.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_quality.py
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_quality.py:mf

@@ -1,6 +1,6 @@
-"""MGradInv on MovieLens-100K where one gradient is not enough: the scorer of a small head.
+"""MGradInv on MovieLens-100K with a small scorer, where one gradient is not enough.
 
-Deng et al., ICDM 2025, on users with 48 to 80 positives.
+The setting of Deng et al., ICDM 2025, on users with 48 to 80 positives.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/ml100k_small_head.py
 

@@ -1,11 +1,11 @@
-"""The demo: one gradient is not enough, several are (MGradInv, Deng et al., ICDM 2025).
+"""Demo: one gradient is not enough, several are (MGradInv, Deng et al., ICDM 2025).
 
-Federated NCF with a small head (D = 8, one hidden layer of 8): 145 scorer gradients a step against
-about 290 unknown labels. Synthetic data, no download.
+Federated NCF with a small scorer (D = 8, one hidden layer of 8) on synthetic data, without a
+download. The scorer's gradient has 145 entries per step, against about 290 unknown labels.
 
     python scripts/attack.py --config=configs/quickstart.py
 
-2 CPU cores: a minute. Measured on 2026-11-26: AUC .797, .933, .986 at T = 1, 2, 4;
+Takes a minute on 2 CPU cores. Measured on 2026-11-26: AUC .797, .933, .986 at T = 1, 2, 4;
 popularity baseline .844.
 """
 

@@ -1,16 +1,16 @@
-"""Every attack on the same victims, with one gradient and with two.
+"""All attacks on the same victims, with one gradient and with two.
 
-NCF (D = 16, hidden [64, 32, 16]), items and scorer seen, on three data sets, and item gradients
-alone (40 victims). MGradInv (Deng et al., ICDM 2025), DLG, Inverting Gradients, TGIAs-RO, RAIFLE
-with a guessed and with an unknown embedding, IMIA, and the exact attacks; each recipe's paper is in
-`fedinv_jax/attack/recipes.py`.
+NCF (D = 16, hidden [64, 32, 16]) with items and scorer seen, on three data sets; one arm with item
+gradients alone (40 victims). The attacks are MGradInv (Deng et al., ICDM 2025), DLG, Inverting
+Gradients, TGIAs-RO, RAIFLE with an assumed and with an unknown embedding, IMIA, and the exact
+attacks; `fedinv_jax/attack/recipes.py` has the papers.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_attacks.py --arms=ml100k
     python scripts/study.py --config=configs/study_attacks.py --arms=synthetic
 
-2026-11-25, two cores of an AMD EPYC (Zen 5) beside other work, 2.3 GiB: ml100k 12 minutes. F1 at
-T = 2: exact 1.000, MGradInv .983, spectral .968, TGIAs-RO .957, sign .940, Inverting Gradients
-.832, RAIFLE .729, joint .526, IMIA .289, DLG .117; popularity .581.
+2026-11-25, two shared cores of an AMD EPYC (Zen 5), 2.3 GiB: ml100k takes 12 minutes. F1 at T = 2:
+exact 1.000, MGradInv .983, spectral .968, TGIAs-RO .957, sign .940, Inverting Gradients .832,
+RAIFLE .729, raifle_joint .526, IMIA .289, DLG .117; popularity .581.
 """
 
 from fedinv_jax.audit import config as config_lib
@@ -28,12 +28,12 @@ def get_config(arg: str | None = None) -> config_lib.Config:
                 'raifle', 'raifle_joint', 'imia', 'popularity', 'random',
             ),
             'num_victims': 130,
-            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            # 26 victims per seed in several groups: larger calls would be mostly padding.
             'victims_per_call': 4,
             'interval': (10,),
         }
     )  # fmt: skip
-    # One size of batch for all seeds, or each would compile its own.
+    # A narrow range of batch sizes, so that all seeds share their compiled functions.
     synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     config = config_lib.with_arms(
         config,

@@ -1,15 +1,16 @@
-"""C2: is the attack strongest early in training? From the first round to well past convergence.
+"""C2: is the attack strongest early in training? First rounds from 0 to well past convergence.
 
-Deng et al., ICDM 2025. NCF (D = 16, hidden [64, 32, 16]) on three data sets, a head of one layer
-of 8 and matrix factorisation on MovieLens-100K; the exact attack and MGradInv on the same victims,
-two gradients 10 rounds apart against one. 130 victims each, 40 of matrix factorisation.
+The claim is from Deng et al., ICDM 2025. NCF (D = 16, hidden [64, 32, 16]) on three data sets; a
+scorer with one hidden layer of 8, and matrix factorisation, on MovieLens-100K. The exact attack and
+MGradInv run on the same 130 victims (40 for matrix factorisation), with one gradient and with two
+that are 10 rounds apart.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_convergence.py
     python scripts/study.py --config=configs/study_convergence.py --arms=synthetic
 
-2026-11-25, one core of an AMD EPYC (Zen 5) beside other work, 1.6 GiB: synthetic 12 minutes, amazon
-24; ml100k (block 16) 18. MGradInv's AUC from round 0 to 2000: .994 to .863 (ml100k, items and
-scorer, T = 2); exact: 1.000 at every round. C2 holds for MGradInv only.
+2026-11-25, one shared core of an AMD EPYC (Zen 5), 1.6 GiB: synthetic takes 12 minutes, amazon 24,
+ml100k (victims_per_call 16) 18. On ml100k (items and scorer, T = 2) MGradInv's AUC falls from .994
+at round 0 to .863 at round 2000; exact has 1.000 at every round. C2 holds for MGradInv only.
 """
 
 from fedinv_jax.audit import config as config_lib
@@ -25,13 +26,13 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
-            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            # 26 victims per seed in several groups: larger calls would be mostly padding.
             'victims_per_call': 4,
             'first_round': (0, 20, 100, 500, 2000),
             'interval': (10,),
         }
     )
-    # One size of batch for all seeds, or each would compile its own.
+    # A narrow range of batch sizes, so that all seeds share their compiled functions.
     synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     ml100k = {'name': 'ml-100k', 'max_positives': 40}
     amazon = {'name': 'amazon-instant-video', 'min_positives': 20, 'max_positives': 40}

@@ -1,17 +1,16 @@
-"""Defences: what leaks at which strength, and what hit rate and NDCG are left of the model.
+"""Defences: leakage at each strength, against the model's hit rate and NDCG.
 
 Federated NCF (D = 16, hidden [16, 8]) on MovieLens-100K, all 943 users, trained for 160 rounds with
-each defence; uploads are gradients times the number of a client's entries, and all that is uploaded
-is seen. 30 victims with 40 to 58 interactions over 3 seeds, gradients from round 10 on, 10 rounds
-apart, by attackers who know the defence and by those who do not, without popularity as a prior. An
-arm is a defence at one strength, in the families of docs/defences.md.
+each defence. An upload is the client's gradient times the number of its examples, and the attacker
+sees all of it. There are 30 victims with 40 to 58 interactions over 3 seeds; the gradients are 10
+rounds apart, from round 10 on. Some attackers know the defence and some do not; none uses
+popularity as a prior. Each arm is a defence of one strength; docs/defences.md lists the families.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_defences.py
     ... python scripts/study.py --config=configs/study_defences.py --arms=none,noise_3
 
-`:recipes` has the recipes of the literature, minutes an arm, where a defence stops the others.
-
-What is measured of it: docs/defences.md.
+`:recipes` runs the attacks of the literature where a defence stops the others; an arm takes
+minutes. Results: docs/defences.md.
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from fedinv_jax.audit import config as config_lib
 _CLIP = 20.0  # about the median norm of an upload
 _ONE = ('exact', 'spectral', 'summed', 'sign', 'mgradinv', 'popularity')
 _RECIPES = ('dlg', 'imia', 'inverting_gradients', 'raifle', 'tgias_ro', 'popularity')
-_ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # on sums of several clients
+_ROWS = ('spectral', 'summed', 'sign', 'mgradinv', 'popularity')  # for sums over several clients
 
 
 def _seen(**fields: Any) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def _seen(**fields: Any) -> dict[str, Any]:
 
 
 def _both(**fields: Any) -> dict[str, Any]:
-    """Beside the adaptive attackers those who do not know of the defence."""
+    """Changes of an arm with attackers that know the defence and attackers that do not."""
     return {'observation': fields, 'attack': {'adaptive': (True, False)}}
 
 
@@ -69,25 +68,26 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     arms: dict[str, Any] = {'none': {}}
     arms |= {f'clip_{c:g}': _seen(clip=c) for c in (_CLIP, 0.1)}
     arms |= {f'noise_{s:g}': _both(clip=_CLIP, noise=s) for s in (1.0, 3.0, 10.0, 30.0)}
-    # Blind attackers where what they do not know may mislead them.
+    # `_both` adds blind attackers, where not knowing the defence may mislead an attack.
     arms |= {'labels_2': _seen(label_epsilon=2.0), 'labels_1': _both(label_epsilon=1.0)}
     arms['pseudo_0.4'] = _both(pseudo_rate=0.4)
     arms |= {f'top_{s:g}': _seen(top_k_share=s) for s in (0.1, 0.001)} | {
         'top_0.01': _both(top_k_share=0.01)
     }
     arms |= {f'random_{s:g}': _seen(random_k_share=s) for s in (0.1, 0.01, 0.001)}
-    followed = {'attack': {'first_round': (0,), 'interval': (1,)}}  # the rest, from the start
+    # With error feedback: consecutive rounds from the start, so that dropped entries are followed.
+    followed = {'attack': {'first_round': (0,), 'interval': (1,)}}
     arms['top_feedback_0.01'] = _seen(top_k_share=0.01, error_feedback=True) | followed
     arms['random_feedback_0.01'] = _seen(random_k_share=0.01, error_feedback=True) | followed
     arms |= {'levels_1': _seen(quantization_levels=1), 'rank_1': _seen(rank=1)}
     arms['only_items'] = _seen(uploaded=('items',), seen=('items',))
     arms['only_scorer'] = _seen(uploaded=('scorer',), seen=('scorer',))
     arms['only_scorer']['attack'] = {'name': ('exact', 'mgradinv', 'popularity')}
-    # Five local steps: with one, rows have not moved yet when the penalty acts.
+    # Five local steps: in the first step the rows have not moved, and the penalty is zero.
     steps = {'name': 'local_sgd', 'num_epochs': 5}
     arms |= {f'drift_{w:g}': {'client': {**steps, 'item_drift': w}} for w in (0.0, 1.0)}
     arms |= {f'cohort_{n}': _cohort(n) for n in (2, 8)}
-    # Half of the clients take part in a round: sums over changing members of the same cohorts.
+    # Half of the clients take part in each round: a cohort's sum is over other members each time.
     arms['cohort_8_half'] = {**_cohort(8), 'server': {'clients_per_round': 471}}
     rows_only = ('spectral', 'summed', 'sign', 'popularity')
     arms |= {f'cohort_{n}': _cohort(n, rows_only) for n in (32, 128)}
@@ -95,7 +95,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         f'sum_noise_{s:g}': _cohort(32, rows_only, clip=_CLIP, sum_noise=s)
         for s in (1.0, 3.0, 30.0)
     }
-    # A field of a config has no dot in its name.
+    # Field names of a config cannot contain a dot.
     arms = {name.replace('.', '_'): changes for name, changes in arms.items()}
     config = config_lib.with_arms(config, arms)
     if not arg:
@@ -106,7 +106,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         kept = ('noise_3', 'noise_10', 'random_0_01', 'random_0_001', 'top_0_01', 'top_0_001')
         attacks: dict[str, Any] = {name: {} for name in (*kept, 'labels_1')}
         attacks |= {name: arms[name]['attack'] for name in feedback}
-        # Of a sum the unknowns are those of all members: one gradient, fewer iterations.
+        # A sum has the unknowns of all members: one gradient and fewer iterations save time.
         sums = {'num_gradients': (1,), 'num_iterations': 100}
         attacks['sum_noise_1'] = {**sums, 'name': ('imia', 'raifle', 'tgias_ro', 'popularity')}
         attacks['cohort_128'] = {**sums, 'name': ('imia', 'tgias_ro', 'popularity')}

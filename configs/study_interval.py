@@ -1,16 +1,16 @@
 """C3: do further gradients still help when 230 training steps lie between them? 1 to 460 steps.
 
-Deng et al., ICDM 2025. A head of one layer of 8, where one gradient does not determine the labels,
-on three data sets; the exact attack and MGradInv with two hypotheses on the private embedding, on
-the same victims, beside its drift. On 40 victims also a head of [64, 32, 16], items and scorer
-seen, and matrix factorisation.
+The claim is from Deng et al., ICDM 2025. A scorer with one hidden layer of 8, where one gradient
+does not determine the labels, on three data sets. The exact attack and MGradInv (two hypotheses on
+the private embedding) run on the same victims; the report also has the drift of the embedding. Two
+arms with 40 victims: hidden [64, 32, 16] with items and scorer seen, and matrix factorisation.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_interval.py
     python scripts/study.py --config=configs/study_interval.py --arms=synthetic
 
-2026-11-25, one core of an AMD EPYC (Zen 5) beside other work, 1.6 GiB: synthetic 5 minutes, amazon
-9, ml100k 13. 230 rounds apart on ml100k, T = 4 against one gradient, AUC +.054 (exact, F1 1.000),
-+.119 (MGradInv, level with popularity); on the others MGradInv has no gain.
+2026-11-25, one shared core of an AMD EPYC (Zen 5), 1.6 GiB: synthetic takes 5 minutes, amazon 9,
+ml100k 13. On ml100k with interval 230, T = 4 gains AUC over one gradient: +.054 (exact, F1 1.000)
+and +.119 (MGradInv, level with popularity). MGradInv gains nothing on the other data sets.
 """
 
 from fedinv_jax.audit import config as config_lib
@@ -28,14 +28,14 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         {
             'name': ('exact', 'mgradinv', 'popularity', 'random'),
             'num_victims': 130,
-            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            # 26 victims per seed in several groups: larger calls would be mostly padding.
             'victims_per_call': 4,
             'num_gradients': (1, 2, 4),
             'interval': (1, 10, 50, 230, 460),
             'num_iterations': 2000,
         }
     )
-    # One size of batch for all seeds, or each would compile its own.
+    # A narrow range of batch sizes, so that all seeds share their compiled functions.
     synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     larger = {
         'data': {'name': 'ml-100k', 'max_positives': 40},

@@ -1,15 +1,16 @@
-"""C1: what do several gradients reveal that one does not? T = 1 to 8.
+"""C1: do several gradients reveal more than one? T = 1 to 8.
 
-Deng et al., ICDM 2025. A head of one layer of 8 on three data sets, gradients 10 rounds apart; the
-exact attack, MGradInv and TGIAs-RO on the same victims. On 40 victims, consecutive rounds, also a
-head of [64, 32, 16] and matrix factorisation, with all three hypotheses on the private embedding.
+The claim is from Deng et al., ICDM 2025. A scorer with one hidden layer of 8 on three data sets,
+gradients 10 rounds apart; the exact attack, MGradInv and TGIAs-RO run on the same victims. Two arms
+with 40 victims and consecutive rounds: hidden [64, 32, 16], and matrix factorisation, with all
+three hypotheses on the private embedding.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_num_gradients.py
     python scripts/study.py --config=configs/study_num_gradients.py --arms=synthetic
 
-2026-11-25, one core of an AMD EPYC (Zen 5) beside other work, 1.8 GiB: synthetic 4 minutes, amazon
-12; ml100k (block 16) 10. F1 of the exact attack on ml100k .847, .994, 1.000, 1.000 at T = 1, 2, 4,
-8, of MGradInv .461, .850, .874, .679; C1 holds for both.
+2026-11-25, one shared core of an AMD EPYC (Zen 5), 1.8 GiB: synthetic takes 4 minutes, amazon 12,
+ml100k (victims_per_call 16) 10. F1 on ml100k at T = 1, 2, 4, 8: exact .847, .994, 1.000, 1.000;
+MGradInv .461, .850, .874, .679. C1 holds for both.
 """
 
 from fedinv_jax.audit import config as config_lib
@@ -26,14 +27,14 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         {
             'name': ('exact', 'mgradinv', 'tgias_ro', 'popularity', 'random'),
             'num_victims': 130,
-            # 26 victims a seed in several groups: larger calls would be mostly padding.
+            # 26 victims per seed in several groups: larger calls would be mostly padding.
             'victims_per_call': 4,
             'num_gradients': (1, 2, 4, 8),
             'interval': (10,),
             'num_iterations': 4000,
         }
     )
-    # One size of batch for all seeds, or each would compile its own.
+    # A narrow range of batch sizes, so that all seeds share their compiled functions.
     synthetic = {'min_positives': 16, 'max_positives': 20, 'synthetic': {'num_users': 800}}
     larger = {
         'data': {'name': 'ml-100k', 'max_positives': 40},

@@ -1,16 +1,18 @@
-"""RAIFLE's setting behind defences: local training, large embeddings, item rows only.
+"""RAIFLE's setting with defences: local training, large embeddings, item rows only.
 
-The first 30 users of MovieLens-100K with their full histories, D = 64, hidden [128, 64, 32], 20
-local epochs of Adam, first round 0, a gradient of every round (Pham et al., NDSS 2025); see
-`exact_local_training.py:raifle` for it without defences. `dp_E`: the whole upload clipped to norm
-.05 (sensitivity .1), noise that gives each single upload epsilon E at delta 1e-8. Arms `raifle_*`
-are RAIFLE itself, minutes for one upload, and `dp_100_long` and `dp_100_sign` attack up to 512
-uploads, an hour or more each; all others are attacks of milliseconds.
+The setting of Pham et al., NDSS 2025: the first 30 users of MovieLens-100K with their full
+histories, D = 64, hidden [128, 64, 32], 20 local epochs of Adam. Every round from round 0 on is
+observed. `exact_local_training.py:raifle` is the setting without defences.
+
+The arms `dp_E` clip the whole upload to norm .05 (sensitivity .1) and add noise that gives each
+single upload epsilon E at delta 1e-8. The arms `raifle_*` run RAIFLE itself, minutes for one
+upload; `dp_100_long` and `dp_100_sign` attack up to 512 uploads, an hour or more each. The attacks
+of all other arms take milliseconds.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_raifle.py
     ... python scripts/study.py --config=configs/study_raifle.py --arms=dp_100,raifle_dp_100
 
-What is measured of it: docs/defences.md.
+Results: docs/defences.md.
 """
 
 from typing import Any

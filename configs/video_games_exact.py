@@ -1,11 +1,11 @@
-"""All 31,013 users of Amazon Video Games by the exact attack: how far one machine goes.
+"""The exact attack on all 31,013 users of Amazon Video Games, on one machine.
 
-The scorer's gradients of one round are seen and the batch is known: NCF, D = 16, hidden
-[64, 32, 16], 512 clients a round beside the victims.
+NCF, D = 16, hidden [64, 32, 16]. The attacker sees the scorer's gradients of one round and knows
+the batch; 512 clients take part in a round besides the victims.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/video_games_exact.py
 
-What is measured of it: docs/performance.md.
+Results: docs/performance.md.
 """
 
 from fedinv_jax.audit import config as config_lib

@@ -7,12 +7,12 @@ The whole package in two lines:
     attacker: min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen_t)
               + sum_k weight_k prior_k(guess)
 
-Both sides call the SAME `client_update` and the same observation. Modules in reading order, which
-is the order of the data: data, models, losses, client, observe, compress, perturb, server, train,
+Both sides call the SAME `client_update` and the same observation. The modules in reading order,
+which follows the data: data, models, losses, client, observe, compress, perturb, server, train,
 simulate, transcripts, attack, metrics, quality, accounting, report.
 
-This is a library of pure functions; `fedinv_jax.audit` is a program on top of it that turns a
-config into rows and pages, and nothing here imports that.
+This is a library of pure functions. `fedinv_jax.audit` is a program on top of the library that
+turns a config into rows and pages; the library does not import it.
 """
 
 import importlib
@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Config files of version 0.1 begin with `from fedinv_jax import experiment`."""
+    """Resolves `experiment` for config files of version 0.1, which import it from here."""
     if name == 'experiment':
         return importlib.import_module('fedinv_jax.audit.config')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""Refuses what was passed in, once for the whole package: unknown names, numbers out of range."""
+"""Checks names and numbers that the caller chose; suggests similar names for an unknown one."""
 
 import difflib
 import math
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) -> Any:
-    """The choice of that name (the name itself where the choices are just names).
+    """Returns the choice called `name`, or `name` itself where the choices are names only.
 
     Raises:
-        ValueError: for an unknown name; the message has the nearest ones and all of them.
+        ValueError: for an unknown name; the message suggests similar names and lists all.
     """
     if name not in choices:
         raise ValueError(
@@ -61,7 +61,7 @@ def check_finite(name: str, value: float, hint: str = '') -> None:
 
 
 def hint(name: str, choices: Iterable[str]) -> str:
-    """The nearest names as a question, with a blank before it; empty where none is near.
+    """Returns a question with the most similar choices, after a space; empty if none is similar.
 
     Example:
         >>> hint('ml-10k', ['ml-100k', 'ml-1m', 'synthetic'])

@@ -1,17 +1,18 @@
-"""What differential privacy a run's noise gives, by dp-accounting: against whom, and of what unit.
+"""Differential privacy of a run's noise, computed by dp-accounting.
 
-An epsilon means nothing without its adjacency, unit, sensitivity, number of releases and delta: a
-`Guarantee` holds them all. Noise without a bound on the upload has no finite epsilon, and no noise
-neither: both are inf, not an error.
+An epsilon has no meaning without its adversary, adjacency, unit, sensitivity, number of releases
+and delta; a `Guarantee` holds all of them. Without noise, or without a bound on the upload, epsilon
+is inf, which is not an error.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# From there on, epsilon above 5,000, the grid of privacy losses would have steps above 1.
+# Largest shift for a privacy loss distribution. Epsilon is above 5,000 from there on, and the grid
+# of privacy losses would have steps above 0.1.
 _COARSE = 100.0
-# Renyi orders for an epsilon in the thousands, beside dp-accounting's own, which begin at 1.1.
+# Renyi orders for an epsilon in the thousands; dp-accounting's own orders begin at 1.1.
 _ORDERS = [1 + 10 ** (k / 20) for k in range(-100, -20)]
 
 
@@ -19,20 +20,20 @@ class Guarantee(NamedTuple):
     """A statement of differential privacy.
 
     Attributes:
-        mechanism: what is random.
-        against: whom it holds against.
+        mechanism: the source of randomness, as text.
+        against: the adversary, as text.
         unit: what differs between two adjacent inputs: a user's labels, a user, a label.
-        adjacency: how: 'replace', or 'zero-out': the user's upload counts as zeros, where it is
-            known that the user takes part.
-        sensitivity: most that a release changes by, in the Euclidean norm; None where there is no
-            additive noise.
-        noise: its standard deviation; None likewise.
-        releases: how many there are of each unit.
-        sampling: how the releases that a unit is in are drawn, for people.
-        delta: of (epsilon, delta); 0 where epsilon is pure.
+        adjacency: how the unit differs: 'replace', or 'zero-out': the user's upload is replaced by
+            zeros, and the adversary knows that the user takes part.
+        sensitivity: largest change of a release, in the Euclidean norm; None without additive
+            noise.
+        noise: standard deviation of the noise; None without additive noise.
+        releases: number of releases of each unit.
+        sampling: how the units of a release are drawn, as text.
+        delta: of (epsilon, delta); 0 for a pure epsilon.
         rdp: epsilon by Renyi accounting.
-        pld: epsilon by the privacy loss distribution, which is tight; None where the accountant
-            does not know the sampling.
+        pld: epsilon by the privacy loss distribution, which is tight; None if the accountant does
+            not support the sampling, or if epsilon is in the thousands.
     """
 
     mechanism: str
@@ -49,27 +50,27 @@ class Guarantee(NamedTuple):
 
     @property
     def epsilon(self) -> float:
-        """The smaller of the accountants' bounds: both hold."""
+        """The smaller of the accountants' two bounds, which are both valid."""
         return self.rdp if self.pld is None else min(self.rdp, self.pld)
 
 
 def gaussian(
     noise: float, sensitivity: float, releases: int, delta: float
 ) -> tuple[float, float | None]:
-    """Epsilon of so many Gaussian releases, by Renyi accounting and by privacy loss distribution.
+    """Epsilon of Gaussian releases, by Renyi accounting and by the privacy loss distribution.
 
-    Two inputs whose releases differ by `sensitivity` in norm, whatever the adjacency: with noise
-    `N(0, noise^2 I)` nothing but `sensitivity / noise` and the number of releases matters.
+    The releases of two adjacent inputs differ by at most `sensitivity` in norm, for any adjacency.
+    With noise `N(0, noise^2 I)`, epsilon depends on `sensitivity / noise`, `releases` and `delta`.
 
     Args:
-        noise: standard deviation of an entry.
+        noise: standard deviation of the noise on an entry.
         sensitivity: largest norm of the difference.
-        releases: how many, composed adaptively.
+        releases: number of releases, composed adaptively.
         delta: in (0, 1).
 
     Returns:
-        Two bounds on epsilon; inf without noise or without a bound, 0 without sensitivity. The
-        second is None where the first is in the thousands, which is no privacy.
+        Two upper bounds on epsilon; inf if `noise` is 0 or `sensitivity` inf, 0 if `sensitivity` or
+        `releases` is 0. The second is None if the first is in the thousands, which is no privacy.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -93,7 +94,7 @@ def gaussian(
         return 0.0, 0.0
     if not noise or math.isinf(sensitivity):
         return math.inf, math.inf
-    # Slow to import, and most runs need none of it.
+    # Imported here, because the import is slow and most runs do not need it.
     import dp_accounting
     from dp_accounting import pld, rdp
 
@@ -101,8 +102,8 @@ def gaussian(
     event = dp_accounting.GaussianDpEvent(noise / sensitivity)
     orders = [*_ORDERS, *rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS]
     by_rdp = _epsilon(rdp.RdpAccountant(orders, plain), event, releases, delta)
-    # The composition of Gaussian releases is one Gaussian release; its losses are around
-    # shift^2 / 2, and a grid finer than 1e-5 of that would not fit the memory.
+    # Gaussian releases compose to one Gaussian release. Its privacy losses are around shift^2 / 2;
+    # a grid with steps below 1e-5 shift^2 would not fit into memory.
     shift = sensitivity / noise * math.sqrt(releases)
     if shift > _COARSE:
         return by_rdp, None
@@ -116,19 +117,20 @@ def sampled(
 ) -> float:
     """Epsilon of Gaussian releases of a secret sample of fixed size, by Renyi accounting.
 
-    Each release is of `sample` of `population` units, drawn without replacement, and one unit is
-    replaced by another. Who is in the sample must be unknown to the attacker.
+    Each release is computed from `sample` of `population` units, drawn without replacement.
+    Adjacent inputs differ by the replacement of one unit. The attacker must not know which units
+    are in the sample.
 
     Args:
         noise: see `gaussian`.
         sensitivity: see `gaussian`, of replacing one unit of the sample.
         releases: see `gaussian`.
         delta: see `gaussian`.
-        population: how many units there are.
-        sample: how many of them a release is of.
+        population: number of units.
+        sample: number of units in each release.
 
     Returns:
-        A bound on epsilon, at most that of `gaussian`.
+        An upper bound on epsilon, not above that of `gaussian`.
 
     References:
         Wang, Balle, Kasiviswanathan, Subsampled Renyi differential privacy and analytical moments
@@ -154,11 +156,12 @@ def _epsilon(accountant: Any, event: Any, releases: int, delta: float) -> float:
 
 
 def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
-    """The guarantee of least epsilon against the server, for a row; None where none is finite.
+    """Returns the guarantee against the server with the smallest epsilon, for a victim row.
 
     Returns:
-        `{'epsilon', 'delta', 'against', 'unit', 'adjacency', 'sensitivity', 'releases'}`, as in
-        `Guarantee`: an epsilon of one label and one of a user are not of one kind.
+        `{'epsilon', 'delta', 'against', 'unit', 'adjacency', 'sensitivity', 'releases'}`, see
+        `Guarantee`, since epsilons of different units are not comparable; None if no epsilon is
+        finite.
     """
     finite = [
         each
@@ -173,7 +176,7 @@ def against_server(found: Sequence[Guarantee]) -> dict[str, Any] | None:
 
 
 def describe(guarantee: Guarantee) -> str:
-    """One line for people."""
+    """Returns one line of text that states the guarantee."""
     shown = 'inf' if math.isinf(guarantee.epsilon) else f'{guarantee.epsilon:.3g}'
     words = f'epsilon = {shown} ({guarantee.mechanism}; against {guarantee.against}; unit: '
     words += f'{guarantee.unit}, {guarantee.adjacency}'

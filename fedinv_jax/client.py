@@ -1,4 +1,4 @@
-"""What a client computes: factories of `client_update`, used by the victim AND the attacker."""
+"""Factories of `client_update`, the local training of a client; victim AND attacker call it."""
 
 import functools
 import inspect
@@ -15,10 +15,10 @@ from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model,
 
 
 def gather(shared: PyTree, items: Leaf) -> PyTree:
-    """The parameters that a client works on: `shared` with the rows `items [B]` of its item table.
+    """Returns what a client trains: `shared` with only the rows `items [B]` of its item table.
 
-    A `client_update` on these rows with `Batch(items=None, ...)` uploads `[B, ...]` rows, never a
-    table; the server scatter-adds them at `items`.
+    A `client_update` on these rows with `Batch(items=None, ...)` uploads `[B, ...]` rows instead of
+    a table; the server scatter-adds them at `items`.
 
     Example:
         >>> shared = {'items': jnp.array([[1.0], [2.0], [3.0]]), 'scorer': {}}
@@ -31,17 +31,17 @@ def gather(shared: PyTree, items: Leaf) -> PyTree:
 def resample_negatives(
     items: Array, labels: Array, weights: Array, num_items: int, key: Key
 ) -> Array:
-    """The batch's items with other negatives: as many, uniformly, none a positive, none twice.
+    """Replaces a batch's negatives by as many distinct items, drawn from all but its positives.
 
     Args:
         items: int32 `[B]`, distinct where `weights > 0`.
         labels: float `[B]`, above 0 for positives.
-        weights: float `[B]`, 0 for padding, which stays as it is.
+        weights: float `[B]`, 0 for padding, whose items are not changed.
         num_items: N.
         key: PRNG key.
 
     Returns:
-        int32 `[B]`.
+        The new items, int32 `[B]`.
 
     Example:
         >>> args = jnp.array([4, 0, 1]), jnp.array([0.0, 1.0, 0.0]), jnp.ones(3)
@@ -52,15 +52,16 @@ def resample_negatives(
     draw = jax.random.uniform(key, (num_items,), 'float32')
     positive = jnp.where((weights > 0) & (labels > 0), items, num_items)
     order = jnp.argsort(draw.at[positive].set(jnp.inf, mode='drop'))
-    place = jnp.clip(jnp.cumsum(negative) - 1, 0, num_items - 1)
-    return jnp.where(negative, order[place].astype(items.dtype), items)
+    rank = jnp.clip(jnp.cumsum(negative) - 1, 0, num_items - 1)
+    return jnp.where(negative, order[rank].astype(items.dtype), items)
 
 
 def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
-    """The factory of an optimiser whose root has a derivative at 0: attackers replay its steps.
+    """Returns an optimiser factory whose steps have finite derivatives at zero gradients.
 
-    Adam and its like divide by `sqrt(v + eps_root)`, and v is 0 where a gradient is: on padding, in
-    units that are off. `eps_root` is 1e-30 here where it would be 0, which changes no step.
+    Attackers differentiate through these steps. Adam and similar optimisers divide by
+    `sqrt(v + eps_root)`, and v is 0 where the gradient is 0 (padding, inactive units). A default
+    `eps_root` of 0 becomes 1e-30, which changes no step.
 
     Example:
         >>> differentiable(optax.adam).keywords, differentiable(optax.sgd) is optax.sgd
@@ -71,7 +72,7 @@ def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Array]:
-    """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 without weight."""
+    """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 if all w_b = 0."""
 
     def value(shared: PyTree, private: PyTree, batch: Batch) -> Array:
         losses = loss(model.score(shared, private, batch.items), batch.labels)
@@ -136,9 +137,9 @@ def local_sgd(
 ) -> ClientUpdate:
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
-    Every local step takes one gradient in (shared, private) and applies both optimisers to it.
-    Minibatches are consecutive blocks of the stored order. Optimiser moments start afresh at
-    every call. A block without weight (padding) changes nothing, moments included.
+    Every local step computes one gradient in (shared, private) and applies both optimisers.
+    Minibatches are consecutive parts of the stored order. Optimiser moments are reset at every
+    call. A minibatch with zero total weight (padding) changes neither parameters nor moments.
 
     Args:
         model: the recommender.
@@ -147,7 +148,7 @@ def local_sgd(
         private_optimizer: for the private parameters.
         num_epochs: passes over the batch, >= 1.
         batch_size: entries per minibatch; None: the full batch.
-        regularizer: of the shared parameters, added to the loss of every local step; None: none.
+        regularizer: added to the loss of every local step; None: no regulariser.
 
     Returns:
         `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
@@ -209,9 +210,9 @@ def local_sgd(
 
 
 def weighted_by_num_examples(client_update: ClientUpdate) -> ClientUpdate:
-    """Uploads times the total weight of the batch: clients count by their interactions.
+    """Scales the uploads by the total weight of the batch, the client's number of examples.
 
-    FedAvg's weights `n_k`, applied by the client, so that a plain sum weighs them.
+    These are FedAvg's weights `n_k`. The client applies them, so that a plain sum is weighted.
 
     Example:
         >>> update = weighted_by_num_examples(lambda shared, private, batch: (shared, private))
@@ -231,7 +232,7 @@ def weighted_by_num_examples(client_update: ClientUpdate) -> ClientUpdate:
 
 
 def through(client_update: ClientUpdate, stage: Observation) -> ClientUpdate:
-    """The client with a stateless stage of the channel behind it, as an attacker predicts it.
+    """Returns a client whose upload has passed the stage's `predict`; the stage is stateless.
 
     Example:
         >>> from fedinv_jax import observe
@@ -241,19 +242,19 @@ def through(client_update: ClientUpdate, stage: Observation) -> ClientUpdate:
         1.0
     """
 
-    def behind(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
+    def with_stage(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         upload, private = client_update(shared, private, batch)
         return stage.predict(upload, upload, stage.init(upload))[0], private
 
-    return behind
+    return with_stage
 
 
 def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
-    """Several clients as one, whose uploads are summed before anyone sees them.
+    """Combines M clients into one client, whose upload is the sum of their uploads.
 
-    `upload = sum_m client_update(shared, private_m, batch_m)`: what secure aggregation lets an
-    attacker see of M clients is the upload of this one, whose private parameters and labels are
-    those of all members. A member whose weights are 0 adds nothing and does not move.
+    `upload = sum_m client_update(shared, private_m, batch_m)` is all that an attacker sees under
+    secure aggregation. The private parameters and labels of the one client are those of all
+    members. A member whose weights are all 0 adds nothing, and its private parameters stay.
 
     Args:
         client_update: of one client.
@@ -264,7 +265,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
         `[M B]`, member after member; items are rows of the table that all members share.
 
     Raises:
-        ValueError: if `num_clients` is below 1; at trace time if the batch is not M of a length.
+        ValueError: if `num_clients` is below 1; at trace time if M does not divide the batch.
 
     Example:
         >>> from fedinv_jax import losses, models
@@ -287,7 +288,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
     def client_update_(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         size = batch.labels.shape[0]
         if size % num_clients:
-            raise ValueError(f'Expected a batch of {size} to be {num_clients} of one length.')
+            raise ValueError(f'Expected a batch of {size} to divide into {num_clients} members.')
         items = jnp.arange(size) if batch.items is None else batch.items
         members = jax.tree.map(
             lambda leaf: leaf.reshape(num_clients, -1), Batch(items, batch.labels, batch.weights)
@@ -299,7 +300,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
 
 
 def _blocks(batch: Batch, size: int | None) -> Batch:
-    """Consecutive blocks `[num_blocks, size]` of a batch, the last one padded with weight 0."""
+    """Splits a batch into minibatches `[num_minibatches, size]`; weight 0 pads the last one."""
     length = batch.labels.shape[0]
     if size is None or size >= length:
         return jax.tree.map(lambda leaf: leaf[None], batch)

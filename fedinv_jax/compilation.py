@@ -1,4 +1,4 @@
-"""How to compile functions that take longer to compile than to run."""
+"""Compiler options for functions that take longer to compile than to run."""
 
 import os
 from collections.abc import Callable
@@ -10,10 +10,10 @@ _FLAG = 'xla_backend_optimization_level'
 
 
 def options() -> dict[str, int | str]:
-    """For XLA: half the time to compile and the same numbers; none where XLA_FLAGS set a level."""
+    """XLA options: half the compile time, same numbers; none if XLA_FLAGS sets the level."""
     return {} if _FLAG in os.environ.get('XLA_FLAGS', '') else {_FLAG: 1}
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """`jax.jit` with these `options`."""
+    """`jax.jit` with `options()`."""
     return jax.jit(function, compiler_options=options())

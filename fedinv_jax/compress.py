@@ -1,8 +1,8 @@
-"""Stages of the channel that leave a part of an upload out: sparse, coarse, of low rank.
+"""Stages of the channel that compress an upload: sparsification, quantisation, low rank.
 
-All keep the structure, shapes and dtypes. The attacker's `predict` reads off what was seen which
-part is left: given that, the stage is linear, so that the attacks that solve for labels go through.
-Noise goes behind these stages, never before.
+All stages keep structure, shapes and dtypes. The attacker's `predict` reads from `seen` which part
+of the upload was kept. Given that part, the prediction is linear in the upload, so that attacks
+that solve for labels still work. Noise is added after these stages, never before.
 """
 
 from collections.abc import Callable
@@ -17,25 +17,25 @@ from fedinv_jax import observe
 from fedinv_jax.types import Array, Key, Observation, PyTree
 
 Choose = Callable[[PyTree, Key], PyTree]
-"""`choose(upload, key) -> masks`: bool, in the structure of the upload, of the entries kept."""
+"""`choose(upload, key) -> masks`: bool leaves like the upload's, True for the entries kept."""
 
 
 def top_k(share: float, error_feedback: bool = False) -> Observation:
-    """Keeps the largest entries of an upload by size, and zeros for all others.
+    """Keeps the entries of an upload that are largest in size; all others become zero.
 
-    With `n` entries that are not zero, the `k = round(share n)` largest of all leaves together; all
-    of a tie at the border. With error feedback the client adds what it left out to its next upload:
-    `v = upload + rest`, `seen = top_k(v)`, `rest = v - seen`.
+    The stage keeps the `k = round(share n)` largest of the n nonzero entries of all leaves, and
+    all entries that tie with the k-th. With error feedback the client adds what it left out to its
+    next upload: `v = upload + rest`, `seen = top_k(v)`, `rest = v - seen`.
 
     Args:
-        share: of the entries, in [0, 1].
-        error_feedback: whether the rest is kept for the next round.
+        share: share of the nonzero entries that is kept, in [0, 1].
+        error_feedback: whether the client adds the rest to its next upload.
 
     Returns:
-        The stage. The attacker takes the entries that it sees for the ones kept (with `quantize`
-        behind it, those that were rounded to zero for left out as well); with error
-        feedback it follows the rest from zero at the first round that it observes, which is the
-        truth where it observes every round from the first.
+        The stage. The attacker takes the nonzero entries of `seen` for the kept ones; entries that
+        a later `quantize` rounds to zero therefore count as left out. With error feedback the
+        attacker assumes a rest of zero before the first observed round and computes the rest from
+        there; the assumption is true if every round from the first one is observed.
 
     Raises:
         ValueError: if `share` is not in [0, 1].
@@ -43,10 +43,10 @@ def top_k(share: float, error_feedback: bool = False) -> Observation:
     | edge case | seen |
     |---|---|
     | `share` 0, or so small that k is 0 | zeros |
-    | `share` 1 | the upload as it is, bit by bit |
-    | padding, units that are off | count for nothing: they are zero |
-    | a tree without leaves | itself |
-    | entries that are not finite | kept first; the victim's row fails |
+    | `share` 1 | the upload, bit by bit |
+    | padding, inactive units | zeros, which do not count towards n |
+    | a tree without leaves | the same tree |
+    | entries that are not finite | kept first; the victim counts as failed |
 
     Example:
         >>> stage, upload = top_k(0.5), {'scorer': jnp.array([3.0, -4.0, 0.0, 1.0, 2.0])}
@@ -72,16 +72,16 @@ def top_k(share: float, error_feedback: bool = False) -> Observation:
 
 
 def random_k(share: float, error_feedback: bool = False) -> Observation:
-    """Keeps each entry of an upload with probability `share`, and zeros for all others.
+    """Keeps each entry of an upload with probability `share`; all others become zero.
 
-    Without error feedback what is kept is divided by `share`, so that its mean is the upload.
+    Without error feedback the kept entries are divided by `share`, so that `seen` is unbiased.
 
     Args:
-        share: in [0, 1].
-        error_feedback: whether the rest is kept for the next round, see `top_k`.
+        share: probability of keeping an entry, in [0, 1].
+        error_feedback: whether the client adds the rest to its next upload, see `top_k`.
 
     Returns:
-        The stage. The attacker takes the entries that it sees for the ones kept.
+        The stage. The attacker takes the nonzero entries of `seen` for the kept ones.
 
     Raises:
         ValueError: if `share` is not in [0, 1].
@@ -89,10 +89,10 @@ def random_k(share: float, error_feedback: bool = False) -> Observation:
     | edge case | seen |
     |---|---|
     | `share` 0 | zeros |
-    | `share` 1 | the upload as it is, bit by bit |
+    | `share` 1 | the upload, bit by bit |
     | the same key | the same entries |
-    | a tree without leaves | itself |
-    | entries that are not finite | not finite where kept; the victim's row fails |
+    | a tree without leaves | the same tree |
+    | entries that are not finite | not finite where kept; the victim counts as failed |
 
     Example:
         >>> stage, upload = random_k(0.5), {'scorer': jnp.ones(6)}
@@ -101,7 +101,7 @@ def random_k(share: float, error_feedback: bool = False) -> Observation:
 
     References:
         Wangni, Wang, Liu, Zhang, Gradient sparsification for communication-efficient distributed
-        optimization, NeurIPS 2018, arXiv:1710.09854 (unbiased, here of equal probabilities).
+        optimization, NeurIPS 2018, arXiv:1710.09854 (unbiased; here with equal probabilities).
     """
     _check_share(share)
 
@@ -114,29 +114,29 @@ def random_k(share: float, error_feedback: bool = False) -> Observation:
 
 
 def quantize(levels: int) -> Observation:
-    """Rounds every entry of a leaf to one of `levels` steps of its largest, up or down by chance.
+    """Rounds every entry x of a leaf at random to a neighbouring multiple of `max |leaf| / levels`.
 
-    `seen = m q / levels` with `m = max |leaf|` and q the integer below or above `levels x / m`, the
-    nearer the more likely, so that the mean is the upload.
+    `seen = m q / levels` with `m = max |leaf|` and q the integer below or above `levels x / m`. The
+    nearer integer is more likely, so that the mean of `seen` is the upload.
 
     Args:
-        levels: steps from 0 to the largest size of a leaf, >= 1.
+        levels: number of steps from 0 to m, >= 1.
 
     Returns:
-        The stage. The attacker predicts the mean, and knows the variance of an entry that lies
-        anywhere between two steps, `(m / levels)^2 / 6`.
+        The stage. The attacker predicts the mean, and for each entry the variance of a value that
+        is uniform between two steps, `(m / levels)^2 / 6`.
 
     Raises:
         ValueError: if `levels` is not an integer >= 1.
 
     | edge case | seen |
     |---|---|
-    | a leaf of zeros | itself |
-    | the largest entries, and zeros | themselves |
+    | a leaf of zeros | zeros |
+    | the largest entries, and zeros | the same entries |
     | `levels` 1 | -m, 0 or m |
     | many levels (2^20) | the upload up to rounding |
-    | a tree without leaves | itself |
-    | entries that are not finite | not finite; the victim's row fails |
+    | a tree without leaves | the same tree |
+    | entries that are not finite | not finite; the victim counts as failed |
 
     Example:
         >>> stage, upload = quantize(1), {'scorer': jnp.array([4.0, 1.0, 0.0, -3.0])}
@@ -145,8 +145,8 @@ def quantize(levels: int) -> Observation:
 
     References:
         Alistarh, Grubic, Li, Tomioka, Vojnovic, QSGD: communication-efficient SGD via gradient
-        quantization and encoding, NeurIPS 2017, arXiv:1610.02132, section 3.1 (here of the largest
-        entry of each leaf instead of the norm).
+        quantization and encoding, NeurIPS 2017, arXiv:1610.02132, section 3.1 (here scaled by the
+        largest entry of each leaf instead of the norm).
     """
     if not isinstance(levels, int) or levels < 1:
         raise ValueError(f'Expected levels={levels} to be an integer >= 1.')
@@ -157,10 +157,10 @@ def quantize(levels: int) -> Observation:
     def observe_(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
         draws = optax.tree.random_like(key, upload, jax.random.uniform, jnp.float32)
 
-        def rounded(leaf: Array, lot: Array) -> Array:
+        def rounded(leaf: Array, draw: Array) -> Array:
             size = step(leaf)
             scaled = leaf / jnp.where(size == 0, 1, size)
-            return size * jnp.clip(jnp.floor(scaled + lot.astype(leaf.dtype)), -levels, levels)
+            return size * jnp.clip(jnp.floor(scaled + draw.astype(leaf.dtype)), -levels, levels)
 
         return jax.tree.map(rounded, upload, draws), state
 
@@ -171,28 +171,28 @@ def quantize(levels: int) -> Observation:
 
 
 def low_rank(rank: int) -> Observation:
-    """Item rows of low rank: each item leaf `[B, F]` by its best approximation of that rank.
+    """Replaces each item leaf `[B, F]` by its best approximation of the given rank.
 
-    `seen = U V' V` with V the first `rank` principal directions of the rows U. Fewer numbers are
-    sent, `rank (B + F)`; what a batch's rows have in common stays, and that is what gives labels
-    away.
+    `seen = U V' V`, where U are the rows and V `[rank, F]` their principal directions. The client
+    sends fewer numbers, `rank (B + F)`. The directions that a batch's rows share are kept, and
+    these reveal the labels.
 
     Args:
         rank: >= 1.
 
     Returns:
-        The stage. The attacker projects on the directions that it sees.
+        The stage. The attacker projects its prediction on the principal directions of `seen`.
 
     Raises:
         ValueError: if `rank` is not an integer >= 1.
 
     | edge case | seen |
     |---|---|
-    | `rank` F or more | the upload as it is, bit by bit |
-    | leaves `[B]` (biases), the scorer | themselves |
+    | `rank` F or more | the upload, bit by bit |
+    | leaves `[B]` (biases), the scorer | the same leaves |
     | rows of zeros (padding) | zeros |
-    | no item rows | itself |
-    | entries that are not finite | not finite; the victim's row fails |
+    | no item rows | the upload |
+    | entries that are not finite | not finite; the victim counts as failed |
 
     Example:
         >>> stage = low_rank(1)
@@ -234,7 +234,7 @@ def _check_share(share: float) -> None:
 
 
 def _sparse(share: float, error_feedback: bool, choose: Choose, gain: float) -> Observation:
-    """A stage that keeps the entries that `choose` takes, times `gain`."""
+    """Returns a stage that keeps the entries chosen by `choose`, times `gain`."""
     if share == 1:
         return observe.chain()
 
@@ -243,26 +243,26 @@ def _sparse(share: float, error_feedback: bool, choose: Choose, gain: float) -> 
             return ()
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), upload)
 
-    def left(upload: PyTree, state: Any, masks: PyTree) -> tuple[PyTree, Any]:
+    def split(upload: PyTree, state: Any, masks: PyTree) -> tuple[PyTree, Any]:
         total = jax.tree.map(jnp.add, upload, state) if error_feedback else upload
         kept = jax.tree.map(lambda leaf, mask: jnp.where(mask, gain * leaf, 0), total, masks)
         return kept, jax.tree.map(jnp.subtract, total, kept) if error_feedback else state
 
     def observe_(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
         total = jax.tree.map(jnp.add, upload, state) if error_feedback else upload
-        return left(upload, state, choose(total, key))
+        return split(upload, state, choose(total, key))
 
     def predict(upload: PyTree, seen: PyTree, state: Any) -> tuple[PyTree, Any]:
         def mask(name: str, leaf: Array, like: Array | None) -> Array:
             return jnp.ones(leaf.shape, bool) if like is None else like != 0
 
-        return left(upload, state, _by_name(mask, upload, seen))
+        return split(upload, state, _by_name(mask, upload, seen))
 
     return observe.chain()._replace(init=init, observe=observe_, predict=predict)
 
 
 def _by_name(function: Callable, upload: PyTree, seen: PyTree) -> PyTree:
-    """`function(name, leaf, leaf of seen)` at every leaf; None for what a later stage drops."""
+    """Maps `function(name, leaf, seen leaf)`; the seen leaf is None if a later stage dropped it."""
     likes = flax.traverse_util.flatten_dict(seen, sep='/')
     leaves = flax.traverse_util.flatten_dict(upload, sep='/', keep_empty_nodes=True)
     empty = flax.traverse_util.empty_node
@@ -276,14 +276,14 @@ def _by_name(function: Callable, upload: PyTree, seen: PyTree) -> PyTree:
 
 
 def _bits(sizes: Array) -> Array:
-    """Integers in the order of these floats >= 0."""
+    """The bits of floats >= 0 as integers, which have the same order."""
     return jax.lax.bitcast_convert_type(sizes, jnp.int32)
 
 
 def _largest(leaves: list[Array], count: Array) -> Array:
-    """The bits of the `count`-th largest of the sizes; past all of them where `count` is 0.
+    """The bits of the `count`-th largest size, or more than those of any size if `count` is 0.
 
-    By bisection: a sort of every client's upload would take longer than its training.
+    Uses bisection, because sorting a client's upload would take longer than its training.
     """
     ordered = [_bits(leaf) for leaf in leaves]
 

@@ -1,6 +1,6 @@
-"""Losses of one interaction, and regularisers of a client's whole loss.
+"""Losses of single interactions, and regularisers of a client's loss.
 
-The weighted mean of a batch's losses is taken by the client.
+The client takes the weighted mean over its batch (`client.mean_loss`).
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from fedinv_jax import _validate
 from fedinv_jax.types import Array, PyTree
 
 Regularizer: TypeAlias = Callable[[PyTree, PyTree, Array], Array]
-"""`regularizer(shared, start, size) -> []`: parameters now and at the start, the batch's weight."""
+"""`regularizer(shared, start, size) -> []`: current and initial parameters, total batch weight."""
 
 
 def bce(logits: Array, labels: Array) -> Array:
     r"""Binary cross-entropy with logits, `softplus(z) - y z`.
 
-    Its gradient in z, `sigmoid(z) - y`, is affine in y: so are the uploads of one gradient step.
+    Its gradient in z, `sigmoid(z) - y`, is affine in y, and so is the upload of a gradient step.
 
     Args:
         logits: float `[B]`.
@@ -56,15 +56,15 @@ def squared_error(logits: Array, labels: Array) -> Array:
 def item_drift(weight: float) -> Regularizer:
     """L1 penalty on how far the item rows move within a round: `weight mean |q - q^start|`.
 
-    A defence: the rows of all items of the batch stay close to those that the server sent, so that
-    their upload says less. The mean is over the entries of the batch's rows, as in RAIFLE's
-    implementation of it (a mean `l1_loss`). A row that has not moved has slope 0.
+    A defence: the batch's item rows stay close to the rows that the server sent, so that their
+    upload reveals less. The mean is over the entries of the batch's rows, as in RAIFLE's
+    implementation (a mean `l1_loss`). The derivative at an entry that has not moved is 0.
 
     Args:
         weight: >= 0.
 
     Returns:
-        `regularizer(shared, start, size)`, size the total weight of the client's batch.
+        `regularizer(shared, start, size)`, where `size` is the total weight of the client's batch.
 
     Raises:
         ValueError: if the weight is negative.
@@ -84,7 +84,7 @@ def item_drift(weight: float) -> Regularizer:
 
     def regularizer(shared: PyTree, start: PyTree, size: Array) -> Array:
         moved = optax.tree.sub(shared['items'], start['items'])
-        # |x| as x sign(x): the slope of jnp.abs at 0 is 1.
+        # |x| as x sign(x), whose derivative at 0 is 0: that of jnp.abs is 1.
         total = optax.tree.sum(jax.tree.map(lambda leaf: leaf * jnp.sign(leaf), moved))
         width = sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(moved))
         return weight / width * total / jnp.where(size > 0, size, 1)

@@ -1,9 +1,9 @@
-"""Metrics: numbers of ONE victim; averaging over victims is `report`'s business.
+"""Metrics of ONE victim; `report` averages over victims.
 
-One signature: `metric(scores [K], truth [K], where [K]) -> float []`, where `truth` and `where`
-are bool or 0-1 and `where` is 0 on padding, whose values (NaN too) never matter. `precision`,
-`recall`, `f1` and `exact_match` read hard labels in place of scores. All work under jit and vmap.
-What is undefined is NaN, never 0; a NaN among the scores makes every metric of scores NaN.
+All have the signature `metric(scores [K], truth [K], where [K]) -> float []`. `truth` and `where`
+are bool or 0-1; `where` is 0 on padding, whose values (even NaN) have no effect. `precision`,
+`recall`, `f1` and `exact_match` take predicted labels instead of scores. All work under jit and
+vmap. An undefined metric is NaN, never 0; a NaN among the scores makes a metric of scores NaN.
 """
 
 import chex
@@ -15,27 +15,28 @@ from fedinv_jax.types import Array, PyTree
 
 
 def _classes(truth: Array, where: Array) -> tuple[Array, Array]:
-    """Masks bool `[K]` of the positives and of the negatives among what is evaluated."""
+    """Masks bool `[K]` of the positives and of the negatives among the evaluated candidates."""
     truth, where = jnp.asarray(truth) > 0, jnp.asarray(where) > 0
     return truth & where, ~truth & where
 
 
 def _ranks(scores: Array, among: Array) -> tuple[Array, Array]:
-    """How many of the scores `[K]` in the mask `among` lie below, and at most at, each score."""
+    """Counts for each score the scores in the mask `among` below it, and those at or below it."""
     count = jnp.sum(among)
     ordered = jnp.sort(jnp.where(among, scores, jnp.inf))
     below = jnp.searchsorted(ordered, scores, side='left')
     at_most = jnp.searchsorted(ordered, scores, side='right')
-    return jnp.minimum(below, count), jnp.minimum(at_most, count)  # The padding is infinite.
+    # Scores outside the mask are infinite.
+    return jnp.minimum(below, count), jnp.minimum(at_most, count)
 
 
 def _unless_nan(value: Array, scores: Array, where: Array) -> Array:
-    """The value, or NaN when an evaluated score is NaN: sorting would rank it first."""
+    """The value, or NaN if an evaluated score is NaN, which sorting would rank highest."""
     return jnp.where(jnp.any(jnp.isnan(scores) & (jnp.asarray(where) > 0)), jnp.nan, value)
 
 
 def auc(scores: Array, truth: Array, where: Array) -> Array:
-    """Area under the ROC curve: the chance that a positive outscores a negative.
+    """Area under the ROC curve: the probability that a positive outscores a negative.
 
     `mean_{i positive, j negative} [s_i > s_j] + [s_i = s_j] / 2`, in O(K log K).
 
@@ -63,8 +64,8 @@ def auc(scores: Array, truth: Array, where: Array) -> Array:
 def average_precision(scores: Array, truth: Array, where: Array) -> Array:
     """Average precision: precision at every threshold, weighted by the recall it adds.
 
-    `mean_{i positive} #{j positive: s_j >= s_i} / #{j: s_j >= s_i}`; tied items enter together,
-    so that their order cannot matter (as in scikit-learn).
+    `mean_{i positive} #{j positive: s_j >= s_i} / #{j: s_j >= s_i}`; tied items count together,
+    so that their order does not matter (as in scikit-learn).
 
     Args:
         scores: float `[K]`, in any monotone unit.
@@ -88,10 +89,10 @@ def average_precision(scores: Array, truth: Array, where: Array) -> Array:
 
 
 def recovered_at_known_count(scores: Array, truth: Array, where: Array) -> Array:
-    """Share of the n true interactions among the n highest scores, n being known.
+    """Share of the n true interactions that are among the n highest scores, for known n.
 
     `#(positives in the top n) / n`; in a tie the negatives come first, so that constant
-    scores recover nothing that chance would not force.
+    scores recover nothing as long as there are n negatives.
 
     Args:
         scores: float `[K]`, in any monotone unit.
@@ -125,7 +126,7 @@ def precision(labels: Array, truth: Array, where: Array) -> Array:
     """Share of the predicted positives that are true: `TP / (TP + FP)`.
 
     Args:
-        labels: bool or 0-1 `[K]`, the hard answer.
+        labels: bool or 0-1 `[K]`, the predicted labels.
         truth: bool or 0-1 `[K]`.
         where: bool or 0-1 `[K]`, 0 for padding.
 
@@ -144,7 +145,7 @@ def recall(labels: Array, truth: Array, where: Array) -> Array:
     """Share of the positives that are predicted: `TP / (TP + FN)`.
 
     Args:
-        labels: bool or 0-1 `[K]`, the hard answer.
+        labels: bool or 0-1 `[K]`, the predicted labels.
         truth: bool or 0-1 `[K]`.
         where: bool or 0-1 `[K]`, 0 for padding.
 
@@ -163,12 +164,12 @@ def f1(labels: Array, truth: Array, where: Array) -> Array:
     """Harmonic mean of precision and recall: `2 TP / (2 TP + FP + FN)`.
 
     Args:
-        labels: bool or 0-1 `[K]`, the hard answer.
+        labels: bool or 0-1 `[K]`, the predicted labels.
         truth: bool or 0-1 `[K]`.
         where: bool or 0-1 `[K]`, 0 for padding.
 
     Returns:
-        float `[]` in [0, 1]; NaN only when nothing is positive and nothing is predicted so.
+        float `[]` in [0, 1]; NaN only when there are neither positives nor predicted positives.
 
     Example:
         >>> float(f1(jnp.array([1, 1, 1, 0]), jnp.array([1, 0, 0, 0]), jnp.ones(4)))
@@ -179,10 +180,10 @@ def f1(labels: Array, truth: Array, where: Array) -> Array:
 
 
 def exact_match(labels: Array, truth: Array, where: Array) -> Array:
-    """Whether every label is right: `min_k [label_k = truth_k]`.
+    """1 if every label is correct, else 0: `min_k [label_k = truth_k]`.
 
     Args:
-        labels: bool or 0-1 `[K]`, the hard answer.
+        labels: bool or 0-1 `[K]`, the predicted labels.
         truth: bool or 0-1 `[K]`.
         where: bool or 0-1 `[K]`, 0 for padding.
 
@@ -194,8 +195,8 @@ def exact_match(labels: Array, truth: Array, where: Array) -> Array:
         1.0
     """
     where = jnp.asarray(where) > 0
-    right = (jnp.asarray(labels) > 0) == (jnp.asarray(truth) > 0)
-    return jnp.where(jnp.any(where), jnp.all(right | ~where).astype(float), jnp.nan)
+    correct = (jnp.asarray(labels) > 0) == (jnp.asarray(truth) > 0)
+    return jnp.where(jnp.any(where), jnp.all(correct | ~where).astype(float), jnp.nan)
 
 
 def label_mse(scores: Array, truth: Array, where: Array) -> Array:
@@ -203,7 +204,7 @@ def label_mse(scores: Array, truth: Array, where: Array) -> Array:
 
     Args:
         scores: float `[K]`, beliefs in [0, 1].
-        truth: float `[K]`, the labels themselves, soft ones included.
+        truth: float `[K]`, the true labels, which may be fractions.
         where: bool or 0-1 `[K]`, 0 for padding.
 
     Returns:
@@ -226,7 +227,7 @@ def private_error(estimate: PyTree, truth: PyTree) -> Array:
         truth: pytree of the same structure and shapes.
 
     Returns:
-        float `[]` >= 0 (1 is what a zero estimate reaches); NaN at a zero truth.
+        float `[]` >= 0, 1 for an estimate of zero; NaN if the truth is zero.
 
     Example:
         >>> float(private_error(jnp.array([4.0, 1.0]), jnp.array([4.0, 0.0])))
@@ -254,7 +255,7 @@ def private_cosine(estimate: PyTree, truth: PyTree) -> Array:
     """
     chex.assert_trees_all_equal_shapes(estimate, truth)
     estimate, truth = tree.ravel(estimate), tree.ravel(truth)
-    # Each by its own norm: the product of two small norms may underflow.
+    # Each is divided by its own norm: the product of two small norms may underflow.
     units = (estimate / jnp.linalg.norm(estimate), truth / jnp.linalg.norm(truth))
     return jnp.clip(jnp.vdot(*units), -1, 1)
 
@@ -279,17 +280,17 @@ def drift(private_first: PyTree, private_last: PyTree) -> Array:
 def evaluate(answer: types.Answer, truth: types.GroundTruth) -> dict[str, Array]:
     """All metrics of one victim.
 
-    Ranking metrics read the answer's scores, classification metrics its hard labels; a label
-    above 0 is an interaction. The private estimate is held against the FIRST observed step.
+    Ranking metrics read the answer's scores, classification metrics its labels; a label above 0
+    is an interaction. The private estimate is compared with the truth at the FIRST observed step.
 
     Args:
-        answer: what the attack returned, over K candidates.
-        truth: what the simulator kept, over the same K candidates.
+        answer: of the attack, over K candidates.
+        truth: of the simulator, over the same K candidates.
 
     Returns:
         float `[]` each: auc, average_precision, f1, precision, recall, exact,
         recovered_at_known_count, label_mse, private_error, private_cosine; the last two are NaN
-        when the attack makes no estimate.
+        if the attack does not estimate the private parameters.
 
     Example:
         >>> answer = types.Answer(jnp.array([0.9, 0.2]), jnp.array([True, False]), None, 0.0)

@@ -1,7 +1,7 @@
-"""The channel between a client's upload and what is seen of it; both sides use the same stages.
+"""The channel from a client's upload to what is seen; victim and attacker use the same stages.
 
-Defences are stages of it: those that bound or blur an upload here, those that leave a part of it
-out in `compress`, those that change a client's labels in `perturb`.
+Defences are stages of the channel: clipping and noise are here, compression is in `compress`,
+changes of a client's labels are in `perturb`.
 """
 
 from typing import Any
@@ -15,15 +15,16 @@ from fedinv_jax.types import Batch, Key, Observation, PyTree
 
 
 def identity(upload: PyTree, seen: PyTree, state: Any) -> tuple[PyTree, Any]:
-    """The `predict` of an attacker blind to a stage: `stage._replace(predict=identity)`."""
+    """The `predict` of an attacker that ignores a stage: `stage._replace(predict=identity)`."""
     del seen
     return upload, state
 
 
 def chain(*stages: Observation) -> Observation:
-    """Stages one after the other; `chain()` is the identity, a chain of one that stage itself.
+    """Applies stages one after the other; `chain()` is the identity, `chain(stage)` is `stage`.
 
-    Chaining is associative but for keys. Variances add, each taken at the end of the chain.
+    Chaining is associative except for keys. The chain's variance is the sum of the variances of its
+    stages, each evaluated at the output of the whole chain.
 
     Example:
         >>> stage, key = chain(share('scorer')), jax.random.key(0)
@@ -74,9 +75,9 @@ def chain(*stages: Observation) -> Observation:
 
 
 def blind(stage: Observation) -> Observation:
-    """The stage as an attacker takes it who does not know of it: as if it were not there.
+    """Returns the stage for an attacker that does not know it: the attacker predicts no effect.
 
-    For stages that keep the structure of an upload, which `share` does not.
+    The stage must keep the structure of an upload; `share` does not.
 
     Example:
         >>> stage = blind(clip_by_global_norm(1.0))
@@ -87,10 +88,10 @@ def blind(stage: Observation) -> Observation:
 
 
 def clip_by_global_norm(norm: float) -> Observation:
-    """Scales an upload whose norm over all leaves is above `norm` down to it.
+    """Scales an upload down to `norm` if its norm over all leaves is larger.
 
-    `seen = upload min(1, norm / |upload|)`, which bounds what one client adds to a sum. On its own
-    it is no defence: a direction says as much as a vector.
+    `seen = upload min(1, norm / |upload|)`, which bounds what one client adds to a sum. Clipping
+    alone is no defence: the direction of an upload reveals as much as the upload itself.
 
     Args:
         norm: the bound, in the unit of the upload, >= 0.
@@ -104,10 +105,10 @@ def clip_by_global_norm(norm: float) -> Observation:
     | edge case | seen |
     |---|---|
     | `norm` 0 | zeros |
-    | `norm` inf | the upload as it is, bit by bit |
-    | an upload within the bound, or of zeros | itself; the derivative at zero is finite |
-    | a tree without leaves | itself |
-    | entries that are not finite | not finite; the victim's row fails |
+    | `norm` inf | the upload, bit by bit |
+    | an upload within the bound, or of zeros | the upload; the derivative at zero is finite |
+    | a tree without leaves | the same tree |
+    | entries that are not finite | not finite; the victim counts as failed |
 
     Example:
         >>> stage, upload = clip_by_global_norm(1.0), {'scorer': jnp.array([3.0, 4.0])}
@@ -125,7 +126,7 @@ def clip_by_global_norm(norm: float) -> Observation:
         leaves = jax.tree.leaves(upload)
         if not leaves:
             return upload
-        # The largest entry first: no overflow, and a finite derivative at zero.
+        # Divided by the largest entry first: no overflow, and a finite derivative at zero.
         top = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0.0) for leaf in leaves]))
         top = jnp.where(top == 0, 1, jax.lax.stop_gradient(top))
         square = sum(jnp.sum((leaf / top) ** 2) for leaf in leaves)
@@ -155,11 +156,11 @@ def add_gaussian_noise(scale: float) -> Observation:
 
     | edge case | seen |
     |---|---|
-    | `scale` 0 | the upload as it is, bit by bit |
+    | `scale` 0 | the upload, bit by bit |
     | the same key | the same noise, in float32 and (rounded) in float64 |
-    | a leaf of zeros | noise alone: nothing tells that it was zero |
-    | a tree without leaves | itself |
-    | entries that are not finite | not finite; the victim's row fails |
+    | a leaf of zeros | noise only, so that the zeros are hidden |
+    | a tree without leaves | the same tree |
+    | entries that are not finite | not finite; the victim counts as failed |
 
     Example:
         >>> stage, upload = add_gaussian_noise(0.5), {'scorer': jnp.ones(2)}
@@ -184,9 +185,9 @@ def add_gaussian_noise(scale: float) -> Observation:
 
 
 def share(*prefixes: str) -> Observation:
-    """Only the leaves below these names are seen; the others are dropped from the tree.
+    """Keeps the leaves below these names; the others are dropped from the tree.
 
-    Item rows say which items are in the batch; the scorer's leaves alone do not.
+    Item rows reveal which items are in the batch; the scorer's leaves do not.
 
     Args:
         *prefixes: slash-separated names of leaves or of subtrees, as `tree.names` gives them:
@@ -201,7 +202,7 @@ def share(*prefixes: str) -> Observation:
     | edge case | seen |
     |---|---|
     | a name of a subtree without leaves (the scorer of matrix factorisation) | ValueError |
-    | every leaf named | the upload as it is |
+    | every leaf named | the upload |
     | overlapping names | each leaf once |
 
     Example:

@@ -1,7 +1,7 @@
 """Stages of the channel that change a client's labels before it trains.
 
-The upload is then an honest one of other labels, and those are what an attack can find. A client
-draws once and keeps to it: new draws in each round would let a server average them away.
+The client computes its upload from the changed labels, so that an attack can find only these. A
+client draws them once for all rounds: the server could average out new draws in each round.
 """
 
 import jax
@@ -12,26 +12,27 @@ from fedinv_jax.types import Batch, Key, Observation
 
 
 def randomized_response(epsilon: float) -> Observation:
-    """Randomised response: each label is flipped with probability `1 / (1 + e^epsilon)`.
+    """Flips each label with probability `1 / (1 + e^epsilon)` (randomised response).
 
-    Each label has `epsilon`-local differential privacy, for as many rounds as the client keeps to
-    its draw: whatever is computed of it, the chances of y = 0 and y = 1 change by a factor of
-    `e^epsilon` at most. A user of n positives and 4 n negatives has `5 n epsilon`.
+    Each label has `epsilon`-local differential privacy, over all rounds that use the same draw:
+    nothing computed from the flipped label changes the odds of y = 1 against y = 0 by more than a
+    factor of `e^epsilon`. All labels of a user with n positives and 4 n negatives together have
+    `5 n epsilon`.
 
     Args:
         epsilon: >= 0, in nats.
 
     Returns:
-        The stage, for labels of 0 and 1; the upload is left as it is.
+        The stage, for labels of 0 and 1; it does not change the upload.
 
     Raises:
         ValueError: if `epsilon` is negative or not a number.
 
     | edge case | labels |
     |---|---|
-    | `epsilon` 0 | fair coins |
-    | `epsilon` inf | as they are |
-    | padding (weight 0) | as it is |
+    | `epsilon` 0 | fair coin flips |
+    | `epsilon` inf | not changed |
+    | padding (weight 0) | not changed |
     | the same key | the same labels |
 
     Example:
@@ -43,7 +44,7 @@ def randomized_response(epsilon: float) -> Observation:
         Warner, Randomized response: a survey technique for eliminating evasive answer bias, Journal
         of the American Statistical Association 60(309), 1965, doi:10.1080/01621459.1965.10480775.
         Erlingsson, Pihur, Korolova, RAPPOR: randomized aggregatable privacy-preserving ordinal
-        response, CCS 2014, arXiv:1407.6981 (a draw that is kept).
+        response, CCS 2014, arXiv:1407.6981 (a permanent draw).
     """
     if not epsilon >= 0:
         raise ValueError(f'Expected epsilon={epsilon} >= 0.')
@@ -51,26 +52,26 @@ def randomized_response(epsilon: float) -> Observation:
 
 
 def add_pseudo_interactions(share: float) -> Observation:
-    """Each negative of the batch becomes an interaction with probability `share`.
+    """Turns each negative of the batch into an interaction with probability `share`.
 
-    Of an item that is said to be an interaction nobody is sure: the chances change by a factor of
-    `1 / share` at most. An item that is said to be none is none, so that there is no finite epsilon
-    of local differential privacy unless `share` is 1.
+    A reported interaction is deniable: it changes the odds by a factor of at most `1 / share`. A
+    reported negative is always true, so that no finite epsilon of local differential privacy holds
+    unless `share` is 1.
 
     Args:
-        share: in [0, 1].
+        share: probability that a negative is changed, in [0, 1].
 
     Returns:
-        The stage, for labels of 0 and 1; the upload is left as it is.
+        The stage, for labels of 0 and 1; it does not change the upload.
 
     Raises:
         ValueError: if `share` is not in [0, 1].
 
     | edge case | labels |
     |---|---|
-    | `share` 0 | as they are |
+    | `share` 0 | not changed |
     | `share` 1 | all 1 |
-    | padding (weight 0) | as it is |
+    | padding (weight 0) | not changed |
     | the same key | the same labels |
 
     Example:
@@ -89,7 +90,7 @@ def add_pseudo_interactions(share: float) -> Observation:
 
 
 def _flip(probability: float, both: bool) -> Observation:
-    """Labels flipped by chance, those of interactions only where `both`."""
+    """Flips labels with the given probability: all labels if `both`, else those of negatives."""
     if not probability:
         return observe.chain()
 

@@ -1,11 +1,11 @@
-"""How well a model recommends: hit rate and NDCG of held-out items, the protocol in the name.
+"""Recommendation quality: hit rate and NDCG of held-out items, named after their protocol.
 
 | protocol | a user's held-out item is ranked among |
 |---|---|
 | `loo99` | 99 fixed items that the user never interacted with |
 | `full` | all items that are not in the user's training interactions |
 
-Ties count against the held-out item: a scorer that gives every item the same has hit rate 0. Random
+Ties count against the held-out item: a model that scores all items equally has hit rate 0. Random
 scores have HR@10 .100 and NDCG@10 .0454 under `loo99`.
 """
 
@@ -22,16 +22,16 @@ from fedinv_jax.types import Array, Leaf, Model, PyTree
 
 PROTOCOLS = ('loo99', 'full')
 K = 10
-_USERS = 64  # scored at a time
+_USERS = 64  # users scored at a time
 
 
 def rank(scores: Array, target: Leaf, where: Array) -> Array:
-    """How many of the other items do at least as well as the target: 0 is the first place.
+    """Counts the other items that score at least as high as the target: rank 0 is the best.
 
     Args:
-        scores: float `[N]`; NaN counts as better than all, and no target that is NaN is found.
-        target: int `[]`, its place.
-        where: bool `[N]`, the items that it is ranked among; itself is not counted.
+        scores: float `[N]`; a NaN ranks above all numbers, and a target with a NaN ranks last.
+        target: int `[]`, index of the target.
+        where: bool `[N]`, the items that the target is ranked among; the target is not counted.
 
     Example:
         >>> int(rank(jnp.array([0.1, 0.5, 0.5, 0.9]), 1, jnp.array([True, True, True, False])))
@@ -42,7 +42,7 @@ def rank(scores: Array, target: Leaf, where: Array) -> Array:
 
 
 def hit_rate(rank: Array, k: int = K) -> Array:
-    """1 where the held-out item is among the first k, `[rank < k]`.
+    """1 if the held-out item is among the first k, else 0: `[rank < k]`.
 
     Example:
         >>> hit_rate(jnp.array([0, 9, 10])).tolist()
@@ -67,14 +67,14 @@ def ndcg(rank: Array, k: int = K) -> Array:
 def evaluate(
     model: Model, shared: PyTree, private: Sequence[PyTree], clients: Sequence[Clients], held: Held
 ) -> dict[str, float]:
-    """Means over the clients that have a held-out item.
+    """Mean hit rates and NDCGs over the clients that have a held-out item.
 
     Args:
         model: the recommender.
         shared: the server's parameters.
         private: per group of clients, their private parameters, leaves `[C, ...]`.
         clients: the groups.
-        held: from `data.held_out.held_out`; users who are no clients do not count.
+        held: from `data.held_out.held_out`; users who are not clients are ignored.
 
     Returns:
         `{'hr@10_loo99': ..., 'ndcg@10_loo99': ..., 'hr@10_full': ..., 'ndcg@10_full': ...}`.
@@ -110,6 +110,6 @@ def evaluate(
 
 
 def _mask(items: Leaf, num_items: int) -> Array:
-    """Bool `[N]` of the items; -1 is none."""
-    places = jnp.where(items < 0, num_items, items)
-    return jnp.zeros(num_items, bool).at[places].set(True, mode='drop')
+    """Bool `[N]`, True for the given items; -1 is ignored."""
+    index = jnp.where(items < 0, num_items, items)
+    return jnp.zeros(num_items, bool).at[index].set(True, mode='drop')

@@ -1,4 +1,4 @@
-"""The server: aggregates what it sees, leaf by leaf, and applies an optax optimiser."""
+"""The server: aggregates uploads leaf by leaf and applies an optax optimiser."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,8 +18,8 @@ class Uploads(NamedTuple):
 
     Attributes:
         uploads: leaves `[C, ...]`; those below 'items' hold rows `[C, B, ...]`.
-        items: int32 `[C, B]`, the table's rows that they belong to.
-        touched: bool `[C, B]`, False where a row is padding.
+        items: int32 `[C, B]`, the row of the item table that each uploaded row belongs to.
+        touched: bool `[C, B]`, False where an uploaded row is padding.
         active: bool `[C]`, whether the client took part.
     """
 
@@ -33,10 +33,10 @@ class Server(NamedTuple):
     """How a round changes the shared parameters.
 
     Attributes:
-        aggregation: per top-level part of the parameters: 'sum', 'mean' (over the round's
-            clients) or 'mean_over_touched' (over the clients that had the row in their batch).
+        aggregation: per top-level part of the parameters: 'sum', 'mean' (over the participants)
+            or 'mean_over_touched' (over the participants that had the row in their batch).
         optimizer: applied to the aggregate as if it were a gradient; `optax.sgd(rate)` on
-            gradients is FedSGD, `optax.sgd(1.0)` on weight differences FedAvg.
+            gradients is FedSGD, `optax.sgd(1.0)` on weight differences is FedAvg.
     """
 
     aggregation: Mapping[str, str]
@@ -46,7 +46,7 @@ class Server(NamedTuple):
 def server(
     optimizer: optax.GradientTransformation, items: str = 'sum', scorer: str = 'mean'
 ) -> Server:
-    """A server; item rows are summed and the scorer averaged unless told otherwise.
+    """Returns a server; by default it sums item rows and averages the scorer.
 
     Raises:
         ValueError: if an aggregation is unknown.
@@ -61,13 +61,13 @@ def server(
 
 
 class Aggregate(NamedTuple):
-    """The sum of a round's uploads, and the counts that their means are over.
+    """The sum of a round's uploads, and the counts by which means divide it.
 
     Attributes:
-        uploads: in the structure of the parameters, zero where nothing is seen; of cohorts, leaves
-            `[G, ...]`, the sum of each: what secure aggregation lets through.
-        clients: int `[]`, the clients that took part.
-        touched: int `[N]`, those of them that had the item in their batch.
+        uploads: the sum, in the structure of the parameters, zero in leaves that are not uploaded;
+            under secure aggregation one sum for each of G cohorts, leaves `[G, ...]`.
+        clients: int `[]`, number of participants.
+        touched: int `[N]`, number of participants that had the item in their batch.
     """
 
     uploads: PyTree
@@ -76,11 +76,11 @@ class Aggregate(NamedTuple):
 
 
 def zero_total(shared: PyTree, number: int | None = None) -> Aggregate:
-    """The total of no upload.
+    """Returns the aggregate of no uploads, which is zero.
 
     Args:
-        shared: current parameters, of which structure and shapes count.
-        number: G, where uploads are summed by cohort.
+        shared: current parameters; only their structure, shapes and dtypes are used.
+        number: G, the number of cohorts; None: one sum over all clients.
     """
     leading = () if number is None else (number,)
     num_items = jax.tree.leaves(shared['items'])[0].shape[0]
@@ -92,52 +92,52 @@ def zero_total(shared: PyTree, number: int | None = None) -> Aggregate:
 
 
 def accumulate(aggregate: Aggregate, seen: Uploads, cohorts: Leaf | None = None) -> Aggregate:
-    """A total with further uploads; only the rows that they touch are read and written.
+    """Adds uploads to an aggregate; reads and writes only the item rows that they touch.
 
     Args:
-        aggregate: from `zero_total`, and so on.
-        seen: the uploads; inactive clients and padding count for nothing.
-        cohorts: int `[C]`, the cohort of each client, where they are summed by cohort.
+        aggregate: the sum so far, from `zero_total` or a previous call.
+        seen: the uploads to add; inactive clients and padding add nothing.
+        cohorts: int `[C]`, the cohort of each client; None: one sum over all clients.
 
     Example:
         >>> shared = {'items': jnp.zeros((3, 1)), 'scorer': {}}
         >>> uploads = {'items': jnp.ones((2, 2, 1)), 'scorer': {}}
         >>> seen = Uploads(uploads, jnp.array([[0, 1], [1, 0]]),
         ...                jnp.array([[True, True], [True, False]]), jnp.array([True, True]))
-        >>> total = accumulate(zero_total(shared), seen)
-        >>> total.uploads['items'].ravel().tolist(), total.touched.tolist(), int(total.clients)
+        >>> one = accumulate(zero_total(shared), seen)
+        >>> one.uploads['items'].ravel().tolist(), one.touched.tolist(), int(one.clients)
         ([1.0, 2.0, 0.0], [1, 2, 0], 2)
         >>> by_cohort = accumulate(zero_total(shared, 2), seen, jnp.array([0, 1]))
         >>> by_cohort.uploads['items'][..., 0].tolist()
         [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
-    own = dict(flax.traverse_util.flatten_dict(seen.uploads, sep='/'))
+    uploads = dict(flax.traverse_util.flatten_dict(seen.uploads, sep='/'))
     touched = seen.active[:, None] & seen.touched
 
-    def one(path: tuple, value: Array) -> Array:
-        upload = own.get(jax.tree_util.keystr(path, simple=True, separator='/'))
+    def add(path: tuple, total: Array) -> Array:
+        upload = uploads.get(jax.tree_util.keystr(path, simple=True, separator='/'))
         if upload is None:
-            return value
+            return total
         rows = path[0].key == 'items'
         kept = touched if rows else seen.active
         upload = jnp.where(kept.reshape(kept.shape + (1,) * (upload.ndim - kept.ndim)), upload, 0)
         if rows:
-            place = () if cohorts is None else (cohorts[:, None],)
-            return value.at[(*place, seen.items)].add(upload)
-        return value + jnp.sum(upload, axis=0) if cohorts is None else value.at[cohorts].add(upload)
+            cohort = () if cohorts is None else (cohorts[:, None],)
+            return total.at[(*cohort, seen.items)].add(upload)
+        return total + jnp.sum(upload, axis=0) if cohorts is None else total.at[cohorts].add(upload)
 
     return Aggregate(
-        jax.tree_util.tree_map_with_path(one, aggregate.uploads),
+        jax.tree_util.tree_map_with_path(add, aggregate.uploads),
         aggregate.clients + jnp.sum(seen.active),
         aggregate.touched.at[seen.items].add(touched),
     )
 
 
 def average(aggregate: Aggregate, aggregation: Mapping[str, str]) -> PyTree:
-    """A round's uploads, summed over all clients, divided as `Server.aggregation` says.
+    """Returns the sums of an aggregate, divided by its counts where `aggregation` asks for a mean.
 
     Args:
-        aggregate: of the round, its uploads as the parameters.
+        aggregate: of one round, with one sum over all clients.
         aggregation: see `Server`.
 
     Example:
@@ -147,26 +147,26 @@ def average(aggregate: Aggregate, aggregation: Mapping[str, str]) -> PyTree:
         [1.0, 1.0, 0.0]
     """
 
-    def one(path: tuple, value: Array) -> Array:
+    def divide(path: tuple, total: Array) -> Array:
         how = aggregation[path[0].key]
         if how == 'sum':
-            return value
+            return total
         if how == 'mean_over_touched' and path[0].key == 'items':
             count = jnp.maximum(aggregate.touched, 1)
-            return value / count.reshape(-1, *(1,) * (value.ndim - 1)).astype(value.dtype)
-        return value / jnp.maximum(aggregate.clients, 1)
+            return total / count.reshape(-1, *(1,) * (total.ndim - 1)).astype(total.dtype)
+        return total / jnp.maximum(aggregate.clients, 1)
 
-    return jax.tree_util.tree_map_with_path(one, aggregate.uploads)
+    return jax.tree_util.tree_map_with_path(divide, aggregate.uploads)
 
 
 def apply(
     server: Server, shared: PyTree, state: optax.OptState, aggregate: Aggregate
 ) -> tuple[PyTree, optax.OptState]:
-    """The shared parameters and the server's state after one round."""
+    """Returns the shared parameters and the server optimiser's state after one round."""
     updates, state = server.optimizer.update(average(aggregate, server.aggregation), state, shared)
     return optax.apply_updates(shared, updates), state
 
 
 def init(server: Server, shared: PyTree) -> optax.OptState:
-    """The server optimiser's state at the start."""
+    """Returns the server optimiser's initial state."""
     return server.optimizer.init(shared)

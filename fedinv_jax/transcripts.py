@@ -1,21 +1,21 @@
-"""Transcripts as .npz files: anyone's own capture can be attacked without the simulator.
+"""Transcripts as .npz files, so that captures from other systems can be attacked.
 
 | key | shape | what it is |
 |---|---|---|
 | `shared/items/...` | `[S, K, ...]` | the candidates' rows of the item table that the server sent |
 | `shared/<part>/...` | `[S, ...]` | the other parameters that it sent, at the kept rounds |
 | `seen/items/...` | `[T, K, ...]` | the candidates' uploaded rows (what the server subtracts) |
-| `seen/<part>/...` | `[T, ...]` | the other uploads, where seen |
+| `seen/<part>/...` | `[T, ...]` | the other uploaded leaves, where seen |
 | `rounds` | int32 `[T]` | server rounds of the uploads, increasing |
 | `participated` | bool `[S]` | whether the client took part in each kept round |
 | `items` | int32 `[K]` | catalogue ids of the candidates |
-| `rows` | int32 `[K]` | row of each candidate's item, of several clients; absent: its own |
+| `rows` | int32 `[K]` | in a cohort, item-leaf row of each candidate; absent: its own |
 | `weights` | float `[S, B]` | weight of each batch entry (0: padding); absent: batch unknown |
 | `slot` | int32 `[S, B]` | candidate of each batch entry; absent: all candidates in order |
 | `log_odds` | float `[K]` | public popularity; zeros if none |
-| `meta` | JSON text | `format`, `version`, and free keys: model, client, what is known |
+| `meta` | JSON text | `format`, `version`, and any keys, such as model, client, what is known |
 
-S = T (only the observed rounds are kept), or every round from the first to the last observed one.
+S = T if only the observed rounds are kept, else S counts all rounds from the first to the last.
 """
 
 import json
@@ -33,14 +33,14 @@ from fedinv_jax.types import Transcript
 FORMAT, VERSION = 'fedinv_jax.transcript', 1
 _ARRAYS = ('rounds', 'participated', 'items', 'log_odds')
 _OPTIONAL = {'weights': 2, 'slot': 2, 'rows': 1}
-"""By name, the number of axes."""
+"""Number of axes by name."""
 
 
 def save(path: str | os.PathLike, transcript: Transcript, meta: Mapping[str, Any]) -> None:
-    """Writes one client's transcript, whole or not at all.
+    """Writes one client's transcript, atomically.
 
     Args:
-        path: of the file; its folder is made.
+        path: of the file; missing folders are created.
         transcript: of ONE client (no victim axis).
         meta: JSON-compatible description: model, client, what the attacker knows.
     """
@@ -67,8 +67,8 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
     """Reads a transcript and its description.
 
     Raises:
-        ValueError: if the file is not such a transcript, an array is missing, or shapes disagree;
-            the message names the file and the array.
+        ValueError: if the file is not a transcript, an array is missing, or shapes disagree; the
+            message names the file and the array.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
     if not parts['seen']:
         raise ValueError(f'{path}: expected at least one array under seen/.')
     trees = {k: flax.traverse_util.unflatten_dict(v, sep='/') for k, v in parts.items()}
-    # Empty parts (the scorer of matrix factorisation) leave no array behind.
+    # Empty parts (the scorer of matrix factorisation) have no array in the file.
     trees['shared'] = {'items': {}, 'scorer': {}, **trees['shared']}
     transcript = Transcript(**trees, **{**dict.fromkeys(_OPTIONAL), **arrays})
     _check(path, transcript)
@@ -106,7 +106,7 @@ def load(path: str | os.PathLike) -> tuple[Transcript, dict[str, Any]]:
 
 
 def _check(path: str | os.PathLike, transcript: Transcript) -> None:
-    """Shapes that must agree; a wrong one is named."""
+    """Raises an error that names the first array with a wrong shape or wrong values."""
     for name, ndim in {**dict.fromkeys(_ARRAYS, 1), **_OPTIONAL}.items():
         value = getattr(transcript, name)
         if value is not None and value.ndim != ndim:

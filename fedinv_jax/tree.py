@@ -1,4 +1,4 @@
-"""What `optax.tree` lacks: rows and named leaves of a pytree, over devices or a few at a time."""
+"""Pytree functions that `optax.tree` lacks: rows, named leaves, sharding, maps over chunks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from fedinv_jax.types import Array, PyTree
 
 
 def take(tree: PyTree, index: Any) -> PyTree:
-    """Indexes the leading axis of every leaf; None takes all rows, as they are.
+    """Indexes the leading axis of every leaf; the index None returns the tree itself.
 
     Example:
         >>> take({'a': jnp.arange(3)}, jnp.array([2, 0]))['a'].tolist()
@@ -25,7 +25,7 @@ def take(tree: PyTree, index: Any) -> PyTree:
 
 
 def take_along(tree: PyTree, axes: PyTree, index: Any) -> PyTree:
-    """Indexes the leaves whose `vmap` axis is 0; those with None stay as they are.
+    """Indexes the leaves whose `vmap` axis is 0; leaves with axis None are not changed.
 
     Example:
         >>> take_along({'a': jnp.arange(3), 'b': jnp.ones(2)}, {'a': 0, 'b': None}, 2)['a'].item()
@@ -38,7 +38,7 @@ def take_along(tree: PyTree, axes: PyTree, index: Any) -> PyTree:
 
 
 def names(tree: PyTree) -> tuple[str, ...]:
-    """Slash-separated names of the leaves of nested dicts, in leaf order.
+    """Returns slash-separated names of the leaves of nested dicts, in leaf order.
 
     Example:
         >>> names({'items': {'bias': 0, 'embedding': 0}, 'scorer': {}})
@@ -51,12 +51,12 @@ def names(tree: PyTree) -> tuple[str, ...]:
 
 
 def ravel(tree: PyTree) -> Array:
-    """All leaves of a tree as one vector `[size]`; empty trees give an empty vector."""
+    """Returns all leaves of a tree as one vector `[size]`; it is empty for an empty tree."""
     return jax.flatten_util.ravel_pytree(tree)[0]
 
 
 def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
-    """Floating leaves in another dtype; integers, booleans and keys as they are.
+    """Casts floating leaves to `dtype`; integers, booleans and keys are not changed.
 
     Example:
         >>> cast_floats((jnp.ones(1, jnp.float16), jnp.ones(1, int)), jnp.float32)[1].dtype
@@ -68,14 +68,14 @@ def cast_floats(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def device_mesh(axis: str) -> jax.sharding.Mesh:
-    """The devices of this process, in a row."""
+    """Returns a one-dimensional mesh of this process's devices."""
     devices = jax.local_devices()
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), (axis,), auto, devices=devices)
 
 
 def shard_rows(tree: PyTree) -> PyTree:
-    """Each device of this process holds its own of the rows; zeros fill up what they divide.
+    """Shards the rows over this process's devices; zero rows make their number divisible.
 
     Example:
         >>> shard_rows(jnp.ones((jax.local_device_count(), 2))).shape[1]
@@ -92,18 +92,18 @@ def shard_rows(tree: PyTree) -> PyTree:
 
 
 def replicate(tree: PyTree) -> PyTree:
-    """Each device of this process holds all of the leaves."""
+    """Replicates every leaf on each device of this process."""
     whole = jax.sharding.NamedSharding(device_mesh('rows'), jax.sharding.PartitionSpec())
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree)
 
 
 def map_chunks(function: Callable[[PyTree], PyTree], values: PyTree, size: int = 64) -> PyTree:
-    """`vmap(function)(values)`, a few at a time: what a chunk makes on the way fits the caches.
+    """Computes `vmap(function)(values)` in chunks, whose intermediate arrays fit the caches.
 
     Args:
         function: of one element, without the leading axis.
         values: leaves `[K, ...]`.
-        size: elements of a chunk; the last one is filled up.
+        size: elements per chunk; the last chunk is padded.
 
     Example:
         >>> map_chunks(lambda x: 2 * x, jnp.arange(3), size=2).tolist()
@@ -117,7 +117,7 @@ def map_chunks(function: Callable[[PyTree], PyTree], values: PyTree, size: int =
 
 
 def map_first(function: Callable[[Array], PyTree], size: int, count: int | Array) -> PyTree:
-    """What a function gives of 0, 1, ..., count - 1, one after the other; zeros up to `size`.
+    """Stacks `function(0), ..., function(count - 1)`, one after the other; zeros up to `size`.
 
     Example:
         >>> map_first(lambda i: 2 * i + 1, 4, jnp.asarray(2)).tolist()

@@ -1,14 +1,14 @@
-"""Aliases, protocols and pytrees that every other module speaks in.
+"""Aliases, protocols and pytrees that all other modules share.
 
 Axis legend, used in every docstring of the package:
 
 | letter | axis |
 |---|---|
-| `T` | observed steps of one client (`S`: every kept round, observed or between) |
+| `T` | observed steps of one client (`S`: all kept rounds, observed or in between) |
 | `C` | clients |
 | `V` | victims |
 | `B` | padded interactions of one batch |
-| `K` | candidate items, over which the unknown labels live |
+| `K` | candidate items, each with an unknown label |
 | `N` | items of the catalogue |
 | `D` | embedding |
 | `R` | restarts |
@@ -24,7 +24,7 @@ import jax
 
 Array = jax.Array
 PyTree = Any
-# A leaf of a pytree: an array (jax or NumPy), or an axis where the tree is a `vmap` spec.
+# A leaf of a pytree: an array (JAX or NumPy), or an axis where the tree is `in_axes` of a `vmap`.
 Leaf = Any
 Key = Array
 
@@ -35,9 +35,8 @@ class Batch(NamedTuple):
     The loss is `sum_b weights_b * loss_b / sum_b weights_b`.
 
     Attributes:
-        items: int32 `[B]`, rows of the item table that the client was given, or None for
-            all of its rows in their order (B is then the table's length). A repeated item
-            shares one row.
+        items: int32 `[B]`, rows of the item table that the client was given; None: all rows of
+            that table in order (B is then its length). Entries with the same item share a row.
         labels: float `[B]` in [0, 1].
         weights: float `[B]` >= 0; 0 marks padding.
     """
@@ -58,18 +57,18 @@ class InitPrivate(Protocol):
     """`init_private(key) -> private`."""
 
     def __call__(self, key: Key) -> PyTree:
-        """Draws one client's private parameters, a user embedding `[D]` as a rule."""
+        """Draws one client's private parameters, usually a user embedding `[D]`."""
 
 
 class Score(Protocol):
     """`score(shared, private, items) -> logits`."""
 
     def __call__(self, shared: PyTree, private: PyTree, items: Array | None) -> Array:
-        """Logits float `[B]` of rows `items` of `shared['items']` (None: all rows)."""
+        """Returns logits float `[B]` for the rows `items` of `shared['items']` (None: all)."""
 
 
 class Model(NamedTuple):
-    """A recommender as pure functions; a user's own flax module fits behind `score`."""
+    """A recommender as pure functions; `models.from_flax` makes one from a flax module."""
 
     init_shared: InitShared
     init_private: InitPrivate
@@ -80,7 +79,7 @@ class Loss(Protocol):
     """`loss(logits, labels) -> losses`, elementwise."""
 
     def __call__(self, logits: Array, labels: Array) -> Array:
-        """Losses float `[B]` of logits `[B]` and labels `[B]` in [0, 1]."""
+        """Returns losses float `[B]` for logits `[B]` and labels `[B]` in [0, 1]."""
 
 
 class ClientUpdate(Protocol):
@@ -91,22 +90,22 @@ class ClientUpdate(Protocol):
     """
 
     def __call__(self, shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
-        """Trains on `batch` from `shared` and `private`."""
+        """Trains on `batch`, starting from `shared` and `private`."""
 
 
 class Observation(NamedTuple):
-    """A stage of the channel between a client's upload and what is seen of it.
+    """A stage of the channel from a client's upload to what the attacker sees.
 
-    `observe.chain()` is the neutral one: replace the slots that a stage needs.
+    `observe.chain()` is the neutral stage; other stages replace the slots that they need.
 
     Attributes:
         init: `init(upload) -> state` of one client; reads shapes and dtypes only.
         perturb: `perturb(batch, key) -> batch`, on the client's data before it trains.
         observe: `observe(upload, state, key) -> (seen, state)`, the victim's side; may be random.
         predict: `predict(upload, seen, state) -> (predicted, state)`, the attacker's side:
-            deterministic and smooth in `upload`; `seen` is the end of the whole chain.
-        variance: `variance(predicted) -> tree like predicted`, of the noise that the attacker
-            knows of.
+            deterministic and smooth in `upload`; `seen` is the output of the whole chain.
+        variance: `variance(predicted) -> tree like predicted`, the variance of the noise that the
+            attacker knows about.
     """
 
     init: Callable[[PyTree], Any]
@@ -118,27 +117,27 @@ class Observation(NamedTuple):
 
 @flax.struct.dataclass
 class Transcript:
-    """What an honest but curious server holds of ONE client: all that an attack may read.
+    """What an honest-but-curious server knows about ONE client: all that an attack may read.
 
-    Item leaves hold the rows of the K candidates only, never the table.
+    Item leaves hold the rows of the K candidates only.
 
     Attributes:
-        shared: parameters that the server sent, leaves `[S, ...]`, at the kept rounds: the T
-            observed ones, or for `unrolled` every round from the first to the last observed.
+        shared: parameters that the server sent in the S kept rounds, leaves `[S, ...]`: the T
+            observed rounds or, for `unrolled`, all rounds from the first to the last of them.
         seen: observed uploads, leaves `[T, ...]`, after the observation chain.
         rounds: int32 `[T]`, server rounds of the observed uploads, increasing.
         participated: bool `[S]`, whether the client took part in each kept round.
         items: int32 `[K]`, catalogue ids of the candidates.
         slot: int32 `[S, B]`, candidate of each batch entry at each kept round, or None when
-            every batch is all candidates in order (then B = K). Transcript files only: the
-            simulator never sets it.
+            every batch is all candidates in order (then B = K). Only transcript files set it;
+            the simulator does not.
         weights: float `[S, B]`, batch weights (0: padding), or None when the batch is not known
             (then the candidates are the whole catalogue).
         log_odds: float `[K]`, public prior log odds that a candidate is an interaction
             (popularity among other users); zeros when nothing is known.
-        rows: int32 `[K]`, for each candidate the row of the item leaves that is its item's: of
-            several clients together the candidates of one item share the first one's row, and the
-            other rows are zero in what is seen. None where every candidate has its own.
+        rows: int32 `[K]`, index of the item-leaf row that holds each candidate's item. In a cohort
+            the candidates of one item share the row of the first of them, and their other rows
+            are zero in `seen`. None: every candidate has its own row.
     """
 
     shared: PyTree
@@ -154,12 +153,13 @@ class Transcript:
 
 @flax.struct.dataclass
 class GroundTruth:
-    """What the server does not see of the same client; only `simulate` emits it.
+    """What the server does not know about the same client; only `simulate` makes one.
 
     Attributes:
         user: int32 `[]`, the user's index in the data set.
         labels: float `[K]`, labels of the candidates (0 outside the batch).
-        weights: float `[K]`, 1 where a candidate is evaluated, 0 for padding.
+        weights: float `[K]`, 1 where a candidate is evaluated; 0 for padding and for the candidates
+            of other members of a cohort.
         private: leaves `[T, ...]`, private parameters before each observed round.
     """
 
@@ -170,12 +170,12 @@ class GroundTruth:
 
 
 class Guess(NamedTuple):
-    """An attack's point in its search space.
+    """A point in an attack's search space.
 
     Attributes:
         labels: float `[K]`, unconstrained (decoded by a relaxation).
-        weights: float `[K]`, unconstrained membership of an unknown batch, or None if known.
-        latent: what the dynamics needs to roll the private parameters out.
+        weights: float `[K]`, unconstrained membership in an unknown batch; None if it is known.
+        latent: the unknowns from which the dynamics computes the private parameters.
     """
 
     labels: Array
@@ -184,17 +184,18 @@ class Guess(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """What the uploads determine around an answer, from the attacker's own estimate of it.
+    """Whether the uploads determine an answer, from the attacker's own estimates, not the truth.
 
-    All are relative to the norm of what was seen at each step. The truth is not used.
+    All quantities are relative to the norm of what was seen at each step.
 
     Attributes:
         certified: bool `[]`, `margin > noise`: no other labels explain the uploads.
         margin: float `[]`, a lower bound on the change of the uploads that other labels cause,
-            whatever the private parameters.
+            for any private parameters.
         noise: float `[]`, the change that noise, rounding and the answer's residual may cause.
         rank: int `[]`, numerical rank of the Jacobian of the uploads in all unknowns.
-        determined: int `[]`, labels that the uploads determine one by one at this noise.
+        determined: int `[]`, number of labels that the uploads determine individually at this
+            noise.
     """
 
     certified: Array
@@ -209,11 +210,11 @@ class Answer(NamedTuple):
 
     Attributes:
         scores: float `[K]` in [0, 1], belief that the candidate is an interaction.
-        labels: bool `[K]`, the hard answer.
-        private: estimate of the private parameters at the first observed step; None when
-            the attack makes none.
+        labels: bool `[K]`, the predicted labels.
+        private: estimate of the private parameters at the first observed step; None if the
+            attack does not estimate them.
         objective: float `[]`, the attack's own objective; NaN marks a failure.
-        certificate: what the uploads determine; None when the attack makes none.
+        certificate: whether the uploads determine the answer; None if the attack has none.
     """
 
     scores: Array

@@ -241,7 +241,7 @@ def test_cohorts_are_even_and_cover_all():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'attack.name': ('exact',)}, 'solve for one client'),
+        ({'attack.name': ('exact',)}, 'assume the upload of one client'),
         ({'server.aggregate_items': 'mean_over_touched'}, 'hides how many clients touched a row'),
         ({'observation.batch_known': False, 'observation.seen': ('scorer',)}, 'batch_known=True'),
     ],

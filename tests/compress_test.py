@@ -31,7 +31,7 @@ def assert_equal(a, b):
 
 # Failed on: the smallest kept; k of each leaf instead of all together; `>` for `>=`.
 @pytest.mark.parametrize('count', range(len(ALL) + 1))
-def test_keep_top_takes_the_largest_of_all_leaves(count):
+def test_top_k_takes_the_largest_of_all_leaves(count):
     seen = flat(seen_of(compress.top_k(count / len(ALL))))
     largest = np.argsort(-np.abs(ALL))[:count]
     expected = np.zeros_like(ALL)
@@ -57,7 +57,7 @@ def test_keep_top_ignores_padding():
     np.testing.assert_array_equal(long['scorer']['kernel'], short['scorer']['kernel'])
 
 
-def test_keep_top_takes_all_of_a_tie_at_the_border():
+def test_top_k_takes_all_of_a_tie_at_the_border():
     seen = seen_of(compress.top_k(0.5), {'scorer': jnp.array([2.0, -1.0, 1.0, 1.0])})
     assert seen['scorer'].tolist() == [2.0, -1.0, 1.0, 1.0]
 

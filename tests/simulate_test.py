@@ -585,7 +585,7 @@ def test_truth_is_not_in_the_transcript(recording):
     [
         ({'rounds': (2, 0)}, r'Expected rounds=\[2, 0\] to be one or more, incr'),
         ({'rounds': ()}, r'Expected rounds=\[\]'),
-        ({'rounds': (0, 7)}, r'Expected recorded rounds; \[7\] are not'),
+        ({'rounds': (0, 7)}, r'Expected recorded rounds; \[7\] were not'),
         ({'seen': ('scorer', 'items/embedding'), 'batch_known': False},
          'seen=items needs batch_known=True'),
         ({'user': 0}, r'victims of one group; users \[0\] are not'),

@@ -1,4 +1,4 @@
-"""The attacker's side; it imports only `types` and `tree`: all it knows is an argument."""
+"""The attacker's side. It imports only `types` and `tree`: all it knows is an argument."""
 
 from fedinv_jax.attack import (
     baselines,

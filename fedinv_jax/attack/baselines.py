@@ -1,4 +1,4 @@
-"""Attacks that use no gradient: what every other attack must beat."""
+"""Baselines: attacks that use no upload. Every other attack must do better."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from fedinv_jax.types import Answer, Array, Key, Transcript
 
 
 def _top_share(scores: Array, transcript: Transcript, share: float) -> Answer:
-    """Hard labels: the `round(share * number of candidates)` highest scores."""
+    """The answer whose positives are the `round(share * number of candidates)` highest scores."""
     where = candidates.mask(transcript)
     count = jnp.round(share * jnp.sum(where)).astype(int)
     rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf)))

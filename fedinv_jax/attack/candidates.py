@@ -1,4 +1,4 @@
-"""The candidates of a transcript: which carry weight, and how popular they are."""
+"""The candidates of a transcript: which of them are no padding, and how popular they are."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from fedinv_jax.types import Array, Transcript
 
 
 def mask(transcript: Transcript) -> Array:
-    """Bool `[K]`: candidates that carry weight in some batch (all of them in an unknown batch)."""
+    """Bool `[K]`: candidates of positive weight in some batch; all if the batch is unknown."""
     if transcript.weights is None:
         return jnp.ones(transcript.items.shape, bool)
     weighted = transcript.weights > 0
@@ -19,7 +19,7 @@ def mask(transcript: Transcript) -> Array:
 def log_odds(transcript: Transcript, positives: float) -> Array:
     """Log odds `[K]` that a candidate of a known batch is an interaction, by public popularity.
 
-    `log(c o_k)` for the public odds o_k, with the c of which they add up to the expected number of
+    `log(c o_k)` for the public odds o_k, where c makes `sum_k c o_k` the expected number of
     interactions; -inf for padding.
 
     Args:

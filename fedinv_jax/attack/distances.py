@@ -1,6 +1,6 @@
 """Distances between the predicted and the seen upload of one step: pytrees in, `[]` out.
 
-Scale-free, 0 at equality, with finite gradients everywhere.
+All are scale-free and 0 at equality, with finite gradients everywhere.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def squared_norm(tree: PyTree) -> Array:
 
 
 def floor(value: Array) -> Array:
-    """`value`, kept above the smallest normal number: a divisor."""
+    """The larger of `value` and the smallest normal number, for use as a divisor."""
     return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
 
 
@@ -35,7 +35,7 @@ def squared_distance(predicted: PyTree, seen: PyTree) -> Array:
 
 
 def _unit(tree: PyTree) -> PyTree:
-    """A tree over its norm; zero, with zero gradients, where the norm is."""
+    """A tree divided by its norm; zero, with zero gradients, if the norm is zero."""
     squared = squared_norm(tree)
     positive = squared > floor(jnp.zeros_like(squared))
     # Both branches of a `where` are differentiated: the unused one must be finite too.
@@ -58,9 +58,10 @@ def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
 
 
 def squared_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
-    """The mean over leaves of `|g' - g|^2 / |g|^2`: no leaf is drowned by a larger one.
+    """The mean over leaves of `|g' - g|^2 / |g|^2`: small leaves weigh as much as large ones.
 
-    A leaf's divisor is at least 1e-12 of the whole upload's: a leaf of zeros stays finite.
+    A leaf's divisor is at least 1e-12 of the squared norm of the whole upload, so that the distance
+    of a leaf of zeros is finite.
 
     Example:
         >>> seen = {'a': jnp.array([100.0]), 'b': jnp.array([1.0])}
@@ -76,7 +77,7 @@ def squared_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
 
 
 def row_gaps(predicted: PyTree, seen: PyTree) -> Array:
-    """Euclidean distances `[K]` between predicted and seen item rows; other leaves do not count.
+    """Euclidean distances `[K]` between predicted and seen item rows; other leaves are ignored.
 
     Example:
         >>> rows = {'items': {'q': jnp.array([[3.0, 4.0], [0.0, 0.0]])}}
@@ -91,7 +92,7 @@ def row_gaps(predicted: PyTree, seen: PyTree) -> Array:
 
 
 def rows_distance(predicted: PyTree, seen: PyTree) -> Array:
-    """`sum_i |g'_i - g_i| / sum_i |g_i|` over item rows; other leaves do not count.
+    """`sum_i |g'_i - g_i| / sum_i |g_i|` over item rows; other leaves are ignored.
 
     Example:
         >>> seen = {'items': {'q': jnp.array([[3.0, 4.0], [0.0, 5.0]])}}
@@ -101,8 +102,8 @@ def rows_distance(predicted: PyTree, seen: PyTree) -> Array:
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE, NDSS 2025, arXiv:2310.19163 (its code).
     """
-    nothing = jax.tree.map(jnp.zeros_like, seen)
-    return jnp.sum(row_gaps(predicted, seen)) / floor(jnp.sum(row_gaps(seen, nothing)))
+    zeros = jax.tree.map(jnp.zeros_like, seen)
+    return jnp.sum(row_gaps(predicted, seen)) / floor(jnp.sum(row_gaps(seen, zeros)))
 
 
 def cosine_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:

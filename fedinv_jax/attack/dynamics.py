@@ -1,12 +1,12 @@
 """What the attacker assumes about the private parameters between the observed steps.
 
-A hypothesis is only which JAX combinator maps ONE `client_update` over the steps:
+A hypothesis is a choice of the JAX combinator that maps ONE `client_update` over the steps:
 
 | hypothesis | combinator | unknown | exact when |
 |---|---|---|---|
 | `static` | `vmap(client_update, in_axes=(0, None, 0))` | one private state | it hardly moves |
-| `free` | `vmap(client_update, in_axes=(0, 0, 0))` | one per step | always; weakest |
-| `unrolled` | `lax.scan` carrying it | the first one | every kept round is known |
+| `free` | `vmap(client_update, in_axes=(0, 0, 0))` | one per step | always; the weakest |
+| `unrolled` | `lax.scan` carrying the state | the first one | every kept round is known |
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Rollout = Callable[[ClientUpdate, PyTree, PyTree, Batch, Array], PyTree]
 
 
 class Dynamics(NamedTuple):
-    """A hypothesis on the private parameters.
+    """A hypothesis about the private parameters.
 
     Attributes:
         init: `init(key) -> latent`, a draw from the known initialisation.
@@ -38,7 +38,7 @@ class Dynamics(NamedTuple):
 
 
 def static(init_private: InitPrivate) -> Dynamics:
-    """One private state for all steps: exact as far as it does not move between them."""
+    """One private state for all steps; exact if the state does not move between the steps."""
 
     def rollout(
         client_update: ClientUpdate,
@@ -54,7 +54,7 @@ def static(init_private: InitPrivate) -> Dynamics:
 
 
 def free(init_private: InitPrivate, num_steps: int) -> Dynamics:
-    """T independent private states, all starting from the same draw: always valid.
+    """T independent private states, all started at the same draw; valid for every client.
 
     Raises:
         ValueError: if `num_steps` (T) is below 1.
@@ -80,11 +80,11 @@ def free(init_private: InitPrivate, num_steps: int) -> Dynamics:
 
 
 def unrolled(init_private: InitPrivate, observed: Sequence[int]) -> Dynamics:
-    """The first private state; the client's own update carries it to the later steps.
+    """The first private state is unknown; the client's own update gives those of later steps.
 
-    Between the observed rounds no upload is computed, rounds without the client change nothing,
-    and every step is recomputed in the backward pass (`jax.checkpoint`), so that memory grows
-    with the number of rounds by one private state each.
+    No upload is computed between the observed rounds, and rounds without the client change nothing.
+    The backward pass recomputes every step (`jax.checkpoint`), so that memory grows by only one
+    private state per round.
 
     Args:
         init_private: draws the first private state.

@@ -1,4 +1,4 @@
-"""Solvers of a `Problem`, and the loop that runs one, with restarts, on one client."""
+"""Solvers of a `Problem`, and the loop that runs a solver with restarts on one client."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ from fedinv_jax.types import Answer, Array, Guess, Key, PyTree
 
 
 class State(NamedTuple):
-    """Where a solver is.
+    """The state of a solver.
 
     Attributes:
-        guess: the best guess so far, by the objective only.
-        objective: `[]`, its objective; inf before the first finite one.
+        guess: the guess of least objective so far.
+        objective: `[]`, the objective of that guess; inf before the first finite one.
         done: bool `[]`; a state that is done no longer changes.
-        memory: whatever the solver carries besides.
+        memory: what else the solver needs from one iteration to the next.
     """
 
     guess: Guess
@@ -42,7 +42,7 @@ class Inversion(NamedTuple):
 
 
 def keep_best(state: State, guess: Guess, objective: Array) -> State:
-    """The state with a proposed guess and its objective `[]`, where that is lower.
+    """The state, with a proposed guess and its objective `[]` if that objective is lower.
 
     Example:
         >>> state = State(jnp.zeros(2), jnp.array(1.0), jnp.array(False), ())
@@ -57,17 +57,17 @@ def keep_best(state: State, guess: Guess, objective: Array) -> State:
 
 
 def advance(state: State, new: State, finite: Array) -> State:
-    """The state after an iteration that arrives at `new`.
+    """The state after an iteration with the result `new`.
 
-    A state that is done stays as it is. So does one whose iteration was not finite (`finite` is
-    bool `[]`), and is done from then on.
+    A state that is done does not change. The result of an iteration that was not finite (`finite`
+    is bool `[]`) is dropped, and the state is done.
     """
     next_ = optax.tree.where(state.done | ~finite, state, new)
     return next_._replace(done=next_.done | ~finite)
 
 
 def largest(values: PyTree) -> Array:
-    """The largest absolute entry of a pytree, `[]`; 0 of an empty one.
+    """The largest absolute entry of a pytree, `[]`; 0 for an empty one.
 
     Example:
         >>> largest({'a': jnp.array([1.0, -3.0]), 'b': ()}).item()
@@ -77,7 +77,7 @@ def largest(values: PyTree) -> Array:
 
 
 class Descent(NamedTuple):
-    """Memory of `descent`: the optimiser's current point, its state, the objective before."""
+    """Memory of `descent`: the optimiser's current point and state, and the previous objective."""
 
     point: Guess
     optimizer: optax.OptState
@@ -101,20 +101,22 @@ def descent(
     optimizer: optax.GradientTransformation,
     tolerance: tuple[float, float] = (0.0, 0.0),
     slope: Slope = _slope,
-    threshold: float = 0.0,
+    stop_below: float = 0.0,
 ) -> Inversion:
-    """Descends the objective with any optax optimiser, `optax.lbfgs()` included.
+    """A solver that descends the objective with any optax optimiser, `optax.lbfgs()` included.
 
-    The best point visited is kept, so a line search that fails late costs nothing. An objective or
-    a gradient that is not finite ends the run; at the first point, the objective stays inf.
+    The state keeps the best point visited, whatever a later line search does. An objective or a
+    gradient that is not finite ends the run. If this happens at the first point, the objective of
+    the state stays inf.
 
     Args:
-        optimizer: a gradient transformation; one with a line search gets the objective.
-        tolerance: the run ends where no entry of the gradient is larger than the first, or no
-            entry of the point, nor the objective, changes by more than the second; 0: it goes on.
-        slope: `slope(problem, point) -> (value, gradient)`; that of the objective by default. An
-            optimiser with a line search asks for it at the start only, then its search knows it.
-        threshold: the run ends at a point whose objective is at most this; 0: it goes on.
+        optimizer: a gradient transformation; a line search is given the objective.
+        tolerance: `(gradient, change)`: the run ends where no entry of the gradient exceeds the
+            first, no entry of the point changes by more than the second, or the objective changes
+            by less than the second; 0 switches a test off.
+        slope: `slope(problem, point) -> (value, gradient)`, those of the objective by default. With
+            a line search it is called at the start only: the search returns the later slopes.
+        stop_below: the run ends at a point whose objective is at most this; 0: it does not.
 
     Example:
         >>> solver = descent(optax.adam(0.1))
@@ -146,7 +148,7 @@ def descent(
         )
         finite = jnp.isfinite(value) & jnp.isfinite(distances.squared_norm(gradient))
         least, change = tolerance
-        done = value <= threshold if threshold else jnp.asarray(False)
+        done = value <= stop_below if stop_below else jnp.asarray(False)
         if least:
             done |= largest(gradient) <= least
         if change:
@@ -161,7 +163,7 @@ def descent(
 
 
 def search(problem: Problem, inversion: Inversion, key: Key, most: int | Array) -> State:
-    """A solver's state where it is done, or after `most` iterations."""
+    """The state of a solver when it is done, or after `most` iterations."""
     return jax.lax.while_loop(
         lambda carry: ~carry[0].done & (carry[1] < most),
         lambda carry: (inversion.update(problem, carry[0]), carry[1] + 1),
@@ -176,14 +178,14 @@ def invert(
     num_iterations: int | Array,
     num_restarts: int = 1,
 ) -> Answer:
-    """Runs a solver from `num_restarts` starting points and keeps the one of least objective.
+    """The answer of least objective among runs of a solver from `num_restarts` starting points.
 
     Args:
         problem: what to solve, for one client.
         inversion: the solver.
         key: PRNG key.
-        num_iterations: most iterations of each restart, >= 1; an array makes one compiled function
-            serve any number.
+        num_iterations: most iterations of each restart, >= 1; if it is an array, one compiled
+            function serves any number.
         num_restarts: R >= 1.
 
     Returns:
@@ -203,7 +205,7 @@ def invert(
 
 
 def best(problem: Problem, states: State) -> Answer:
-    """The answer of the best of some restarts, leaves `[R, ...]`."""
+    """The answer of the restart of least objective, given the states `[R, ...]` of all restarts."""
     best = jnp.argmin(states.objective)
     objective = states.objective[best]
     return problem.answer(

@@ -1,4 +1,4 @@
-"""The attacker's problem: simulate the client on a guess, and compare with what was seen.
+"""The attacker's problem: replay the client on a guess and compare the result with what was seen.
 
 min over guess of mean_t distance(predict(rollout(client_update, guess)_t), seen_t)
 + sum_k weight_k prior_k(guess)
@@ -34,12 +34,12 @@ from fedinv_jax.types import (
 
 
 class Columns(NamedTuple):
-    """The Jacobian of the whitened uploads in the labels, one column `k` a candidate.
+    """The Jacobian of the whitened uploads in the labels, one column per candidate k.
 
     Attributes:
-        own: leaves `[K, T, ...]` of entries that this label alone moves (its row of the item
-            table), a tree without leaves where none is known.
-        common: leaves `[K, T, ...]` of the entries that all labels may move.
+        own: leaves `[K, T, ...]` of the entries that only label k moves (its item's row); a tree
+            without leaves where no such entries are known.
+        common: leaves `[K, T, ...]` of the entries that every label may move.
     """
 
     own: PyTree
@@ -52,17 +52,18 @@ class Problem(NamedTuple):
     Attributes:
         init: `init(key) -> guess`, a starting point.
         predict: `predict(guess) -> predicted [T, ...]`, in the structure of what was seen.
-        whiten: `whiten(uploads [T, ...]) -> uploads`, each leaf of each step over the standard
-            deviation of its noise where that is given, else each step over the norm of what was
+        whiten: `whiten(uploads [T, ...]) -> uploads`, divides each leaf of each step by the
+            standard deviation of its noise or, if none is given, each step by the norm of what was
             seen.
-        residual: `residual(guess) -> whiten(predicted - seen)`: about 1 an entry at the truth, or
-            else of a squared norm that over T is the normalised squared distance.
+        residual: `residual(guess) -> whiten(predicted - seen)`. At the truth its entries are about
+            1 if standard deviations are given; if not, its squared norm over T is the normalised
+            squared distance.
         objective: `objective(guess) -> []`, what is minimised: distance plus priors.
         answer: `answer(guess, objective) -> Answer`.
-        columns: `columns(guess, keep) -> kept [K, ...]`, of each candidate what `keep(column)`
-            keeps of the derivatives of the residual in its label, `Columns` without the axis K;
-            all of them, or a part of which Gram matrices are made, as all need much memory. None
-            where no solver needs them.
+        columns: `columns(guess, keep) -> kept [K, ...]`, the value of `keep(column)` for each
+            candidate, where the column (`Columns` without the axis K) is the derivative of the
+            residual in the candidate's label. `keep` saves memory: a Gram matrix needs only a part
+            of each column. None where no solver needs columns.
     """
 
     init: Callable[[Key], Guess]
@@ -98,21 +99,22 @@ def problem(
 ) -> Problem:
     """MGradInv's problem: labels and private parameters are unknown, T uploads constrain them.
 
-    With T = 1 it is the single-gradient attack of the literature.
+    T = 1 is the single-gradient attack of the literature.
 
     Args:
         transcript: what the server holds of one client; leaves may be tracers.
         client_update: the client's own update, as the attacker knows it.
-        observation: the channel, of which `init` and `predict` are used.
-        hypothesis: what is assumed of the private parameters between the steps.
+        observation: the channel; its `init` and `predict` are used.
+        hypothesis: what is assumed about the private parameters between the steps.
         distance: between the predicted and the seen upload of one step; per leaf by default.
         weighted_priors: pairs of weight and prior.
         relaxation: of the labels (and of an unknown batch's weights); None: `relax.sigmoid()`.
         label_scale: standard deviation of the labels at the start, around 1/2.
         deviation: standard deviations of the uploads' noise, leaves `[T]`, see
-            `whitening.deviations`; None: the norm of each step.
-        separable: whether a label moves the uploads as it would alone in the batch (one gradient
-            of a mean loss, see `probing.structure`); `columns` then costs one pass over the batch.
+            `whitening.deviations`; None: the norm of each step's upload.
+        separable: whether each label moves the uploads as it would in a batch of its item alone
+            (one gradient of a mean loss, see `probing.structure`); `columns` then costs one pass
+            over the batch.
 
     Returns:
         The problem.
@@ -155,7 +157,7 @@ def problem(
     def answer(guess: Guess, value: Array) -> Answer:
         labels, weights = decode(guess)
         beliefs = labels if weights is None else labels * weights
-        scores = jnp.where(candidates.mask(transcript), beliefs, 0)  # padding is none
+        scores = jnp.where(candidates.mask(transcript), beliefs, 0)  # 0 for padding
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     return Problem(init, predict, whiten, residual, objective, answer, columns)
@@ -168,7 +170,7 @@ def free_problem(
     init_private: InitPrivate,
     **options: Any,
 ) -> Problem:
-    """`problem` with a private state of its own at each of the T steps; `options` are its own."""
+    """`problem` with one unknown private state per step; `options` are passed to `problem`."""
     hypothesis = dynamics.free(init_private, transcript.rounds.shape[0])
     return problem(transcript, client_update, observation, hypothesis, **options)
 
@@ -182,7 +184,7 @@ def replay(
     latent: PyTree,
     weights: Array | None = None,
 ) -> PyTree:
-    """What the attacker would see `[T, ...]` of a client with these labels and private states."""
+    """The uploads `[T, ...]` that would be seen from a client with these labels and states."""
     uploads = hypothesis.rollout(
         client_update,
         latent,
@@ -196,7 +198,7 @@ def replay(
         return state, predicted
 
     state = observation.init(tree.take(uploads, 0))
-    if not jax.tree.leaves(state):  # no memory: the steps need no order, nor a loop
+    if not jax.tree.leaves(state):  # a channel without memory: no loop over the steps is needed
         return jax.vmap(lambda upload, seen: observation.predict(upload, seen, state)[0])(
             uploads, transcript.seen
         )
@@ -204,13 +206,13 @@ def replay(
 
 
 def _norms(seen: PyTree) -> PyTree:
-    """The norm of the whole upload, at every leaf."""
+    """A tree like the upload with the norm of the whole upload at every leaf."""
     norm = jnp.sqrt(distances.floor(distances.squared_norm(seen)))
     return jax.tree.map(lambda leaf: norm, seen)
 
 
 def _whiten(deviation: PyTree, uploads: PyTree) -> PyTree:
-    """Uploads `[T, ...]` over the deviations `[T]` of their leaves."""
+    """Uploads `[T, ...]` divided by the deviations `[T]` of their leaves."""
     return jax.tree.map(lambda leaf, std: jax.vmap(jnp.divide)(leaf, std), uploads, deviation)
 
 
@@ -243,7 +245,7 @@ def _draw(
 def _columns(
     residual: Callable[[Guess], PyTree], guess: Guess, keep: Callable[[Columns], PyTree]
 ) -> PyTree:
-    """`Problem.columns` by forward derivatives of the residual, one replay a label."""
+    """`Problem.columns` by forward derivatives of the residual, one replay per label."""
     by_label = jax.jacfwd(lambda labels: residual(guess._replace(labels=labels)))
     jacobian = by_label(guess.labels)
     return jax.vmap(lambda common: keep(Columns({}, common)), in_axes=-1)(jacobian)
@@ -257,10 +259,10 @@ def _separable_columns(
     latent: PyTree,
     keep: Callable[[Columns], PyTree],
 ) -> PyTree:
-    """`Problem.columns` where a label moves the uploads as it would alone in the batch."""
+    """`Problem.columns` where each label moves the uploads as it would in a batch of one item."""
 
     def one(candidate: tuple[PyTree, PyTree, Array, Array]) -> PyTree:
-        """The uploads' derivative in the label of a candidate, from a batch of it alone."""
+        """The derivative of the uploads in one candidate's label, from a batch of that item."""
         items, seen, label, shares = candidate
         items, seen = jax.tree.map(lambda leaf: leaf[:, None], (items, seen))
         alone = dataclasses.replace(
@@ -291,7 +293,8 @@ def _separable_columns(
 def starting_from(problem: Problem, answer: Answer, relaxation: Relaxation) -> Problem:
     """The same problem, started from an answer's scores and private parameters, where finite.
 
-    What the answer does not hold (private parameters, an unknown batch) is drawn as before.
+    Unknowns that the answer does not hold (private parameters, an unknown batch) are drawn as
+    before.
     """
 
     def init(key: Key) -> Guess:

@@ -26,12 +26,15 @@ def binary_prior() -> Prior:
 
 
 def sparsity_prior() -> Prior:
-    """Mean of y: fewer interactions are likelier (it breaks the label flip of BCE on MF)."""
+    """Mean of y: fewer interactions are likelier, which decides between (y, p) and (1 - y, -p).
+
+    Both explain the uploads of matrix factorisation with BCE.
+    """
     return lambda labels, latent, transcript: _mean(labels, transcript)
 
 
 def norm_prior(scale: float = 0.1) -> Prior:
-    """Mean of `(latent / scale)^2`: the latent is as large as its initialisation, `N(0, scale^2)`.
+    """Mean of `(latent / scale)^2`, 1 on average at the initialisation `N(0, scale^2)`.
 
     Raises:
         ValueError: if `scale` is not positive.
@@ -46,7 +49,7 @@ def norm_prior(scale: float = 0.1) -> Prior:
 
 
 def popularity_prior() -> Prior:
-    """Mean cross-entropy of the labels to the public log odds `o`, `softplus(o) - y o`."""
+    """Mean cross-entropy of labels y under the public log odds `o`, `softplus(o) - y o`."""
 
     def prior(labels: Array, latent: PyTree, transcript: Transcript) -> Array:
         del latent

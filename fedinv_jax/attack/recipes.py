@@ -1,8 +1,8 @@
-"""Competing attacks of the literature, as short recipes over the same problem and solvers.
+"""Competing attacks from the literature, as short recipes over the same problem and solvers.
 
 Each is `recipe(known) -> attack`, with `attack(transcript, key, num_iterations) -> Answer` for one
-client: scores and labels `[K]`. Most were written for other unknowns (images, one step): in a
-federated recommender the items are known, labels and the private embedding are not.
+client: scores and labels `[K]`. Most were published for other unknowns (images, at one step). Here
+the items are known; the labels and the private embedding are not.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 
 
 class Known(NamedTuple):
-    """What the attacker knows of every client.
+    """What the attacker knows about every client.
 
     Attributes:
         client_update: the client's own update.
-        observation: the channel and what is seen behind it.
+        observation: the channel, including which leaves are seen.
         init_private: draws private parameters.
         positives: public share of interactions among candidates, in [0, 1].
     """
@@ -47,24 +47,25 @@ class Known(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A competing attack: its solver, for people, and `make(known, **options) -> attack`."""
+    """A competing attack: the name of its solver and `make(known, **options) -> attack`."""
 
     solver: str
     make: Callable[..., Attack]
 
 
-_TOLERANCE = 1e-7, 1e-9  # of torch's L-BFGS, by which DLG stops
+_TOLERANCE = 1e-7, 1e-9  # at which torch's L-BFGS stops, hence DLG
 _SCALE = 100.0  # of RAIFLE's distance
 
 
 def dlg(known: Known) -> Attack:
-    """Deep Leakage from Gradients: the squared distance of whole uploads, by L-BFGS.
+    """Deep Leakage from Gradients: L-BFGS on the squared distance of whole uploads.
 
     `min over a, p of |g(sigmoid(a), p) - g|^2 / |g|^2`, started near `sigmoid(a) = 1/2` and at a
-    fresh p. Deviations: the original inverts images and soft labels, from N(0, 1), with torch's
-    L-BFGS (history of 100, no line search); its distance is not divided. This is optax's (history
-    of 10, zoom line search), and ends by torch's tolerances, 1e-7 on the gradient and 1e-9 on the
-    change. With T uploads the distances are averaged and every step has a private state of its own.
+    fresh p. Deviations: the original inverts images and soft labels, started at N(0, 1), by torch's
+    L-BFGS (history of 100, no line search), and does not normalise the distance. This recipe uses
+    optax's L-BFGS (history of 10, zoom line search) and stops at torch's tolerances, 1e-7 on the
+    gradient and 1e-9 on the change. With T uploads the distances are averaged, and each step has
+    its own private state.
 
     References:
         Zhu, Liu, Han, Deep leakage from gradients, NeurIPS 2019, arXiv:1906.08935, algorithm 1.
@@ -81,10 +82,10 @@ def dlg(known: Known) -> Attack:
 def inverting_gradients(known: Known, restarts: int = 4) -> Attack:
     """Inverting Gradients: the cosine distance, Adam on the sign of the gradient, some restarts.
 
-    The rate is .1, and a tenth of that after 3/8, 5/8 and 7/8 of the iterations each; the best
-    restart is that of least distance. Deviations: no total variation (labels are no image), labels
-    through a sigmoid instead of clipped to their box, from near 1/2 instead of N(0, 1); of each
-    restart the best point visited; T uploads and private states as in `dlg`.
+    The learning rate is 0.1, divided by 10 after 3/8, 5/8 and 7/8 of the iterations. The restart of
+    least distance answers. Deviations: there is no total variation (labels are no image); labels
+    pass through a sigmoid instead of being clipped to [0, 1], and start near 1/2 instead of at
+    N(0, 1); each restart keeps its best point; T uploads and private states are as in `dlg`.
 
     Args:
         known: what the attacker knows.
@@ -110,14 +111,15 @@ def inverting_gradients(known: Known, restarts: int = 4) -> Attack:
 
 
 def tgias_ro(known: Known) -> Attack:
-    """TGIAs-RO: several temporal gradients, robustly aggregated against outlying ones.
+    """TGIAs-RO: several temporal gradients, aggregated robustly against outliers.
 
-    Each observed step has its own distance (squared, normalised). Their T gradients in the labels
-    are aggregated entry by entry by the median, so that an invalid upload cannot pull the labels
-    along; the private state of a step follows its own gradient. Adam, labels 30 times as fast. At
-    T = 1 and 2 the median is the mean. Deviations: written from the paper's abstract and framework
-    (temporal gradients, robust statistics), not from its code; it aggregates at every iteration,
-    and of the points visited keeps that of least median distance.
+    Each observed step has its own distance (squared, normalised). The gradient in the labels is the
+    entrywise median of the T gradients of these distances, so that one invalid upload does not move
+    the labels; the private state of each step follows the gradient of its own distance. Adam moves
+    the labels 30 times as fast as the private states. At T = 1 and 2 the median is the mean.
+    Deviations: the recipe follows the paper's abstract and framework (temporal gradients, robust
+    statistics), not its code; it aggregates at every iteration and keeps the visited point of least
+    median distance.
 
     References:
         Li, Gu, Chen, Li, Wu, Ruan, Si, Fan, Temporal gradient inversion attacks with robust
@@ -151,21 +153,22 @@ def tgias_ro(known: Known) -> Attack:
 def raifle(known: Known, guesses: int = 3) -> Attack:
     """RAIFLE's attack with a guessed private embedding: labels by L-BFGS from item rows.
 
-    `min over a of 100 sum_i |dq_i(sigmoid(a), p) - dq_i| / sum_i |dq_i|` over the items, with p
-    drawn from U(0, 1) and kept, a from U(-1, 1), and a line search with strong Wolfe conditions
-    that begins at a tenth of the quasi-Newton step. Of all guesses of p, the one of least
-    distance answers. Deviations: the original draws p once (its code may restart the labels, and
-    then keeps the least distance too); it divides by the mean row norm only where that is below
-    100; another implementation of L-BFGS, which ends where the objective changes by less than 1e-4
-    (float32 resolves 4e-6 of its usual 50), or no unknown by more, and searches a line 10 times at
-    most; no manipulation of the data, as it does for ranking; T uploads averaged.
+    `min over a of 100 sum_i |dq_i(sigmoid(a), p) - dq_i| / sum_i |dq_i|` over the items. Each guess
+    of p is drawn from U(0, 1) and fixed; a starts at U(-1, 1). A line search with strong Wolfe
+    conditions begins at a tenth of the quasi-Newton step. The guess of p with the least distance
+    answers. Deviations from the original: it draws p once (its code may restart the labels, and
+    then keeps the least distance too), divides by the mean row norm only where that norm is below
+    100, and manipulates the data for ranking, which this recipe does not. This L-BFGS is another
+    implementation: it ends where the objective changes by less than 1e-4 (float32 resolves 4e-6 of
+    its usual 50) or no unknown changes by more, and its line search takes at most 10 steps. The
+    distances of T uploads are averaged.
 
     Args:
         known: what the attacker knows.
-        guesses: of p, >= 1.
+        guesses: number of guesses of p, >= 1.
 
     Raises:
-        ValueError: if there are no guesses.
+        ValueError: if `guesses` is below 1.
 
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE: reconstruction attacks on interaction-based federated
@@ -177,14 +180,15 @@ def raifle(known: Known, guesses: int = 3) -> Attack:
 def raifle_joint(known: Known, guesses: int = 3) -> Attack:
     """RAIFLE's joint variant: as `raifle`, with the private embedding as a further unknown.
 
-    Both start from U(-1, 1). Deviations: as in `raifle`; every step has a private state of its own.
+    Labels and embedding start at U(-1, 1). Deviations: as in `raifle`; each step has its own
+    private state.
 
     Args:
         known: what the attacker knows.
         guesses: starting points, >= 1.
 
     Raises:
-        ValueError: if there are no guesses.
+        ValueError: if `guesses` is below 1.
 
     References:
         Pham et al., NDSS 2025, arXiv:2310.19163.
@@ -220,7 +224,7 @@ def _raifle(known: Known, guesses: int, joint: bool) -> Attack:
             return _SCALE * problem.objective(guess if joint else guess._replace(latent=fixed))
 
         started = problem._replace(init=init, objective=value)
-        # One after the other: each ends by itself.
+        # In sequence, not by vmap: each run ends on its own.
         answers = jax.lax.map(
             lambda key: inversion.invert(started, solver, key, num_iterations),
             jax.random.split(key, guesses),
@@ -232,21 +236,22 @@ def _raifle(known: Known, guesses: int, joint: bool) -> Attack:
 
 
 def imia(known: Known, confirmed: float = 0.9) -> Attack:
-    """Interaction-level membership inference: replay with guessed labels, keep what fits, top down.
+    """Interaction-level membership inference: replay guessed labels, confirm those that fit best.
 
-    With a fresh private state as a stand-in, `floor(positives n)` of the n candidates are labelled
-    interactions at random and the client is replayed. In order of the distance between replayed and
-    seen item rows, nearest first, a share of the candidates is confirmed with the label that each
-    had. The others are labelled anew, so that the number of interactions stays, until that many are
-    confirmed. Scores are 1 for confirmed interactions and 0 for all others. Deviation: with T
-    uploads the distances of the steps are averaged.
+    A fresh private state stands in for the victim's. `floor(positives n)` of the n candidates are
+    labelled as interactions at random, and the client is replayed. The share `confirmed` of the
+    candidates, those whose replayed item rows are nearest to the seen ones, keep their labels. The
+    others get new labels, with the same total of interactions, and the client is replayed again,
+    until all `floor(positives n)` interactions are confirmed. Scores are 1 for confirmed
+    interactions and 0 for all others. Deviation: with T uploads the distances of the steps are
+    averaged.
 
     Args:
         known: what the attacker knows.
-        confirmed: share of the candidates that are confirmed in a round, in [0, 1].
+        confirmed: share of the candidates that each replay confirms, in [0, 1].
 
     Raises:
-        ValueError: if `confirmed` is not a share.
+        ValueError: if `confirmed` is not in [0, 1].
 
     References:
         Yuan, Yang, Nguyen, Cui, He, Yin, Interaction-level membership inference attack against
@@ -266,7 +271,7 @@ def imia(known: Known, confirmed: float = 0.9) -> Attack:
         latent = problem.init(latent_key).latent
 
         def drawn(key: Key, yes: Array, undecided: Array) -> Array:
-            """Labels: the confirmed interactions, and as many of the open ones as are missing."""
+            """Labels: confirmed interactions, filled up at random to the expected number."""
             draws = jnp.where(undecided, jax.random.uniform(key, where.shape, 'float32'), jnp.inf)
             return yes | (undecided & (_ranks(draws) < expected - jnp.sum(yes)))
 
@@ -306,7 +311,7 @@ def _problem(
     distance: distances.Distance,
     relaxation: relax.Relaxation | None = None,
 ) -> objective.Problem:
-    """The problem with a private state of its own at each of the T steps."""
+    """The problem with one unknown private state per step."""
     return objective.free_problem(
         transcript,
         known.client_update,
@@ -318,7 +323,7 @@ def _problem(
 
 
 def _steps(transcript: Transcript) -> tuple[Transcript, Transcript]:
-    """A transcript whose steps are transcripts of one, and the axes that they lie along."""
+    """A transcript that `vmap` splits into transcripts of one step each, and its `vmap` axes."""
     of_step = ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
     parts = {
         name: jax.tree.map(lambda leaf: leaf[:, None], getattr(transcript, name))
@@ -330,5 +335,5 @@ def _steps(transcript: Transcript) -> tuple[Transcript, Transcript]:
 
 
 def _ranks(values: Array) -> Array:
-    """The place of each entry in increasing order, int `[K]`."""
+    """The rank of each entry in increasing order, int `[K]`, from 0."""
     return jnp.argsort(jnp.argsort(values))

@@ -14,7 +14,7 @@ class Relaxation(NamedTuple):
     """A bijection between unconstrained numbers and (0, 1).
 
     Attributes:
-        encode: `encode(labels) -> unconstrained`; the end points map to finite numbers.
+        encode: `encode(labels) -> unconstrained`; labels 0 and 1 map to finite numbers.
         decode: `decode(unconstrained) -> labels`.
     """
 
@@ -50,7 +50,7 @@ def sigmoid(gain: float = 1.0, margin: float = 1e-4) -> Relaxation:
 
 
 def identity() -> Relaxation:
-    """The labels themselves, for solvers that keep them in their box on their own.
+    """The labels themselves, for solvers that keep labels in [0, 1].
 
     Example:
         >>> identity().decode(jnp.array([0.0, 1.0])).tolist()

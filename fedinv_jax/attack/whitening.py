@@ -1,4 +1,4 @@
-"""The noise of uploads that an attacker knows of: of the channel, and of rounding."""
+"""Standard deviations of the noise of uploads, as an attacker knows it: channel and rounding."""
 
 from functools import partial
 
@@ -14,9 +14,9 @@ _SAFETY = 4.0
 
 
 def _mean_squares(tree_: PyTree, where: Array, least: float | Array = 0.0) -> PyTree:
-    """By leaf, `[]`, of item rows over the candidates `where [K]` only: padding counts for nothing.
+    """The mean square of each leaf, `[]`; of item rows, over the candidates `where [K]` only.
 
-    `least` bounds each leaf's sum of squares from below.
+    Each leaf's sum of squares is at least `least`.
     """
 
     def mean(path: tuple, leaf: Array) -> Array:
@@ -28,7 +28,7 @@ def _mean_squares(tree_: PyTree, where: Array, least: float | Array = 0.0) -> Py
 
 
 def _sizes(seen: PyTree, where: Array) -> PyTree:
-    """Mean squares by leaf, `[]`; a leaf of zeros counts as 1e-6 of the whole upload."""
+    """The mean square of each leaf, `[]`; its norm is at least 1e-6 of the whole upload's."""
     least = distances.floor(1e-12 * distances.squared_norm(seen))
     return _mean_squares(seen, where, least)
 
@@ -41,23 +41,23 @@ def deviations(
     latent: PyTree,
     rounding: float = 2.0**-24,
 ) -> PyTree:
-    """Standard deviations `[T]` by leaf of what separates a seen upload from the exact one.
+    """Standard deviations `[T]` by leaf of the difference between a seen upload and the exact one.
 
-    The channel's known variance, and rounding: the attacker replays the client's step in float32
-    and in float64 at four made-up label vectors and takes four times the root mean square
-    difference (another order of summation was seen to give up to three times as much). Of uploads
-    in another precision it is scaled.
+    Two sources: the channel's known variance, and rounding. For the rounding the attacker replays
+    the client's step in float32 and in float64 at four made-up label vectors and takes four times
+    the root mean square difference (another order of summation gave differences up to three times
+    as large). For uploads of another dtype the difference is scaled by the unit roundoff.
 
     Args:
         transcript: what the server holds of one client, in float64.
         client_update: the client's own update.
         observation: the channel.
-        hypothesis: on the private parameters.
-        latent: an estimate, for the size of the terms only.
+        hypothesis: about the private parameters.
+        latent: an estimate; only the sizes of the terms depend on it.
         rounding: unit roundoff of the uploads; `2**-24` is float32's.
 
     Returns:
-        The tree, with the structure of what is seen.
+        A tree with the structure of what is seen.
     """
 
     def replay(phase: Array, dtype: str) -> PyTree:

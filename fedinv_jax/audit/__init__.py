@@ -1,7 +1,7 @@
-"""The audit: a program that turns a config into rows and pages.
+"""The audit: a program that turns a config into rows and report pages.
 
-In the order of a run: main, config, defences (guarantees, channel), training, attackers, registry,
-settings, checks, plan, threat_model, runner, compiling, executor, scoring, reporting; study and
-capture are other ways to begin; workdir, distributed and progress are what they share. The library
-does not import it.
+The modules in the order of a run: main, config, defences (guarantees, channel), training,
+attackers, registry, settings, checks, plan, threat_model, runner, compiling, executor, scoring,
+reporting. `study` and `capture` are the other entry points; all of them use workdir, distributed
+and progress. The library does not import this package.
 """

@@ -1,4 +1,4 @@
-"""Config -> functions: attacks, and what an attacker knows of clients and channel."""
+"""Config -> attacks, with what an attacker knows about the clients and the channel."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,19 +48,20 @@ Probe: TypeAlias = Callable[[tuple[str, ...], bool], exact.Known]
 
 
 class Target(NamedTuple):
-    """What an attack is made for: a client as a config describes it, and what is seen of it.
+    """What an attack is built for: a client as the config describes it, and what is seen of it.
 
     Attributes:
         config: the config.
-        attack: name of the attack, in `registry.ATTACKS`.
-        seen: parts of the upload that are seen.
+        attack: name of the attack, a key of `registry.ATTACKS`.
+        seen: parts of the upload that the attacker sees.
         adaptive: whether the attacker knows the defences.
         dynamics: name of the hypothesis; None for an attack that reads no upload.
-        rounds: the observed rounds, `[T]`; only their distances matter.
+        rounds: the observed rounds, `[T]`; only the differences between them matter.
         model: the recommender.
-        share: public share of interactions among candidates.
-        probe: `probe(seen, adaptive) -> Known`, the function below with config and model; it takes
-            seconds, and depends neither on the attack nor on rounds nor on the seed.
+        share: public share of interactions among the candidates.
+        probe: `probe(seen, adaptive) -> Known`: the function `probe` of this module with config and
+            model bound. It takes seconds; its result depends on neither the attack, nor the rounds,
+            nor the seed.
     """
 
     config: Config
@@ -75,32 +76,33 @@ class Target(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An attack and what is said of it.
+    """An attack, its solver, and why this solver was chosen.
 
     Attributes:
-        solver: its solver, for the rows; None for an attack that reads no upload.
-        why: why this solver, for people; empty where the config names it.
-        attack: `attack(transcript, key, num_iterations) -> Answer`, of one client.
-        descent: what of it may run on several clients in step; None where each is solved alone.
+        solver: name of the solver, a column of the rows; None for an attack that reads no upload.
+        why: why this solver was chosen, one sentence; empty where the config names the solver.
+        attack: `attack(transcript, key, num_iterations) -> Answer`, on one client.
+        batched: the iterative part, which can run on several clients in step; None for an attack
+            that solves one client after the other.
     """
 
     solver: str | None
     why: str
     attack: Attack
-    descent: batching.Descent | None = None
+    batched: batching.Batched | None = None
 
 
 def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True) -> Observation:
-    """The channel and what is seen behind it, as an attacker knows them."""
+    """The channel as the attacker models it, restricted to the parts of the upload in `seen`."""
     return observe.chain(channel.replayed(config, adaptive), observe.share(*seen))
 
 
 def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUpdate:
-    """The client's training as an attacker replays it; of a cohort, that of all its members.
+    """The client's training as an attacker replays it; for a cohort, the training of all members.
 
-    Under a sum nobody sees which entries of an upload its client kept: the attacker clips what it
-    predicts of each member, and takes the other stages as if they were not there. Who does not know
-    of the defences knows of no penalty on the drift of item rows either.
+    The sum of a cohort hides which entries each member kept. The attacker therefore clips the
+    predicted upload of each member and ignores the other stages. An attacker that does not know the
+    defences ignores the penalty on the drift of item rows too.
     """
     section = (config if adaptive else channel.undefended(config)).client
     assumed = config.attack.private_learning_rate, config.attack.learning_rate
@@ -114,7 +116,7 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
 
 
 def make_init_private(config: Config, model: Model) -> InitPrivate:
-    """Draws the private parameters that an attacker looks for: a client's, or a whole cohort's."""
+    """`init(key)` of the private parameters to recover: of one client, or of a whole cohort."""
     size = config.observation.cohort
     if size == 1:
         return model.init_private
@@ -122,7 +124,7 @@ def make_init_private(config: Config, model: Model) -> InitPrivate:
 
 
 def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -> dynamics.Dynamics:
-    """A hypothesis by name, for the observed rounds `[T]`."""
+    """The hypothesis called `name` (`DYNAMICS`), for the observed rounds `[T]`."""
     if _validate.lookup('dynamics.name', name, DYNAMICS) == 'static':
         return dynamics.static(init_private)
     if name == 'free':
@@ -131,7 +133,7 @@ def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -
 
 
 def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
-    """The priors of positive weight."""
+    """The priors of the config with their weights, without those of weight 0."""
     table = {
         'binary': priors.binary_prior(),
         'norm': priors.norm_prior(config.model.scale),
@@ -143,7 +145,7 @@ def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
 
 
 def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = True) -> exact.Known:
-    """What holds of every client, as an attacker who sees these parts finds out on random draws."""
+    """The structure of the client update, as an attacker that sees `seen` probes it on draws."""
     client_update = make_replay(config, model, adaptive)
     observation = make_observation(config, seen, adaptive)
     rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
@@ -166,11 +168,11 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
 
 
 def make_exact(target: Target, solver: str | None = None) -> Choice:
-    """The member of the exact attack that this client allows, and why it is taken.
+    """The exact attack whose assumptions this client meets, and why it was chosen.
 
     Args:
-        target: what it is made for.
-        solver: an attack that solves for the labels; None: the target's own attack.
+        target: what the attack is built for.
+        solver: name of an attack that solves for the labels; None: the target's own attack.
     """
     solver = solver or target.attack
     with jax.enable_x64():
@@ -183,7 +185,7 @@ def make_exact(target: Target, solver: str | None = None) -> Choice:
 
 
 def _draws(model: Model, size: int) -> list[probing.Draw]:
-    """Two random clients with a batch of so many items, in float64, biases away from zero."""
+    """Two random clients with a batch of `size` items each, in float64, with non-zero biases."""
 
     @compilation.jit
     def parameters(key: Key) -> tuple[PyTree, PyTree]:
@@ -204,7 +206,7 @@ def _draws(model: Model, size: int) -> list[probing.Draw]:
 
 
 def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
-    """How an attack of the literature is made."""
+    """`make(target) -> Choice` for an attack of the literature."""
 
     def make(target: Target) -> Choice:
         config, adaptive = target.config, target.adaptive
@@ -222,11 +224,12 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
 def make_mgradinv(
     target: Target, make_start: Callable[[Target, str], Choice] = make_exact
 ) -> Choice:
-    """MGradInv as a config describes it, for any hypothesis and channel.
+    """MGradInv with the config's settings, for any hypothesis and channel.
 
     Args:
-        target: what it is made for.
-        make_start: `make_start(target, name)`, the attack from whose answer it starts.
+        target: what the attack is built for.
+        make_start: `make_start(target, name) -> Choice`, the attack from whose answer MGradInv
+            starts (`attack.warm_start`).
     """
     config, adaptive = target.config, target.adaptive
     section = config.attack
@@ -237,7 +240,7 @@ def make_mgradinv(
     optimizer = training.make_optimizer(
         'attack.optimizer', section.optimizer, section.num_iterations
     )
-    solver = inversion.descent(optimizer, threshold=section.stop_below)
+    solver = inversion.descent(optimizer, stop_below=section.stop_below)
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
@@ -262,10 +265,10 @@ def make_mgradinv(
             problem = objective.starting_from(problem, answer, relaxation)
         return problem, solver
 
-    descent = batching.Descent(pose, section.num_restarts)
-    mgradinv = partial(batching.run, descent)
+    batched = batching.Batched(pose, section.num_restarts)
+    mgradinv = partial(batching.run, batched)
     name = section.optimizer.name
     if start is None:
-        return Choice(name, '', mgradinv, descent)
-    why = f'starts there: {start.why}' if start.why else ''
-    return Choice(f'{name} from {start.solver}', why, mgradinv, descent)
+        return Choice(name, '', mgradinv, batched)
+    why = f'the start: {start.why}' if start.why else ''
+    return Choice(f'{name} from {start.solver}', why, mgradinv, batched)

@@ -1,4 +1,4 @@
-"""The channel that a config's defences make: of a client, of a sum, and as an attacker takes it."""
+"""Config -> the channel of a client, of a cohort's sum, and of the attacker's model of both."""
 
 import jax
 
@@ -6,13 +6,13 @@ from fedinv_jax import observe
 from fedinv_jax.audit import defences
 from fedinv_jax.types import Observation, PyTree
 
-_FAINT = 1e-3  # noise relative to the clip norm, in whose front clipping is still replayed
+_FAINT = 1e-3  # noise / clip norm up to which an attacker still replays the clipping
 
 
 def trained_share(config: defences.Config, share: float, adaptive: bool = True) -> float:
-    """The share of a batch, in [0, 1], whose labels are 1 when it trains, where `share` truly are.
+    """The share of labels in [0, 1] that are 1 in training, where `share` of the true ones are 1.
 
-    Who does not know of the defences takes `share`.
+    Defences on labels change the share. An attacker that does not know them assumes `share`.
 
     Example:
         >>> config = defences.Config({'observation': {'pseudo_rate': 0.5}})
@@ -25,7 +25,7 @@ def trained_share(config: defences.Config, share: float, adaptive: bool = True) 
 
 
 def _stages(config: defences.Config, *acts_on: str) -> list[tuple[defences.Defence, Observation]]:
-    """The stages that act on something, those that decide which leaves there are first."""
+    """The stages that act on one of `acts_on`, those that select the uploaded leaves first."""
     made = [
         (each, each.make(config))
         for each in defences.used(config)
@@ -35,23 +35,23 @@ def _stages(config: defences.Config, *acts_on: str) -> list[tuple[defences.Defen
 
 
 def channel(config: defences.Config) -> Observation:
-    """What happens to a client's labels and upload before anyone sees the upload."""
+    """The stages between a client's labels and the upload that leaves the client."""
     return observe.chain(*(stage for _, stage in _stages(config, 'labels', 'upload')))
 
 
 def after_sum(config: defences.Config) -> Observation:
-    """The channel behind the sum of a cohort."""
+    """The stages that act on the sum of a cohort."""
     return observe.chain(*(stage for _, stage in _stages(config, 'sum')))
 
 
 def replayed(config: defences.Config, adaptive: bool = True) -> Observation:
-    """The channel as an attacker takes it.
+    """The channel as an attacker models it.
 
-    Behind noise nobody reads off which entries the stages before it left. There the attacker takes
-    the upload for a whole one, and for one that was not clipped unless the noise is faint: clipping
-    what is predicted made the attacks worse behind more of it (docs/defences.md). Of a cohort's
-    sum: what its members do before the sum is in `attackers.make_replay`, but for their noise,
-    which adds up to at most that of all of them.
+    Noise hides which entries the stages before it kept. Where noise follows, the attacker assumes
+    that the upload is complete; it also assumes that the upload was not clipped, unless the noise
+    is faint: with more noise, clipping the prediction made the attacks worse (docs/defences.md).
+    For a cohort, `attackers.make_replay` covers the stages before the sum except the noise; here
+    the noise variance of one member is multiplied by the cohort's size, an upper bound.
     """
     stages, size = _stages(config, 'labels', 'upload'), config.observation.cohort
     kept = [stage for each, stage in stages if each.replay == 'always']
@@ -73,7 +73,7 @@ def _is_hidden(
     defence: defences.Defence,
     behind: list[tuple[defences.Defence, Observation]],
 ) -> bool:
-    """Whether noise behind a stage hides what the stage did to an upload."""
+    """Whether noise added after a stage hides what the stage did to an upload."""
     noises = [each for each, _ in behind if each.is_noise]
     if not noises or defence.replay == 'predict':
         return False
@@ -84,7 +84,7 @@ def _is_hidden(
 
 
 def _summed(stage: Observation, size: int) -> Observation:
-    """The noise of so many clients in their sum; none of them is clipped or cut by it."""
+    """The noise of `size` clients in their sum: a stage that has a variance and changes nothing."""
 
     def variance(predicted: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: size * leaf, stage.variance(predicted))
@@ -93,7 +93,7 @@ def _summed(stage: Observation, size: int) -> Observation:
 
 
 def before_sum(config: defences.Config) -> Observation | None:
-    """What an attacker replays of each member of a cohort; None: nothing."""
+    """The stages that an attacker replays for each member of a cohort; None if there are none."""
     stages = _stages(config, 'upload')
     own = [stage for each, stage in stages if each.in_members]
     if not own:
@@ -102,9 +102,10 @@ def before_sum(config: defences.Config) -> Observation | None:
 
 
 def undefended(config: defences.Config) -> defences.Config:
-    """A copy of the config for an attacker who knows nothing of what the training does.
+    """A copy of the config without the defences that act on the training.
 
-    What the defences do to labels and uploads is in the channel, which `replayed` leaves out.
+    It is what an attacker assumes that does not know them. Defences on labels and uploads are part
+    of the channel; `replayed` removes them there.
     """
     copy = config.copy_and_resolve_references()
     for each in defences.used(config):

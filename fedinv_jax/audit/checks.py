@@ -1,4 +1,4 @@
-"""Refuses a config that no run can follow, before anything is computed."""
+"""Rejects a config that cannot run, before anything is computed."""
 
 import math
 import operator
@@ -11,7 +11,7 @@ from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 
 _DTYPES = ('float32', 'float64')
-# Counts of a config, 1 or more; those that are axes hold several.
+# Fields that are integers >= 1; a field that is an axis holds several of them.
 _COUNTS = (
     'num_seeds',
     'attack.num_gradients',
@@ -34,8 +34,8 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
     'attack.interval': (),
     'attack.adaptive': (True, False),
 }
-# Least and largest value of a field, beside those of the defences; those that may be None are then
-# off.
+# Smallest and largest value of a field; the bounds of the defences' fields are in `DEFENCES`. A
+# field whose value is None is not checked.
 _RANGES = {
     'observation.delta': (0, 1),
     **dict.fromkeys(
@@ -95,15 +95,15 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
 
 
 def check(config: Config) -> None:
-    """Refuses what no run can do, before anything is computed.
+    """Checks every field of a config, and the fields against each other.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), an axis without values, a count
-            that is not an integer >= 1, a field that this client would not use, or observed
-            rounds past the end of the training.
+        ValueError: for an unknown name (the message lists the nearest ones), an axis without
+            values, a count that is not an integer >= 1, a field that this client does not use, or
+            observed rounds past the end of the training.
     """
     if 'arms' in config:
-        raise ValueError('This config is a study of several arms: run it with `fedinv study`.')
+        raise ValueError('This config is a study with several arms. Run `fedinv study` with it.')
     values = {field: operator.attrgetter(field)(config) for field in (*_COUNTS, *_AXES, *_NAMES)}
     for field, names in _AXES.items():
         if not values[field]:
@@ -112,8 +112,8 @@ def check(config: Config) -> None:
             _validate.lookup(field, name, names)
     if not all(isinstance(seen, str) for seen in values['observation.seen']):
         raise ValueError(
-            f'Expected observation.seen={values["observation.seen"]} to be names of parts, joined '
-            "by '+' as in ('items+scorer', 'scorer')."
+            f'Expected observation.seen={values["observation.seen"]} to be a tuple of names of '
+            "parts, joined by '+': ('items+scorer', 'scorer')."
         )
     for field in (*_COUNTS, 'attack.first_round'):
         for number in values[field] if field in _AXES else (values[field],):
@@ -127,41 +127,48 @@ def check(config: Config) -> None:
     for setting in settings_lib.settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(
-                f'The interval runs past the training: first_round={setting.first_round}, '
-                f'num_gradients={setting.num_gradients}, interval={setting.interval} observe round '
-                f'{setting.rounds[-1]}; expected at most {config.server.num_rounds - 1} '
+                'The last observed round is past the end of the training: '
+                f'first_round={setting.first_round}, num_gradients={setting.num_gradients}, '
+                f'interval={setting.interval} give round {setting.rounds[-1]}; '
+                f'expected at most {config.server.num_rounds - 1} '
                 f'(server.num_rounds={config.server.num_rounds}).'
             )
         rows_seen = any(part.split('/')[0] == 'items' for part in setting.seen)
         if registry.ATTACKS[setting.attack].reads_rows and not rows_seen:
             raise ValueError(
                 f'attack.name={setting.attack!r} reads item rows: observation.seen='
-                f'{"+".join(setting.seen)!r} has none.'
+                f'{"+".join(setting.seen)!r} does not contain them.'
             )
         if rows_seen and not config.observation.batch_known:
-            raise ValueError('Item rows reveal the batch: seen=items needs batch_known=True.')
+            raise ValueError(
+                'Item rows reveal which items are in the batch: observation.seen with items needs '
+                'observation.batch_known=True.'
+            )
 
 
 def _check_combinations(config: Config) -> None:
-    """Refuses values out of range, and fields that contradict each other."""
+    """Rejects values out of range, and fields that contradict each other."""
     client, attack = config.client, config.attack
     rounds_uploads = (
         any(registry.ATTACKS[name].family in ('descent', 'recipe') for name in attack.name)
         and attack.dtype == 'float32'
     )
     if client.precision == 'float64' and rounds_uploads:
-        raise ValueError('A float32 solver would round float64 uploads: attack.dtype=float64.')
+        raise ValueError(
+            "client.precision='float64' needs attack.dtype='float64': a float32 solver would round "
+            'the uploads.'
+        )
     _check_numbers(config)
     _check_defences(config)
     alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
     if config.data.labels == 'ratings' and alone:
         raise ValueError(
-            f"attack.name={alone[0]!r} finds binary labels: it needs data.labels='implicit'."
+            f"attack.name={alone[0]!r} assumes binary labels: it needs data.labels='implicit'."
         )
     if config.data.resample_negatives and config.observation.batch_known:
         raise ValueError(
-            'Items that come back are interactions where negatives are fresh: '
-            'data.resample_negatives needs observation.batch_known=False.'
+            'With new negatives each round, the items of a known batch that recur are the '
+            'interactions: data.resample_negatives needs observation.batch_known=False.'
         )
     if 0 < attack.num_victims < config.num_seeds:
         raise ValueError(
@@ -202,58 +209,56 @@ def _fields(section: Config, prefix: str = '') -> dict[str, Any]:
 
 
 def _check_defences(config: Config) -> None:
-    """Refuses defences that contradict the rest, and attacks that cannot read what they leave."""
+    """Rejects defences that contradict other fields, and attacks that cannot run under them."""
     section, attack = config.observation, config.attack
     for part in section.uploaded:
         _validate.lookup('observation.uploaded', part, defences.PARTS)
     if not section.uploaded:
-        raise ValueError('Expected observation.uploaded to name a part: items, scorer.')
+        raise ValueError('Expected observation.uploaded to name at least one of: items, scorer.')
     for setting in settings_lib.settings(config):
         for part in setting.seen:
             _validate.lookup('part in observation.seen', part.split('/')[0], defences.PARTS)
         hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
         if hidden:
             raise ValueError(
-                f'observation.seen has {"+".join(sorted(hidden))}, which '
-                f'observation.uploaded={section.uploaded} leaves out.'
+                f'observation.seen contains {"+".join(sorted(hidden))}, which is not in '
+                f'observation.uploaded={section.uploaded}.'
             )
     drawn = defences.labels_changed(config)
     noisy = defences.is_noisy(config) or section.error_feedback
     if config.data.resample_negatives and (drawn or noisy):
         raise ValueError(
-            'Where negatives are fresh, items that come back are interactions, and the entries of '
-            'a batch are of other items each round: data.resample_negatives allows no '
-            'observation.label_epsilon, pseudo, noise or error_feedback.'
+            'data.resample_negatives cannot be combined with observation.label_epsilon, '
+            'pseudo_rate, noise, sum_noise or error_feedback: items that recur would reveal the '
+            'interactions, and the entries of a batch belong to other items each round.'
         )
     if drawn and config.data.labels == 'ratings':
         raise ValueError(
-            'observation.label_epsilon and pseudo flip binary labels: they need '
+            'observation.label_epsilon and pseudo_rate change binary labels: they need '
             "data.labels='implicit'."
         )
     if section.delta in (0, 1):
-        raise ValueError(
-            f'Expected observation.delta={section.delta} between 0 and 1, not at them.'
-        )
+        raise ValueError(f'Expected 0 < observation.delta={section.delta} < 1.')
     if section.error_feedback and section.top_k_share == 1 and section.random_k_share == 1:
         raise ValueError(
             'observation.error_feedback needs observation.top_k_share or random_k_share below 1.'
         )
     if section.sum_noise and section.cohort == 1:
         raise ValueError(
-            'observation.sum_noise is noise on a sum that hides its parts: it needs '
-            'observation.cohort above 1; observation.noise is noise on each upload.'
+            'observation.sum_noise is noise on the sum of a cohort: it needs observation.cohort '
+            'above 1. For noise on each upload use observation.noise.'
         )
     if section.cohort > 1:
         if 'mean_over_touched' in (config.server.aggregate_items, config.server.aggregate_scorer):
             raise ValueError(
-                'A sum hides how many clients touched a row: observation.cohort above 1 needs '
-                'server.aggregate_items=sum or mean.'
+                'A sum hides how many clients touched a row: with observation.cohort above 1, '
+                'server.aggregate_items and aggregate_scorer must be sum or mean.'
             )
         if not section.batch_known:
             raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
         alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
         if alone or attack.warm_start is not None:
             raise ValueError(
-                "attack.name='exact' and attack.warm_start solve for one client: with "
+                "attack.name='exact' and attack.warm_start assume the upload of one client: with "
                 "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
             )

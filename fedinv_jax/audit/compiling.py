@@ -1,18 +1,18 @@
-"""Compiles the attacks of a seed and tries each: what a run will take, before it begins."""
+"""Compiles the attacks of a seed and runs each once, to predict the time and memory of a run."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import NamedTuple
 
 from fedinv_jax.audit import executor, plan, progress
 
 
 class Timings(NamedTuple):
-    """What a prediction goes by.
+    """Measured times from which the rest of a run is predicted.
 
     Attributes:
-        training: seconds that the training of a seed took.
-        after: time of a study's later runs over that of this one.
+        training: seconds that the training of one seed took.
+        after: time of a study's later runs divided by the time of this run; 0 if there are none.
     """
 
     training: float
@@ -27,14 +27,14 @@ def compile_all(
     timings: Timings,
     log: Callable[[str], None],
 ) -> None:
-    """Adds the attacks of the blocks' shapes; trying each predicts the rest of the run.
+    """Adds a compiled attack to `functions` for each new shape of block, and logs a prediction.
 
     Args:
-        arguments: of a block of theirs.
-        blocks: of one seed.
-        later: those of later seeds, whose time counts too.
-        functions: by shape; grows.
-        timings: what the prediction goes by.
+        arguments: gives the arguments of a call, see `executor.Arguments`.
+        blocks: the blocks of one seed.
+        later: the blocks of later seeds, included in the predicted time.
+        functions: compiled attacks by shape; changed in place.
+        timings: measured times.
         log: prints a line.
     """
     first, start = not functions, time.perf_counter()
@@ -44,26 +44,31 @@ def compile_all(
             new.setdefault(executor.shape(block), block)
     seed = blocks[0].case.config.seed
     if new:
-        log(f'seed {seed}: compiling {len(new)} functions and trying each ...')
+        log(f'seed {seed}: compiling {_functions(new)} and running each once ...')
     functions |= dict(zip(new, _warmed_up(arguments, list(new.values())), strict=True))
     seconds = time.perf_counter() - start
     predicted = _predicted([*blocks, *later], functions, timings.training)
-    log(f'seed {seed}: compiled {len(new)} functions in {seconds:.1f} s; {predicted.text}')
+    log(f'seed {seed}: compiled {_functions(new)} in {seconds:.1f} s; {predicted.text}')
     total = predicted.seconds
     if timings.after and first:  # the later runs train and compile too
         total += timings.after * (seconds + timings.training + total)
-        log(f'the whole study, by operation counts: about {progress.duration(total)} more')
+        log(f'whole study, estimated from operation counts: about {progress.duration(total)} more')
     if total > 3600:
         log(
-            'warning: that is more than an hour; fewer victims (attack.num_victims) or iterations '
-            '(attack.num_iterations) shorten it, and a stopped run goes on when started again'
+            'warning: this takes more than an hour. Fewer victims (attack.num_victims) or '
+            'iterations (attack.num_iterations) make it shorter. A stopped run resumes when the '
+            'same command is started again.'
         )
+
+
+def _functions(new: Sized) -> str:
+    return f'{len(new)} function{"s" * (len(new) != 1)}'
 
 
 def _warmed_up(
     arguments: executor.Arguments, blocks: Sequence[plan.Block]
 ) -> list[executor.Compiled]:
-    """The compiled attack on each of the blocks, tried on its first victims."""
+    """The compiled attack of each block, after a first run on the block's first victims."""
     if not blocks:
         return []
     config, workers = blocks[0].case.config, executor.side_by_side()
@@ -88,11 +93,12 @@ def _warmed_up(
         return done
 
     made = all_of('compiling', executor.parallel_map(compile_, blocks, executor.cores()))
-    return all_of('trying', executor.parallel_map(warm_up, zip(made, blocks, strict=True), workers))
+    pairs = zip(made, blocks, strict=True)
+    return all_of('first runs', executor.parallel_map(warm_up, pairs, workers))
 
 
 class _Prediction(NamedTuple):
-    """Seconds that are left, and the same with the memory for people."""
+    """Predicted seconds, and a sentence with time and memory for the log."""
 
     seconds: float
     text: str
@@ -101,7 +107,7 @@ class _Prediction(NamedTuple):
 def _predicted(
     blocks: Sequence[plan.Block], functions: dict[tuple, executor.Compiled], training: float
 ) -> _Prediction:
-    """How long the blocks take, with a training for each further seed, and what they hold."""
+    """Predicted time of the blocks and of the training of each further seed, and their memory."""
     config, workers = blocks[0].case.config, executor.side_by_side()
     seeds = len({block.case.config.seed for block in blocks})
     seconds = sum(executor.seconds(functions, block) for block in blocks) / workers
@@ -109,7 +115,7 @@ def _predicted(
     memory = executor.gigabytes(functions.values(), workers, config.run.memory_mib * 2**20)
     text = (
         f'predicted: {progress.duration(seconds)} for {len(blocks)} blocks of up to '
-        f'{config.attack.victims_per_call} victims{f" of {seeds} seeds" if seeds > 1 else ""}, '
-        f'{memory:.1f} GiB'
+        f'{config.attack.victims_per_call} victims{f", {seeds} seeds" if seeds > 1 else ""}; '
+        f'{memory:.1f} GiB of memory'
     )
     return _Prediction(seconds, text)

@@ -1,4 +1,4 @@
-"""The config of a run: every field with its default, and how a config becomes another."""
+"""The config of a run: every field with its default, the smoke variant, and a config per seed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,30 +14,36 @@ Config = compatibility.Config
 def default_config() -> Config:
     """The config that every file in `configs/` starts from; a comment documents each field.
 
-    Tuples are axes of the run: every combination is a setting, all served by the same training.
+    A tuple is an axis of the run, except `model.hidden` and `observation.uploaded`: every
+    combination of the axes is a setting, and one training run per seed serves all settings.
     """
     optional = config_dict.placeholder
     config = Config(
         {
-            'seed': 0,  # of everything that is drawn: data, negatives, training, victims, attacks
-            'num_seeds': 1,  # training runs, of seeds seed, seed + 1, ...; they share the victims
+            'seed': 0,  # seed of all random draws: data, negatives, training, victims, attacks
+            # Number of training runs, with seeds seed, seed + 1, ...; num_victims is divided
+            # among them.
+            'num_seeds': 1,
             'data': {
-                'name': 'synthetic',  # or a known data set, or the path of a file
-                'rating_threshold': optional(
-                    float
-                ),  # ratings from here on are interactions; None: all
-                'k_core': 0,  # k of the k-core filter; 0: none
-                # Leave each user's last interaction out of the training, and evaluate the model
-                # that is trained for server.num_rounds on it.
+                'name': 'synthetic',  # or the name of a known data set, or the path of a file
+                # Ratings >= this value are interactions; None: every rating is one.
+                'rating_threshold': optional(float),
+                # Repeatedly drops users and items with fewer than k interactions; 0: no filter.
+                'k_core': 0,
+                # Hold out each user's last interaction, train for all of server.num_rounds, and
+                # evaluate the recommendations on the held-out interactions.
                 'leave_one_out': False,
-                'ties': 'item',  # which of several last ones: the largest item id, or 'random'
-                'negatives_per_positive': 4,  # negatives for each positive
-                'resample_negatives': False,  # new ones each round; needs batch_known=False
-                'labels': 'implicit',  # or 'ratings'
-                'min_positives': 1,  # users with fewer are left out
-                'max_positives': optional(int),  # users with more are left out; None: nobody
-                'max_users': optional(int),  # of those left, only the first are clients; None: all
-                'synthetic': {  # see data.synthetic.generate
+                # Which interaction is held out where several share the last time: that with the
+                # largest item id ('item'), or one drawn at random ('random').
+                'ties': 'item',
+                'negatives_per_positive': 4,  # items sampled with label 0, per interaction
+                # Sample new negatives each round; needs observation.batch_known=False.
+                'resample_negatives': False,
+                'labels': 'implicit',  # 0 or 1; or 'ratings': the ratings themselves
+                'min_positives': 1,  # users with fewer interactions are no clients
+                'max_positives': optional(int),  # users with more are no clients; None: no limit
+                'max_users': optional(int),  # keep only the first of these users; None: all
+                'synthetic': {  # arguments of data.synthetic.generate
                     'num_users': 200,
                     'num_items': 400,
                     'popularity_exponent': 2.0,
@@ -51,81 +57,101 @@ def default_config() -> Config:
                 },
             },
             'model': {
-                'name': 'ncf',
-                'dim': 16,  # D
+                'name': 'ncf',  # or 'matrix_factorization'
+                'dim': 16,  # D, entries of a user's and of an item's embedding
                 'hidden': (64, 32, 16),  # widths of the scorer's hidden layers (ncf)
                 'use_bias': True,  # biases in the scorer (ncf)
                 'item_bias': False,  # a bias for each item (matrix_factorization)
                 'scale': 0.1,  # standard deviation of the initial embeddings
-                'kernel_init': 'he_normal',  # of the scorer, zero biases; or 'uniform' (ncf)
+                # Initial kernels of the scorer, with biases of zero; or 'uniform' (ncf).
+                'kernel_init': 'he_normal',
             },
             'client': {
-                'name': 'gradient_step',  # or 'local_sgd'
-                'loss': 'bce',  # or 'squared_error'
-                'private_learning_rate': 0.1,  # step size of the private embedding
-                'private_optimizer': {
-                    'name': 'sgd'
-                },  # of local_sgd, at the rate private_learning_rate
-                'optimizer': {'name': 'sgd', 'learning_rate': 0.1},  # of local_sgd
-                'num_epochs': 1,  # of local_sgd
-                'batch_size': optional(int),  # of local_sgd; None: full batch
-                # Uploads times the number of the client's entries (FedAvg).
+                # The upload: one gradient ('gradient_step'), or the change of the parameters over
+                # local training ('local_sgd').
+                'name': 'gradient_step',
+                'loss': 'bce',  # binary cross-entropy; or 'squared_error'
+                'private_learning_rate': 0.1,  # learning rate of the private user embedding
+                # Used by local_sgd only: the optimisers of the private and of the shared
+                # parameters (private_learning_rate is the rate of the former), the number of
+                # passes over the data, and interactions per minibatch (None: all in one).
+                'private_optimizer': {'name': 'sgd'},
+                'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
+                'num_epochs': 1,
+                'batch_size': optional(int),
+                # Multiply an upload by the number of the client's examples (FedAvg).
                 'weight_by_num_examples': False,
                 **defences.defaults('client'),
-                'precision': 'float32',  # dtype of the uploads; 'float64' is a control
+                # dtype of training and uploads; 'float64' tests whether rounding limits an attack.
+                'precision': 'float32',
             },
             'server': {
-                # On gradients this is FedSGD; on the differences of local_sgd, rate 1 is FedAvg.
+                # SGD is FedSGD with gradient_step; with local_sgd and rate 1 it is FedAvg.
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
-                'aggregate_items': 'sum',  # or mean, mean_over_touched
+                # How the uploads of a round are combined: 'sum', 'mean' over the participants, or
+                # 'mean_over_touched', the mean over the clients that have the item.
+                'aggregate_items': 'sum',
                 'aggregate_scorer': 'mean',
-                'clients_per_round': optional(int),  # drawn afresh each round; None: all
-                'num_rounds': 1000,  # the length of the training; observed rounds lie within
+                'clients_per_round': optional(int),  # participants sampled each round; None: all
+                'num_rounds': 1000,  # length of the training; every observed round is before it
             },
             'observation': {
-                'seen': ('items+scorer',),  # what the server looks at, parts joined by '+'
-                'batch_known': True,  # whether it knows the items of the batch
-                # Every defence, off; what each value means is in `defences.DEFENCES`.
+                # Parts of an upload that the attacker sees, joined by '+'.
+                'seen': ('items+scorer',),
+                'batch_known': True,  # whether the attacker knows which items are in the batch
+                # One field per defence, all switched off; `defences.DEFENCES` documents each.
                 **defences.defaults('observation'),
-                'error_feedback': False,  # what top and random leave out is added the next time
-                'delta': 1e-5,  # of (epsilon, delta)-differential privacy
+                # With top_k_share or random_k_share: entries that are dropped from an upload are
+                # added to the client's next one.
+                'error_feedback': False,
+                'delta': 1e-5,  # delta of the (epsilon, delta)-differential privacy reported
             },
-            'dynamics': {'name': ('free',)},  # free, static, unrolled; of mgradinv
+            # What mgradinv assumes about the private embedding: another one in each observed round
+            # ('free'), the same in all ('static'), or trained from the first on ('unrolled').
+            'dynamics': {'name': ('free',)},
             'attack': {
-                'name': ('mgradinv', 'popularity', 'random'),  # see `registry.ATTACKS`
+                # Attacks and baselines, see `registry.ATTACKS`.
+                'name': ('mgradinv', 'popularity', 'random'),
                 'adaptive': (True,),  # whether the attacker knows the defences
-                'popularity': True,  # whether attacks that read uploads may use it as a prior too
-                'num_victims': 64,  # of all seeds, drawn among the clients; 0: all of them
-                'min_positives': 1,  # clients with fewer are no victims
-                'max_positives': optional(int),  # clients with more are none; None: any number
-                'num_gradients': (1, 2),  # T
-                'first_round': (0,),
-                'interval': (1,),  # server rounds between two observed ones
-                # None: squared_per_leaf, or squared where the attacker knows of noise.
+                # Whether attacks that read uploads also get the popularity of the items.
+                'popularity': True,
+                # Victims of all seeds together, drawn among the clients; 0: every client is one.
+                'num_victims': 64,
+                'min_positives': 1,  # clients with fewer interactions are no victims
+                'max_positives': optional(int),  # clients with more are no victims; None: no limit
+                'num_gradients': (1, 2),  # T, the number of observed rounds
+                'first_round': (0,),  # the first observed round, counted from 0
+                'interval': (1,),  # server rounds from one observed round to the next
+                # Distance between predicted and seen uploads, see `attackers.DISTANCES`; None:
+                # 'squared_per_leaf', or 'squared' if the attacker knows of noise.
                 'distance': optional(str),
+                # Weights of the priors in mgradinv's objective.
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
+                # Optimiser of mgradinv, by its name in optax; 'decay' is 'cosine' or 'constant'.
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
-                'num_iterations': 1000,
-                'num_restarts': 1,
-                'warm_start': optional(
-                    str
-                ),  # mgradinv starts from that attack's answer; None: random
-                'label_rate_scale': 30.0,  # how much faster labels move than the private embedding
-                'private_learning_rate': optional(float),  # what the attacker believes; None: known
-                'learning_rate': optional(float),  # the same for the optimiser of local_sgd
-                'dtype': 'float32',  # of all attacks but the exact ones
-                'stop_below': 0.0,  # objective at which mgradinv is done with a victim; 0: none
-                'victims_per_call': 16,  # most victims in one compiled call
-                # Exact attacks form matrices [K, K] of at most so many candidates K.
+                'num_iterations': 1000,  # of the iterative attacks, per victim
+                'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
+                # Exact attack from whose answer mgradinv starts; None: a random start.
+                'warm_start': optional(str),
+                # Learning rate of the labels, relative to that of the private embedding.
+                'label_rate_scale': 30.0,
+                # Client learning rates that the attacker assumes: client.private_learning_rate and
+                # that of client.optimizer; None: the true one.
+                'private_learning_rate': optional(float),
+                'learning_rate': optional(float),
+                'dtype': 'float32',  # dtype of the attacks, except the exact ones (float64)
+                'stop_below': 0.0,  # objective below which mgradinv stops on a victim; 0: never
+                'victims_per_call': 16,  # victims per compiled call, at most
+                # Most candidates K for which exact attacks form dense [K, K] matrices.
                 'max_dense_candidates': 4096,
             },
-            # What may not change a result.
+            # Fields that must not change a result.
             'run': {
-                'progress': True,
-                'parallel_victims': optional(
-                    int
-                ),  # victims of a call in step; None: few on a CPU, else all
-                'memory_mib': 4096,  # most that attacks hold on a device, beside data and training
+                'progress': True,  # show progress bars on a terminal
+                # Victims of a call that are attacked in step; None: few on a CPU, else all.
+                'parallel_victims': optional(int),
+                # Device memory that attacks may use, in MiB, besides data and training.
+                'memory_mib': 4096,
             },
         }
     )
@@ -133,10 +159,10 @@ def default_config() -> Config:
 
 
 def variant(config: Config, arg: str | None) -> Config:
-    """What `configs/x.py:arg` means: 'smoke' shrinks the experiment to seconds.
+    """The config that `configs/x.py:arg` names: 'smoke' shrinks the experiment to seconds.
 
     Raises:
-        ValueError: for another `arg`.
+        ValueError: for any other `arg`.
     """
     if not arg:
         return config
@@ -155,10 +181,10 @@ def variant(config: Config, arg: str | None) -> Config:
 
 
 def raifle_setting(config: Config) -> Config:
-    """The config with model, client and what is seen as in RAIFLE's own experiments.
+    """The config with the data, model, client and observed part of RAIFLE's own experiments.
 
-    MovieLens-100K, the first 30 users with their full histories, D = 64, hidden [128, 64, 32], 20
-    local epochs of Adam, of whose upload the item rows are seen.
+    MovieLens-100K, the first 30 users with their full histories, D = 64, hidden [128, 64, 32]. A
+    client trains 20 local epochs with Adam, and the server sees the item rows of its upload.
 
     References:
         Pham, Kulkarni, Houmansadr, RAIFLE, NDSS 2025, arXiv:2310.19163, and its code.
@@ -170,7 +196,7 @@ def raifle_setting(config: Config) -> Config:
     config.client.update({'name': 'local_sgd', 'num_epochs': 20, 'private_learning_rate': 1e-3})
     config.client.optimizer.update({'name': 'adam', 'learning_rate': 1e-3})
     config.client.private_optimizer.name = 'adam'
-    with config.unlocked():  # as torchopt's Adam in RAIFLE's code
+    with config.unlocked():  # as in torchopt's Adam, which RAIFLE's code uses
         config.client.optimizer.eps_root = 1e-8
         config.client.private_optimizer.eps_root = 1e-8
     config.observation.seen = ('items',)
@@ -179,9 +205,12 @@ def raifle_setting(config: Config) -> Config:
 
 
 def with_arms(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The config of a study: by name of an arm, the fields that are its own, nested as in `config`.
+    """The config of a study with the given arms.
 
-    An arm 'synthetic' without changes is what `:smoke` runs.
+    Args:
+        config: the config that all arms share.
+        arms: by name of an arm, the fields that it changes, nested as in `config`. `:smoke` has
+            one arm 'synthetic' that changes nothing.
     """
     with config.unlocked():
         config.arms = arms
@@ -189,7 +218,7 @@ def with_arms(config: Config, arms: Mapping[str, Mapping[str, Any]]) -> Config:
 
 
 def single_seeds(config: Config) -> list[Config]:
-    """The config of each training run: its own seed, and its share of the victims."""
+    """The config of each training run, with one seed and its share of the victims."""
     count, victims = config.num_seeds, config.attack.num_victims
     configs = []
     for index in range(count):

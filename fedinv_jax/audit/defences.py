@@ -1,9 +1,9 @@
 """The defences that a config can switch on: ONE table, in the order in which they act.
 
-Everything else reads the table: the fields of the config and their bounds, the channel of a client
-and what an attacker replays of it, the rows' text and numbers, the threat model, epsilons, the
-order of strengths in a report, `--help`. A new defence is a stage (`observe`, `compress`,
-`perturb`), a row here, and a test.
+The rest of the program reads the table: the config's fields and their bounds, the channel of a
+client and the attacker's model of the channel, the text and numbers in the rows, the threat model,
+epsilons, the order of strengths in a report, `--help`. A new defence needs a stage (in `observe`,
+`compress` or `perturb`), a row of this table, and a test.
 """
 
 import math
@@ -29,28 +29,31 @@ class Defence(NamedTuple):
     """One defence.
 
     Attributes:
-        field: of the config, whose value says how strong it is.
-        off: its value without the defence.
-        kind: type of its value.
-        name: for people; the rows' text is the name and the value unless `label` says otherwise.
+        field: field of the config that switches the defence on; its value is the strength.
+        off: value of the field when the defence is off.
+        kind: type of the value.
+        name: name in reports. The text in the rows is the name and the value, unless `label` is
+            given.
         summary: one line for `--help`.
         sentence: `sentence(config) -> str`, a line of the threat model.
-        bounds: least and largest value.
-        smaller_is_stronger: whether a smaller value defends more.
-        acts_on: 'labels' before the client trains, its 'training', its 'upload', or the 'sum' of a
-            group under secure aggregation.
-        make: `make(config) -> stage` of the channel; None where another seam does it.
-        is_noise: whether it hides what the stages before it did; its `variance` adds up in a sum.
-        in_members: whether an attacker replays it of each member of a sum.
-        keeps_largest: whether what it leaves out of an upload is small.
-        replay: what an attacker who knows of the defence makes of the stage: 'always' follows it,
-            as it decides which leaves there are; 'predict' does unless blind; behind noise nobody
-            can read off what the stage did, and the attacker takes it for not there
-            ('blind_behind_noise'), or does so behind more than faint noise ('blind_behind_more').
-        share: `share(config, share) -> share` of a batch whose labels are 1 when it trains.
-        label: `label(config) -> str`, the rows' text.
-        numbers: `numbers(config) -> dict`, the rows' numbers; None: the value by its field.
-        guarantees: `guarantees(config, num_clients) -> list`, what it promises.
+        bounds: smallest and largest value.
+        smaller_is_stronger: whether a smaller value is a stronger defence.
+        acts_on: 'labels' (before the client trains), 'training', 'upload', or 'sum' (the sum of a
+            cohort).
+        make: `make(config) -> stage` of the channel; None for a defence outside the channel.
+        is_noise: whether the stage adds noise, which hides what the stages before it did; its
+            `variance` adds up in a sum.
+        in_members: whether an attacker replays the stage for each member of a sum.
+        keeps_largest: whether the stage keeps the largest entries of an upload.
+        replay: how an attacker that knows the defence models the stage. 'always': replays it, as
+            any attacker does, since the stage decides which leaves are uploaded. 'predict':
+            replays it. 'blind_behind_noise': ignores it if noise follows, as the noise hides what
+            the stage did. 'blind_behind_more': ignores it only if the noise is more than faint.
+        share: `share(config, share) -> share`: from the true share of labels that are 1 to the
+            share that the client trains on.
+        label: `label(config) -> str`, the text in the rows.
+        numbers: `numbers(config) -> dict`, the numbers in the rows; None: the value of the field.
+        guarantees: `guarantees(config, num_clients) -> list` of privacy guarantees.
     """
 
     field: str
@@ -98,14 +101,14 @@ def _cohort(config: Config) -> dict[str, Any]:
 
 
 _NOISE = 'Gaussian noise of standard deviation'
-_LEFT_OUT = ', what is left out is added the next time'
+_LEFT_OUT = ', the other entries are added to the next upload'
 _FEEDBACK = ' with error feedback'
 
 DEFENCES: tuple[Defence, ...] = (
     Defence(
         'observation.label_epsilon', None, float, 'randomised response',
-        'randomised response on labels, one draw for all rounds; epsilon of a label',
-        lambda c: f'randomised response, epsilon {c.observation.label_epsilon} a label',
+        'epsilon per label of randomised response, drawn once for all rounds',
+        lambda c: f'randomised response, epsilon {c.observation.label_epsilon} per label',
         smaller_is_stronger=True,
         acts_on='labels',
         make=lambda c: perturb.randomized_response(c.observation.label_epsilon),
@@ -116,28 +119,28 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.pseudo_rate', 0.0, float, 'pseudo-interactions',
-        'share of the negatives that clients pass off as interactions, one draw for all rounds',
+        'share of the negatives that clients train on as interactions, drawn once for all rounds',
         lambda c: (
-            f'{c.observation.pseudo_rate:.0%} of the negatives are passed off as interactions'
+            f'{c.observation.pseudo_rate:.0%} of the negatives are trained on as interactions'
         ),
         bounds=(0, 1),
         acts_on='labels',
         make=lambda c: perturb.add_pseudo_interactions(c.observation.pseudo_rate),
         share=lambda c, share: share + (1 - share) * c.observation.pseudo_rate,
-        # A negative that stays one is surely none, unless all are passed off.
+        # A label that stays 0 is certainly a negative, so epsilon is infinite unless all become 1.
         guarantees=lambda c, _: guarantees_lib.of_one_label(
             'pseudo-interactions, drawn once', 0.0 if c.observation.pseudo_rate == 1 else math.inf
         ),
     ),
     Defence(
         'client.item_drift', 0.0, float, 'item_drift',
-        'of local_sgd: weight of the mean L1 penalty on moved item rows',
-        lambda c: f'mean L1 penalty of weight {c.client.item_drift:g} on moved item rows',
+        'weight of the mean L1 penalty on changes of item rows (local_sgd)',
+        lambda c: f'mean L1 penalty of weight {c.client.item_drift:g} on changes of item rows',
         acts_on='training',
     ),
     Defence(
         'observation.uploaded', PARTS, tuple, 'only',
-        'the parts that are trained and uploaded; the other parameters stay as they were drawn',
+        'the parts that are trained and uploaded; the other parameters keep their initial values',
         lambda c: f'only {"+".join(c.observation.uploaded)} are uploaded and trained',
         make=lambda c: observe.share(*c.observation.uploaded),
         replay='always',
@@ -146,7 +149,7 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.rank', None, int, 'rank',
-        'rank of the item rows of an upload',
+        "rank to which an upload's item rows are reduced",
         lambda c: f'item rows of rank {c.observation.rank}',
         bounds=(1, math.inf),
         smaller_is_stronger=True,
@@ -154,7 +157,7 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.top_k_share', 1.0, float, 'top-k',
-        "share of an upload's entries that is kept: the largest",
+        "share of an upload's entries that are kept, the largest ones",
         lambda c: (
             f'the largest {c.observation.top_k_share:.2%} of the entries{_feedback(c, _LEFT_OUT)}'
         ),
@@ -167,9 +170,10 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.random_k_share', 1.0, float, 'random-k',
-        "share of an upload's entries that is kept: by chance",
+        "share of an upload's entries that are kept, drawn at random",
         lambda c: (
-            f'{c.observation.random_k_share:.2%} of the entries, by chance{_feedback(c, _LEFT_OUT)}'
+            f'{c.observation.random_k_share:.2%} of the entries, drawn at random'
+            f'{_feedback(c, _LEFT_OUT)}'
         ),
         bounds=(0, 1),
         smaller_is_stronger=True,
@@ -181,13 +185,17 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.quantization_levels', None, int, 'quantization levels',
-        'steps of stochastic quantisation',
-        lambda c: f'entries rounded to one of {c.observation.quantization_levels} levels by chance',
+        'levels of stochastic quantisation between 0 and the largest entry of a leaf',
+        lambda c: (
+            f'entries rounded stochastically to {c.observation.quantization_levels} levels '
+            'between 0 and the largest'
+        ),
         bounds=(1, math.inf),
         smaller_is_stronger=True,
         make=lambda c: compress.quantize(c.observation.quantization_levels),
     ),
-    # Behind all that may lengthen an upload, right before the noise that is accounted for with it.
+    # After every stage that may increase the norm, and right before the noise: the privacy
+    # accounting takes the clip norm as the sensitivity.
     Defence(
         'observation.clip', None, float, 'clip',
         'largest norm of an upload',
@@ -208,9 +216,9 @@ DEFENCES: tuple[Defence, ...] = (
     ),
     Defence(
         'observation.cohort', 1, int, 'cohort',
-        'clients of which the server sees the sum only: secure aggregation',
+        'secure aggregation: number of clients whose sum alone the server sees',
         lambda c: f'secure aggregation: only sums over cohorts of at most {c.observation.cohort} '
-        'clients are seen, who took part and with which items is known',
+        'clients are seen; which clients took part, and with which items, is known',
         bounds=(1, math.inf),
         acts_on='sum',
         label=lambda c: f'cohort {c.observation.cohort:g}' + (
@@ -230,7 +238,7 @@ DEFENCES: tuple[Defence, ...] = (
     ),
 )  # fmt: skip
 
-# Further numbers of a row; they belong to `top_k_share`, `random_k_share` and `cohort`.
+# Further numbers in the rows; they modify `top_k_share`, `random_k_share` and `cohort`.
 _MODIFIERS = {
     'error_feedback': tradeoff.Kind('with error feedback', False),
     'clients_per_round': tradeoff.Kind('clients a round', False),
@@ -238,12 +246,12 @@ _MODIFIERS = {
 
 
 def key(defence: Defence) -> str:
-    """The defence's key among the rows' numbers: the last part of its field."""
+    """The defence's key in the column `defences` of the rows: the last part of its field."""
     return defence.field.rpartition('.')[2]
 
 
 def defaults(section: str) -> dict[str, Any]:
-    """The fields of a section of the config that switch defences on, all of them off."""
+    """The fields of a config section that switch defences on, with every defence off."""
     return {
         key(each): config_dict.placeholder(each.kind) if each.off is None else each.off
         for each in DEFENCES
@@ -252,7 +260,7 @@ def defaults(section: str) -> dict[str, Any]:
 
 
 def used(config: Config) -> list[Defence]:
-    """The defences that a config switches on, in their order.
+    """The defences that a config switches on, in the order of the table.
 
     Example:
         >>> config = Config({'observation': {'clip': 1.0}})
@@ -270,7 +278,7 @@ def used(config: Config) -> list[Defence]:
 
 
 def label(config: Config) -> str:
-    """What the clients do against attacks, for a row: 'clip 1, noise 0.1', or 'none'."""
+    """The config's defences as text, for a row: 'clip 1, noise 0.1', or 'none'."""
     return ', '.join(map(_label(config), used(config))) or 'none'
 
 
@@ -284,7 +292,7 @@ def _label(config: Config) -> Callable[[Defence], str]:
 
 
 def numbers(config: Config) -> dict[str, float | list[str]]:
-    """The same in numbers: `{'clip': 1.0, 'noise': 0.1}`."""
+    """The config's defences as numbers, for a row: `{'clip': 1.0, 'noise': 0.1}`."""
     found: dict[str, Any] = {}
     for each in used(config):
         value = operator.attrgetter(each.field)(config)
@@ -293,32 +301,33 @@ def numbers(config: Config) -> dict[str, float | list[str]]:
 
 
 def labels_changed(config: Config) -> bool:
-    """Whether clients train on other labels than their own."""
+    """Whether clients train on labels that a defence has changed."""
     return any(each.acts_on == 'labels' for each in used(config))
 
 
 def kinds() -> dict[str, tradeoff.Kind]:
-    """How a report names and orders the rows' numbers, by key."""
+    """By key of the rows' `defences`: the name in a report, and which direction is stronger."""
     own = {key(each): tradeoff.Kind(each.name, each.smaller_is_stronger) for each in DEFENCES}
     return own | _MODIFIERS
 
 
 def is_noisy(config: Config) -> bool:
-    """Whether what is seen of an upload, or of a sum, has noise."""
+    """Whether a defence adds noise to the uploads, or to the sum of a cohort."""
     return any(each.is_noise for each in used(config))
 
 
 def sentences(config: Config) -> list[str]:
-    """Lines of the threat model."""
+    """One line of the threat model for each defence of the config."""
     return [each.sentence(config) for each in used(config)]
 
 
 def guarantees(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Every statement of differential privacy that a config's defences allow.
+    """The differential privacy guarantees of a config's defences.
 
     Args:
-        config: see `config.default_config`; its sampling and its number of rounds count.
-        num_clients: of the training.
+        config: see `config.default_config`. The guarantees depend on the defences, the number of
+            rounds and the participants per round.
+        num_clients: number of clients in the training.
     """
     return [
         guarantee

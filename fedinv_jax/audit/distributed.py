@@ -1,8 +1,8 @@
-"""Several processes that share a run, on one machine or many, by JAX's distributed runtime.
+"""Splits a run over several processes, on one machine or many, with JAX's distributed runtime.
 
-Victims are independent: the processes agree on who does which blocks, and meet at the end. A
-process that is lost takes the others with it, as the runtime does it; what it tells people then is
-of no help, so that `watch` says what to do.
+Victims are independent: each process attacks its own blocks, and all wait for each other at the
+end. When a process is lost, the runtime ends the others with a message that does not help the user;
+`watch` therefore prints what to do.
 """
 
 import contextlib
@@ -23,18 +23,20 @@ _WATCHER = 'import sys; sys.stdin.buffer.read(1) or sys.stderr.write(sys.argv[1]
 def initialize(
     coordinator: str | None = None, num_processes: int | None = None, process: int | None = None
 ) -> workdir.Shard:
-    """Joins the other processes, before any device is used.
+    """Connects to the other processes; must be called before any device is used.
+
+    With None, an argument is taken from SLURM, a TPU pod, GKE or Open MPI.
 
     Args:
-        coordinator: `host:port` of process 0; None: as SLURM, a TPU pod, GKE or Open MPI has it.
-        num_processes: how many there are; None likewise.
-        process: which of them this is, from 0; None likewise.
+        coordinator: `host:port` of process 0.
+        num_processes: number of processes.
+        process: index of this process, from 0.
 
     Returns:
-        This process's part of the work: `(process, num_processes)`.
+        This process's share of the work: `(process, num_processes)`.
 
     Raises:
-        ValueError: if nothing says where process 0 is, or it does not answer.
+        ValueError: if the address of process 0 is unknown, or process 0 does not answer.
     """
     try:
         jax.distributed.initialize(
@@ -47,23 +49,24 @@ def initialize(
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f'Cannot join the processes of a distributed run: {error} Outside SLURM, TPU pods and '
-            'GKE say --coordinator=HOST:PORT --num_processes=N --process=I, the same but for I in '
-            'every process.'
+            'GKE, start every process with --coordinator=HOST:PORT --num_processes=N --process=I, '
+            'where only I differs.'
         ) from error
     return jax.process_index(), jax.process_count()
 
 
 def barrier(where: str) -> None:
-    """Waits until every process has come to the place of that name."""
+    """Waits until every process has called `barrier` with the same name."""
     multihost_utils.sync_global_devices(where)
 
 
 @contextlib.contextmanager
 def watch(text: str) -> Iterator[None]:
-    """Where the process dies within, by whatever signal, a line on standard error says `text`.
+    """Prints `text` on standard error if the process is killed inside the context.
 
-    No handler of the process itself could: a killed one runs nothing. A child waits for its end.
-    The same line is said of an error that no script explains, such as a peer that does not answer.
+    A killed process cannot print, so a child process waits for its end and prints the line. The
+    line is printed too for errors other than ValueError, OSError and Ctrl-C, which the scripts
+    explain themselves; a peer that does not answer is an example.
     """
     child = subprocess.Popen(
         [sys.executable, '-S', '-c', _WATCHER, f'{text}\n'],

@@ -1,4 +1,4 @@
-"""Compiled attacks, one per shape of block; they predict the time and memory of a run."""
+"""Compiles and runs attacks, one function per shape of block; measures their time and memory."""
 
 import concurrent.futures
 import contextlib
@@ -23,12 +23,13 @@ _S = TypeVar('_S')
 _T = TypeVar('_T')
 
 
-# Two threads would take twice the time for it: one begins to compile meanwhile.
+# Tracing holds the interpreter lock: traced one after the other, the first function compiles while
+# the second is traced.
 _tracing = threading.Lock()
 
-_ENTRIES = 2**10  # of batches and steps that a CPU attacks in step: what they make fits its caches
+_ENTRIES = 2**10  # entries x steps that a CPU attacks in step; the intermediates fit its caches
 
-# `(victims, slots) -> transcripts, keys`, of the first victims, padded to so many.
+# `(block, slots) -> transcripts, keys` of the block's victims, padded to that many slots.
 Arguments = Callable[[plan.Block, int], tuple[Transcript, Array]]
 
 
@@ -36,12 +37,14 @@ class Compiled(NamedTuple):
     """A compiled attack on one shape of block.
 
     Attributes:
-        function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`.
-        slots: victims of a call: of a block, as many as `run.memory_mib` allows at a time.
-        memory: bytes of arguments and temporaries of a call, on a device.
+        function: `(transcripts, keys, num_iterations, count) -> answers` of the first `count`
+            victims.
+        slots: number of victims in a call, at most a block's and as many as `run.memory_mib`
+            allows.
+        memory: bytes of arguments and temporaries of a call, on each device.
         seconds: predicted run time of a call.
-        warm_up_block: the part of a block that it was tried on.
-        answers: those of that part, where the attack was run to its end on it; else None.
+        warm_up_block: the part of a block on which the function was first run.
+        answers: the answers of that first run if it was complete; else None.
     """
 
     function: Any
@@ -53,7 +56,7 @@ class Compiled(NamedTuple):
 
 
 def shape(block: plan.Block) -> tuple:
-    """What decides which compiled function a block needs, its seed and first round not among it."""
+    """The key of the compiled function that a block needs; seed and first round are not in it."""
     case, setting = block.case, plan.attack_setting(block.setting)
     padded = plan.group_of(case, block.users[0]).items.shape[1]
     catalogue = None if case.config.observation.batch_known else case.interactions.num_items
@@ -62,13 +65,13 @@ def shape(block: plan.Block) -> tuple:
 
 
 def parallel_victims(most: int | None, slots: int, entries: int) -> int:
-    """Victims that a device attacks in step.
+    """Number of victims that a device attacks in step.
 
     Args:
-        most: `run.parallel_victims`; None: as many as fit the caches of a CPU, all of a call
-            elsewhere.
+        most: `run.parallel_victims`; None: as many as fit the caches of a CPU; on other devices,
+            all victims of a call.
         slots: victims of the call on this device.
-        entries: of a victim's batch, times the steps.
+        entries: entries of a victim's batch times observed steps.
 
     Example:
         >>> parallel_victims(4, slots=16, entries=100), parallel_victims(4, slots=2, entries=100)
@@ -80,15 +83,16 @@ def parallel_victims(most: int | None, slots: int, entries: int) -> int:
 
 
 def dtype_scope(block: plan.Block) -> contextlib.AbstractContextManager:
-    """The scope of a block's arithmetic: whatever concerns it is computed within."""
+    """The context in which a block is compiled and run: it sets the block's float dtype."""
     name = settings.dtype(block.case.config, block.setting.attack)
     return jax.enable_x64(name == 'float64')
 
 
 def options(attack: str) -> dict[str, int | str] | None:
-    """How XLA compiles an attack: on a CPU most of an exact one's time is spent in libraries.
+    """XLA's compiler options for an attack; None for the defaults.
 
-    It compiles in half the time then and runs as fast; sums in float64 need no tree.
+    On a CPU, exact attacks spend their time in LAPACK: with fewer optimisations they compile in
+    half the time and run as fast. Sums in float64 need no tree reduction.
     """
     if jax.default_backend() != 'cpu' or registry.ATTACKS[attack].family != 'exact':
         return None
@@ -96,18 +100,18 @@ def options(attack: str) -> dict[str, int | str] | None:
 
 
 def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int = 1) -> Compiled:
-    """The compiled attack on a block, its victims spread over devices that do not communicate.
+    """The compiled attack on a block, its victims sharded over devices that do not communicate.
 
-    A call takes as many victims as fit into a worker's share of the memory, or one victim.
+    A call takes as many victims as fit into a worker's share of the memory, and at least one.
 
     Args:
-        block: any of its shape.
-        arguments: what it is called with; of one victim here, for the shapes.
-        limit: most bytes of arguments and temporaries of all workers, on a device.
+        block: any block of the shape.
+        arguments: gives the arguments of a call; called for one victim, to know the shapes.
+        limit: bytes of arguments and temporaries that all workers together may use on a device.
         workers: how many blocks run at a time.
 
     Raises:
-        ValueError: if those of one victim are more.
+        ValueError: if one victim needs more than the limit.
     """
     devices = jax.local_device_count()
     seen, keys = arguments(block._replace(users=block.users[:1]), 1)
@@ -115,12 +119,12 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
     slots = devices * -(-block.size // devices)
     candidates, iterations = seen.log_odds.shape[1], block.case.config.attack.num_iterations
     entries = candidates * block.setting.num_gradients
-    own_lanes = parallel_victims(block.case.config.run.parallel_victims, slots // devices, entries)
+    in_step = parallel_victims(block.case.config.run.parallel_victims, slots // devices, entries)
     while True:
         repeat = partial(tree.take_along, axes=(own, 0), index=np.zeros(slots, int))
         shapes = jax.eval_shape(repeat, (seen, keys))
         with _tracing:
-            lowered = _mapped(block, own, own_lanes).lower(*shapes, iterations, len(block.users))
+            lowered = _mapped(block, own, in_step).lower(*shapes, iterations, len(block.users))
         function = lowered.compile(options(block.setting.attack))
         analysis = function.memory_analysis()
         memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
@@ -130,29 +134,29 @@ def compile_(block: plan.Block, arguments: Arguments, limit: float, workers: int
             raise ValueError(
                 f'{block.setting.attack} on one victim of {candidates} candidates needs '
                 f'{memory / 2**20:.0f} MiB, of {limit / 2**20:.0f} that run.memory_mib allows. '
-                'Raise it, let exact attacks form smaller matrices '
+                'Raise run.memory_mib, let exact attacks form smaller matrices '
                 '(attack.max_dense_candidates), or leave out clients with many '
                 'interactions (data.max_positives).'
             )
         less = max(memory * workers / limit, 2.0)
         slots = devices * max(int(slots / less / devices), 1)
-        own_lanes = max(min(int(own_lanes / less), slots // devices), 1)
+        in_step = max(min(int(in_step / less), slots // devices), 1)
 
 
 def _mapped(block: plan.Block, own: Transcript, parallel_victims: int) -> Any:
-    """The attack on the places of a call, by device."""
+    """The attack on all slots of a call, sharded over the devices."""
     choice = block.case.attacks[plan.attack_setting(block.setting)]
 
     def part(seen: Transcript, keys: Array, iterations: Array, count: Array) -> Answer:
-        """The victims of one device."""
+        """Attacks the victims of one device."""
         count = count - jax.lax.axis_index('victims') * len(keys)
-        if choice.descent is not None:
+        if choice.batched is not None:
             return batching.stream(
-                choice.descent, seen, own, keys, iterations, count, parallel_victims
+                choice.batched, seen, own, keys, iterations, count, parallel_victims
             )
-        # One after the other: few large factorisations, or a search with an end of its own.
+        # One after the other: large factorisations, or a search that ends by its own criterion.
         return tree.map_first(
-            lambda place: choice.attack(tree.take_along(seen, own, place), keys[place], iterations),
+            lambda slot: choice.attack(tree.take_along(seen, own, slot), keys[slot], iterations),
             len(keys),
             count,
         )
@@ -161,15 +165,15 @@ def _mapped(block: plan.Block, own: Transcript, parallel_victims: int) -> Any:
 
 
 def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
-    """`part(seen, keys, iterations, count)`, compiled, each device with its own of the victims.
+    """`part(seen, keys, iterations, count)` compiled, with the victims sharded over the devices.
 
     Args:
-        part: of the victims of one device; its answers have an axis of them in front.
-        own: axes of the transcripts: what has none is the same for all.
+        part: attacks the victims of one device; its answers have a leading axis of victims.
+        own: the victims' axis of each leaf of the transcripts; None for a leaf that all share.
 
     Returns:
-        The same of the victims `[V]` of all devices, whose number must divide V; `iterations` and
-        `count` reach each device as they are.
+        The function of the victims `[V]` of all devices, where the number of devices divides V;
+        every device gets the same `iterations` and `count`.
     """
     shard_rows, whole = jax.sharding.PartitionSpec('victims'), jax.sharding.PartitionSpec()
     specs = jax.tree.map(
@@ -187,7 +191,7 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
 
 
 def warm_up(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
-    """Tries what `compile_` gave: a few iterations, or to the end if it ends by itself."""
+    """Runs a compiled attack once to time it: a few iterations, or all where time is not linear."""
     iterations, part = block.case.config.attack.num_iterations, parts(block, made.slots)[0]
     spec = registry.ATTACKS[block.setting.attack]
     counted = spec.iterates and not spec.ends_by_itself
@@ -202,7 +206,7 @@ def warm_up(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled
 
 
 def parts(block: plan.Block, slots: int) -> list[plan.Block]:
-    """The victims of a block call by call."""
+    """The block split into calls of at most `slots` victims."""
     users = block.users
     return [
         block._replace(users=users[start : start + slots]) for start in range(0, len(users), slots)
@@ -212,7 +216,7 @@ def parts(block: plan.Block, slots: int) -> list[plan.Block]:
 def parallel_map(
     function: Callable[[_S], _T], arguments: Iterable[_S], threads: int
 ) -> Iterator[_T]:
-    """What a function gives for each argument, in their order, in so many threads."""
+    """`map(function, arguments)` in several threads; the results come in order."""
     pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
         yield from pool.map(function, arguments)
@@ -221,9 +225,10 @@ def parallel_map(
 
 
 def memory_semaphore(memory: float) -> Callable[[float], contextlib.AbstractContextManager]:
-    """`reserve(part)`: the scope in which a thread has that part of the memory; it waits for it.
+    """`reserve(part)`: a context that waits until `part` of the memory is free, and holds it.
 
-    First come, first served: else a large part would wait for ever.
+    Threads are served in the order in which they ask; otherwise a large request could wait for
+    ever.
 
     Example:
         >>> reserve = memory_semaphore(100)
@@ -248,20 +253,20 @@ def memory_semaphore(memory: float) -> Callable[[float], contextlib.AbstractCont
 
 
 def cores() -> int:
-    """Those that this process may use: so many functions compile at a time."""
+    """Number of CPU cores that this process may use: as many functions compile at a time."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def side_by_side() -> int:
-    """How many blocks run at a time: on a CPU one on each core, which no single block fills."""
+    """How many blocks run at a time: on one CPU device, one per core, as no block uses them all."""
     alone = jax.local_device_count() > 1 or jax.default_backend() != 'cpu'
     return 1 if alone else cores()
 
 
 def run(made: Compiled, part: plan.Block, seen: Transcript, keys: Array) -> tuple[Answer, float]:
-    """The answers of a call and the seconds that they took; none is computed twice."""
+    """The answers of a call and the seconds that it took; a complete first run is reused."""
     warm_up_block = made.warm_up_block
     same = (
         warm_up_block is not None
@@ -277,9 +282,10 @@ def run(made: Compiled, part: plan.Block, seen: Transcript, keys: Array) -> tupl
 
 
 def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
-    """Predicted run time of a block; that of the slowest of its setting where it is not compiled.
+    """Predicted run time of a block.
 
-    A later seed may have shapes of its own.
+    A later seed may have shapes that are not compiled yet; the slowest shape of the same setting
+    is taken then.
     """
     own = shape(block)
     same = [own] if own in found else [key for key in found if key[0] == own[0]]
@@ -287,7 +293,7 @@ def seconds(found: dict[tuple, Compiled], block: plan.Block) -> float:
 
 
 def gigabytes(found: Iterable[Compiled], workers: int, limit: float) -> float:
-    """Predicted memory of the process: what it has held so far, and its largest calls."""
+    """Predicted memory of the process in GiB: its peak so far plus its largest concurrent calls."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     calls = min(workers * max(entry.memory for entry in found), limit)
     return (resident + calls) / 2**30

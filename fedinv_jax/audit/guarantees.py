@@ -1,4 +1,4 @@
-"""What a config's noise promises: statements of differential privacy, for the table of defences."""
+"""Differential privacy guarantees of a config's defences, for the table of defences."""
 
 import math
 from typing import TypeAlias
@@ -11,7 +11,7 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 
 def of_one_label(mechanism: str, epsilon: float) -> list[accounting.Guarantee]:
-    """Of a change of labels that is drawn once, for all rounds."""
+    """The guarantee of a mechanism that changes labels once, for all rounds."""
     unit = 'one label, given the items and the size of the batch'
     return [
         accounting.Guarantee(
@@ -21,7 +21,7 @@ def of_one_label(mechanism: str, epsilon: float) -> list[accounting.Guarantee]:
 
 
 def clip_norm(config: Config) -> float:
-    """The largest norm of an upload; inf where it is not clipped."""
+    """The largest norm of an upload; inf without clipping."""
     return math.inf if config.observation.clip is None else float(config.observation.clip)
 
 
@@ -29,7 +29,11 @@ _KNOWN_TO_SERVER = 'none: the server knows who takes part'
 
 
 def local_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Against the server each round counts that a client may take part in: it knows who does."""
+    """The guarantee of noise on each upload, against the server.
+
+    All rounds of the training are counted: the server knows who takes part, so sampling does not
+    reduce epsilon.
+    """
     del num_clients
     section, rounds, sensitivity = (
         config.observation,
@@ -47,10 +51,11 @@ def local_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
 
 
 def central_noise(config: Config, num_clients: int) -> list[accounting.Guarantee]:
-    """Against the server, and against those who see the models only, from whom sampling hides.
+    """The guarantees of noise on each cohort's sum: against the server, and with sampling.
 
-    The latter holds for clients whom no recording forces to take part; of the noise on the sums
-    that of one cohort is counted, which is a bound.
+    The second one is amplified by sampling and holds against those who see only the models. It
+    assumes clients that are sampled at random in every round; victims always take part in observed
+    rounds. Only the noise of one cohort's sum is counted, which gives an upper bound of epsilon.
     """
     section, rounds, clip = config.observation, config.server.num_rounds, clip_norm(config)
     mechanism, noise = "Gaussian noise on each cohort's sum", section.sum_noise

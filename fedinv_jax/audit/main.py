@@ -3,10 +3,11 @@
 import contextlib
 import os
 import pathlib
-import platform
+import re
 import shlex
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +29,9 @@ from fedinv_jax.audit import (
     study,
     workdir,
 )
+from fedinv_jax.audit import config as config_lib
 
+_HELP = ('--help', '-h', '-help')
 _GO_ON = 'the rows so far are kept; the same command goes on from there'
 _FLAGS = flags.FLAGS
 
@@ -54,7 +57,9 @@ def main() -> None:
     """The console command `fedinv`."""
     process.print_anywhere()
     name, *rest = sys.argv[1:] or ['--help']
-    if name in ('--help', '-h', 'help'):
+    if name == 'help' and rest:
+        name, rest = rest[0], ['--help']
+    if name in (*_HELP, 'help'):
         print(_usage())
     elif name == '--version':
         print(f'fedinv_jax {_version.__version__}, jax {jax.__version__}')
@@ -86,7 +91,8 @@ def _usage() -> str:
             'usage: fedinv COMMAND ...',
             *lines,
             '  --version  Prints the versions.',
-            '`fedinv COMMAND --help` describes the flags of a command.',
+            '`fedinv COMMAND --help` describes the flags of a command; a first run:',
+            '  fedinv attack --config=quickstart:smoke',
         ]
     )
 
@@ -174,12 +180,12 @@ def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bo
     elif _FLAGS.transcript:
         capture.attack_transcript(config, _FLAGS.transcript, folder)
     else:
-        _keep_compiled(folder)
+        process.keep_compiled(folder)
         runner.run(config, folder, line, shard=shard, merge=merge)
 
 
 def _study(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
-    _keep_compiled(folder)
+    process.keep_compiled(folder)
     study.run(config, folder, line, _FLAGS.arms, shard=shard, merge=merge)
 
 
@@ -203,8 +209,8 @@ def _define_run_flags() -> None:
     """The flags that `attack` and `study` share."""
     config_flags.DEFINE_config_file(
         'config', None, 'A config by name (`fedinv configs` lists them) or the path of a config '
-        'file; `:smoke` behind it shrinks the run to seconds. Override a field by '
-        '--config.section.field=value; audit/config.py documents them all.'
+        'file; `:smoke` after it shrinks the run to seconds. Override a field by '
+        f'--config.section.field=value; {config_lib.__file__} documents all fields.'
     )  # fmt: skip
     flags.DEFINE_string(
         'workdir', None, 'Folder for rows, summary, report and figures; a stopped run goes on '
@@ -217,14 +223,16 @@ def _define_run_flags() -> None:
     flags.DEFINE_bool('merge', False, 'Join the rows of all shards and write the report.')
     flags.DEFINE_bool(
         'distributed', False, 'Be one of several processes, on one machine or many, that share the '
-        'work and the folder; process 0 writes the report. SLURM, TPU pods and GKE say who is who.'
+        'work and the folder; process 0 writes the report. On SLURM, TPU pods and GKE processes '
+        'find each other.'
     )  # fmt: skip
     flags.DEFINE_string(
-        'coordinator', None, 'With --distributed, elsewhere: HOST:PORT of process 0.'
+        'coordinator',
+        None,
+        'With --distributed, outside SLURM, TPU pods and GKE: HOST:PORT of process 0.',
     )
     flags.DEFINE_integer('num_processes', None, 'With --distributed: how many.')
     flags.DEFINE_integer('process', None, 'With --distributed: which one, from 0.')
-    flags.mark_flag_as_required('config')
     module = sys.modules['__main__']
     module.__doc__ = '\n\n'.join([textwrap.dedent(module.__doc__ or '').strip(), tables_help()])
 
@@ -252,11 +260,14 @@ def _start(program: str, do: Do) -> None:
             else:
                 work(_shard(), _FLAGS.merge)
 
-    for flag in _FLAGS.get_flags_for_module(__name__):  # `--help` shows those of the script itself
+    for flag in _FLAGS.get_flags_for_module(__name__):  # shown by `--help`
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    with _errors_as_lines():
-        # In place: ml_collections reads the overrides of fields there.
-        sys.argv[1:] = packaged.resolve(sys.argv[1:])
+    warnings.filterwarnings('once', 'The field', FutureWarning)
+    warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
+    if not set(sys.argv) & {*_HELP, '--helpfull'}:
+        with _errors_as_lines():
+            # In place: ml_collections reads the overrides of fields there.
+            sys.argv[1:] = packaged.resolve(sys.argv[1:])
     app.run(main, flags_parser=_parse)
 
 
@@ -276,17 +287,6 @@ def _errors_as_lines(folder: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f'interrupted: {_GO_ON}')
         sys.exit(130)
-
-
-def _keep_compiled(folder: str) -> None:
-    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
-    path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
-    # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
-    is_text = path == path.encode('utf-8', 'replace').decode('utf-8')
-    if is_text and not jax.config.values['jax_compilation_cache_dir']:
-        jax.config.update('jax_compilation_cache_dir', path)
-        # All of them, whatever they took.
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def _slurm() -> str | None:
@@ -330,9 +330,16 @@ def _run_distributed(work: Callable[[workdir.Shard, bool], None]) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; a field that no config has ends in one line."""
+    """The arguments that are no flags; what cannot be parsed ends in one line."""
+    if set(argv) & set(_HELP):
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
     try:
-        return app.parse_flags_with_usage(argv)
+        return _FLAGS(argv)
+    except flags.Error as error:  # a config file that raises is quoted with its traceback
+        sys.exit(f'error: {str(error).strip().splitlines()[-1]}')
     except (AttributeError, KeyError) as error:
-        words = str(error.args[0]).replace(r'\n', ' ').replace('\\', '').strip("'")
-        sys.exit(f"error: no field of the config: '{words}")
+        text = str(error)
+        wrong = re.search(r'instead of "(\w+)"', text) or re.search(r'(\w+)', text)
+        near = re.search(r'Did you mean "(\w+)"', text)
+        hint = f' Did you mean {near[1]!r}?' if near else ''
+        sys.exit(f'error: The config has no field {wrong and wrong[1]!r}.{hint}')

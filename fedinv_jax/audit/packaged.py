@@ -31,11 +31,27 @@ def summary(path: pathlib.Path) -> str:
     return text.partition('\n')[0]
 
 
+def variants(path: pathlib.Path) -> list[str]:
+    """What may stand behind a config's name, as the docstring of its `get_config` says.
+
+    Example:
+        >>> variants(files()['exact_small_head'])
+        ['smoke', 'intervals']
+    """
+    body = ast.parse(path.read_text(encoding='utf-8')).body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    texts = [ast.get_docstring(each) or '' for each in functions if each.name == 'get_config']
+    return re.findall(r"'(\w+)'", ''.join(texts))
+
+
 def listing() -> str:
-    """A line for each config: its name and what it is."""
+    """A line for each config: its name, what it is, and its variants."""
     found = files()
     width = max(map(len, found))
-    return '\n'.join(f'{name:<{width}}  {summary(path)}' for name, path in found.items())
+    return '\n'.join(
+        f'{name:<{width}}  {summary(path)} Variants: {", ".join(variants(path))}.'
+        for name, path in found.items()
+    )
 
 
 def find(text: str) -> str:
@@ -61,20 +77,29 @@ def find(text: str) -> str:
         raise ValueError(
             f'{error} `fedinv configs` lists them; a path to a file works too.'
         ) from None
+    if variant:
+        _validate.lookup(f'variant of {name}', variant, variants(path))
     return f'{path}{colon}{variant}'
 
 
 def resolve(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments, the value of `--config` as a path.
 
+    Raises:
+        ValueError: if there is no `--config`, or no such config.
+
     Example:
         >>> resolve(['--merge', '--config', 'quickstart'])[2].endswith('configs/quickstart.py')
         True
     """
-    found = list(arguments)
+    found, named = list(arguments), False
     for index, argument in enumerate(found):
         if match := re.fullmatch(r'(--?config=)(.*)', argument):
-            found[index] = match[1] + find(match[2])
+            found[index], named = match[1] + find(match[2]), True
         elif index and found[index - 1] in ('--config', '-config'):
-            found[index] = find(argument)
-    return found
+            found[index], named = find(argument), True
+    if named:
+        return found
+    near = [name for name in found if name.partition(':')[0] in files()]
+    hint = f'Did you mean --config={near[0]}?' if near else '`fedinv configs` lists the names.'
+    raise ValueError(f'Expected --config=NAME or --config=FILE. {hint}')

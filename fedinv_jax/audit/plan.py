@@ -1,4 +1,4 @@
-"""What a run consists of: a case per seed, shared by its settings, and blocks of victims."""
+"""Divides a run into a case per seed, which its settings share, and blocks of victims."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -21,19 +21,19 @@ from fedinv_jax.types import Model
 
 
 class Case(NamedTuple):
-    """What the settings of one training run share.
+    """One training run: the data, clients and attacks that all of its settings share.
 
     Attributes:
-        config: the config of this training run: its seed, its share of the victims.
-        interactions: all interactions of the data set, less those held out.
-        held: what the trained model is evaluated on; None where nothing is held out.
-        clients: groups of clients, the population.
+        config: the config of this training run, with its seed and its share of the victims.
+        interactions: all interactions of the data set, except those held out.
+        held: the interactions on which the trained model is evaluated; None if none are held out.
+        clients: all clients, in groups of similar batch size.
         victims: user indices.
         model: the recommender.
-        share: public share of interactions among candidates.
+        share: public share of interactions among the candidates.
         counts: int `[N]`, interactions of each item, over all users.
-        num_users: users with interactions.
-        attacks: by setting, less what the attack itself does not depend on (`attack_setting`).
+        num_users: number of users with interactions.
+        attacks: the attack of each `attack_setting`.
     """
 
     config: Config
@@ -49,13 +49,13 @@ class Case(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Victims that go through one compiled call: of one seed, setting and group of clients.
+    """Victims of one seed, setting and group of clients, which one compiled function attacks.
 
     Attributes:
-        case: of their seed.
-        setting: of the attack.
-        users: the victims.
-        size: most victims of a block of this shape.
+        case: the case of their seed.
+        setting: the setting.
+        users: the victims' user indices.
+        size: number of victims in the largest block of this shape.
     """
 
     case: Case
@@ -65,7 +65,7 @@ class Block(NamedTuple):
 
 
 def make_cases(config: Config) -> list[Case]:
-    """The case of every seed; they share the data set, unless it is synthetic, and the solvers."""
+    """The case of every seed; the cases share the attacks, and data that no seed changes."""
     checks.check(config)
     cases: list[Case] = []
     for each in config_lib.single_seeds(config):
@@ -74,11 +74,11 @@ def make_cases(config: Config) -> list[Case]:
 
 
 def make_case(config: Config, like: Case | None = None) -> Case:
-    """Data, population, victims, model and attacks of the config of one training run.
+    """The case of one training run: its data, clients, victims, model and attacks.
 
     Args:
-        config: with one seed.
-        like: the case of another seed, from which everything is taken that no seed changes.
+        config: a config with one seed.
+        like: the case of another seed; what does not depend on the seed is reused.
     """
     checks.check(config)
     if like is None or config.data.name == 'synthetic' or config.data.leave_one_out:
@@ -116,7 +116,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
 def make_attack(
     config: Config, setting: Setting, model: Model, share: float, probe: attackers.Probe
 ) -> attackers.Choice:
-    """The attack of a setting, see `attackers.Target` for what it may know."""
+    """The attack of a setting; `attackers.Target` lists what it may know."""
     target = attackers.Target(
         config,
         setting.attack,
@@ -153,16 +153,16 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
             f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients (of '
             f'attack.min_positives={least} to attack.max_positives={attack.max_positives}).'
         )
-    # Another stream than those of the clients, [seed, user], and of the generator, [seed, 0, 2].
+    # A random stream apart from the clients' ([seed, user]) and the generator's ([seed, 0, 2]).
     drawn = np.random.default_rng([config.seed, 0, 3]).permutation(users)[:count]
     return [int(user) for user in drawn]
 
 
 def work(config: Config) -> float:
-    """Operations of a run up to a factor, to foretell a study's later arms by its first.
+    """Operations of a run up to a factor, to predict the time of a study's later arms.
 
-    Parameters times victims times iterations times steps, those between observed rounds too where
-    an attack follows them; attacks that do not iterate count as one iteration.
+    The product of parameters, victims, iterations and steps. Steps between observed rounds count
+    for an attack that replays them; an attack that does not iterate counts as one iteration.
     """
     shared = jax.eval_shape(training.make_model(config.model, 1).init_shared, jax.random.key(0))
     total = 0
@@ -177,8 +177,9 @@ def work(config: Config) -> float:
 def blocks(cases: Iterable[Case]) -> list[Block]:
     """Blocks of at most `attack.victims_per_call` victims, seed by seed and setting by setting.
 
-    The victims of a group are spread evenly over its blocks, so that few places stay empty; blocks
-    of a shape are of one size in every seed. They are independent of what is done.
+    The victims of a group are divided evenly among its blocks, so that little padding is needed;
+    blocks of a shape have the same size in every seed. The blocks do not depend on which rows
+    exist already.
     """
     cases = list(cases)
     victims = [[_within(case.victims, group) for group in case.clients] for case in cases]
@@ -199,25 +200,28 @@ def blocks(cases: Iterable[Case]) -> list[Block]:
 
 
 def _within(users: Sequence[int], group: clients_lib.Clients) -> list[int]:
-    """Those of the users that are in a group, in their order."""
+    """The users that are in a group, in the order given."""
     members = set(group.users.tolist())
     return [user for user in users if user in members]
 
 
 def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:
-    """The blocks of one shard: neighbours, so that it trains few seeds."""
+    """The blocks of one shard: consecutive ones, so that the shard trains few seeds."""
     index, count = shard
     return list(blocks[len(blocks) * index // count : len(blocks) * (index + 1) // count])
 
 
 def attack_setting(setting: Setting) -> Setting:
-    """A setting less what its attack does not depend on: first round and, as a rule, interval."""
+    """The setting without the fields that its attack does not depend on.
+
+    These are the first round and, except for the hypothesis 'unrolled', the interval.
+    """
     interval = setting.interval if setting.dynamics == 'unrolled' else None
     return setting._replace(first_round=0, interval=interval)
 
 
 def keys(block: Block) -> list[workdir.Key]:
-    """The keys of a block's rows."""
+    """The keys of a block's rows: setting, seed and user."""
     label = stats.setting(columns(block.case, block.setting))
     return [(label, block.case.config.seed, user) for user in block.users]
 
@@ -228,7 +232,7 @@ def group_of(case: Case, user: int) -> clients_lib.Clients:
 
 
 def num_private(case: Case, setting: Setting) -> int:
-    """Private numbers that an attack does not know: `D`, or `T D` where every step has its own."""
+    """Number of unknown private parameters: `D`, or `T D` if each step has its own (`free`)."""
     init_private = attackers.make_init_private(case.config, case.model)
     size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)

@@ -1,9 +1,12 @@
-"""How a process of the commands uses its cores and its terminal."""
+"""How a process of the commands uses its cores, its terminal and a compilation cache."""
 
 import io
 import os
+import pathlib
+import platform
 import sys
 
+import jax
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls)
 import threadpoolctl
 
@@ -12,14 +15,16 @@ def configure() -> None:
     """Gives BLAS one thread, and XLA on CPUs the emitters that compile fast.
 
     Exact attacks run as many blocks side by side as there are cores, each with one thread of BLAS.
-    XLA's fusion emitters take twice the time to compile, and no less to run. Both hold from here
-    on; XLA reads its flags at the first compilation of a process, so call this function before.
-    What the environment says in `OPENBLAS_NUM_THREADS` or `XLA_FLAGS` wins.
+    XLA's fusion emitters take twice the time to compile, and no less to run; jaxlib 0.11 has no
+    others, and ends a process that asks for them. Both settings hold from here on; XLA reads its
+    flags at the first compilation of a process, so call this function before. What the environment
+    says in `OPENBLAS_NUM_THREADS` or `XLA_FLAGS` wins.
     """
     if 'OPENBLAS_NUM_THREADS' not in os.environ:
         threadpoolctl.threadpool_limits(1, user_api='blas')
-    flags = f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
-    os.environ['XLA_FLAGS'] = flags.strip()
+    if jax.__version_info__ < (0, 11):
+        flags = f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
+        os.environ['XLA_FLAGS'] = flags.strip()
 
 
 def print_anywhere() -> None:
@@ -29,3 +34,14 @@ def print_anywhere() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
+    path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
+    # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
+    is_text = path == path.encode('utf-8', 'replace').decode('utf-8')
+    if is_text and not jax.config.values['jax_compilation_cache_dir']:
+        jax.config.update('jax_compilation_cache_dir', path)
+        # All of them, whatever they took.
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

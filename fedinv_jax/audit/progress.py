@@ -1,4 +1,4 @@
-"""Progress for people: a live line with time left, and durations in words."""
+"""Progress bars with the remaining time, and durations as text."""
 
 import contextlib
 import sys
@@ -10,7 +10,15 @@ import rich.progress
 
 @contextlib.contextmanager
 def bar(what: str, on: bool) -> Iterator[Callable[[float, float], None]]:
-    """A live line with time left; silent where standard error is no terminal."""
+    """A progress bar with the remaining time; silent if standard error is not a terminal.
+
+    Args:
+        what: the text before the bar.
+        on: False shows nothing.
+
+    Yields:
+        `update(done, total)`.
+    """
     console = rich.console.Console(stderr=True)
     columns = (
         rich.progress.TextColumn('{task.description}'),
@@ -27,7 +35,7 @@ def bar(what: str, on: bool) -> Iterator[Callable[[float, float], None]]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people.
+    """A duration as text.
 
     Example:
         >>> duration(59.7), duration(3725)

@@ -1,7 +1,8 @@
 """The attacks that a config can name: ONE table.
 
-Everything else reads the table: the config's checks, the settings, how an attack is compiled and
-timed, the rows, transcript files, `--help`. A new attack is a function, a row here, and a test.
+The rest of the program reads the table: the config's checks, the settings, compilation and timing,
+the rows, attacks on transcript files, `--help`. A new attack needs a function, a row of this table,
+and a test.
 """
 
 from collections.abc import Callable
@@ -17,18 +18,18 @@ class AttackSpec(NamedTuple):
 
     Attributes:
         make: `make(target) -> Choice`.
-        family: 'baseline' reads no upload, 'descent' and 'recipe' minimise an objective, 'exact'
+        family: 'baseline' reads no upload; 'descent' and 'recipe' minimise an objective; 'exact'
             solves for the labels.
         summary: one line for `--help`.
-        reads_rows: whether it needs item rows.
-        knows_share: whether it knows how many candidates are interactions.
-        has_hypothesis: whether it has a choice of `dynamics.name`.
-        iterates: whether `attack.num_iterations` bounds it.
-        ends_by_itself: whether it may end before.
-        adapts_to: defences of which an attacker who knows them makes something: all of them;
-            'shares', how many labels train as 1 and that only large entries are sent; or none.
-        dtype: what it computes in; None: `attack.dtype`.
-        one_client: whether it takes what is seen for the upload of one client with binary labels.
+        reads_rows: whether the attack needs item rows.
+        knows_share: whether it is given the public share of interactions among the candidates.
+        has_hypothesis: whether `dynamics.name` applies to it.
+        iterates: whether `attack.num_iterations` limits it.
+        ends_by_itself: whether it may end before that limit.
+        adapts_to: which defences the attack takes into account if it knows them: 'all'; 'shares',
+            those that change the share of labels 1 or keep only large entries; or 'none'.
+        dtype: float dtype of the attack; None: `attack.dtype`.
+        one_client: whether it assumes the upload of one client with binary labels.
     """
 
     make: Callable[[Target], Choice]
@@ -86,18 +87,20 @@ ATTACKS: dict[str, AttackSpec] = {
         iterates=True, ends_by_itself=True,
     ),
     'inverting_gradients': _recipe(
-        'inverting_gradients', 'Geiping et al., NeurIPS 2020', iterates=True
+        'inverting_gradients',
+        'cosine distance, signed gradients (Geiping et al., NeurIPS 2020)',
+        iterates=True
     ),
     'tgias_ro': _recipe(
         'tgias_ro', 'temporal gradients, robustly aggregated (Li et al., 2023)',
         iterates=True,
     ),
     'raifle': _recipe(
-        'raifle', 'a guessed private embedding (Pham et al., NDSS 2025)',
+        'raifle', 'RAIFLE, a random private embedding assumed (Pham et al., NDSS 2025)',
         reads_rows=True, iterates=True, ends_by_itself=True,
     ),
     'raifle_joint': _recipe(
-        'raifle_joint', 'the same, the private embedding unknown too',
+        'raifle_joint', 'raifle that also optimises the private embedding',
         reads_rows=True, iterates=True, ends_by_itself=True,
     ),
     'imia': _recipe(
@@ -107,19 +110,22 @@ ATTACKS: dict[str, AttackSpec] = {
     'exact': _exact(
         'the strongest solver that applies, with certificates', reads_rows=False
     )._replace(one_client=True),
-    'sign': _exact('the side of each item row, at a private embedding of zero'),
-    'spectral': _exact('the side of the first principal direction, no model', adapts_to='shares'),
-    'summed': _exact("spectral of the sum of the steps' rows", adapts_to='shares'),
+    'sign': _exact('sign of each item row against the prediction at a private embedding of zero'),
+    'spectral': _exact(
+        'sign of each item row along the first principal direction; needs no model',
+        adapts_to='shares',
+    ),
+    'summed': _exact("spectral on the sum of the steps' item rows", adapts_to='shares'),
 }  # fmt: skip
 
 
 def solvers() -> list[str]:
-    """The attacks that solve for the labels, from whose answer MGradInv may start."""
+    """Names of the exact attacks, from whose answer MGradInv may start."""
     return [name for name, spec in ATTACKS.items() if spec.family == 'exact']
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:
-    """The hypothesis that an attack makes of the private states; None: it reads no upload."""
+    """The attack's hypothesis about the private states; None for an attack that reads no upload."""
     spec = ATTACKS[attack]
     if spec.family == 'baseline':
         return None
@@ -127,7 +133,7 @@ def hypothesis(attack: str, dynamics: str) -> str | None:
 
 
 def adapts_to(attack: str, defence: defences.Defence) -> bool:
-    """Whether an attacker who knows of a defence does anything else than one who does not."""
+    """Whether knowing the defence changes what the attack does."""
     how = ATTACKS[attack].adapts_to
     if how == 'shares':
         return defence.acts_on == 'labels' or defence.keeps_largest

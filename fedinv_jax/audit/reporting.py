@@ -1,4 +1,4 @@
-"""Work directories -> summary, figures and report: of a run, and of a study with all its arms."""
+"""Work directories -> summary, figures and report, for a run and for a study of several arms."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ _NOTHING: Mapping[str, str] = types.MappingProxyType({})
 
 
 def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Part:
-    """Writes summary, figures and report of a run's work directory.
+    """Writes the summary, figures and report of a run into its work directory.
 
     Args:
         path: the work directory.
@@ -26,13 +26,13 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         log: prints a line.
 
     Returns:
-        What a report of several runs says of this one.
+        The run's part of a report of several runs.
     """
     summary, record = rows_lib.check_summary(stats.summarize(rows)), workdir.read_record(path)
     note = ''
     if record.num_rows is not None and len(rows) < record.num_rows:
-        note = f'This run is not complete: {len(rows)} of {record.num_rows} rows are there.'
-    else:  # a summary says that a run is complete
+        note = f'This run is incomplete: it has {len(rows)} of {record.num_rows} rows.'
+    else:  # the file summary.json marks a run as complete
         text = json.dumps(summary, indent=1, allow_nan=False)
         files.write(path / 'summary.json', text + '\n')
     (path / 'figures').mkdir(exist_ok=True)
@@ -66,15 +66,15 @@ def study(
     versions: Mapping[str, Any],
     missing: Mapping[str, str] = _NOTHING,
 ) -> None:
-    """Writes the report of a study, the runs in the folders of its work directory.
+    """Writes the report of a study, whose runs are in the folders of its work directory.
 
     Args:
-        root: the work directory.
-        parts: of its runs, as `run` returns them.
+        root: the work directory of the study.
+        parts: what `run` returned for each of its runs.
         command: the command line.
         log: prints a line.
-        versions: what it ran on, see `workdir.versions`.
-        missing: why arms were left out, by name; kept in `study.json`.
+        versions: packages and devices of the study, see `workdir.versions`.
+        missing: by name of an arm that was not run, the reason; stored in `study.json`.
     """
     moved = [
         part._replace(figures=[pathlib.Path(part.name) / path for path in part.figures])
@@ -88,14 +88,14 @@ def study(
 
 
 def rewrite(folder: str, log: Log = print) -> None:
-    """Writes the report of a work directory anew from its rows, of this version or of 0.1.
+    """Writes the report of a work directory again from its rows, of this version or of 0.1.
 
     Args:
-        folder: of a run, or of a study.
+        folder: the work directory of a run or of a study.
         log: prints a line.
 
     Raises:
-        ValueError: if it is neither, or holds no rows.
+        ValueError: if the folder does not exist or has no rows of a run.
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
@@ -105,32 +105,33 @@ def rewrite(folder: str, log: Log = print) -> None:
     found = [(path, workdir.read_rows(path)) for path in runs]
     found = [(path, rows) for path, rows in found if rows]
     if not found:
-        raise ValueError(f'{root} holds no rows of a run, nor do its folders.')
+        raise ValueError(f'Neither {root} nor a folder in it has rows of a run.')
     parts = [run(path, rows, log) for path, rows in found]
     if single:
         return
     path = root / 'study.json'
     record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     command = record.get('command') or workdir.read_record(found[0][0]).command
-    without = {p.name: 'it has no rows yet' for p in runs if p not in dict(found)}
+    without = {p.name: 'no rows yet' for p in runs if p not in dict(found)}
     missing = {**record.get('missing', {}), **without}
     study(root, parts, command, log, workdir.read_versions(found[0][0]), missing)
 
 
 def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
-    """Leakage against utility, as Markdown with its figure; empty below two defences."""
+    """The section on leakage and utility, as Markdown; '' for fewer than two defences."""
     found = tradeoff.points([part.summary for part in parts], defences.kinds())
     path = tradeoff_figure.draw(found, root / 'figures' / 'frontier.png')
     if path is None:
         return ''
-    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger'
+    caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger defence'
     return '\n\n'.join(
         [
             f'![{caption}]({path.relative_to(root).as_posix()})',
-            'The weakest strength at which no attack exceeds the popularity baseline (mean AUC in '
-            'pairs), and what is left of the model:',
+            'For each defence, the weakest strength at which no attack has a larger mean AUC than '
+            'the popularity baseline (paired by victim), and the quality of the model trained with '
+            'it:',
             tradeoff.table(found),
-            'Everything that was tried:',
+            'All defences and strengths:',
             tradeoff.details(found),
         ]
     )

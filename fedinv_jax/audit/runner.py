@@ -1,4 +1,4 @@
-"""Runs a config's attack on its victims, block by block, and writes rows, summary and report."""
+"""Runs a config's attacks on its victims, block by block, and writes rows, summary and report."""
 
 import dataclasses
 import pathlib
@@ -36,7 +36,7 @@ from fedinv_jax.types import Array, GroundTruth, Transcript
 
 Log = Callable[[str], None]
 
-# Randomness by purpose: one stream each, folded into the run's root key.
+# One random stream per purpose: these numbers are folded into the run's root key.
 _TRAINING, _ATTACK = 0, 1
 
 
@@ -49,29 +49,27 @@ def run(
     merge: bool = False,
     after: float = 0.0,
 ) -> document.Part | None:
-    """Attacks the victims of a config; goes on where an earlier run in the folder stopped.
+    """Attacks the victims of a config; resumes where an earlier run in the folder stopped.
 
     Args:
         config: see `config.default_config`.
         folder: the work directory.
         command: the command line, for the report.
         log: prints a line.
-        shard: which part of the blocks of victims is done here, and of how many parts; no row
-            depends on it. Summary and report are written where all rows are there.
-        merge: nothing is attacked; the rows of all shards become one file.
-        after: time of a study's later runs over that of this one, for the prediction.
+        shard: `(index, count)`: this process attacks part `index` of `count` of the blocks. No row
+            depends on it. Summary and report are written once all rows exist.
+        merge: attack nothing, and merge the rows of all shards into one file.
+        after: time of a study's later runs divided by the time of this run, for the prediction.
 
     Returns:
-        What a report says of the run; None where other shards' rows are missing.
+        The run's part of a report; None while rows of other shards are missing.
 
     Raises:
-        ValueError: for a config that cannot run, a folder of another run, one that another
-            process writes, or rows that are missing where shards are merged.
+        ValueError: if the config cannot run, if the folder holds another run or another process
+            writes to it, or if rows are missing when shards are merged.
     """
     if merge and not (pathlib.Path(folder) / 'config.json').exists():
-        raise ValueError(
-            f'There is no run in {folder}, hence nothing to merge. Is --workdir right?'
-        )
+        raise ValueError(f'Nothing to merge: there is no run in {folder}. Check --workdir.')
     checks.check(config)
     workdir.check_config(folder, config.to_dict())
     cases = plan.make_cases(config)
@@ -95,9 +93,9 @@ def run(
         workdir.merge(path, rows)
     if len(rows) == len(keys):
         return reporting.run(path, rows, log)
-    log(f'{path}: {len(rows)} of {len(keys)} rows are there; when all parts have ended, the same '
-        'command with --merge instead of --shard writes the report (with --distributed, process 0 '
-        'does)')  # fmt: skip
+    log(f'{path}: {len(rows)} of {len(keys)} rows exist. When all shards have ended, run the same '
+        'command with --merge instead of --shard to write the report (with --distributed, process '
+        '0 writes it)')  # fmt: skip
     return None
 
 
@@ -107,19 +105,19 @@ def _check_rows(
     """Refuses a folder's rows before anything there is changed.
 
     Raises:
-        ValueError: for a row of another key, or where those of a block that is needed are missing.
+        ValueError: for a row whose key is not in `keys`, or if rows of a needed block are missing.
     """
     found = {workdir.key(row) for row in workdir.read_rows(path)}
     if strangers := found - set(keys):
         raise ValueError(
-            f'{path}: {len(strangers)} of {len(found)} rows are of no setting of this config, such '
-            f'as {min(strangers)}; another version wrote them. Choose another --workdir.'
+            f'{path}: {len(strangers)} of {len(found)} rows belong to no setting of this config, '
+            f'such as {min(strangers)}; another version wrote them. Choose another --workdir.'
         )
     missing = sum(not found.issuperset(plan.keys(block)) for block in needed)
     if missing:
         raise ValueError(
-            f'{path}: {missing} of {len(needed)} blocks of victims are missing. Run the '
-            'shards that were stopped to their end, then merge.'
+            f'{path}: {missing} of {len(needed)} blocks of victims are missing. Finish the '
+            'shards that were stopped, then merge.'
         )
 
 
@@ -130,14 +128,14 @@ def _attack_missing(
     after: float,
     log: Log,
 ) -> None:
-    """Attacks the blocks of a shard that the folder lacks, and appends their rows."""
+    """Attacks the shard's blocks whose rows are missing in the folder, and appends the rows."""
     done = {workdir.key(row) for row in workdir.read_rows(path)}
     of_config = workdir.config_hash(path)
     own = plan.part(blocks, shard)
     pending = [block for block in own if not done.issuperset(plan.keys(block))]
     if done:
-        log(f'{path}: {len(done)} rows are there; {len(own) - len(pending)} of {len(own)} '
-            'blocks of victims are complete and skipped')  # fmt: skip
+        log(f'{path}: {len(done)} rows exist; {len(own) - len(pending)} of {len(own)} '
+            'blocks of victims are complete and are skipped')  # fmt: skip
     for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
         new = [row for row in made if workdir.key(row) not in done]
         for row in new:
@@ -146,10 +144,10 @@ def _attack_missing(
 
 
 def train(case: plan.Case) -> simulate.Recording:
-    """The training run that serves every setting of a seed, with progress.
+    """Records the training run of a seed, with a progress bar.
 
-    It keeps the rounds of all settings, done or not: victims take part in every observed round,
-    so a run that went on after a stop would otherwise train differently.
+    The recording keeps the rounds of all settings, whether their rows exist already or not. Victims
+    take part in every observed round, so with fewer rounds a resumed run would train differently.
     """
     config = case.config
     settings = settings_lib.settings(config)
@@ -179,15 +177,15 @@ def attack(
     after: float = 0.0,
     record: Callable[[plan.Case], simulate.Recording] = train,
 ) -> Iterator[list[VictimRow]]:
-    """Seed by seed: trains, compiles what is new, and yields the rows of each block.
+    """Trains each seed, compiles its attacks, and yields the rows of each block.
 
-    They lack `config_hash`, which `run` adds: the config is that of a work directory.
+    The rows lack `config_hash`, which `run` adds: it belongs to the config of a work directory.
 
     Args:
         blocks: see `plan.blocks`.
         log: prints a line.
         after: see `run`.
-        record: the training run of a seed, such as one that is there already.
+        record: returns the training run of a seed; it may have been recorded before.
     """
     functions: dict[tuple, executor.Compiled] = {}
     while blocks:
@@ -195,7 +193,7 @@ def attack(
         now = [block for block in blocks if block.case is case]
         blocks = blocks[len(now) :]
         yield from _attack_seed(now, blocks, functions, log, after, record)
-        # Each holds hundreds of memory maps, of which a process may have 65,530 on Linux.
+        # A compiled function holds hundreds of memory maps; a Linux process may have 65,530.
         needed = {executor.shape(block) for block in blocks}
         functions = {shape: found for shape, found in functions.items() if shape in needed}
 
@@ -208,7 +206,7 @@ def _attack_seed(
     after: float,
     record: Callable[[plan.Case], simulate.Recording],
 ) -> Iterator[list[VictimRow]]:
-    """The rows of one seed's blocks; its training is in memory only meanwhile."""
+    """The rows of one seed's blocks; the recorded training is freed afterwards."""
     case, start = blocks[0].case, time.perf_counter()
     config = case.config
     recording = record(case)
@@ -243,7 +241,7 @@ def _attack_seed(
 
 
 def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, float] | None:
-    """How well the trained model recommends, see `quality`; None where nothing is held out."""
+    """Quality of the trained model's recommendations, see `quality`; None without held-out data."""
     if case.held is None:
         return None
     with jax.enable_x64(case.config.client.precision == 'float64'):
@@ -254,7 +252,7 @@ def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, floa
 def transcript(
     case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
 ) -> Transcript:
-    """What the server holds of a victim in a setting."""
+    """What the server knows about a victim in a setting."""
     found = transcripts(case, recording, setting, [user])
     return tree.take_along(found, simulate.axes(found), 0)
 
@@ -262,7 +260,7 @@ def transcript(
 def transcripts(
     case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
 ) -> Transcript:
-    """The same of victims of one group; popularity excludes the victim's own interactions."""
+    """Transcripts of victims of one group; popularity excludes a victim's own interactions."""
     config, reads = case.config, registry.ATTACKS[setting.attack].family != 'baseline'
     found = simulate.transcripts(
         recording,
@@ -287,7 +285,7 @@ def transcripts(
 def truths(
     case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
 ) -> GroundTruth:
-    """What the server does not hold of them."""
+    """What the server does not know about the victims: labels and private parameters."""
     section = case.config.observation
     found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
     return tree.cast_floats(found, settings_lib.dtype(case.config, setting.attack))
@@ -296,12 +294,12 @@ def truths(
 def arguments(
     recording: simulate.Recording, part: plan.Block, slots: int
 ) -> tuple[Transcript, Array]:
-    """Transcripts and keys of a block's victims, filled up to so many with the first."""
+    """Transcripts and keys of a block's victims, padded to `slots` with copies of the first."""
     config, users = part.case.config, np.asarray(part.users, np.int32)
     order = np.where(np.arange(slots) < len(users), np.arange(slots), 0)
     found = transcripts(part.case, recording, part.setting, part.users)
     found = tree.take_along(found, simulate.axes(found), order)
     key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
     keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users[order]))
-    # The solver's dtype; uploads keep the values that the client sent.
+    # Cast to the solver's dtype; the values stay those that the client sent.
     return tree.cast_floats(found, settings_lib.dtype(config, part.setting.attack)), keys

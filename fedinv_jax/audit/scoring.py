@@ -1,4 +1,4 @@
-"""From answers to rows: the one place where answers and truth meet."""
+"""Compares the answers of attacks with the truth, and makes the rows. Nothing else reads both."""
 
 import dataclasses
 import functools
@@ -15,19 +15,19 @@ from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
 
-# Victims whose scores are kept in their rows, for a figure.
+# Number of victims whose rows hold the scores, for a figure.
 _EXAMPLES = 4
-_TOGETHER = 16  # victims that are judged in one call
+_TOGETHER = 16  # victims that are evaluated in one call
 
 
 class Run(NamedTuple):
-    """What a block's rows share.
+    """Numbers that the rows of a call share.
 
     Attributes:
         training_loss: mean over all clients, before the first observed round.
-        quality: of the trained model, see `quality.evaluate`; None where nothing was held out.
-        epsilon: against the server, see `accounting.against_server`; None where there is none.
-        seconds: that a victim took.
+        quality: metrics of the trained model, see `quality.evaluate`; None without held-out data.
+        epsilon: against the server, see `accounting.against_server`; None without a guarantee.
+        seconds: run time per victim.
     """
 
     training_loss: float
@@ -42,17 +42,17 @@ def rows(
     """The rows of a block's victims.
 
     Args:
-        block: its users are the first ones of the leading axis of the rest.
-        answers: of the attack.
-        seen: what the server saw.
-        truths: what it did not.
-        run: what they share.
+        block: a block of V victims.
+        answers: answers of the attack, leading axis >= V; later entries are padding.
+        seen: uploads that the attack read, with the same leading axis.
+        truths: ground truth of the V victims.
+        run: numbers that the rows share.
     """
     case, setting = block.case, block.setting
-    values, finite = _judge(answers, truths), _finite(seen, len(block.users))
+    values, finite = _evaluate_block(answers, truths), _finite(seen, len(block.users))
     certificates = jax.device_get(answers.certificate)
     group = plan.group_of(case, block.users[0])
-    slots = {int(user): place for place, user in enumerate(group.users)}
+    places = {int(user): place for place, user in enumerate(group.users)}
     private = plan.num_private(case, setting)
     columns = {'schema': 2, **plan.columns(case, setting)}
     measured = {
@@ -62,12 +62,12 @@ def rows(
         'seconds': run.seconds,
     }
 
-    def row(lane: int, user: int) -> VictimRow:
-        """One victim's; undefined numbers are null."""
-        found, truth, place = tree.take(values, lane), tree.take(truths, lane), slots[user]
+    def row(index: int, user: int) -> VictimRow:
+        """The row of one victim; undefined numbers are null."""
+        found, truth, place = tree.take(values, index), tree.take(truths, index), places[user]
         ok = bool(found['ok'])
-        certificate = None if certificates is None else tree.take(certificates, lane)
-        reason = 'the objective is not finite' if finite[lane] else 'the upload is not finite'
+        certificate = None if certificates is None else tree.take(certificates, index)
+        reason = 'the objective is not finite' if finite[index] else 'the upload is not finite'
         new = {
             **columns,
             'user': user,
@@ -88,11 +88,11 @@ def rows(
             new['truth'] = [int(x > 0) for x in truth.labels[where]]
         return cast(VictimRow, new)
 
-    return [row(lane, user) for lane, user in enumerate(block.users)]
+    return [row(index, user) for index, user in enumerate(block.users)]
 
 
-def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
-    """`evaluate` of a block, in float64: few victims at a time, padded so that few shapes occur."""
+def _evaluate_block(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
+    """`evaluate` of a block in float64, in small calls that are padded to a few shapes."""
     count, size = truths.labels.shape
     most = 64
     while most < size:
@@ -102,7 +102,7 @@ def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
         pad = [(0, -count % _TOGETHER), (0, width)][: leaf.ndim]
         return np.pad(leaf, [*pad, *[(0, 0)] * (leaf.ndim - len(pad))])
 
-    answers = tree.take(answers, slice(count))  # places of a call may be filled up
+    answers = tree.take(answers, slice(count))  # the rest is padding of the call
     answers, truths = tree.cast_floats(jax.device_get((answers, truths)), np.float64)
     wide = partial(padded, width=most - size)
     answers = Answer(
@@ -125,7 +125,7 @@ def _judge(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
 
 
 def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
-    """One victim's numbers; a failed attack counts as an answer that knows nothing."""
+    """One victim's metrics; a failed attack counts as the answer 'score 0.5 for every item'."""
     ok = jnp.isfinite(answer.objective) & jnp.all(jnp.isfinite(answer.scores))
     counted = Answer(
         jnp.where(ok, answer.scores, 0.5),
@@ -144,19 +144,19 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
 
 @functools.cache
 def _evaluate_many() -> Any:
-    """`evaluate` of several victims, compiled."""
+    """`evaluate` over a leading axis of victims, compiled."""
     return compilation.jit(jax.vmap(evaluate))
 
 
 def _finite(seen: PyTree, count: int) -> np.ndarray:
-    """Whether all that was seen of the first clients is finite, bool `[count]`."""
+    """Whether the uploads seen are finite, for the first `count` clients: bool `[count]`."""
     leaves = [np.isfinite(np.asarray(leaf[:count])) for leaf in jax.tree.leaves(seen)]
     each = [leaf.reshape(count, -1).all(axis=1) for leaf in leaves]
     return np.all([np.ones(count, bool), *each], axis=0)
 
 
 def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str, Any]:
-    """A row's columns of its certificate; null where the attack makes none."""
+    """The certificate columns of a row; null for an attack without certificates."""
     if found is None:
         return dict.fromkeys(stats.CERTIFICATE)
     return {

@@ -1,4 +1,4 @@
-"""The points of a run's axes: which attack, on which uploads of which rounds."""
+"""The settings of a run: every combination of its axes (attack, observed rounds, upload seen)."""
 
 import itertools
 from typing import NamedTuple
@@ -15,8 +15,8 @@ class Setting(NamedTuple):
         dynamics: name of the hypothesis; None for an attack that reads no upload.
         num_gradients: T.
         first_round: the first observed round.
-        interval: rounds between two observed ones; None at T = 1.
-        seen: parts of the upload that are seen.
+        interval: rounds from one observed round to the next; None at T = 1.
+        seen: parts of the upload that the attacker sees.
         adaptive: whether the attacker knows the defences.
     """
 
@@ -37,9 +37,9 @@ class Setting(NamedTuple):
 def settings(config: Config) -> list[Setting]:
     """Every combination of the config's axes, each once.
 
-    Axes that mean nothing to an attack are not combined with it: the interval of one gradient, the
-    hypothesis of an attack that has no choice, and what a blind attacker does not know where that
-    changes nothing.
+    An axis that does not affect an attack is not combined with it: the interval at T = 1, the
+    hypothesis of an attack without a choice, and `adaptive` where knowing the defences changes
+    nothing.
     """
     axes = itertools.product(
         config.observation.seen,
@@ -76,11 +76,11 @@ def reading(config: Config) -> list[Setting]:
     found = [setting for setting in settings(config) if setting.dynamics is not None]
     if not found:
         raise ValueError(
-            f'Expected attack.name={config.attack.name} to have one that reads uploads.'
+            f'Expected attack.name={config.attack.name} to contain an attack that reads uploads.'
         )
     return found
 
 
 def dtype(config: Config, attack: str) -> str:
-    """What an attack computes in."""
+    """The float dtype of an attack."""
     return registry.ATTACKS[attack].dtype or config.attack.dtype

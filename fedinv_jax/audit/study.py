@@ -1,4 +1,4 @@
-"""A study: runs of several kinds, its arms, that one report compares."""
+"""A study: several runs (arms), each with some fields of the config changed, and one report."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,12 @@ from fedinv_jax.audit.config import Config
 
 
 def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
-    """The config of each arm: that of the study, changed by what `config.arms` has under its name.
+    """The config of each arm: the study's config with the fields changed that `config.arms` lists.
 
     Args:
-        config: with a section `arms`, name -> changed fields; without one it is its own only arm.
-        names: of the arms wanted; none: all of them.
+        config: a config with a section `arms`, name -> changed fields; without it, the config is
+            the only arm, 'all'.
+        names: names of the arms to return; empty: all of them.
 
     Raises:
         ValueError: for an unknown arm or field.
@@ -35,7 +36,7 @@ def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
 
 
 def without_data(arms: Mapping[str, Config]) -> dict[str, str]:
-    """By name, why the data set of an arm is not there; nothing of those whose data are."""
+    """The arms whose data set is missing: name -> reason."""
     missing = {}
     for name, arm in arms.items():
         try:
@@ -46,7 +47,7 @@ def without_data(arms: Mapping[str, Config]) -> dict[str, str]:
 
 
 def later(work: Sequence[float]) -> list[float]:
-    """The work of all arms behind each, over its own.
+    """For each arm, the work of all later arms divided by the arm's own work.
 
     Example:
         >>> later([1.0, 2.0, 4.0])
@@ -59,7 +60,7 @@ def _check_folders(root: pathlib.Path, every: Mapping[str, Config]) -> None:
     """Refuses a work directory of another study before anything there is changed.
 
     Raises:
-        ValueError: for a folder of an arm that is not this study's, or of another config.
+        ValueError: if the folder holds an arm that this study lacks, or an arm of another config.
     """
     there = {path.parent.name for path in root.glob('*/config.json')}
     if others := sorted(there - every.keys()):
@@ -80,21 +81,21 @@ def run(
     shard: workdir.Shard = (0, 1),
     merge: bool = False,
 ) -> None:
-    """Runs every arm in a folder of its own, and writes one report of all where they are complete.
+    """Runs every arm in a folder of its own, and writes one report once all are complete.
 
     Args:
         config: see `arms`.
         folder: the work directory of the study.
         command: the command line, for the report.
-        names: of the arms wanted, beside those that the folder has complete; none: all of those
-            whose data are there, and the report says which are not.
+        names: names of the arms to run; the report also contains arms that are complete in the
+            folder. Empty: all arms whose data exist; the report lists the others.
         log: prints a line.
         shard: see `runner.run`.
         merge: see `runner.run`.
 
     Raises:
         ValueError: see `arms` and `runner.run`.
-        FileNotFoundError: if the data of an arm that is named are not there, or of all arms.
+        FileNotFoundError: if the data of a named arm, or of all arms, do not exist.
     """
     root, chosen, every = pathlib.Path(folder), arms(config, names), arms(config)
     if (root / 'config.json').exists():
@@ -111,7 +112,7 @@ def run(
     if len(missing) < len(chosen):
         for reason in dict.fromkeys(missing.values()):
             without = [name for name in missing if missing[name] == reason]
-            log(f'warning: without arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
+            log(f'warning: skipping arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
         chosen = {name: arm for name, arm in chosen.items() if name not in missing}
     files.clear_parts(root)
     parts, after = [], later([plan.work(arm) for arm in chosen.values()])

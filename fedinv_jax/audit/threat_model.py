@@ -1,4 +1,4 @@
-"""The threat model of a run, for people: what the attacker sees, knows and assumes."""
+"""The threat model of a run as text: what the attacker sees, knows and assumes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,18 +13,18 @@ from fedinv_jax.audit.config import Config
 
 
 def describe(config: Config, cases: Sequence[plan.Case]) -> str:
-    """What the attacker sees, knows and assumes, with knowns against unknowns.
+    """The threat model: assumptions, and for each setting the count of knowns and unknowns.
 
     Args:
-        config: of the whole run.
-        cases: of its seeds.
+        config: config of the whole run.
+        cases: the case of each seed.
 
     Returns:
         Lines of text.
     """
     batch = int(np.median(_sizes(cases)))
     lines = [f'  {name:<9} {value}' for name, value in _assumptions(config, cases)]
-    head = '  T  seen          hypothesis  numbers seen : unknown (labels + private)'
+    head = '  T  seen          hypothesis  numbers seen : unknowns (labels + private) = ratio'
     counts = dict.fromkeys(
         _count(cases[0], setting, batch)
         for setting in settings_lib.settings(config)
@@ -33,18 +33,19 @@ def describe(config: Config, cases: Sequence[plan.Case]) -> str:
     return '\n'.join(['Threat model', *lines, head, *counts])
 
 
-# What a solver takes for likely besides what it sees.
-_POPULAR = 'popularity and the public share of interactions where equations are scarce'
+# The priors that each solver uses besides the uploads.
+_POPULAR = 'item popularity and the public share of interactions where equations are scarce'
+_NORM = 'norm of an untrained embedding'
 _ASSUMED = {
-    'aligned': 'size of a fresh embedding',
+    'aligned': _NORM,
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
-    'approximate_embedding': 'size of a fresh embedding',
-    'scaled': f'size of a fresh embedding, {_POPULAR}; interactions are fewer than negatives',
-    'sparse': 'popularity and the public share of interactions',
+    'approximate_embedding': _NORM,
+    'scaled': f'{_NORM}, {_POPULAR}; fewer interactions than negatives',
+    'sparse': 'item popularity and the public share of interactions',
     'spectral': 'public share of interactions',
     'summed': 'public share of interactions',
-    'variable_projection': 'size of a fresh embedding',
+    'variable_projection': _NORM,
 }
 
 
@@ -60,27 +61,27 @@ def _sizes(cases: Sequence[plan.Case]) -> np.ndarray:
 
 
 def _span(values: Iterable[int]) -> str:
-    """`_span([3, 5]) == '3 to 5'`, and one number where all are the same."""
+    """`_span([3, 5]) == '3 to 5'`; a single number if all are equal."""
     ordered = sorted(values)
     return ' to '.join(map(str, dict.fromkeys([ordered[0], ordered[-1]])))
 
 
 def _known(belief: float | None) -> str:
-    return 'known' if belief is None else f'unknown, taken for {belief:g}'
+    return 'known' if belief is None else f'unknown, assumed {belief:g}'
 
 
 def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, str]]:
-    """What is said above the counts: pairs of a word and a text."""
+    """The lines above the counts: pairs of a keyword and a text."""
     number = min(_num_clients(case) for case in cases)
     batch = 'unknown: every item of the catalogue is a candidate'
     batch += '; new negatives each round' * config.data.resample_negatives
     return [
-        ('server', 'honest but curious: follows the protocol, keeps what the clients upload'),
+        ('server', 'honest but curious: follows the protocol, and analyses the uploads'),
         ('data', _data(config, cases)),
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
-        ('not seen', 'parts of an upload that a setting does not list reach the server only '
+        ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
         *[('defence', text) for text in defences.sentences(config) or ['none']],
         *[('attacker', text) for text in _attackers(config)],
@@ -123,53 +124,57 @@ def _client(config: Config) -> str:
 
 
 def _private(config: Config, case: plan.Case) -> str:
-    """What stays on the device, and how it moves there."""
+    """The private parameters, which stay on the device, and their learning rate."""
     client, optimizer = config.client, ''
     size = plan.num_private(case, settings_lib.settings(config)[0]._replace(dynamics=None))
     if client.name == 'local_sgd' and client.private_optimizer.name != 'sgd':
         optimizer = f' of {client.private_optimizer.name}'
     return (
-        f'user embedding, {size} numbers; step size{optimizer} '
+        f'user embedding, {size} numbers; learning rate{optimizer} '
         f'{client.private_learning_rate:g} ({_known(config.attack.private_learning_rate)})'
     )
 
 
 def _priors(config: Config, case: plan.Case) -> str:
-    """What the attacks take for likely besides what they see."""
+    """The priors that the attacks use."""
     used = [
         f'{name} (weight {weight:g}, mgradinv)'
         for name, weight in config.attack.priors.items()
         if weight and 'mgradinv' in config.attack.name
     ]
     solvers = {choice.solver for choice in case.attacks.values()}
-    used += [f'{what} ({name})' for name, what in _ASSUMED.items() if name in solvers]
-    if not config.attack.popularity:
-        used.append('popularity is switched off for attacks that read uploads')
+    public = config.attack.popularity
+    for name, what in _ASSUMED.items():
+        if name in solvers:
+            what = what if public else what.replace('item popularity and the ', '')
+            used.append(f'{what} ({name})')
+    if not public:
+        used.append('attacks that read uploads do not use item popularity')
     return ', '.join(used) or 'none'
 
 
 def _symmetries(config: Config) -> list[str]:
-    """Changes of labels and private state that no upload shows."""
+    """Changes of labels and private state that leave every upload the same."""
     flips = config.model.name == 'matrix_factorization' and config.client.loss == 'bce'
     if not flips or config.model.item_bias:
         return []
     return [
-        'labels y with embedding p and 1 - y with -p give the same uploads; only a prior '
-        '(sparsity, popularity) tells them apart'
+        'labels y with embedding p, and labels 1 - y with -p, give the same uploads; only a prior '
+        '(sparsity, popularity) distinguishes them'
     ]
 
 
 def _attackers(config: Config) -> list[str]:
-    """Whether the attacker knows of the defences, where there are any."""
+    """Whether the attacker knows the defences; empty without defences."""
     if not defences.used(config):
         return []
     if len(set(config.attack.adaptive)) > 1:
-        return ['once knows the defences, and once does not']
+        return ['two attackers: one knows the defences, the other does not']
     return ['knows the defences' if all(config.attack.adaptive) else 'does not know the defences']
 
 
 def _solvers(case: plan.Case) -> list[tuple[str, str]]:
-    """What was chosen for the settings, and why, each reason once."""
+    """The solver chosen for each setting and the reason, each reason once."""
     where: dict[tuple[str, str], list[str]] = {}
     for setting, choice in case.attacks.items():
         if choice.why:
@@ -184,13 +189,13 @@ def _solvers(case: plan.Case) -> list[tuple[str, str]]:
 
 
 def _count(case: plan.Case, setting: settings_lib.Setting, batch: int) -> str:
-    """A setting's numbers seen against its unknowns, for a batch of that size."""
+    """A setting's numbers seen and its unknowns, for a batch of size `batch`."""
     shared = jax.eval_shape(case.model.init_shared, jax.random.key(0))
     num_items = case.interactions.num_items
     section = case.config.observation
     seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
     rows = optax.tree.size(seen.get('items', {})) // num_items
-    batch *= section.cohort  # at most: members share items
+    batch *= section.cohort  # an upper bound: members may share items
     numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
     labels = batch if section.batch_known else 2 * num_items
     latent = plan.num_private(case, setting)

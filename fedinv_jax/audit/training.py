@@ -1,4 +1,4 @@
-"""Config -> functions: data, model, clients, channel and server of a federated training."""
+"""Config -> federated training: its data, model, clients, channel and server."""
 
 import dataclasses
 import inspect
@@ -50,7 +50,7 @@ def make_interactions(
 def make_clients(
     config: Config, interactions: interactions_lib.Interactions
 ) -> tuple[clients_lib.Clients, ...]:
-    """The population that is trained on: the first `max_users` of those that the filters leave."""
+    """The clients of the training: the first `max_users` users that pass the filters."""
     groups = clients_lib.build(
         interactions,
         negatives_per_positive=config.data.negatives_per_positive,
@@ -80,9 +80,9 @@ def make_model(section: Config, num_items: int) -> Model:
 
 
 def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.GradientTransformation:
-    """Any optimiser of optax by name; its other fields are its arguments.
+    """An optimiser of optax, by `section.name`; the section's other fields are its arguments.
 
-    `decay='cosine'` takes the learning rate to 0 over `num_steps`.
+    `decay='cosine'` decreases the learning rate to 0 over `num_steps`.
     """
     arguments = section.to_dict()
     make = _validate.lookup(f'{field}.name', arguments.pop('name'), OPTIMIZERS)
@@ -108,9 +108,9 @@ def make_client_update(
     """The local training of a config's section 'client'.
 
     Args:
-        section: the section.
+        section: the section 'client'.
         model: the recommender.
-        private_learning_rate: what an attacker believes it to be; None: the true one.
+        private_learning_rate: value that an attacker assumes; None: the true one.
         learning_rate: the same for the local optimiser.
     """
     made = _make_client_update(section, model, private_learning_rate, learning_rate)
@@ -141,7 +141,7 @@ def _make_client_update(
 
 
 def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:
-    """Secure aggregation as a config has it; None without."""
+    """The cohorts of secure aggregation; None without it."""
     section = config.observation
     if section.cohort == 1:
         return None
@@ -154,7 +154,7 @@ def make_federation(
 ) -> train.Federation:
     """The federated training of a config."""
     section = config.server
-    # A part that nobody uploads stays as it was drawn, whatever the optimiser decays.
+    # A part that no client uploads keeps its initial values, even with weight decay.
     kept = {name: name not in config.observation.uploaded for name in defences.PARTS}
     optimizer = optax.chain(
         make_optimizer('server.optimizer', section.optimizer, section.num_rounds),

@@ -1,8 +1,9 @@
-"""A work directory: the record of one run, safe to stop and to go on with.
+"""A work directory: all files of one run, which can be stopped and resumed at any time.
 
-`config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one row per
-victim and setting; of a shard `victims-0-of-3.jsonl`, until they are merged), `summary.json`,
-`report.md`, `report.html`, `figures/`; by the commands also `compiled/`, JAX's compilation cache.
+It holds `config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one
+row per victim and setting; a shard writes `victims-0-of-3.jsonl` until the shards are merged),
+`summary.json`, `report.md`, `report.html` and `figures/`. The commands add `compiled/`, JAX's
+compilation cache.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 
 Shard = tuple[int, int]
-"""Which part of a run a process does, and of how many: `(0, 1)` is all of it."""
+"""`(index, count)`: a process does part `index` of `count` of a run; `(0, 1)` is the whole run."""
 
 Key = tuple[str, int, int]
 """See `key`."""
@@ -61,15 +62,15 @@ def check_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
 def open_or_create(
     folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> pathlib.Path:
-    """Makes the folder, or checks that it belongs to the same config and data.
+    """Creates the folder, or checks that it holds a run of the same config and data.
 
     One lock is held while `config.json` is compared or created, so that of two processes that start
     at once with different configs one is refused. A file that is there is never written again.
 
     Args:
         folder: the work directory.
-        config: as nested dicts; its section 'run' may differ (it cannot change a result).
-        data: what identifies the data, such as the hash of the fixed negatives.
+        config: the config as nested dicts; its section 'run' may differ (it changes no result).
+        data: values that identify the data, such as the hash of the fixed negatives.
 
     Raises:
         ValueError: if the folder holds a run of another config or on other data, with rows or
@@ -90,10 +91,10 @@ def open_or_create(
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What `config.json` holds; None where there is none, or not all of it as a process stopped.
+    """The content of `config.json`; None if there is none, or a process stopped while writing it.
 
     Raises:
-        ValueError: if it is of something else.
+        ValueError: if the file holds no config of a run.
     """
     path = folder / 'config.json'
     if not path.exists():
@@ -114,7 +115,7 @@ def _refuse_another(
     record = json.loads(json.dumps(record))
     own = compatibility.upgrade(stored['config'], Config(record['config']))
     different = [
-        f'{name} is {before} there, {after} here'
+        f'{name} is {before} in the folder, {after} in this run'
         for name, before, after in _differences({**stored, 'config': own}, record)
         if not name.startswith('config.run.')
     ]
@@ -126,9 +127,10 @@ def _refuse_another(
 
 
 def config_hash(folder: pathlib.Path) -> str:
-    """Which config a folder belongs to, `run` aside: what each of its rows carries.
+    """The hash of the config of a folder, without its section `run`; each row carries it.
 
-    Of `config.json` as it was created, so that a version that names a field otherwise agrees.
+    The hash is that of `config.json` as it was created: a version that renames a field gets the
+    same one.
 
     Raises:
         ValueError: if the folder holds no run.
@@ -138,7 +140,7 @@ def config_hash(folder: pathlib.Path) -> str:
 
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:
-    """What `config.json` holds, of a folder that must hold a run."""
+    """The content of `config.json` in a folder that must hold a run."""
     stored = _stored(folder)
     if stored is None:
         raise ValueError(f'{folder} holds no run: expected {folder / "config.json"}.')
@@ -149,9 +151,9 @@ class Record(NamedTuple):
     """How a run was started, for the report.
 
     Attributes:
-        command: its command line.
-        threat_model: as it was printed.
-        num_rows: how many rows it has in the end; None where that was not recorded.
+        command: the command line.
+        threat_model: the threat model as printed.
+        num_rows: number of rows of the complete run; None if not recorded.
     """
 
     command: str
@@ -160,13 +162,13 @@ class Record(NamedTuple):
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:
-    """Keeps it in `run.json`, and what the run runs on in `versions.json`."""
+    """Writes the record to `run.json`, and what the run runs on to `versions.json`."""
     files.write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
     files.write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
 
 
 def read_record(folder: pathlib.Path) -> Record:
-    """What `run.json` holds; of a folder of version 0.1, which has none, what its report says."""
+    """The record in `run.json`; version 0.1 has no such file: read from the report's text then."""
     path, report = folder / 'run.json', folder / 'report.md'
     if path.exists():
         return Record(**json.loads(path.read_text(encoding='utf-8')))
@@ -189,13 +191,13 @@ def read_config(folder: pathlib.Path) -> Config:
 
 
 def read_versions(folder: pathlib.Path) -> dict[str, Any]:
-    """What the run in a folder ran on, see `versions`."""
+    """Packages and devices of the run in a folder, see `versions`."""
     path = folder / 'versions.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else versions()
 
 
 def versions() -> dict[str, Any]:
-    """What the run runs on: packages, Python, device, date (UTC)."""
+    """Versions of packages and Python, the devices, and the date (UTC)."""
     return {
         'fedinv_jax': _version.__version__,
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -208,21 +210,22 @@ def versions() -> dict[str, Any]:
 
 
 def key(row: VictimRow) -> Key:
-    """Setting, seed and victim of a row: what may be in a work directory once."""
+    """Setting, seed and user of a row; a work directory has at most one row per key."""
     return stats.setting(row), row['seed'], row['user']
 
 
 def rows_file(folder: pathlib.Path, shard: Shard = _ALL) -> pathlib.Path:
-    """Where a shard writes its rows."""
+    """The file to which a shard writes its rows."""
     index, count = shard
     return folder / ('victims.jsonl' if count == 1 else f'victims-{index}-of-{count}.jsonl')
 
 
 def read_rows(folder: pathlib.Path) -> list[VictimRow]:
-    """The rows so far, of all shards, each once: a merge that was killed leaves some twice.
+    """The rows of all shards so far, in the current schema.
 
-    A last line that is not whole is left out. Rows of version 0.1 become such as this version
-    writes: what they lack is in the config.
+    Each row is returned once, although an interrupted merge leaves some rows in two files. An
+    incomplete last line is ignored. Columns that rows of version 0.1 lack are taken from the
+    config.
 
     Raises:
         ValueError: for a line that is no row, or a row of another config; the message names file
@@ -251,13 +254,13 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
 
 
 def _parse(line: str, where: str, of_config: Mapping[str, Any]) -> VictimRow:
-    """The row that a line of a file holds, of this folder's config."""
+    """The row in a line of a file; it must belong to this folder's config."""
     try:
         row = rows_lib.upgrade(json.loads(line), of_config)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f'{where}: expected a JSON object: {error}. Remove that line: its victims are attacked '
-            'again.'
+            f'{where}: expected a JSON object: {error}. Remove the line; its victim is then '
+            'attacked again.'
         ) from error
     except ValueError as error:
         raise ValueError(f'{where}: {error}') from error
@@ -273,12 +276,10 @@ def _parse(line: str, where: str, of_config: Mapping[str, Any]) -> VictimRow:
 def locked_rows(
     folder: pathlib.Path, shard: Shard = _ALL, log: Callable[[str], None] = print
 ) -> Iterator[None]:
-    """Makes a shard's rows file this process's alone, its last line whole.
-
-    A line that was cut off while being written is dropped, and `log` says so.
+    """Locks a shard's rows file for this process, and removes an incomplete last line.
 
     Raises:
-        ValueError: if another process writes it.
+        ValueError: if another process has locked the file.
     """
     path = rows_file(folder, shard)
     with open(path, 'a+b') as file:
@@ -286,8 +287,8 @@ def locked_rows(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f'Another process writes {path}. Wait for it, or choose another --workdir or '
-                '--shard.'
+                f'Another process is writing {path}. Wait until it has ended, or choose another '
+                '--workdir or --shard.'
             ) from error
         file.seek(0)
         text = file.read()
@@ -295,8 +296,8 @@ def locked_rows(
         if whole < len(text):
             count = text.count(b'\n')
             log(
-                f'warning: {path}: the last line was cut off while being written and is dropped; '
-                f'the {count} rows before it are whole'
+                f'warning: {path}: the last line was incomplete and has been removed; '
+                f'the {count} rows before it are complete'
             )
             file.truncate(whole)
         yield
@@ -306,8 +307,8 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
     """Appends rows and waits until they are on the disk.
 
     Raises:
-        ValueError: for a row that is not as `report.rows` has it, or of another config than the
-            folder's, where somebody made the folder anew; none is written then.
+        ValueError: if a row does not match `report.rows.VictimRow`, or belongs to another config
+            than the folder, which somebody created anew; no row is written then.
     """
     rows = list(rows)
     text = ''.join(map(_line, rows))
@@ -320,7 +321,7 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
 
 
 def merge(folder: pathlib.Path, rows: Iterable[VictimRow]) -> None:
-    """Makes `rows` the one rows file, and removes those of the shards."""
+    """Writes `rows` to `victims.jsonl`, and removes the shards' files."""
     files.write(rows_file(folder), ''.join(_line(row) for row in rows))
     for path in folder.glob('victims-*.jsonl'):
         path.unlink()
@@ -335,7 +336,7 @@ def _line(row: VictimRow) -> str:
 
 
 def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any, Any]]:
-    """Leaves that differ between two JSON values: name, before, after."""
+    """The leaves that differ between two JSON values, each as (name, before, after)."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             difference

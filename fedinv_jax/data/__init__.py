@@ -1,4 +1,4 @@
-"""Interaction data, in NumPy: files or a generator -> interactions -> padded clients.
+"""Interaction data in NumPy, from files or a generator to padded clients.
 
 ```
 loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_out -> clients.build,

@@ -1,4 +1,4 @@
-"""Interactions -> clients with fixed negatives, padded and grouped by size; public popularity."""
+"""Builds clients from interactions: fixed negatives, padding, groups by size; item popularity."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ class Clients:
     """A group of C clients of similar size, padded to B interactions.
 
     The items of a client are distinct where `weights > 0`; padding comes last, with item 0,
-    label 0, weight 0. Positives and negatives are shuffled, so consecutive blocks are mixed.
+    label 0, weight 0. Positives and negatives are shuffled, so that consecutive blocks mix them.
 
     Attributes:
         users: int32 `[C]`, user indices of the data set.
@@ -39,19 +39,19 @@ class Clients:
 def sample_negatives(
     interactions: interactions_lib.Interactions, negatives_per_positive: int = 4, seed: int = 0
 ) -> dict[int, np.ndarray]:
-    """Draws fixed negatives of every user who has positives.
+    """Draws fixed negatives for every user who has positives.
 
-    A user with n positives gets `min(negatives_per_positive * n, N - n)` distinct items among the N
-    - n others, uniformly, from a stream of the user's own: they depend on `(seed, user index)`, N
-    and the user's positives only, not on other users nor on how those were filtered.
+    A user with n positives gets `min(negatives_per_positive * n, N - n)` distinct items, uniform
+    among the N - n others. They depend only on `(seed, user index)`, N and the user's positives,
+    not on other users or on filters.
 
     Args:
-        interactions: of the users, with distinct pairs.
+        interactions: of all users, with distinct pairs.
         negatives_per_positive: negatives for each positive, at least 1.
         seed: at least 0.
 
     Returns:
-        User index -> int32 negatives, in order of the indices.
+        User index -> int32 negatives, in the order of user indices.
 
     Raises:
         ValueError: if `negatives_per_positive < 1`, or a user interacted with every item.
@@ -71,7 +71,7 @@ def sample_negatives(
         if not others:
             raise ValueError(
                 f'Expected an item that user {interactions.user_ids[user]!r} has not interacted '
-                f'with, to draw negatives from, found that all {num_items} are positives.'
+                f'with, as a negative; all {num_items} are positives.'
             )
         rng = np.random.default_rng([seed, user])
         size = min(negatives_per_positive * len(positives), others)
@@ -83,13 +83,13 @@ def sample_negatives(
 
 
 def negatives_hash(negatives: Mapping[int, np.ndarray]) -> str:
-    """SHA-256 of which negatives each user has, whatever their order.
+    """Returns a SHA-256 of all users' negatives; their order does not matter.
 
     Args:
         negatives: user index -> items, from `sample_negatives` or `negatives_of`.
 
     Returns:
-        64 hexadecimal digits: of user, count and sorted items as little-endian int32.
+        64 hexadecimal digits, from user, count and sorted items as little-endian int32.
 
     Example:
         >>> negatives_hash({0: np.array([2, 1])}) == negatives_hash({0: np.array([1, 2])})
@@ -103,7 +103,7 @@ def negatives_hash(negatives: Mapping[int, np.ndarray]) -> str:
 
 
 def negatives_of(clients: Iterable[Clients]) -> dict[int, np.ndarray]:
-    """User index -> int32 negatives of clients that were built; see `negatives_hash`.
+    """Returns user index -> int32 negatives of clients from `build`; see `negatives_hash`.
 
     Example:
         >>> data = interactions_lib.make([1, 2, 2], [7, 8, 9])
@@ -128,23 +128,23 @@ def build(
     max_positives: int | None = None,
     max_waste: float = 0.3,
 ) -> tuple[Clients, ...]:
-    """Builds the clients: positives, fixed negatives, padded in groups of similar size.
+    """Builds clients from positives and fixed negatives, padded in groups of similar size.
 
-    Of all ways to put clients of neighbouring sizes together, the one is taken that pads least with
-    the fewest groups within `max_waste`; in a group they are by falling size, then by user.
+    A group holds clients of neighbouring sizes, by falling size, then by user. There are as few
+    groups as `max_waste` allows, and the padding is the least possible with this number of groups.
 
     Args:
         interactions: training interactions of all users.
         negatives_per_positive: negatives for each positive, at least 1.
         seed: of the negatives and of the order within a client.
         labels: 'implicit': 1 for a positive; 'ratings': `(1 + r / max r) / 2`, in (1/2, 1],
-            so that 1/2 parts interactions from negatives at every rating.
+            so that 1/2 separates interactions with any rating from negatives.
         min_positives: users with fewer are left out; users without any always are.
         max_positives: users with more are left out; None: no limit.
         max_waste: largest share of padding in the sum of squared batch sizes, in [0, 1).
 
     Returns:
-        Groups of falling B.
+        The groups, by falling B.
 
     Raises:
         ValueError: if no user is left, a user has no possible negative, `labels='ratings'` with
@@ -203,17 +203,18 @@ def build(
 def cohorts(
     clients: Sequence[Clients], size: int, seed: int = 0
 ) -> tuple[tuple[np.ndarray, ...], int]:
-    """Parts every group of clients at random into cohorts of at most `size`, as even as can be.
+    """Splits every group of clients at random into cohorts of at most `size`, as equal as possible.
 
-    Members of a cohort have batches of similar size, as they are of one group.
+    Members of a cohort belong to one group and thus have batches of similar size.
 
     Args:
         clients: groups of clients.
-        size: M, most members of a cohort, at least 1.
+        size: M, the largest number of members of a cohort, at least 1.
         seed: of the draw.
 
     Returns:
-        Per group int `[C]`, the cohort of each client, counted over all groups; their number.
+        Per group int `[C]`, the cohort of each client, numbered over all groups; the number of
+        cohorts.
 
     Raises:
         ValueError: if `size < 1`.
@@ -225,7 +226,7 @@ def cohorts(
     """
     if not size >= 1:
         raise ValueError(f'Expected {size=} >= 1.')
-    rng = np.random.default_rng([seed, 0, 5])  # another stream than `plan.choose_victims`
+    rng = np.random.default_rng([seed, 0, 5])  # not the stream of `plan.choose_victims`
     counts = [-(-len(group.users) // size) for group in clients]
     of = [
         rng.permutation(np.arange(len(group.users)) % count) + sum(counts[:index])
@@ -235,7 +236,7 @@ def cohorts(
 
 
 def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
-    """Users of each item, int64 `[N]`.
+    """Returns the number of users of each item, int64 `[N]`.
 
     Example:
         >>> item_counts(interactions_lib.make([1, 2, 2], [7, 7, 8])).tolist()
@@ -247,8 +248,8 @@ def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
 def log_odds(counts_of_others: np.ndarray, num_others: int) -> np.ndarray:
     """Public popularity of items: smoothed log odds that a user interacted with each.
 
-    `log((c + 1/2) / (U - c + 1/2))` for c of U other users. For one victim, take the victim's own
-    interactions off `item_counts`, and the victim off the number of users, first:
+    `log((c + 1/2) / (U - c + 1/2))` for c of U other users. For a victim, first subtract the
+    victim's own interactions from `item_counts`, and the victim from the number of users:
 
         counts = item_counts(train)
         counts[positives_of_victim] -= 1
@@ -278,7 +279,7 @@ def log_odds(counts_of_others: np.ndarray, num_others: int) -> np.ndarray:
 
 
 def public_share(clients: Iterable[Clients]) -> float:
-    """Share of positives among the batches of all clients together.
+    """Returns the share of positives in the batches of all clients together.
 
     Example:
         >>> public_share(build(interactions_lib.make([1, 2], [7, 8])))
@@ -290,7 +291,7 @@ def public_share(clients: Iterable[Clients]) -> float:
 
 
 def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice]]:
-    """Each user who has interactions, and where they are."""
+    """Pairs each user who has interactions with the slice that holds them."""
     users, starts = np.unique(interactions.users, return_index=True)
     stops = [*starts[1:].tolist(), len(interactions.users)]
     spans = map(slice, starts.tolist(), stops)
@@ -300,7 +301,7 @@ def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice
 def _filter(
     interactions: interactions_lib.Interactions, min_positives: int, max_positives: int | None
 ) -> interactions_lib.Interactions:
-    """Drops users by their number of positives; an error says which limit left none."""
+    """Drops users by their number of positives; an error names the limit that leaves no user."""
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     keep = counts > 0
     reason = f'data set {interactions.name!r} has no interactions (after its filters)'
@@ -320,10 +321,10 @@ def _filter(
 
 
 def _groups(sizes: np.ndarray, max_waste: float) -> Sequence[np.ndarray]:
-    """Positions of the clients of each group, largest first.
+    """Returns the positions of the clients of each group, largest first.
 
-    The fewest groups that keep to `max_waste`, and of those the ones that pad least: `cost[i]` is
-    the least padded sum of squares of the distinct sizes from the i-th on, in so many groups.
+    Dynamic programming: the number of groups grows until `max_waste` holds. `cost[i]` is the least
+    padded sum of squares of the distinct sizes from the i-th on with the current number of groups.
     """
     order = np.argsort(-sizes, kind='stable')
     distinct, counts = np.unique(-sizes, return_counts=True)

@@ -1,4 +1,4 @@
-"""Who interacted with what, when: the one data structure that every data set becomes."""
+"""The data structure of every data set: which user interacted with which item, and when."""
 
 import dataclasses
 import re
@@ -13,18 +13,17 @@ _INTEGER = re.compile(r'0|-?[1-9][0-9]*', re.ASCII)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
-    """Distinct (user, item) pairs sorted by (user, time, item); M of them.
+    """M distinct (user, item) pairs, sorted by (user, time, item).
 
-    Indices are contiguous and belong to the data set, not to a selection of it: filters and
-    splits keep `user_ids` and `item_ids`, so a user may be left without interactions but
-    never gets another index.
+    Indices are contiguous in the whole data set, not in a selection of it: filters and splits
+    keep `user_ids` and `item_ids`, so a user may lose all interactions but keeps the index.
 
     Attributes:
         users: int32 `[M]`, user indices, non-decreasing.
         items: int32 `[M]`, item indices.
         ratings: float32 `[M]`, 1 where the data has none.
-        timestamps: int64 `[M]`, seconds or any other order; position in the file where the
-            data has none.
+        timestamps: int64 `[M]`, seconds or any other numbers in order of time; position in the
+            file where the data has none.
         user_ids: original id of each user index.
         item_ids: original id of each item index.
         name: of the data set.
@@ -54,9 +53,9 @@ def make(
 ) -> Interactions:
     """Maps raw ids to contiguous indices, sorts, and keeps the latest of repeated pairs.
 
-    Indices follow the ids (by number if all of them are plain integers, else by text), so
-    they do not depend on the order of the rows. Two ids are the same if their text is: `'1'`
-    and `'01'` differ. Among equal times of a repeated pair the highest rating is kept.
+    Indices follow the sorted ids (by number if all are plain integers, else by text), not the
+    order of the rows. Ids are compared as text: `'1'` and `'01'` differ. Of repeated pairs with
+    equal times, the one with the highest rating is kept.
 
     Args:
         users: `[M]` raw user ids, integers or text.
@@ -109,7 +108,7 @@ def make(
 
 
 def take(interactions: Interactions, index: np.ndarray) -> Interactions:
-    """Keeps the interactions at increasing positions or a mask `[M]`; ids and indices stay.
+    """Keeps the interactions at increasing positions or in a mask `[M]`, with the same indices.
 
     Example:
         >>> take(make([1, 2], [3, 4]), np.array([False, True])).users.tolist()
@@ -125,16 +124,14 @@ def take(interactions: Interactions, index: np.ndarray) -> Interactions:
 
 
 def binarize(interactions: Interactions, threshold: float | None = None) -> Interactions:
-    """Keeps what counts as an interaction: `rating >= threshold`.
-
-    The ratings themselves stay, for explicit labels.
+    """Keeps the interactions with `rating >= threshold`, and their ratings.
 
     Args:
         interactions: M of them.
-        threshold: lowest rating that counts, or None: any rating does.
+        threshold: lowest rating that is kept; None: all ratings are.
 
     Returns:
-        The interactions that count, with the same ids and indices.
+        The interactions that are kept, with the same ids and indices.
 
     Raises:
         ValueError: if the threshold is not finite.
@@ -157,7 +154,7 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         k: at least 0; 0 and 1 keep everything.
 
     Returns:
-        The k-core, perhaps empty, with the same ids and indices.
+        The k-core, which may be empty, with the same ids and indices.
 
     Raises:
         ValueError: if k is negative.
@@ -177,10 +174,10 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
 
 
 def drop_unused_items(interactions: Interactions) -> Interactions:
-    """The same interactions over a catalogue without the items that nobody has.
+    """Removes items without interactions from the catalogue.
 
-    After a filter, such items would be drawn as negatives that no user ever chose. Users keep their
-    indices; items are renumbered in the same order.
+    After a filter, such items could be drawn as negatives although no user ever chose them. Users
+    keep their indices; items are renumbered in the same order.
 
     Example:
         >>> data = take(make([1, 1, 2], ['a', 'b', 'c']), np.array([0, 2]))
@@ -202,8 +199,8 @@ def leave_one_out(
 
     Args:
         interactions: M of them.
-        seed: None, or to take one at random of those that are last at the same time: many data sets
-            hold lists of ratings of one moment, and a fixed order among them favours some items.
+        seed: of the draw among a user's last interactions with equal times; None: the last item.
+            Many data sets give a list of ratings one time, where a fixed order favours some items.
 
     Returns:
         `(train, test)`, with the same ids and indices. A user's only interaction stays in
@@ -216,7 +213,7 @@ def leave_one_out(
     """
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
     order = np.arange(len(interactions.users))
-    if seed is not None:  # another stream than those of single users, [seed, user, ...]
+    if seed is not None:  # not a stream of a single user, [seed, user, ...]
         draws = np.random.default_rng([seed, 0, 6]).random(len(order))
         order = np.lexsort((draws, interactions.timestamps, interactions.users))
     last = np.zeros(len(interactions.users), bool)

@@ -1,4 +1,4 @@
-"""Reads interaction files of many layouts, and finds or fetches known data sets."""
+"""Reads interaction files of many layouts, and finds or downloads known data sets."""
 
 import codecs
 import hashlib
@@ -29,7 +29,7 @@ _COLUMNS = {
 }
 _LARGEST = {'rating': float(np.finfo(np.float32).max), 'timestamp': float(2**62)}
 _DTYPES = {'user': 'i8', 'item': 'i8', 'rating': 'f8', 'timestamp': 'i8'}
-# Integers whose text is not that of their value: the id has to stay text.
+# Integers such as 01 or +1, which differ from the text of their value: these ids stay text.
 _NOT_CANONICAL = re.compile(rb'[\s,;:](?:[+]|-?0[0-9]|-0)')
 _TIMEOUT = 60.0  # Seconds without an answer.
 
@@ -39,9 +39,9 @@ class Dataset(NamedTuple):
 
     Attributes:
         path: of the file, relative to the data folder.
-        url: of the public zip archive, or None if there is none to fetch.
-        member: of the archive that becomes the file.
-        md5: of the archive; None: it is not checked, as GroupLens changes the `latest` ones.
+        url: of the public zip archive; None: there is none.
+        member: name of the file in the archive.
+        md5: of the archive; None: not checked, because GroupLens updates the `latest` archives.
     """
 
     path: str
@@ -81,11 +81,11 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> interactions_
     | layout | example |
     |---|---|
     | separator: TAB, `::`, comma, semicolon or blanks | `u.data`, `ratings.dat`, `ratings.csv` |
-    | no header: user, item, then perhaps rating, then perhaps timestamp | `A1 B7 5.0` |
+    | no header: user, item, optional rating, optional timestamp | `A1 B7 5.0` |
     | a header that names user and item: any order, other columns are ignored | `userId,movieId` |
     | a RecBole header, which is typed | `user_id:token<TAB>item_id:token` |
 
-    Blank lines are skipped; quotes are not special; fractions of timestamps are cut.
+    Blank lines are skipped; quotes are not special; timestamps are truncated to integers.
 
     Args:
         path: of the file, in UTF-8.
@@ -96,9 +96,9 @@ def read(path: str | os.PathLike[str], name: str | None = None) -> interactions_
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: `path:line: Expected ..., found ...` for a file that is empty or all header,
-            a line with another number of columns, an empty id, a rating or timestamp that is not
-            a finite number.
+        ValueError: `path:line: Expected ..., found ...` for an empty file, a header without rows,
+            a line with another number of columns, an empty id, or a rating or timestamp that is
+            not a finite number.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -127,11 +127,11 @@ def load(
 ) -> interactions_lib.Interactions:
     """Loads a known data set, a RecBole data set, or any file that `read` understands.
 
-    Known names are those of `DATASETS`. They are downloaded when they are missing, and the
-    archive's checksum is compared, except that of the `ml-latest` ones, which change.
+    Known names are those of `DATASETS`. A missing data set is downloaded, and the archive's
+    checksum is verified, except for the `ml-latest` sets, which change.
 
     Args:
-        name: a known name, a `name` with `<data_dir>/<name>/<name>.inter`, or a path.
+        name: a known name, the name of a RecBole file `<data_dir>/<name>/<name>.inter`, or a path.
         data_dir: folder of data sets; None: environment variable `FEDINV_DATA_DIR`, else
             `~/.cache/fedinv_jax`.
 
@@ -140,7 +140,7 @@ def load(
 
     Raises:
         FileNotFoundError: if the data is missing and cannot be downloaded.
-        ValueError: for an unknown name, a malformed file, a download with another checksum.
+        ValueError: for an unknown name, a malformed file, or a download with a wrong checksum.
 
     Example:
         >>> load('ml-100', data_dir='nowhere')  # doctest: +IGNORE_EXCEPTION_DETAIL
@@ -163,7 +163,7 @@ def load(
         raise ValueError(
             f'Unknown data set {name!r}.{_validate.hint(name, DATASETS)} '
             f'Known names: {", ".join(DATASETS)}. '
-            f'Nor is there a file {" or ".join(map(str, candidates))}.'
+            f'There is no file {" or ".join(map(str, candidates))} either.'
         )
     _download(known, root)
     return read(root / known.path, name)
@@ -212,7 +212,7 @@ def _sniff(path: pathlib.Path, data: bytes) -> tuple[_Layout, bytes]:
 
 
 def _parse_integers(body: bytes, layout: _Layout) -> dict[str, np.ndarray] | None:
-    """Columns of a file whose ids are all plain integers; None: not such a file, or malformed."""
+    """Columns of a file whose ids are all plain integers; None for other or malformed files."""
     if _NOT_CANONICAL.search(body) or _NOT_CANONICAL.match(b'\n' + body[:2]):
         return None
     separator = _SEPARATORS[layout.separator]
@@ -242,7 +242,7 @@ def _parse_integers(body: bytes, layout: _Layout) -> dict[str, np.ndarray] | Non
 
 
 def _parse_lines(path: pathlib.Path, body: bytes, layout: _Layout) -> dict[str, np.ndarray]:
-    """Columns of any file, line by line, so that an error can say where it is."""
+    """Columns of any file, parsed line by line, so that an error can name the line."""
     parsed: dict[str, list] = {column: [] for column in layout.columns}
     for number, line in enumerate(io.BytesIO(body), layout.first_line):
         if not line.strip():
@@ -267,7 +267,7 @@ def _parse_lines(path: pathlib.Path, body: bytes, layout: _Layout) -> dict[str, 
 
 
 def _number(field: str, largest: float) -> float | None:
-    """The number a field holds, an int if it is written so; None if none, or not finite."""
+    """The number in a field, as an int if it has only digits; None if it is no finite number."""
     try:
         value = float(field)
     except ValueError:
@@ -286,7 +286,7 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _download(dataset: Dataset, root: pathlib.Path) -> None:
-    """Fetches an archive and extracts its one member; all or nothing."""
+    """Downloads an archive and extracts the data set's file, atomically."""
     target = root / dataset.path
     if dataset.url is None or dataset.member is None:
         raise FileNotFoundError(
@@ -312,13 +312,13 @@ def _download(dataset: Dataset, root: pathlib.Path) -> None:
 
 
 def _extract(dataset: Dataset, archive: pathlib.Path, to: pathlib.Path) -> None:
-    """Writes the one member of a checked archive to a file."""
+    """Checks the checksum of an archive and writes the data set's member to a file."""
     with archive.open('rb') as file:
         found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if dataset.md5 not in (None, found):
         raise ValueError(
             f'Expected md5 {dataset.md5} of {dataset.url}, found {found}: the download is damaged '
-            'or not the archive that it should be. Nothing was kept; try again.'
+            'or another archive. Nothing was kept; try again.'
         )
     try:
         with (

@@ -1,4 +1,4 @@
-"""A generator of interactions with the statistics of real ones."""
+"""A generator of interactions with the statistics of real data."""
 
 import numpy as np
 
@@ -20,34 +20,37 @@ def generate(
     taste_dim: int = 8,
     taste_strength: float = 1.0,
 ) -> interactions_lib.Interactions:
-    """Draws users of skewed activity who choose long-tailed items by popularity and taste.
+    """Draws users with skewed activity, who choose long-tailed items by popularity and taste.
 
     User u, with latent taste p_u, chooses n_u distinct items one after the other from the
-    softmax (a Plackett-Luce draw, as the n_u largest of logit + Gumbel noise) of
+    softmax (a Plackett-Luce draw, computed as the n_u largest of logit + Gumbel noise) of
 
         logit_ui = -exponent log(rank_i / N + offset) + strength <p_u, q_i> / sqrt(taste_dim)
         n_u = clip(round(exp(log(median) + sigma z_u)), min, max),  p_u, q_i ~ N(0, I).
 
-    More users leave the first ones as they are. With the defaults a popularity baseline has
-    AUC about .85 at 4 negatives per positive, and the Gini coefficients of item popularity
+    A larger `num_users` does not change the first users. With the defaults, a popularity baseline
+    has AUC about .85 at 4 negatives per positive, and the Gini coefficients of item popularity
     (.62) and user activity (.42) are near MovieLens-100K's (AUC .86; .63, .47).
 
     Args:
         seed: of all draws, at least 0.
         num_users: number of users.
-        num_items: number of items N; ranks of popularity are spread over the indices at random.
-        popularity_exponent: of the power law of popularity by rank; 0: no item is popular.
-        popularity_offset: share of N over which the head of the law is flat.
+        num_items: number of items N, whose popularity ranks are random.
+        popularity_exponent: of the power law of popularity by rank; 0: all items are equally
+            popular.
+        popularity_offset: share of N over which the head of the power law is flat.
         median_activity: median number of interactions of a user, before clipping.
-        activity_sigma: standard deviation of its logarithm; 0: all users are equally active.
+        activity_sigma: standard deviation of the logarithm of activity; 0: all users are equally
+            active.
         min_activity: fewest interactions of a user, at least 1.
-        max_activity: most interactions; None: N // 5, which leaves room for 4 negatives each.
+        max_activity: most interactions of a user; None: N // 5, so that every user can have 4
+            negatives per positive.
         taste_dim: dimension of the latent taste.
-        taste_strength: standard deviation of the taste's logits; 0: popularity alone decides.
+        taste_strength: standard deviation of the taste's logits; 0: only popularity matters.
 
     Returns:
-        The interactions, with ratings 1 and the order of choice as timestamps. Items that
-        nobody chose keep their index.
+        The interactions, with ratings 1 and the order of choice as timestamps. Items that no user
+        chose keep their index.
 
     Raises:
         ValueError: if a parameter is out of range.
@@ -77,7 +80,7 @@ def generate(
     ):
         _validate.check_finite(name, value)
 
-    # Another stream than those of the clients, [seed, user] and [seed, user, 1].
+    # Not a stream of the clients, [seed, user] and [seed, user, 1].
     rng = np.random.default_rng([seed, 0, 2])
     rank = rng.permutation(num_items)
     popularity = -popularity_exponent * np.log(rank / num_items + popularity_offset)

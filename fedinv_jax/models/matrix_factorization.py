@@ -16,12 +16,12 @@ def matrix_factorization(
     the user embedding `[D]`. Embeddings start from `N(0, scale^2)`, biases at 0.
 
     With BCE and no item bias, `(y, p)` and `(1 - y, -p)` give the same item gradients: no attack
-    can tell the two apart without a prior on the labels.
+    can distinguish the two without a prior on the labels.
 
     Args:
         num_items: N.
         dim: D.
-        item_bias: whether an item has a bias of its own.
+        item_bias: whether each item has a bias.
         scale: standard deviation of the initial embeddings.
 
     Returns:

@@ -20,7 +20,7 @@ def _he_normal(fan_in: int) -> tuple[Initializer, Initializer]:
 
 def _uniform(fan_in: int) -> tuple[Initializer, Initializer]:
     bound = fan_in**-0.5
-    draw = nn.initializers.uniform(2 * bound)  # from 0
+    draw = nn.initializers.uniform(2 * bound)  # on [0, 2 * bound)
 
     def centred(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return draw(key, shape, dtype) - bound
@@ -29,21 +29,21 @@ def _uniform(fan_in: int) -> tuple[Initializer, Initializer]:
 
 
 KERNELS = {'he_normal': _he_normal, 'uniform': _uniform}
-"""Initialisers of a layer's kernel and bias by its fan-in."""
+"""By name: a function from a layer's fan-in to the initialisers of its kernel and bias."""
 
 
 class MLP(nn.Module):
     """The multilayer perceptron of NCF on `[p; q_i]`, one ReLU after every hidden layer.
 
-    The first layer's kernel is held as two blocks, `private` (for p) and `items` (for q, with
-    the layer's bias): together they are one dense layer on the concatenation, and what depends
-    on the items alone is computed once where only p changes.
+    The first layer's kernel is stored as two blocks, `private` (for p) and `items` (for q, with
+    the layer's bias). Together they are one dense layer on the concatenation; the items' block
+    can be applied once where only p changes.
 
     Attributes:
         hidden: widths of the hidden layers.
-        use_bias: whether the layers, the output among them, have biases.
+        use_bias: whether the layers, including the output, have biases.
         kernel_init: 'he_normal', `N(0, 2 / fan_in)` with zero biases, or 'uniform', kernels and
-            biases from `+-1 / sqrt(fan_in)`; the first layer's fan-in is that of both blocks.
+            biases on `+-1 / sqrt(fan_in)`; the first layer's fan-in is that of both blocks.
     """
 
     hidden: Sequence[int]
@@ -52,7 +52,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, private: Array, rows: Array) -> Array:
-        """Logits `[B]` of a private embedding `[D]` and item rows `[B, D]`."""
+        """Returns logits `[B]` for a private embedding `[D]` and item rows `[B, D]`."""
 
         def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
             kernel_init, bias_init = KERNELS[self.kernel_init](fan_in)
@@ -76,7 +76,7 @@ class MLP(nn.Module):
 
 
 def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -> Model:
-    """A recommender from any flax module `module(private [D], rows [B, D]) -> logits [B]`.
+    """Makes a recommender from a flax module `module(private [D], rows [B, D]) -> logits [B]`.
 
     Shared parameters: `{'items': {'embedding': [N, D]}, 'scorer': the module's parameters}`;
     private: the user embedding `[D]`. Embeddings start from `N(0, scale^2)`.
@@ -139,7 +139,7 @@ def ncf(
         hidden: widths of the hidden layers, at least one.
         use_bias: whether the layers have biases.
         scale: standard deviation of the initial embeddings.
-        kernel_init: of the layers, 'he_normal' or 'uniform', see `MLP`.
+        kernel_init: 'he_normal' or 'uniform', see `MLP`.
 
     Returns:
         The model, see `from_flax`; scorer leaves `private/kernel [D, H]`,

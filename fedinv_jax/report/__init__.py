@@ -1,4 +1,4 @@
-"""Rows of victims -> numbers with intervals, tables, figures, pages; neither JAX nor a config."""
+"""Victim rows -> estimates, tables, figures and report pages. Imports neither JAX nor a config."""
 
 from fedinv_jax.report import claims, document, figures, html, rows, stats, tables, tradeoff
 from fedinv_jax.report.tables import (

@@ -1,4 +1,4 @@
-"""The claims of the paper, as paired tests over victims: what holds, for which attack, how sure.
+"""The claims of the paper as paired tests over victims: which hold, and for which attacks.
 
 Deng, Liu, Tang, Zhao, Twice the gradient, twice the privacy risk in federated learning? A case
 study of federated recommendation systems, ICDM 2025, pp. 199-207:
@@ -22,7 +22,7 @@ CLAIMS = {
 _FAR = 230  # the paper's longest interval
 _METRICS = ('auc', 'f1')
 _Rows = list[VictimRow]
-# What a side of a comparison chooses by itself: T, the interval, the round.
+# Keys in which the two settings of a comparison may differ: T, interval, solver, first round.
 _FREE = (*stats.STEPS, 'first_round')
 
 
@@ -31,13 +31,15 @@ class Comparison(NamedTuple):
 
     Attributes:
         claim: 'C1', 'C2' or 'C3'.
-        better: a row of the setting that the claim says reveals more.
-        worse: a row of the other one.
-        effect: by metric, `stats.interval` of the paired difference.
-        popularity: by metric, that of `better` to the popularity baseline; None without one.
+        better: a row of the setting that reveals more according to the claim.
+        worse: a row of the other setting.
+        effect: by metric, the `stats.confidence_interval` of the paired difference.
+        popularity: by metric, that of the paired difference of `better` to the popularity baseline;
+            None if the baseline was not run.
         p: by metric, `stats.paired_p` of the paired difference.
-        means: by metric, the mean in either setting, over the pairs.
-        num_victims: of `better`; those without a counterpart are undefined in `effect`.
+        means: by metric, the means in the two settings, over the pairs.
+        num_victims: number of victims in `better`; one without a counterpart in `worse` is
+            undefined in `effect`.
     """
 
     claim: str
@@ -51,33 +53,33 @@ class Comparison(NamedTuple):
 
 
 def compare(rows: Iterable[VictimRow]) -> list[Comparison]:
-    """Every claim that the rows can speak to, for each attack, hypothesis and upload seen.
+    """The comparisons for every claim that the rows allow, by attack, hypothesis and upload seen.
 
-    C1 compares the largest T at the smallest interval with T = 1, C2 the first with the last
-    first round at that T and interval, C3 the largest T at the interval nearest to 230 (100 or
-    more, and another than C1's) with T = 1. C1 and C3 are read at the earliest first round.
+    C1 compares the largest T at the smallest interval with T = 1. C2 compares the earliest with the
+    latest first round, at that T and interval. C3 compares the largest T at the interval nearest to
+    230 (at least 100, and not the one of C1) with T = 1. C1 and C3 use the earliest first round.
 
     Args:
-        rows: rows of victims.
+        rows: victim rows.
     """
     groups: dict[str, dict[str, _Rows]] = {}
-    guesses: dict[str, _Rows] = {}
+    baselines: dict[str, _Rows] = {}
     for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
         if row['attack'] == 'popularity':
-            guesses.setdefault(stats.setting(row, stats.OF_ATTACK), []).append(row)
+            baselines.setdefault(stats.setting(row, stats.OF_ATTACK), []).append(row)
         elif row['family'] != 'baseline':
             own = groups.setdefault(stats.setting(row, _FREE), {})
             own.setdefault(stats.setting(row), []).append(row)
     found = []
     for own in groups.values():
         for claim, better, worse in _pairs(list(own.values())):
-            guess = guesses.get(stats.setting(better[0], stats.OF_ATTACK))
-            found.append(_comparison(claim, better, worse, guess))
+            baseline = baselines.get(stats.setting(better[0], stats.OF_ATTACK))
+            found.append(_comparison(claim, better, worse, baseline))
     return sorted(found, key=lambda comparison: comparison.claim)
 
 
 def _pairs(settings: Sequence[_Rows]) -> list[tuple[str, _Rows, _Rows]]:
-    """The settings of one attack that each claim compares, the one that should leak more first."""
+    """For each claim, the two settings of one attack that it compares: (claim, better, worse)."""
     rounds = sorted({rows[0]['first_round'] for rows in settings})
     most = max(rows[0]['num_gradients'] for rows in settings)
     spans = sorted({span for rows in settings if (span := rows[0]['interval']) is not None})
@@ -101,9 +103,15 @@ def _pairs(settings: Sequence[_Rows]) -> list[tuple[str, _Rows, _Rows]]:
     return [(claim, better, worse) for claim, better, worse in pairs if better and worse]
 
 
-def _comparison(claim: str, better: _Rows, worse: _Rows, guess: _Rows | None) -> Comparison:
+def _comparison(claim: str, better: _Rows, worse: _Rows, baseline: _Rows | None) -> Comparison:
     differences = {name: stats.compared(better, worse, name) for name in _METRICS}
     pairs = stats.pair(better, worse)
+    popularity = None
+    if baseline:
+        popularity = {
+            name: stats.confidence_interval(*stats.compared(better, baseline, name))
+            for name in _METRICS
+        }
 
     def mean(side: int, metric: str) -> float | None:
         return stats.mean(pair[side]['metrics'].get(metric) for pair in pairs)
@@ -113,9 +121,7 @@ def _comparison(claim: str, better: _Rows, worse: _Rows, guess: _Rows | None) ->
         better[0],
         worse[0],
         {name: stats.confidence_interval(*values) for name, values in differences.items()},
-        {name: stats.confidence_interval(*stats.compared(better, guess, name)) for name in _METRICS}
-        if guess
-        else None,
+        popularity,
         {name: stats.paired_p(*values) for name, values in differences.items()},
         {name: (mean(0, name), mean(1, name)) for name in _METRICS},
         len(better),
@@ -130,14 +136,15 @@ HOLDS, REVERSE, FULL, LEVEL, FEW, NOTHING = (
     'too few victims',
     'not measured',
 )
-"""What a comparison can say, see `outcome`."""
+"""The outcomes of a comparison, see `outcome`."""
 
 
 def outcome(comparison: Comparison) -> str:
-    """What a comparison says of its claim, by AUC.
+    """The outcome of a comparison for its claim, by AUC.
 
-    `HOLDS` where the 95% interval of the paired difference lies above 0 and p < .05, `REVERSE`
-    where it lies below; `FULL` where both sides recover everything; `FEW` below `stats.FEW` pairs.
+    `HOLDS` if the 95% confidence interval of the paired difference is above 0 and p < .05,
+    `REVERSE` if the interval is below 0 and p < .05, `FULL` if both settings recover everything,
+    `LEVEL` otherwise. `FEW` with fewer than `stats.FEW` pairs, `NOTHING` without a value.
     """
     effect, p = comparison.effect['auc'], comparison.p['auc']
     low, high = effect['low'], effect['high']
@@ -152,16 +159,16 @@ def outcome(comparison: Comparison) -> str:
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """One verdict a claim and upload seen, in words: 'holds only for exact; the reverse for dlg'.
+    """A verdict for each claim and upload seen: 'holds only for exact; the reverse holds for dlg'.
 
-    Attacks that recover everything either way have nothing to gain, and say nothing for or against
-    C1 and C3. They do contradict C2.
+    An attack that recovers everything in both settings is evidence neither for nor against C1 and
+    C3; it is evidence against C2.
 
     Args:
-        comparisons: from `compare`.
+        comparisons: the result of `compare`.
 
     Returns:
-        `{'claim', 'title', 'seen', 'word', 'comparisons'}` each, by claim.
+        A list of `{'claim', 'title', 'seen', 'word', 'comparisons'}`, in the order of the claims.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Comparison]] = {}
     for comparison in comparisons:
@@ -201,6 +208,6 @@ def _word(claim: str, members: Sequence[Comparison]) -> str:
 
 
 def name_of(row: VictimRow, among: Sequence[Comparison]) -> str:
-    """The attack's name, with its hypothesis where the name alone would be ambiguous."""
+    """The attack's name, with its hypothesis if `among` has the attack with several."""
     others = {each.better['dynamics'] for each in among if each.better['attack'] == row['attack']}
     return f'{row["attack"]} ({row["dynamics"]})' if len(others) > 1 else row['attack']

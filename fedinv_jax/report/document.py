@@ -1,4 +1,4 @@
-"""The report: first what leaks, then each run, as Markdown and as one HTML page."""
+"""The report: first the verdict, then each run, as Markdown and as one HTML page."""
 
 import pathlib
 import types
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 from fedinv_jax.report import claims, html, stats, tables
 from fedinv_jax.report.rows import Summary, SummaryRow
 
-# Of the table of a claim.
+# Columns of the table of a claim.
 _COLUMNS = ('attack', 'verdict', 'compared', 'AUC', 'ΔAUC', 'p', 'ΔF1', 'ΔAUC to popularity')
 
 
 def leaks(summary: Summary) -> list[str]:
-    """What leaks, for how many users, how sure, and what stops it: a line each, for the first page.
+    """The verdict: sentences on what the strongest attacks recover, and whether defences stop them.
 
-    Per upload seen the strongest attack of the run, by exact matches and then F1; that choice is
-    the auditor's, who knows the truth.
+    For each upload seen, the strongest attack is the one with the most exact matches, then the
+    largest F1. The auditor, who knows the truth, makes that choice.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
     """
     groups: dict[str, list[SummaryRow]] = {}
     for row in tables.attacks_of(summary):
@@ -27,7 +27,7 @@ def leaks(summary: Summary) -> list[str]:
     lines: list[str] = []
     ends: dict[str, list[str]] = {}
     for seen, rows in groups.items():
-        lines.append(f'**{seen}** seen: {_strongest(rows)}')
+        lines.append(f'Upload seen: **{seen}**. {_strongest(rows)}')
         ends.setdefault(_ends(rows), []).append(seen)
     if not lines:
         return ['No attack was run.']
@@ -35,21 +35,21 @@ def leaks(summary: Summary) -> list[str]:
     return [
         *lines,
         *(
-            f'What would stop it, {" and ".join(seen)} seen: {end} (defences: {tried}).'
+            f'Do defences stop the attacks, {" and ".join(seen)} seen? {end} (defences: {tried}).'
             for end, seen in ends.items()
         ),
     ]
 
 
 def _strongest(rows: Sequence[SummaryRow]) -> str:
-    """What the strongest of some attacks recovers, and how sure it is."""
+    """A sentence: how many histories the strongest attack recovers, certifies, and its F1."""
     best = max(rows, key=_strength)
     victims, steps, certified = best['num_victims'], best['num_gradients'], best['num_certified']
     where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
-    sure = '' if certified is None else f', {certified} of them certified without the truth'
+    sure = '' if certified is None else f', and certifies {certified} without knowing the truth'
     return (
-        f'{best["attack"]} ({where}, first round {best["first_round"]}) recovers '
-        f'**{_num_exact(best)} of {victims}** histories without an error{sure}; F1 '
+        f'The strongest attack, {best["attack"]} ({where}, first round {best["first_round"]}), '
+        f'recovers **{_num_exact(best)} of {victims}** histories without error{sure}; F1 '
         f'{tables.estimate(best["metrics"]["f1"], victims)}{_with_one(best, rows)}.'
     )
 
@@ -59,21 +59,23 @@ def _num_exact(row: SummaryRow) -> int:
 
 
 def _ends(rows: Sequence[SummaryRow]) -> str:
-    """Whether anything stops the attacks on an upload: it does where none beats popularity."""
+    """Whether the defences stop the attacks on an upload: no attack beats popularity then."""
     verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
+    undefended = all(row['defences'] == {} for row in rows)
     if 'beats' in verbs:
-        return 'nothing that was tried'
-    if verbs <= {'is worse than', 'cannot be told from'}:
-        if all(row['defences'] == {} for row in rows):
-            return 'nothing to stop: no attack that was run beats the popularity baseline'
-        return 'this setting does, in which no attack that was run beats the popularity baseline'
-    if 'has no counterpart for' in verbs:
-        return 'not known, as the popularity baseline was not run beside every attack'
-    return f'not known, as there are fewer than {stats.FEW} victims'
+        first = 'No defence was on' if undefended else 'No'
+        return f'{first}, an attack beats the popularity baseline'
+    if verbs <= {'is worse than', tables.LEVEL}:
+        if undefended:
+            return 'There is nothing to stop: no attack beats the popularity baseline'
+        return 'Yes, no attack beats the popularity baseline'
+    if tables.UNPAIRED in verbs:
+        return 'Not known: the popularity baseline was not run for every attack'
+    return f'Not known: there are fewer than {stats.FEW} victims'
 
 
 def _with_one(best: SummaryRow, rows: Sequence[SummaryRow]) -> str:
-    """What the same attack makes of one gradient, where it needed several."""
+    """The result of the same attack with one gradient, if `best` uses several."""
     if best['num_gradients'] == 1:
         return ''
     for row in rows:
@@ -88,10 +90,10 @@ def _strength(row: SummaryRow) -> tuple[float, float]:
 
 
 def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
-    """The paper's claims with effect sizes, as Markdown; empty where no settings are compared.
+    """The paper's claims with effect sizes, as Markdown; empty without comparisons.
 
     Args:
-        comparisons: from `claims.compare`.
+        comparisons: the result of `claims.compare`.
     """
     blocks = []
     for verdict in claims.verdicts(comparisons):
@@ -105,7 +107,7 @@ def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
 
 
 def _cells(comparison: claims.Comparison, among: Sequence[claims.Comparison]) -> list[str]:
-    """One line of the table of a claim."""
+    """One line of a claim's table."""
     effect, victims = comparison.effect, comparison.num_victims
     means = ['-' if mean is None else f'{mean:.3f}' for mean in comparison.means['auc']]
     return [
@@ -126,7 +128,7 @@ def _p(comparison: claims.Comparison) -> str:
 
 
 def _sides(comparison: claims.Comparison) -> str:
-    """The two settings of a comparison by what differs: 'T = 2 against T = 1'."""
+    """The differences between the two settings of a comparison: 'T = 2 against T = 1'."""
     better, worse = comparison.better, comparison.worse
 
     def side(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -141,13 +143,13 @@ class Part(NamedTuple):
     """One run of a report.
 
     Attributes:
-        name: of the run, for people.
+        name: name of the run.
         config: the configuration, as text.
-        summary: what `stats.summarize` returns.
-        comparisons: what `claims.compare` returns.
+        summary: the result of `stats.summarize`.
+        comparisons: the result of `claims.compare`.
         figures: paths of PNGs, relative to the report.
-        threat_model: what is seen, known and unknown, as text.
-        note: what a reader must know first, such as that rows are missing.
+        threat_model: what the attacker sees, knows and assumes, as text.
+        note: a warning at the top, for example that rows are missing.
     """
 
     name: str
@@ -161,28 +163,31 @@ class Part(NamedTuple):
 
 _CAPTIONS = {
     'metrics_vs_num_gradients': 'AUC, average precision and F1 against the number of gradients; '
-    'bars: 95% intervals',
-    'recovered_vs_true': 'Scores of a few victims, items in order, coloured by the truth',
-    'constraints_vs_num_gradients': 'How much the gradients determine against their number',
-    'intervals': 'F1 and certified share over the number of gradients and the interval',
-    'margin_vs_f1': 'F1 of a victim against the margin of its answer over the noise',
+    'bars: 95% confidence intervals',
+    'recovered_vs_true': 'Recovered scores of a few victims, items sorted by score; the colour is '
+    'the true label',
+    'constraints_vs_num_gradients': 'Rank of the Jacobian, certified share and F1 against the '
+    'number of gradients; bars: 95% confidence intervals',
+    'intervals': 'F1 and certified share by number of gradients and interval (rounds between them)',
+    'margin_vs_f1': 'F1 of each victim against the margin of its certificate, relative to the '
+    'noise',
     'metrics_vs_first_round': 'AUC and F1 against the first observed round, and the training '
-    'loss; bars: 95% intervals',
-    'metrics_vs_interval': 'AUC and F1 against the interval, and the drift of the private '
-    'embedding; bars: 95% intervals',
-    'attacks': 'AUC and F1 attack by attack; bars: 95% intervals',
-    'distributions': 'F1 of every victim, attack by attack',
-    'runtime': 'F1 against the seconds that a victim takes',
+    'loss; bars: 95% confidence intervals',
+    'metrics_vs_interval': 'AUC and F1 against the interval (rounds between gradients), and the '
+    'drift of the private embedding; bars: 95% confidence intervals',
+    'attacks': 'AUC and F1 of each attack; bars: 95% confidence intervals',
+    'distributions': 'F1 of every victim, for each attack',
+    'runtime': 'F1 against the run time per victim',
 }
 
 
 def _caption(path: pathlib.PurePath) -> str:
-    """A figure's caption by its file's name."""
+    """The caption of a figure, from its file name."""
     return _CAPTIONS.get(path.stem, path.stem.replace('_', ' '))
 
 
 def _sections(part: Part) -> dict[str, str]:
-    """The sections of one run, by title; one without text is left out."""
+    """The sections of one run: title -> text; empty texts are not printed."""
     summary = part.summary
     clustered = any(row['num_seeds'] > 1 for row in summary['rows'])
     images = [f'![{_caption(path)}]({path.as_posix()})' for path in part.figures]
@@ -206,28 +211,25 @@ def _verbatim(text: str) -> str:
 
 
 def _claims(comparisons: Sequence[claims.Comparison], clustered: bool) -> str:
-    """The paper's claims, and how they are tested; empty where no settings are compared."""
+    """The paper's claims and the test used; empty without comparisons."""
     test = 'a t-test clustered by seed' if clustered else 'a permutation test of the mean'
     text = claims_table(comparisons)
-    return f'{text}\n\nPaired by victim; p: {test}.' if text else ''
+    note = f'ΔAUC and ΔF1 are paired by victim; p: {test} of ΔAUC.'
+    return f'{text}\n\n{note}' if text else ''
 
 
 def _note(clustered: bool) -> str:
-    """What the numbers of the results are."""
-    interval = (
-        't-interval from the standard error clustered by seed'
-        if clustered
-        else 'bootstrap interval'
-    )
+    """The legend of the table of results."""
+    interval = 't-interval, standard error clustered by seed' if clustered else 'bootstrap'
     return (
-        f'Mean over victims [95% {interval}]; failed victims count, with the answer of an '
-        'attacker who knows nothing; n: victims with a defined value, where not all. Differences '
-        'are paired by victim.'
+        f'Numbers are means over victims [95% confidence interval: {interval}]. A failed victim '
+        'counts as an answer with equal scores for all items; n is the number of victims with a '
+        'defined value, if not all have one. Differences are paired by victim.'
     )
 
 
 def _failures(summary: Summary) -> list[str]:
-    """Why victims failed, a line for each setting and reason."""
+    """The numbers of failed victims, one line for each setting and reason."""
     return [
         f'- {row["attack"]}, T = {row["num_gradients"]}, {tables.show(row["seen"])} seen: {count} '
         f'of {row["num_victims"]} victims: {reason}'
@@ -243,14 +245,15 @@ def markdown(
     missing: Mapping[str, str],
     defences: str = '',
 ) -> str:
-    """The text of `report.md`: first what leaks, then each run.
+    """The text of `report.md`: first the verdict, then each run.
 
     Args:
-        parts: the runs; one, or those of a study.
+        parts: one run, or the runs of a study.
         command: the exact command.
         versions: version by package.
-        missing: why a run of the study was left out, by name.
-        defences: leakage against utility, as Markdown; empty where no models were evaluated.
+        missing: by name of a run that the study lacks, the reason.
+        defences: the section on leakage and utility, as Markdown; empty if no models were
+            evaluated.
     """
     several = len(parts) > 1
     short = [
@@ -288,7 +291,7 @@ def markdown(
 
 
 def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
-    """The claims' verdicts, a line each, with the largest effect that says so."""
+    """The verdict of each claim, one line each, with the largest effect that supports it."""
     lines = []
     for verdict in claims.verdicts(comparisons):
         members = verdict['comparisons']
@@ -301,7 +304,7 @@ def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
         numbers = [f'{claims.name_of(shown.better, members)}: ΔAUC {effect}', f'p = {_p(shown)}']
         if shown.popularity:
             over = tables.estimate(shown.popularity['auc'], victims, '+')
-            numbers.append(f'to popularity {over}')
+            numbers.append(f'ΔAUC to popularity {over}')
         lines.append(
             f'{verdict["claim"]}, {verdict["title"]} ({tables.show(verdict["seen"])} seen): '
             f'**{verdict["word"]}** ({", ".join(numbers)}).'
@@ -320,11 +323,11 @@ def pages(
     """The texts of `report.md` and `report.html`, one page with the figures in it, by file name.
 
     Args:
-        folder: where they go; the figures' paths are relative to it.
+        folder: folder of the report; the figures' paths are relative to it.
         parts: the runs.
         command: the exact command.
         versions: version by package.
-        missing: why a run of the study was left out, by name.
+        missing: by name of a run that the study lacks, the reason.
         defences: see `markdown`.
     """
     text = markdown(parts, command, versions, missing, defences)

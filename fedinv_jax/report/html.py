@@ -1,4 +1,4 @@
-"""A Markdown report as one HTML page that needs nothing else: no network, figures inside."""
+"""Converts a Markdown report to one self-contained HTML page, with the figures embedded."""
 
 import base64
 import html as html_lib
@@ -56,7 +56,7 @@ figcaption { font-size: .85rem; }
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 """
 
-# Numbers first by value, then words, then what is missing.
+# Sorts numbers by value first, then words, then missing values.
 _SCRIPT = """
 for (const head of document.querySelectorAll('th')) {
   head.tabIndex = 0;
@@ -83,23 +83,23 @@ for (const head of document.querySelectorAll('th')) {
 
 
 def html(text: str, folder: str | pathlib.Path, title: str) -> str:
-    """One HTML page of a report: light and dark, readable on a phone, tables that sort.
+    """The HTML page of a report: light and dark, readable on a phone, with sortable tables.
 
-    Figures are put into the page; nothing is loaded from elsewhere, and it reads without scripts.
+    Figures are embedded and nothing is loaded from elsewhere; without scripts only sorting is lost.
 
     Args:
-        text: Markdown; HTML in it is shown as text.
-        folder: that the paths of its images start from.
-        title: of the page.
+        text: Markdown; HTML in the text is shown as text.
+        folder: folder to which the paths of the images are relative.
+        title: title of the page.
 
     Raises:
-        ValueError: if an image is missing.
+        ValueError: if an image does not exist.
 
     Example:
         >>> '<h1 id="a-b">A b</h1>' in html('# A b', '.', 'x')
         True
     """
-    import markdown_it  # a report needs it, the library does not
+    import markdown_it  # imported here: only a report needs it
 
     parser = markdown_it.MarkdownIt('commonmark', {'html': False}).enable('table')
     tokens = parser.parse(text)
@@ -119,7 +119,7 @@ def html(text: str, folder: str | pathlib.Path, title: str) -> str:
 
     parser.renderer.rules['image'] = image  # type: ignore[attr-defined]
     body = parser.renderer.render(tokens, parser.options, {})
-    # Each image is a paragraph of its own.
+    # Each image is in a paragraph of its own.
     body = re.sub(r'<p>(<img .*?</figcaption>)</p>', r'<figure>\1</figure>', body)
     body = body.replace('<table>', '<div class="scroll"><table>')
     body = body.replace('</table>', '</table></div>')
@@ -134,7 +134,7 @@ def html(text: str, folder: str | pathlib.Path, title: str) -> str:
 
 
 def _anchor(words: str, taken: Sequence[str]) -> str:
-    """A heading's id, unlike those before it."""
+    """The id of a heading, different from those in `taken`."""
     base = re.sub(r'[^a-z0-9]+', '-', words.lower()).strip('-') or 'section'
     number = 1
     while (name := base if number == 1 else f'{base}-{number}') in taken:
@@ -145,5 +145,5 @@ def _anchor(words: str, taken: Sequence[str]) -> str:
 def _inlined(path: pathlib.Path) -> str:
     """A PNG as a data URI."""
     if not path.is_file():
-        raise ValueError(f'The report shows {path}, which is not there.')
+        raise ValueError(f'The report shows {path}, which does not exist.')
     return f'data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}'

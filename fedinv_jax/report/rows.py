@@ -1,7 +1,7 @@
-"""The rows that a run writes and a report reads: their keys and types, checked before writing.
+"""Keys and types of the rows that a run writes and a report reads; checked before writing.
 
-A victim row is one JSON object of `victims.jsonl`, a summary row one of `summary.json`; null stands
-for what is undefined. A victim is a user of one seed, and has one row per setting.
+A victim row is a JSON object in `victims.jsonl`, a summary row one in `summary.json`; null means
+undefined. A victim is a user in the training run of one seed, and has one row per setting.
 """
 
 import functools
@@ -17,11 +17,11 @@ Family = Literal['baseline', 'descent', 'recipe', 'exact']
 """Kind of attack: a baseline reads no upload."""
 
 Defences = dict[str, float | list[str]]
-"""How strong each defence is, by its field: `{'clip': 20.0, 'uploaded': ['items']}`."""
+"""Strength of each defence, by the name of its field: `{'clip': 20.0, 'uploaded': ['items']}`."""
 
 
 class Setting(TypedDict):
-    """What tells the settings of a run apart: rows with equal values belong to one setting."""
+    """The keys that identify a setting: rows with equal values belong to the same setting."""
 
     attack: str
     dynamics: str | None
@@ -42,9 +42,9 @@ class Setting(TypedDict):
 
 
 class Certificate(TypedDict):
-    """What an attack says of its own answer, see `types.Certificate`, and its number of unknowns.
+    """An attack's certificate for its answer, see `types.Certificate`, and the number of unknowns.
 
-    All are None where the attack makes no certificate.
+    All values are None for an attack without certificates.
     """
 
     certified: bool | None
@@ -56,7 +56,7 @@ class Certificate(TypedDict):
 
 
 class Epsilon(TypedDict):
-    """Differential privacy of a whole training against the server, see `accounting`."""
+    """Differential privacy of the whole training against the server, see `accounting`."""
 
     epsilon: float
     delta: float
@@ -68,7 +68,7 @@ class Epsilon(TypedDict):
 
 
 class ConfidenceInterval(TypedDict):
-    """A mean with its 95% interval, and the number of values that are undefined."""
+    """A mean with its 95% confidence interval, and the number of undefined values."""
 
     mean: float | None
     low: float | None
@@ -77,9 +77,9 @@ class ConfidenceInterval(TypedDict):
 
 
 class _Shared(Setting):
-    """What victim rows and summary rows share beside the setting.
+    """Keys, besides the setting, of both victim rows and summary rows.
 
-    `labels_changed`: whether a defence makes the clients train on other labels than their own.
+    `labels_changed`: whether clients train on labels that a defence has changed.
     """
 
     family: Family
@@ -89,10 +89,10 @@ class _Shared(Setting):
 
 
 class VictimRow(_Shared, Certificate):
-    """One victim in one setting; a failed one (`reason` says why) has metrics too.
+    """One victim in one setting. A failed victim has metrics too; `reason` says why it failed.
 
-    `config_hash`: which config the row belongs to, see `audit.workdir.config_hash`. The first rows
-    of schema 2 lack the key; a reader fills it in from the config beside them (`upgrade`).
+    `config_hash` is that of the row's config, see `audit.workdir.config_hash`. The first rows of
+    schema 2 lack the key; a reader takes it from the config beside them (`upgrade`).
     """
 
     schema: Literal[2]
@@ -137,18 +137,18 @@ class SummaryRow(_Shared):
 
 
 class Summary(TypedDict):
-    """What `summary.json` holds."""
+    """The content of `summary.json`."""
 
     schema: Literal[2]
     rows: list[SummaryRow]
 
 
 def check(row: Mapping[str, Any]) -> VictimRow:
-    """The row itself, where it is a victim row of schema 2.
+    """Returns the row if it is a victim row of schema 2.
 
     Raises:
-        ValueError: for a key that is missing or unknown, or a value of another type; it names the
-            key, what was expected and what was found.
+        ValueError: if a key is missing or unknown, or a value has the wrong type; the message has
+            the key, the expected type and the value.
     """
     if problem := mismatch(row, VictimRow):
         raise ValueError(problem)
@@ -156,10 +156,10 @@ def check(row: Mapping[str, Any]) -> VictimRow:
 
 
 def check_summary(summary: Summary) -> Summary:
-    """The summary, if its rows are what `SummaryRow` says.
+    """Returns the summary if its rows match `SummaryRow`.
 
     Raises:
-        ValueError: if one is not, with the key.
+        ValueError: if a row does not; the message has the key.
     """
     for row in summary['rows']:
         if wrong := mismatch(row, SummaryRow):
@@ -168,7 +168,7 @@ def check_summary(summary: Summary) -> Summary:
 
 
 def mismatch(row: Mapping[str, Any], kind: Any) -> str | None:
-    """The first way in which a row is not of a TypedDict; None where it is.
+    """The first mismatch between a row and a TypedDict, as a sentence; None if the row matches.
 
     Example:
         >>> mismatch({'mean': 0.5, 'low': 'x', 'high': 0.5, 'undefined': 0}, ConfidenceInterval)
@@ -176,10 +176,10 @@ def mismatch(row: Mapping[str, Any], kind: Any) -> str | None:
     """
     tests = _tests(kind)
     if missing := kind.__required_keys__ - row.keys():
-        return f'Expected row[{min(missing)!r}], got a row without it.'
+        return f'Expected row[{min(missing)!r}], got a row without that key.'
     for key, value in row.items():
         if key not in tests:
-            return f'Expected no row[{key!r}], got {reprlib.repr(value)}: no row has that key.'
+            return f'Unknown key row[{key!r}] with value {reprlib.repr(value)}.'
         expected, fits = tests[key]
         if not fits(value):
             return f'Expected row[{key!r}] of type {expected}, got {reprlib.repr(value)}.'
@@ -188,13 +188,13 @@ def mismatch(row: Mapping[str, Any], kind: Any) -> str | None:
 
 @functools.cache
 def _tests(kind: Any) -> dict[str, tuple[str, Callable[[Any], bool]]]:
-    """By key of a TypedDict, the type as text and the test whether a value is of it."""
+    """For each key of a TypedDict: the type as text, and a function that tests a value."""
     hints = typing.get_type_hints(kind)
     return {key: (inspect.formatannotation(hint), _test(hint)) for key, hint in hints.items()}
 
 
 def _test(kind: Any) -> Callable[[Any], bool]:
-    """The test whether a JSON value is of a type; a bool is no number, an int is a float too."""
+    """A function that tests a JSON value's type; a bool is no number, an int is a float too."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
     if typing.is_typeddict(kind):
         return lambda value: isinstance(value, dict) and mismatch(value, kind) is None
@@ -221,7 +221,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 }
 
 
-# What the first rows of schema 1 do not have.
+# Keys that the oldest rows of schema 1 lack.
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
     'epsilon': None, **dict.fromkeys(Certificate.__annotations__),
@@ -232,17 +232,17 @@ _RENAMED = {'precision': 'dtype', 'upload_precision': 'upload_dtype'}
 
 
 def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
-    """A victim row of schema 1 as one of schema 2; one of schema 2 as it is.
+    """Converts a victim row of schema 1 to schema 2; a complete row of schema 2 stays as it is.
 
-    Rows of schema 2 that were written before they carried `config_hash` get that of the config.
+    Rows of schema 2 that lack `config_hash` get that of the config.
 
     Args:
-        row: as read from `victims.jsonl`.
-        of_config: `defence`, `defences` and `labels_changed` of the run's config; schema 1 has the
-            text alone, in its own words. And `config_hash`.
+        row: a row as read from `victims.jsonl`.
+        of_config: `defence`, `defences` and `labels_changed` of the run's config (schema 1 has only
+            a text of the defences, in other words), and its `config_hash`.
 
     Raises:
-        ValueError: for another schema, or an attack that schema 1 did not know.
+        ValueError: for any other schema, or an attack that schema 1 does not have.
     """
     if row.get('schema') == 2:
         lacks = 'config_hash' not in row

@@ -1,7 +1,7 @@
-"""Rows of victims -> the summary: means with intervals, paired differences. NumPy only.
+"""Victim rows -> summary: means with confidence intervals, paired differences. NumPy and SciPy.
 
-The keys of both kinds of rows are in `rows`. The victims of all seeds count as one sample. Failed
-victims stay in every average with the metrics that were recorded for them.
+`rows` has the keys of both kinds of rows. The victims of all seeds are one sample. Every mean
+includes failed victims, with the metrics in their rows.
 """
 
 import json
@@ -29,25 +29,25 @@ METRICS = (
 COMPARED = ('auc', 'average_precision', 'f1')
 
 OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'dtype')
-"""Keys of the setting that are ignored when an attack is paired with a baseline."""
+"""Keys of the setting that are ignored when a row is paired with its baseline."""
 
 STEPS = ('num_gradients', 'interval', 'solver')
-"""Keys that are ignored when T gradients are paired with one, as the solver may differ too."""
+"""Keys that are ignored when T gradients are paired with one; the solver may depend on T."""
 
 _LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
 _RESAMPLES = 2000
 FEW = 5
-"""Below that many victims there is no verdict."""
+"""Smallest number of victims for a verdict."""
 
 
 def setting(row: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    """A hashable form of a row's setting, less some of its keys."""
+    """A hashable form of a row's setting, without the keys in `without`."""
     return json.dumps([row[key] for key in SETTING if key not in without])
 
 
 def same_but_steps(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two rows differ in nothing but T, the interval and the solver taken for them."""
+    """Whether two rows have the same setting except for T, the interval and the solver."""
     return setting(row, STEPS) == setting(other, STEPS)
 
 
@@ -65,22 +65,22 @@ def confidence_interval(
     seeds: Sequence[int] | None = None,
     limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> ConfidenceInterval:
-    """Mean of the defined values with its 95% interval.
+    """Mean of the defined values with its 95% confidence interval.
 
-    With one seed, the percentile bootstrap over victims. With G seeds, victims of a seed are not
-    independent: `mean +- t_{G-1} s` with the standard error of the mean that is robust to clusters,
-    `s^2 = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`, which for seeds of equal size is
+    With one seed: the percentile bootstrap over victims. With G seeds, the victims of a seed are
+    not independent: `mean +- t_{G-1} s` with the cluster-robust standard error of the mean,
+    `s^2 = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`. For seeds of equal size this is
     the t-interval of the seeds' means.
 
     Args:
-        values: one number a victim; None, NaN or infinite where undefined.
-        seeds: of each victim; None: all of one.
-        limits: of what the numbers can be; the interval is clipped to them.
+        values: one number per victim; None, NaN or infinite where undefined.
+        seeds: seed of each victim; None: all have the same seed.
+        limits: smallest and largest possible value; the interval is clipped to them.
 
     Returns:
-        `{'mean', 'low', 'high', 'undefined'}`: three floats, or three None when nothing is
-        defined, and the number of undefined values. Equal values (one alone too) are their own
-        interval. The generator's seed is fixed: equal values give equal intervals.
+        `{'mean', 'low', 'high', 'undefined'}`: three floats, or three None if no value is defined,
+        and the number of undefined values. If all defined values are equal, low = high = mean. The
+        bootstrap's seed is fixed: equal values give equal intervals.
 
     Example:
         >>> confidence_interval([0.5, None, 0.5])
@@ -92,8 +92,7 @@ def confidence_interval(
     """
     numbers = _numbers(values)
     known = np.isfinite(numbers)
-    undefined = int(np.sum(~known))
-    defined = numbers[known]
+    defined, undefined = numbers[known], int(np.sum(~known))
     clusters = np.zeros(defined.size) if seeds is None else np.asarray(seeds)[known]
     if not defined.size:
         return {'mean': None, 'low': None, 'high': None, 'undefined': undefined}
@@ -107,8 +106,6 @@ def confidence_interval(
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
-    if np.ptp(values) == 0:  # as every resample
-        return values[0], values[0]
     bounds = scipy.stats.bootstrap(
         (values,),
         np.mean,
@@ -127,7 +124,7 @@ def _clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
 
 
 def _clustered_error(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
-    """The standard error of the mean that is robust to clusters, and its degrees of freedom."""
+    """The cluster-robust standard error of the mean, and its degrees of freedom."""
     sums = [np.sum(values[clusters == one] - np.mean(values)) for one in np.unique(clusters)]
     count = len(sums)
     error = np.sqrt(count / (count - 1) * np.sum(np.square(sums))) / values.size
@@ -142,7 +139,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def _group(rows: Iterable[VictimRow]) -> list[list[VictimRow]]:
-    """Rows by setting, in order of first appearance; victims in order of seed and user."""
+    """The rows of each setting, in order of first appearance; victims sorted by seed and user."""
     groups: dict[str, dict[tuple[int, int], VictimRow]] = {}
     for row in rows:
         victims = groups.setdefault(setting(row), {})
@@ -158,13 +155,13 @@ def _group(rows: Iterable[VictimRow]) -> list[list[VictimRow]]:
 def pair(
     victims: Iterable[VictimRow], others: Iterable[VictimRow]
 ) -> list[tuple[VictimRow, VictimRow]]:
-    """Rows of the same victim (seed and user) in two settings."""
+    """Pairs of rows of the same victim (seed and user), for victims that are in both settings."""
     found = {_victim(row): row for row in others}
     return [(row, found[_victim(row)]) for row in victims if _victim(row) in found]
 
 
 def differences(pairs: Iterable[tuple[VictimRow, VictimRow]], metric: str) -> list[float | None]:
-    """`metric of the first - metric of the second`, by victim; None where either is undefined."""
+    """`metric(first) - metric(second)` for each pair; None where either is undefined."""
 
     def one(mine: float | None, other: float | None) -> float | None:
         return None if mine is None or other is None else mine - other
@@ -175,7 +172,7 @@ def differences(pairs: Iterable[tuple[VictimRow, VictimRow]], metric: str) -> li
 def compared(
     victims: Sequence[VictimRow], others: Iterable[VictimRow], metric: str
 ) -> tuple[list[float | None], list[int]]:
-    """`differences` of all victims, None for one without a counterpart, and their seeds."""
+    """`differences` for all victims and their seeds; None for a victim that is not in `others`."""
     pairs = pair(victims, others)
     known = {_victim(row) for row, _ in pairs}
     lonely = [row['seed'] for row in victims if _victim(row) not in known]
@@ -184,18 +181,18 @@ def compared(
 
 
 def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | None:
-    """Two-sided p of 'the mean paired difference is 0'.
+    """Two-sided p-value of the hypothesis that the mean paired difference is 0.
 
-    With several seeds the t-test with the standard error of `confidence_interval`, clustered by
-    seed; with one, the permutation test of the mean that flips the signs of the victims'
-    differences (all of them, or 9,999 drawn with a fixed seed).
+    With several seeds: a t-test with the cluster-robust standard error of `confidence_interval`.
+    With one seed: a permutation test of the mean that flips the signs of the differences (all
+    combinations, or 9,999 drawn with a fixed seed).
 
     Args:
-        values: one difference a victim; None where undefined.
-        seeds: of each victim.
+        values: one difference per victim; None where undefined.
+        seeds: seed of each victim.
 
     Returns:
-        The p-value; 1 for one victim and where all differences are 0, None where none is defined.
+        The p-value; 1 if there is one victim or all differences are 0, None if none is defined.
 
     Example:
         >>> paired_p([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0] * 6)
@@ -226,7 +223,7 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
 def _difference(
     victims: Sequence[VictimRow], others: Sequence[VictimRow] | None
 ) -> dict[str, ConfidenceInterval] | None:
-    """Mean over victims of `metric - metric of the same victim in others`, with its interval."""
+    """By metric, the mean paired difference to `others`; None without a counterpart."""
     if not others or not pair(victims, others):
         return None
     return {name: confidence_interval(*compared(victims, others, name)) for name in COMPARED}
@@ -237,7 +234,7 @@ def _victim(row: VictimRow) -> tuple[int, int]:
 
 
 def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
-    """The interval of each metric, those of `METRICS` first."""
+    """The mean and confidence interval of each metric, those of `METRICS` first."""
     others = {name for row in victims for name in row['metrics']}.difference(METRICS)
     seeds = [row['seed'] for row in victims]
     return {
@@ -251,7 +248,7 @@ def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
 
 
 def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
-    """A summary row's columns of what the attack certifies; None where it makes no certificates."""
+    """The certificate columns of a summary row; None for an attack without certificates."""
     made = [row for row in victims if row['certified'] is not None]
     certified = [row for row in made if row['certified']]
     exact = [row for row in certified if row['metrics'].get('exact') == 1]
@@ -270,7 +267,7 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
 
 
 def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | None:
-    """What the trained models are worth, means over seeds; None where they were not evaluated."""
+    """Quality metrics of the trained models, means over seeds; None if they were not evaluated."""
     by_seed = {row['seed']: row['quality'] for row in victims if row['quality']}
     if not by_seed:
         return None
@@ -284,7 +281,7 @@ def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | No
 
 
 def _failures(victims: Sequence[VictimRow]) -> dict[str, int]:
-    """How many victims failed, by reason."""
+    """Number of failed victims by reason."""
     reasons = [str(row['reason']) for row in victims if row['status'] != 'ok']
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
@@ -294,7 +291,7 @@ def _summary_row(
     popularity: Sequence[VictimRow] | None,
     one_gradient: Sequence[VictimRow] | None,
 ) -> SummaryRow:
-    """The summary of one setting; its counterparts are None where there is none."""
+    """The summary row of one setting, given the rows of its counterparts (None if missing)."""
     first, seeds = victims[0], {row['seed'] for row in victims}
     found: Any = {
         **_values(first),
@@ -320,32 +317,34 @@ def _summary_row(
 
 
 def summarize(rows: Iterable[VictimRow]) -> Summary:
-    """One summary row per setting: what `summary.json` holds.
+    """One summary row per setting: the content of `summary.json`.
 
     Args:
-        rows: rows of victims, in any order, see `rows.VictimRow`.
+        rows: victim rows in any order, see `rows.VictimRow`.
 
     Returns:
-        `{'schema': 2, 'rows': [...]}`, strict JSON (null where undefined), a `rows.SummaryRow` for
-        each setting in order of first appearance. `metrics` and both differences hold confidence
-        intervals over the victims of all seeds. `difference_to_popularity` pairs each victim with
-        the answer of the popularity baseline in the same setting (all but the keys of `OF_ATTACK`),
-        `difference_to_one_gradient` with T = 1 (all but the keys of `STEPS`); null without a
-        counterpart. `failures` counts the reasons of the failed victims. `certified` is the share
-        of victims whose answer is certified, `num_exact_certified` how many of those are the truth
-        (all of them, if certificates are right), `rank` and `unknowns` are means.
+        `{'schema': 2, 'rows': [...]}`, strict JSON (null where undefined), with a
+        `rows.SummaryRow` for each setting in order of first appearance. `metrics` and both
+        differences hold confidence intervals over the victims of all seeds.
+        `difference_to_popularity` pairs each victim with the popularity baseline in the same
+        setting (ignoring the keys `OF_ATTACK`), `difference_to_one_gradient` with T = 1 (ignoring
+        the keys `STEPS`); null without a counterpart. `certified` is the share of victims whose
+        answer is certified, `num_exact_certified` the number of certified answers that are the
+        truth (all, if certificates are right); `rank` and `unknowns` are means. `failures` counts
+        failed victims by reason.
 
     Raises:
-        ValueError: a victim has two rows in one setting.
+        ValueError: if a victim has two rows in one setting.
     """
     groups = _group(rows)
-    guesses = {setting(v[0], OF_ATTACK): v for v in groups if v[0]['attack'] == 'popularity'}
+    baselines = {setting(v[0], OF_ATTACK): v for v in groups if v[0]['attack'] == 'popularity'}
     single = {setting(v[0], STEPS): v for v in groups if v[0]['num_gradients'] == 1}
 
     def summary(victims: Sequence[VictimRow]) -> SummaryRow:
         first = victims[0]
-        guess = guesses.get(setting(first, OF_ATTACK)) if first['attack'] != 'popularity' else None
+        is_baseline = first['attack'] == 'popularity'
+        baseline = None if is_baseline else baselines.get(setting(first, OF_ATTACK))
         one = single.get(setting(first, STEPS)) if first['num_gradients'] > 1 else None
-        return _summary_row(victims, guess, one)
+        return _summary_row(victims, baseline, one)
 
     return {'schema': 2, 'rows': [summary(victims) for victims in groups]}

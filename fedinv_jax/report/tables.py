@@ -1,4 +1,4 @@
-"""The summary as a table and in words, for people; `document` puts them together."""
+"""The summary as a table and as sentences, the parts of which `document` makes a report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,28 +9,29 @@ from fedinv_jax.report.stats import SETTING
 
 _TITLES = {
     'num_gradients': 'T', 'first_round': 'first round', 'batch_known': 'batch known',
-    'auc': 'AUC', 'average_precision': 'AP', 'f1': 'F1', 'label_mse': 'label MSE',
+    'auc': 'AUC', 'average_precision': 'AP', 'f1': 'F1', 'exact': 'exact match',
+    'label_mse': 'label MSE',
     'private_error': 'private error', 'private_cosine': 'private cosine',
     'recovered_at_known_count': 'recovered at n',
 }  # fmt: skip
-# What an attack's name stands for in a run.
+# Keys that usually follow from the attack's name.
 _OF_ATTACK = ('dynamics', 'iterations', 'dtype', 'solver')
 
 
 def title(name: str) -> str:
-    """A key's name for people: `title('num_gradients') == 'T'`."""
+    """The name of a key in tables: `title('num_gradients') == 'T'`."""
     return _TITLES.get(name, name)
 
 
 def show(value: Any) -> str:
-    """A setting's value for people: `show(['items', 'scorer']) == 'items+scorer'`."""
+    """A setting's value as text: `show(['items', 'scorer']) == 'items+scorer'`."""
     if value is None:
         return '-'
     return '+'.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def distinct(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Values by key of the setting, for people, over summary rows; an interval at T = 1 aside."""
+    """The distinct values of each key of the setting, as text; the interval at T = 1 is ignored."""
     values: dict[str, dict[str, None]] = {key: {} for key in SETTING}
     for row in rows:
         for key in SETTING:
@@ -40,9 +41,9 @@ def distinct(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that tell settings apart: those with several values, within one attack where it has own.
+    """Keys of the setting that vary over the rows, without T.
 
-    T is not among them.
+    A key in `_OF_ATTACK` counts only if it varies within one attack.
     """
     values = distinct(rows)
     attacks = [[row for row in rows if row['attack'] == name] for name in values['attack']]
@@ -58,12 +59,12 @@ def varying(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def attacks_of(summary: Summary) -> list[SummaryRow]:
-    """The summary rows of attacks that read uploads: all but the baselines'."""
+    """The summary rows of attacks that read uploads, i.e. without baselines."""
     return [row for row in summary['rows'] if row['family'] != 'baseline']
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, aligned so that it reads well unrendered too.
+    """A Markdown table whose columns are aligned as plain text too.
 
     Example:
         >>> print(markdown(['attack', 'T'], [['exact', '1']]))
@@ -81,7 +82,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def estimate(value: ConfidenceInterval | None, victims: int, sign: str = '') -> str:
-    """`mean [low, high]` with three decimals, and n where not every victim counts; or a dash."""
+    """`mean [low, high]` with three decimals, and n if not all victims are defined; or a dash."""
     if value is None or value['mean'] is None:
         return '-'
     count = f' n={victims - value["undefined"]}' if value['undefined'] else ''
@@ -89,12 +90,12 @@ def estimate(value: ConfidenceInterval | None, victims: int, sign: str = '') -> 
 
 
 def auc_of(difference: Mapping[str, ConfidenceInterval] | None) -> ConfidenceInterval | None:
-    """That of AUC, of a paired difference by metric; None without a counterpart."""
+    """The AUC entry of a paired difference; None without a counterpart."""
     return None if difference is None else difference['auc']
 
 
 def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
-    """One line of the table by column."""
+    """One line of the table: column -> text."""
     victims, failed = row['num_victims'], row['num_failed']
     popularity = auc_of(row['difference_to_popularity'])
     one = auc_of(row['difference_to_one_gradient'])
@@ -108,16 +109,16 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
         **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
         'ΔAUC to popularity': estimate(popularity, victims, '+'),
         'ΔAUC to one gradient': estimate(one, victims, '+'),
-        's a victim': f'{row["seconds_per_victim"]:.2g}',
+        's per victim': f'{row["seconds_per_victim"]:.2g}',
     }
 
 
 def _baseline_lines(
     rows: Sequence[SummaryRow], lines: Sequence[dict[str, str]]
 ) -> list[dict[str, str]]:
-    """A baseline's lines, as one where its numbers are the same for every T, round and upload."""
+    """A baseline's lines, merged into one if they are equal for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
-    blank |= {'ΔAUC to one gradient': '-', 's a victim': '-'}
+    blank |= {'ΔAUC to one gradient': '-', 's per victim': '-'}
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
         rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))
@@ -133,25 +134,23 @@ def table(
     summary: Summary,
     metrics: Sequence[str] = ('auc', 'average_precision', 'f1', 'exact', 'private_error'),
 ) -> str:
-    """The summary as an aligned Markdown table, one line a setting, baselines last.
+    """The summary as an aligned Markdown table with a line per setting, baselines last.
 
-    What every attack shares stands above it, in one line; numbers are
-    `mean [95% interval]`. A baseline that does as well for every T and upload is listed once.
-    'certified' counts victims; 'rank' is that of the uploads' Jacobian over its columns, in mean.
+    A line above the table has the keys with the same value for all attacks. Numbers are
+    `mean [95% confidence interval]`. A baseline with equal numbers for every T and upload has one
+    line. The column 'certified' is the number of certified victims, 'rank' the mean rank of the
+    uploads' Jacobian / its number of columns.
 
     Args:
-        summary: what `summarize` returns.
-        metrics: the metrics to list; fewer of them fit a narrow terminal.
-
-    Returns:
-        Markdown that reads well unrendered too.
+        summary: the result of `stats.summarize`.
+        metrics: the metrics to list.
     """
     rows, attacks = summary['rows'], attacks_of(summary)
     if not rows:
         return 'No victims.\n'
     baselines = [row for row in rows if row['family'] == 'baseline']
-    apart = varying(attacks or rows)
-    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in apart]
+    varied = varying(attacks or rows)
+    keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in varied]
     lines = [_line(row, keys, metrics) for row in attacks]
     lines += _baseline_lines(baselines, [_line(row, keys, metrics) for row in baselines])
     columns = [
@@ -168,7 +167,7 @@ def table(
 
 
 def _each(rows: Sequence[Mapping[str, Any]], key: str) -> str:
-    """The value that the attacks share of a key, or each attack's own."""
+    """The value of a key that all attacks share, or each value with its attacks."""
     if len(values := distinct(rows)[key]) < 2:
         return ''.join(values) or '-'
     own: dict[str, dict[str, None]] = {}
@@ -177,43 +176,47 @@ def _each(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     return '; '.join(f'{value} ({", ".join(attacks)})' for value, attacks in own.items())
 
 
+UNPAIRED, LEVEL = 'has no counterpart for', 'cannot be distinguished from'
+
+
 def outcome(difference: Mapping[str, ConfidenceInterval] | None, victims: int) -> tuple[str, str]:
-    """A paired difference of AUC as a verb, and its number."""
+    """The verb for a paired difference of AUC ('beats', ...), and the difference as text."""
     auc = auc_of(difference)
     if auc is None or auc['low'] is None or auc['high'] is None:
-        return 'has no counterpart for', ''
+        return UNPAIRED, ''
     number = f' (ΔAUC {estimate(auc, victims, "+")})'
     if victims - auc['undefined'] < stats.FEW:
         return 'was run on too few victims for a verdict against', number
     if auc['low'] > 0:
         return 'beats', number
-    return 'is worse than' if auc['high'] < 0 else 'cannot be told from', number
+    return 'is worse than' if auc['high'] < 0 else LEVEL, number
 
 
 def verdict(summary: Summary) -> str:
-    """What the numbers say in plain words, by kind of upload seen.
+    """Sentences that compare each attack with its counterparts, grouped by upload seen.
 
-    An attack beats another when the 95% interval of the paired difference of AUC lies above 0.
+    An attack beats a counterpart if the 95% confidence interval of the paired difference of AUC is
+    above 0.
 
     Args:
-        summary: what `summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
         Markdown; empty without an attack.
     """
     attacks = attacks_of(summary)
-    apart = [key for key in varying(attacks) if key != 'seen']
+    varied = [key for key in varying(attacks) if key != 'seen']
     verbs: dict[tuple[str, str], list[str]] = {}
     paragraphs: dict[str, list[str]] = {}
     for row in attacks:
         found = _rivals(row)
         for rival, (verb, _) in found.items():
-            name = row['attack'] if 'attack' in apart else 'The attack'
+            name = row['attack'] if 'attack' in varied else 'The attack'
             verbs.setdefault((name, rival), []).append(verb)
         auc = estimate(row['metrics']['auc'], row['num_victims'])
         said = [f'it **{verb}** {rival}{number}' for rival, (verb, number) in found.items()]
         lines = paragraphs.setdefault(show(row['seen']), [])
-        lines.append(f'- {", ".join(_where(row, apart))}: AUC {auc}; {"; ".join(said)}.')
+        lines.append(f'- {", ".join(_where(row, varied))}: AUC {auc}; {"; ".join(said)}.')
     head = ' '.join(
         f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
         for (name, rival), said in sorted(verbs.items())
@@ -223,7 +226,7 @@ def verdict(summary: Summary) -> str:
 
 
 def _rivals(row: SummaryRow) -> dict[str, tuple[str, str]]:
-    """The `outcome` of an attack against each of its counterparts, by name."""
+    """The `outcome` of an attack against each of its counterparts: name -> (verb, number)."""
     victims = row['num_victims']
     found = {'the popularity baseline': outcome(row['difference_to_popularity'], victims)}
     if row['num_gradients'] == 1:
@@ -232,30 +235,32 @@ def _rivals(row: SummaryRow) -> dict[str, tuple[str, str]]:
 
 
 def _where(row: SummaryRow, keys: Iterable[str]) -> list[str]:
-    """T and the values of other keys of a setting: `['T = 2', 'interval 10']`."""
+    """T and the values of the given keys of a setting: `['T = 2', 'interval 10']`."""
     values: Mapping[str, Any] = row
     shown = [f'{title(key)} {show(values[key])}' for key in keys if values[key] is not None]
     return [f'T = {row["num_gradients"]}', *shown]
 
 
 def certificates(summary: Summary) -> list[str]:
-    """What the attacks certify of their own answers, a line a setting; a warning where wrong.
+    """The number of certified answers, a line per setting; a warning if a certificate is wrong.
 
     Args:
-        summary: what `summarize` returns.
+        summary: the result of `stats.summarize`.
     """
     attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
-    apart = [key for key in varying(attacks) if key not in ('attack', 'solver')]
+    varied = [key for key in varying(attacks) if key not in ('attack', 'solver')]
     lines = []
     for row in attacks:
         certified, exact = row['num_certified'] or 0, row['num_exact_certified'] or 0
         lines.append(
-            f'{", ".join([row["attack"], *_where(row, apart)])}: {certified} of '
-            f'{row["num_victims"]} histories recovered, certified, without looking at the truth.'
+            f'{", ".join([row["attack"], *_where(row, varied)])}: {certified} of '
+            f'{row["num_victims"]} histories are certified as fully recovered; certificates do not '
+            'use the truth.'
         )
         if row['labels_changed']:
             lines.append(
-                'They are certified as what the clients trained on: labels that hide the true ones.'
+                'These certificates are about the labels that the clients trained on, which a '
+                'defence has changed.'
             )
         elif exact != certified:
             lines.append(

@@ -1,8 +1,8 @@
 """Leakage against utility over the arms of a study: which defence stops the attacks, at what cost.
 
-A defence at a strength stops the attacks at T where none of them, with T gradients or fewer, has a
-larger mean AUC, in pairs, than the popularity baseline; the best of the attacks, blind or adaptive,
-speaks for all. That choice is the auditor's, who knows the truth.
+A defence of some strength stops the attacks at T if no attack with at most T gradients has a larger
+mean AUC than the popularity baseline, paired by victim. The best attack, blind or adaptive, is
+shown; the auditor, who knows the truth, makes that choice.
 """
 
 import itertools
@@ -15,15 +15,15 @@ from fedinv_jax.report.rows import ConfidenceInterval, Defences, Epsilon, Summar
 
 NONE = 'none'
 QUALITY = ('hr@10_loo99', 'ndcg@10_loo99')
-"""What is shown of the quality of a model."""
+"""The quality metrics of a model that are shown."""
 
 
 class Kind(NamedTuple):
-    """What a number among a row's `defences` is.
+    """A kind of number in a row's `defences`.
 
     Attributes:
-        name: for people; one that starts with 'with ' adds to the defence before it.
-        smaller_is_stronger: whether a smaller number defends more.
+        name: name in reports; a name that starts with 'with ' modifies the defence before it.
+        smaller_is_stronger: whether a smaller number is a stronger defence.
     """
 
     name: str
@@ -31,17 +31,17 @@ class Kind(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A defence at a strength, against the attacks with T gradients.
+    """One defence of one strength, against the attacks with T gradients.
 
     Attributes:
-        family: the defence without its numbers, and the client where it is not that of most rows.
-        defence: with them.
-        strength: what orders the points of a family, weak to strong.
-        num_gradients: T; attacks may use fewer.
-        best: the summary row of the attack of largest mean AUC; its differences to popularity.
-        stopped: whether no attack exceeds popularity; None where popularity was not run.
-        quality: of the model that was trained with it, by name; see `quality`.
-        epsilon: against the server, see `accounting.against_server`; None where there is none.
+        family: the defence without its numbers, and the client if it is not that of most rows.
+        defence: the defence with its numbers.
+        strength: sort key of the points of a family, weak to strong.
+        num_gradients: T; the largest number of gradients that an attack uses.
+        best: the summary row of the attack with the largest mean AUC.
+        stopped: whether no attack exceeds popularity; None if popularity was not run.
+        quality: quality metrics of the model trained with the defence, see `quality`.
+        epsilon: against the server, see `accounting.against_server`; None without a guarantee.
     """
 
     family: str
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
 
 def family(defences: Defences, kinds: Mapping[str, Kind]) -> str:
-    """The names of a row's defences, without their numbers; a list is shown.
+    """The names of a row's defences without their numbers, except for lists.
 
     Example:
         >>> kinds = {'clip': Kind('clip', True), 'uploaded': Kind('only', False)}
@@ -70,7 +70,7 @@ def family(defences: Defences, kinds: Mapping[str, Kind]) -> str:
 
 
 def strength(defences: Defences, kinds: Mapping[str, Kind]) -> tuple[float, ...]:
-    """A key by which the defences of a family go from weak to strong.
+    """A sort key that orders the defences of a family from weak to strong.
 
     Example:
         >>> kinds = {'clip': Kind('clip', True), 'noise': Kind('noise', False)}
@@ -85,12 +85,12 @@ def strength(defences: Defences, kinds: Mapping[str, Kind]) -> tuple[float, ...]
 
 
 def points(summaries: Sequence[Summary], kinds: Mapping[str, Kind]) -> list[Point]:
-    """A point for each defence and T, families in order of first appearance, weak to strong.
+    """A point for each defence and T: families in order of first appearance, then weak to strong.
 
     Args:
-        summaries: of the arms, see `stats.summarize`; those whose models were not evaluated have
-            none.
-        kinds: by key of the rows' `defences`.
+        summaries: the summary of each arm, see `stats.summarize`; an arm whose models were not
+            evaluated gives no points.
+        kinds: the kind of each key in the rows' `defences`.
     """
     clients = [row['client'] for summary in summaries for row in tables.attacks_of(summary)]
     usual = statistics.mode(clients) if clients else None
@@ -109,7 +109,7 @@ def points(summaries: Sequence[Summary], kinds: Mapping[str, Kind]) -> list[Poin
 
 
 def _point(rows: Sequence[SummaryRow], steps: int, other: str, kinds: Mapping[str, Kind]) -> Point:
-    """That of one defence against attacks with T gradients or fewer; `other` ends its name."""
+    """The point of one defence against attacks with T gradients or fewer; `other` is a suffix."""
     tried = [row for row in rows if row['num_gradients'] <= steps]
     gaps = [tables.auc_of(row['difference_to_popularity']) for row in tried]
     known = [gap['mean'] for gap in gaps if gap and gap['mean'] is not None]
@@ -127,16 +127,19 @@ def _point(rows: Sequence[SummaryRow], steps: int, other: str, kinds: Mapping[st
 
 
 def ends(found: Sequence[Point]) -> list[int]:
-    """The smallest and the largest T of some points."""
+    """The smallest and the largest T of the points."""
     steps = {point.num_gradients for point in found}
     return sorted({min(steps), max(steps)}) if steps else []
 
 
 def table(found: Sequence[Point]) -> str:
-    """For each defence the weakest strength from which on the attacks are stopped, as Markdown."""
+    """For each defence, the weakest strength that stops the attacks, as does every stronger one.
+
+    A Markdown table with the quality and epsilon at that strength.
+    """
     shown, notes = ends(found), _notes(found)
-    head = ['defence', *(f'stops T = {step} from' for step in shown)]
-    head += [f'{name} of what stops T = {step}' for step in shown for name in (*QUALITY, 'epsilon')]
+    head = ['defence', *(f'weakest that stops T = {step}' for step in shown)]
+    head += [f'its {name} (T = {step})' for step in shown for name in (*QUALITY, 'epsilon')]
     lines = []
     for name in dict.fromkeys(point.family for point in found):
         own = [[p for p in found if (p.family, p.num_gradients) == (name, t)] for t in shown]
@@ -148,11 +151,11 @@ def table(found: Sequence[Point]) -> str:
 
 
 def _weakest(own: Sequence[Point], notes: Sequence[str]) -> tuple[str, ...]:
-    """Of one family and T: the weakest strength that stops the attacks, quality and epsilon."""
+    """The weakest strength of one family that stops the attacks at T, its quality and epsilon."""
     stops = list(itertools.takewhile(lambda point: point.stopped, reversed(own)))
     if not stops:
         least = min((p.best['metrics']['auc']['mean'] or 0 for p in own), default=None)
-        left = 'not measured' if least is None else f'none tried (AUC {least:.3f} at least)'
+        left = 'not measured' if least is None else f'none (lowest AUC {least:.3f})'
         return left, *['-'] * (len(QUALITY) + 1)
     first = stops[-1]
     return first.defence, *(_quality(first, name) for name in QUALITY), _epsilon(first, notes)
@@ -164,7 +167,7 @@ def _quality(point: Point, name: str) -> str:
 
 
 def details(found: Sequence[Point]) -> str:
-    """Every point as a line of a Markdown table: best attack, AUC, difference, quality, epsilon."""
+    """A Markdown table with a line per point: best attack, AUC, difference, quality, epsilon."""
     head = ['defence', 'T', 'best attack', 'AUC', 'ΔAUC to popularity', 'stopped', *QUALITY,
             'epsilon']  # fmt: skip
     notes = _notes(found)
@@ -187,7 +190,7 @@ def _detail(point: Point, notes: Sequence[str]) -> list[str]:
 
 
 def meaning(epsilon: Epsilon) -> str:
-    """What an epsilon of a whole training depends on, for people.
+    """The assumptions of an epsilon of a whole training, as text.
 
     Example:
         >>> meaning({'epsilon': 2.0, 'against': 'the server', 'unit': 'one label',
@@ -202,12 +205,12 @@ def meaning(epsilon: Epsilon) -> str:
 
 
 def _notes(found: Sequence[Point]) -> list[str]:
-    """The meanings of the points' epsilons, each once."""
+    """The assumptions of the points' epsilons, without repetition."""
     return list(dict.fromkeys(meaning(point.epsilon) for point in found if point.epsilon))
 
 
 def _epsilon(point: Point, notes: Sequence[str]) -> str:
-    """A cell: the number, and which of the notes says what it means."""
+    """A cell: epsilon, and the number of the note with its assumptions."""
     if point.epsilon is None:
         return '-'
     return f'{point.epsilon["epsilon"]:.3g} [{notes.index(meaning(point.epsilon)) + 1}]'

@@ -1,7 +1,7 @@
-"""What a training run leaves in the server's hands, and apart from it the only source of truth.
+"""Records a training run, and slices it into transcripts and, separately, ground truth.
 
-One run serves every attack on it: `record` keeps the state at the rounds asked for, `transcript`
-slices what the server holds of one client out of them, `truth` what it does not hold.
+One run serves all attacks: `record` keeps the state at the requested rounds, `transcript` returns
+what the server knows about one client, `truth` what it does not know. No other module makes truth.
 """
 
 from fedinv_jax.simulate.recording import Recording, Snapshot, record

@@ -1,6 +1,6 @@
-"""Trains a federation and keeps what attacks need: the state at the rounds asked for.
+"""Trains a federation and keeps what attacks need: the state at the requested rounds.
 
-What a client uploaded is computed anew from there; only the sums of cohorts are kept.
+Clients' uploads are recomputed from these states; only the sums of cohorts are stored.
 """
 
 import dataclasses
@@ -27,11 +27,12 @@ class Snapshot(NamedTuple):
         shared: the parameters that the server sent.
         private: per group, the kept clients' private parameters before the round, leaves
             `[V, ...]`.
-        channel: per group, their channel's state, `[V, ...]`; with error feedback upload-sized.
-        participated: per group, bool `[V]`.
+        channel: per group, the kept clients' channel states, `[V, ...]`; with error feedback each
+            is as large as an upload.
+        participated: per group, bool `[V]`, whether each kept client took part.
         loss: `[]`, the mean over all clients of their loss before the round.
-        sums: under secure aggregation what is seen of the kept cohorts, as the parameters, leaves
-            `[G, ...]`; else None.
+        sums: under secure aggregation the sums seen of the kept cohorts, leaves `[G, ...]` like the
+            parameters; else None.
     """
 
     shared: PyTree
@@ -46,13 +47,13 @@ class Recording(NamedTuple):
     """The kept rounds of one training run.
 
     Attributes:
-        clients: per group, the clients that were kept: the victims and, under secure aggregation,
-            the others of their cohorts.
-        cohorts: per group, int `[V]`, the cohort of each kept client among the kept ones; None
-            without secure aggregation.
+        clients: per group, the kept clients: the victims and, under secure aggregation, the other
+            members of their cohorts.
+        cohorts: per group, int `[V]`, index of each kept client's cohort among the kept cohorts;
+            None without secure aggregation.
         snapshots: kept round -> snapshot.
-        uploads: `uploads(round, group, positions) -> seen`: what those of a group's kept clients
-            send through their channels in a kept round if they take part, leaves
+        uploads: `uploads(round, group, positions) -> seen`: the uploads, after the channel, of a
+            group's kept clients at `positions` if they take part in a kept round, leaves
             `[len(positions), ...]`.
         end: the state at the end of the training.
     """
@@ -73,22 +74,22 @@ def record(
     num_rounds: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Recording:
-    """Trains and keeps what the attacks on `victims` need, the state of the kept rounds.
+    """Trains a federation and keeps the states that attacks on `victims` need.
 
     Args:
         federation: the federation.
         key: PRNG key of the whole run.
-        victims: user indices; they take part in every observed round, beside the clients drawn.
-        observed: rounds (0 is the first) in which they upload.
+        victims: user indices; they take part in every observed round, beside the sampled clients.
+        observed: the rounds, counted from 0, in which the victims upload.
         between: further rounds whose parameters and participation are kept, for `unrolled`.
-        num_rounds: least length of the training; as a rule it ends at the last kept round.
-        progress: called with (rounds done, rounds in all).
+        num_rounds: least number of rounds; the training also reaches the last kept round.
+        progress: called with (rounds done, rounds in total).
 
     Returns:
         The recording.
 
     Raises:
-        ValueError: if a victim is not a client, or no or a negative round is asked for.
+        ValueError: if a victim is not a client, a round is negative, or there is no round to keep.
     """
     kept = sorted({*observed, *between})
     if not kept or kept[0] < 0:
@@ -124,18 +125,18 @@ def record(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
         for group, index in zip(federation.clients, chosen, strict=True)
     )
-    again = train.uploads(federation, run_key)
-    uploads = partial(_uploads, again, clients, snapshots)
+    recompute = train.uploads(federation, run_key)
+    uploads = partial(_uploads, recompute, clients, snapshots)
     return Recording(clients, cohorts, snapshots, uploads, state)
 
 
 def _chosen(
     federation: Federation, victims: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], tuple[np.ndarray, ...] | None, np.ndarray]:
-    """Which clients and which cohorts are kept.
+    """Chooses the clients and cohorts to keep.
 
     Returns:
-        Per group the places of the kept clients; `Recording.cohorts`; the kept cohorts.
+        Per group, the positions of the kept clients; `Recording.cohorts`; the kept cohorts.
     """
     if federation.cohorts is None:
         return [np.flatnonzero(mask) for mask in victims], None, np.zeros(0, int)
@@ -157,40 +158,40 @@ def _advance(federation: Federation) -> Callable:
     def advance(
         state: State, key: Key, always_sampled: tuple[Array, ...], rounds: Array
     ) -> tuple[State, PyTree]:
-        nothing = jax.tree.map(
+        no_sums = jax.tree.map(
             jnp.zeros_like, jax.eval_shape(federation.step, state, key, always_sampled)[1]
         )
         return jax.lax.fori_loop(
             0,
             rounds,
             lambda _, carry: federation.step(carry[0], key, always_sampled),
-            (state, nothing),
+            (state, no_sums),
         )
 
     return advance
 
 
 def _keep(federation: Federation, chosen: Sequence[np.ndarray]) -> Callable:
-    """`keep(state, key, always_sampled) -> snapshot`, without sums."""
+    """`keep(state, key, always_sampled) -> snapshot`, in which `sums` is None."""
 
     @compilation.jit
     def keep(state: State, key: Key, always_sampled: tuple[Array, ...]) -> Snapshot:
         parts = state.private, state.channel, federation.active(state.round, key, always_sampled)
-        private, channel, there = (tuple(map(tree.take, part, chosen)) for part in parts)
-        return Snapshot(state.shared, private, channel, there, federation.loss(state))
+        private, channel, active = (tuple(map(tree.take, part, chosen)) for part in parts)
+        return Snapshot(state.shared, private, channel, active, federation.loss(state))
 
     return keep
 
 
 def _uploads(
-    again: Callable[[PyTree, int, train.Local, int], PyTree],
+    recompute: Callable[[PyTree, int, train.Local, int], PyTree],
     clients: Sequence[Clients],
     snapshots: Mapping[int, Snapshot],
     round_: int,
     g: int,
     positions: np.ndarray,
 ) -> PyTree:
-    """`Recording.uploads`, by `train.uploads` from the kept state."""
+    """`Recording.uploads`; `recompute` is a function from `train.uploads`."""
     own, kept = clients[g], snapshots[round_]
     data = own.users, own.items, own.labels, own.weights, kept.private[g], kept.channel[g]
-    return again(kept.shared, round_, train.Local(*tree.take(data, positions)), len(own.users))
+    return recompute(kept.shared, round_, train.Local(*tree.take(data, positions)), len(own.users))

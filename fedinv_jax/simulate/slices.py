@@ -1,4 +1,4 @@
-"""Slices clients out of a recording: what the server holds and, apart from it, the truth."""
+"""Slices clients out of a recording: transcripts and, separately, their ground truth."""
 
 import dataclasses
 import itertools
@@ -22,10 +22,10 @@ def transcript(
     cohort_size: int = 1,
     log_odds: np.ndarray | None = None,
 ) -> Transcript:
-    """What the server holds of one client, sliced out of a recording.
+    """Returns the transcript of one client, sliced out of a recording.
 
-    Args, errors and what is returned are those of `transcripts`, without the leading axis, but for
-    `log_odds`: float `[N]`, public popularity for this user; None: zeros.
+    Arguments, result and errors are those of `transcripts` without the leading axis, except
+    `log_odds`: float `[N]`, the public popularity for this user; None: zeros.
     """
     found = transcripts(recording, [user], rounds, seen, every_round, batch_known, cohort_size)
     one = tree.take_along(found, axes(found), 0)
@@ -39,15 +39,15 @@ def truth(
     batch_known: bool = True,
     cohort_size: int = 1,
 ) -> GroundTruth:
-    """The truth behind the `transcript` of the same arguments, see `truths`."""
+    """Returns the truth of the `transcript` with the same arguments, see `truths`."""
     return tree.take(truths(recording, [user], rounds, batch_known, cohort_size), 0)
 
 
 def axes(transcripts: Transcript) -> Transcript:
-    """The `vmap` axes of many clients' transcripts: what all share is there once.
+    """Returns the `vmap` axes of several clients' transcripts: None for what all clients share.
 
-    The scorer's parameters; where the batch is not known the item table too, of which all items
-    are candidates.
+    They share the rounds and the scorer's parameters and, if the batch is not known, the item
+    table, since all items are candidates.
     """
     own = None if transcripts.weights is None else 0
     return Transcript(
@@ -72,27 +72,28 @@ def transcripts(
     batch_known: bool = True,
     cohort_size: int = 1,
 ) -> Transcript:
-    """What the server holds of some clients, sliced out of a recording.
+    """Returns the transcripts of several clients, sliced out of a recording.
 
     Args:
         recording: from `record`.
         users: V victims of one group of clients.
         rounds: the T observed rounds, increasing.
-        seen: names of what the server looks at in an upload (`observe.share`); none: no upload.
+        seen: names of the leaves of an upload that the attacker sees (`observe.share`); may be
+            empty.
         every_round: keep the parameters of the rounds in between as well (S = last - first + 1).
         batch_known: whether the attacker knows the items of the batch; if not, the candidates
             are the whole catalogue (K = N).
-        cohort_size: M, under secure aggregation: smaller cohorts are filled up with members that
-            have no batch, so that all victims have as many candidates.
+        cohort_size: M, under secure aggregation; smaller cohorts are padded with members without
+            a batch, so that all victims have the same number of candidates.
 
     Returns:
-        The transcripts, along `axes`, with log odds of zero; NumPy leaves. Under secure aggregation
-        a transcript is one of the whole cohort: the candidates are those of its M members,
-        `[M B]`, the user's first, with weights where a member took part.
+        The transcripts, stacked along `axes`, with log odds of zero; NumPy leaves. Under secure
+        aggregation each is the transcript of a whole cohort: the candidates are those of its M
+        members, `[M B]`, the victim's first; weights are 0 where a member did not take part.
 
     Raises:
-        ValueError: if `rounds` do not increase or were not recorded, or a user is no victim or of
-            another group, or item rows or sums are seen of a batch that is not known.
+        ValueError: if `rounds` do not increase or were not recorded, if the users are not recorded
+            clients of one group, or if item rows or sums are seen although the batch is not known.
     """
     snapshots = _snapshots(recording, rounds, every_round)
     if not batch_known and any(name.split('/')[0] == 'items' for name in seen):
@@ -101,20 +102,20 @@ def transcripts(
     group = recording.clients[g]
     items, real = _side_by_side(group.items, members), _side_by_side(group.weights, members)
     present = np.stack([s.participated[g][members] & (members >= 0) for s in snapshots], axis=1)
-    rows, there = None, np.ones_like(present)
+    rows, in_sum = None, np.ones_like(present)
     if recording.cohorts is not None:
         rows = np.stack([_first_rows(*pair) for pair in zip(items, real, strict=True)])
-        there = present
-    weights = np.repeat(there, group.weights.shape[1], axis=2) * real[:, None]
+        in_sum = present
+    weights = np.repeat(in_sum, group.weights.shape[1], axis=2) * real[:, None]
     uploads = _seen(recording, rounds, seen, g, members[:, 0], items, real, rows) if seen else {}
     if not batch_known:
         items, weights = np.arange(_num_items(recording), dtype=np.int32), None
     parameters = [client.gather(s.shared, items) for s in snapshots]
-    # Item rows of each client's own: their first axis is the clients', the steps' comes behind.
-    behind = {'items': 1} if batch_known else {}
+    # Where clients have their own item rows, the clients' axis comes first and the steps' second.
+    step_axes = {'items': 1} if batch_known else {}
     return Transcript(
         shared={
-            name: _stacked([part[name] for part in parameters], behind.get(name, 0))
+            name: _stacked([part[name] for part in parameters], step_axes.get(name, 0))
             for name in parameters[0]
         },
         seen=uploads,
@@ -135,14 +136,15 @@ def truths(
     batch_known: bool = True,
     cohort_size: int = 1,
 ) -> GroundTruth:
-    """The truths behind the `transcripts` of the same arguments, for metrics only.
+    """Returns the truths of the `transcripts` with the same arguments, for metrics only.
 
     Returns:
-        The truths, along 0; NumPy leaves. Under secure aggregation only the user's own candidates
-        count, and the private parameters are those of all members, leaves `[V, T, M, ...]`.
+        The truths, stacked along axis 0; NumPy leaves. Under secure aggregation only the victim's
+        own candidates are evaluated, and the private parameters are those of all members, leaves
+        `[V, T, M, ...]`.
 
     Raises:
-        ValueError: as `transcripts`.
+        ValueError: see `transcripts`.
     """
     snapshots = _snapshots(recording, rounds)
     g, members = _members(recording, users, batch_known, cohort_size)
@@ -166,56 +168,56 @@ def truths(
 def _snapshots(
     recording: Recording, rounds: Sequence[int], every_round: bool = False
 ) -> list[Snapshot]:
-    """Those of some rounds, or of every round from the first to the last."""
+    """The snapshots of the given rounds, or of every round from the first to the last of them."""
     rounds = [int(round_) for round_ in rounds]
     if not rounds or any(b <= a for a, b in itertools.pairwise(rounds)):
         raise ValueError(f'Expected rounds={rounds} to be one or more, increasing.')
     kept = range(rounds[0], rounds[-1] + 1) if every_round else rounds
     if missing := [round_ for round_ in kept if round_ not in recording.snapshots]:
-        raise ValueError(f'Expected recorded rounds; {missing[:5]} are not among them.')
+        raise ValueError(f'Expected recorded rounds; {missing[:5]} were not recorded.')
     return [recording.snapshots[round_] for round_ in kept]
 
 
 def _members(
     recording: Recording, users: Sequence[int], batch_known: bool, size: int
 ) -> tuple[int, np.ndarray]:
-    """The group of some victims and, for each, the places `[V, M]` of its cohort, its own first.
+    """The group of the victims, and the positions `[V, M]` of each one's cohort, the victim first.
 
-    -1 stands for members that a cohort of fewer than `size` lacks; M = 1 without cohorts.
+    -1 pads cohorts with fewer than `size` members; M = 1 without cohorts.
     """
-    g, positions = _places(recording, users)
+    g, positions = _positions(recording, users)
     if recording.cohorts is None:
         return g, positions[:, None]
     if not batch_known:
         raise ValueError('Secure aggregation needs batch_known=True.')
     of = recording.cohorts[g]
-    return g, np.stack([_cohort(of, place, size) for place in positions])
+    return g, np.stack([_cohort(of, position, size) for position in positions])
 
 
 def _cohort(of: np.ndarray, victim: int, size: int) -> np.ndarray:
-    """Places `[M]` of a victim's cohort, the victim first; -1 where it has fewer than `size`."""
+    """Positions `[M]` of a victim's cohort, the victim first, padded with -1 to `size`."""
     members = np.flatnonzero(of == of[victim])
     members = np.r_[victim, members[members != victim]]
     return np.r_[members, np.full(max(size - len(members), 0), -1)]
 
 
-def _places(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndarray]:
-    """The group that holds some victims, and their places `[V]` in it."""
+def _positions(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndarray]:
+    """The group of the victims, and their positions `[V]` in it."""
     for g, group in enumerate(recording.clients):
-        place = {int(user): v for v, user in enumerate(group.users)}
-        if place.keys() >= set(users):
-            return g, np.array([place[user] for user in users])
+        position = {int(user): v for v, user in enumerate(group.users)}
+        if position.keys() >= set(users):
+            return g, np.array([position[user] for user in users])
     raise ValueError(f'Expected recorded victims of one group; users {[*users][:5]} are not.')
 
 
 def _side_by_side(leaf: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Members' rows `[V, M B]` of a leaf `[C, B]`; zeros where there is no member."""
+    """Concatenates the members' rows of a leaf `[C, B]` to `[V, M B]`; zeros for padding (-1)."""
     rows = np.where(members[..., None] >= 0, leaf[members], 0).astype(leaf.dtype)
     return rows.reshape(len(members), -1)
 
 
 def _num_items(recording: Recording) -> int:
-    """N, the rows of the item table."""
+    """N, the number of rows of the item table."""
     any_round = next(iter(recording.snapshots.values()))
     return jax.tree.leaves(any_round.shared['items'])[0].shape[0]
 
@@ -230,10 +232,10 @@ def _seen(
     real: np.ndarray,
     rows: np.ndarray | None,
 ) -> PyTree:
-    """What is seen of clients or, where `rows` are shared, of their cohorts, leaves `[V, T, ...]`.
+    """What is seen of clients or, under secure aggregation, their cohorts, leaves `[V, T, ...]`.
 
-    Item rows are zero where there is padding (noise falls on it too, though no client has it), and
-    where a candidate before has the same row.
+    Item rows are set to zero for padding, where the channel adds noise too, and for candidates
+    whose item has an earlier candidate.
     """
     real = real > 0
     if recording.cohorts is None:
@@ -256,7 +258,7 @@ def _stacked(values: Sequence[PyTree], axis: int = 0) -> PyTree:
 
 
 def _first_rows(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """int32 `[K]`, for each candidate the first one of the same item; padding is its own."""
+    """int32 `[K]`, index of the first candidate with the same item; padding has its own index."""
     rows = np.arange(len(items), dtype=np.int32)
     real = np.flatnonzero(weights > 0)
     _, first, inverse = np.unique(items[real], return_index=True, return_inverse=True)
@@ -265,7 +267,7 @@ def _first_rows(items: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _masked(upload: PyTree, where: np.ndarray) -> PyTree:
-    """Uploads `[V, ...]` with zeros in the item rows that are not in `where [V, B]`."""
+    """Uploads `[V, ...]` with item rows set to zero where `where [V, B]` is False."""
     rows = {name: part for name, part in upload.items() if name == 'items'}
     return upload | jax.tree.map(
         lambda leaf: np.where(np.expand_dims(where, tuple(range(2, leaf.ndim))), leaf, 0), rows

@@ -10,7 +10,7 @@ import pytest
 
 from fedinv_jax import tree, types
 from fedinv_jax.attack import batching, inversion
-from fedinv_jax.attack.batching import Descent
+from fedinv_jax.attack.batching import Batched
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Guess
 
@@ -32,7 +32,7 @@ def transcripts():
     )  # fmt: skip
 
 
-def descent(threshold=0.0, restarts=1):
+def descent(stop_below=0.0, restarts=1):
     def pose(transcript, key, num_iterations):
         del key, num_iterations
         speed, scales = transcript.shared['items'], transcript.shared['scorer']
@@ -47,9 +47,9 @@ def descent(threshold=0.0, restarts=1):
                 guess.labels, guess.labels > 0.5, None, least
             ),
         )  # fmt: skip
-        return problem, inversion.descent(optax.sgd(0.1), threshold=threshold)
+        return problem, inversion.descent(optax.sgd(0.1), stop_below=stop_below)
 
-    return Descent(pose, restarts)
+    return Batched(pose, restarts)
 
 
 def alone(own):
@@ -71,7 +71,7 @@ def same(got, expected, rtol=1e-9):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol), got, expected)
 
 
-# Clients end after 5 to 60 iterations, so that lanes change hands at different times. Failed on:
+# Clients end after 5 to 60 iterations, so that slots change clients at different times. Failed on:
 # iterations that a lane's next client does not begin at 0; a lane that starts from the state
 # before; an answer written at another client's place; any restart that ends its client; the next
 # client left out.
@@ -79,23 +79,23 @@ def same(got, expected, rtol=1e-9):
 @pytest.mark.parametrize('restarts', [1, 3])
 def test_lanes_that_are_refilled(parallel_victims, restarts):
     with jax.enable_x64():
-        own = descent(threshold=1e-3, restarts=restarts)
+        own = descent(stop_below=1e-3, restarts=restarts)
         same(in_step(own, parallel_victims), alone(own))
 
 
 def test_clients_end_at_different_times():
     with jax.enable_x64():
-        early, late = alone(descent(threshold=1e-3)), alone(descent())
+        early, late = alone(descent(stop_below=1e-3)), alone(descent())
     ended = early.objective <= 1e-3
     assert 1 < ended.sum() < V
     assert (early.objective[ended] > late.objective[ended]).all()
 
 
-# Failed on: the threshold of one lane that ends its neighbours.
+# Failed on: the stop_below of one lane that ends its neighbours.
 @pytest.mark.parametrize('parallel_victims', [1, 3, V])
 def test_early_stopping_changes_no_other_client(parallel_victims):
     with jax.enable_x64():
-        early, late = (in_step(descent(threshold=t), parallel_victims) for t in (1e-3, 0.0))
+        early, late = (in_step(descent(stop_below=t), parallel_victims) for t in (1e-3, 0.0))
     others = early.objective > 1e-3
     assert 1 < others.sum() < V
     for one, other in ((early.scores, late.scores), (early.objective, late.objective)):
@@ -105,7 +105,7 @@ def test_early_stopping_changes_no_other_client(parallel_victims):
 @pytest.mark.parametrize(('parallel_victims', 'count'), [(1, 4), (3, 4), (V, 4), (3, 0), (3, 1)])
 def test_only_the_first_are_attacked(parallel_victims, count):
     with jax.enable_x64():
-        own = descent(threshold=1e-3)
+        own = descent(stop_below=1e-3)
         found, expected = in_step(own, parallel_victims, count), alone(own)
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf[:count], other[:count], rtol=1e-9)
@@ -114,7 +114,7 @@ def test_only_the_first_are_attacked(parallel_victims, count):
 
 def test_a_client_that_is_not_finite_fails_alone():
     with jax.enable_x64():
-        own, broken = descent(threshold=1e-3), transcripts()
+        own, broken = descent(stop_below=1e-3), transcripts()
         broken = dataclasses.replace(broken, seen=broken.seen.at[2].set(jnp.nan))
         found = batching.stream(own, broken, AXES, KEYS, MOST, V, 3)
         expected = alone(own)
@@ -129,13 +129,13 @@ def test_one_more_iteration_is_one_more():
     assert (long.objective < short.objective).all()
 
 
-# Failed on: lanes that wait for the slowest of them.
+# Failed on: slots that wait for the slowest of them.
 @pytest.mark.slow
 def test_no_lane_waits_for_another():
     calls = []
 
     def pose(transcript, key, num_iterations):
-        problem, solver = descent(threshold=1e-3).pose(transcript, key, num_iterations)
+        problem, solver = descent(stop_below=1e-3).pose(transcript, key, num_iterations)
 
         def update(problem, state):
             jax.debug.callback(lambda _: calls.append(1), state.objective)
@@ -145,7 +145,7 @@ def test_no_lane_waits_for_another():
 
     def steps(seen, keys, parallel_victims):
         calls.clear()
-        own = Descent(pose)
+        own = Batched(pose)
         jax.block_until_ready(
             batching.stream(own, seen, AXES, keys, MOST, len(keys), parallel_victims)
         )

@@ -125,7 +125,7 @@ def test_a_start_is_where_the_attack_begins(seen, dynamics, private):
         config, 'mgradinv', setting.seen, True, dynamics, tuple(setting.rounds), model, 0.2, None
     )
     choice = attackers.make_mgradinv(target, starts(private))
-    assert (choice.solver, choice.why) == ('adam from spectral', 'starts there: for the test')
+    assert (choice.solver, choice.why) == ('adam from spectral', 'the start: for the test')
     key = jax.random.key(0)
     # The best point of one iteration is the start.
     answer = choice.attack(transcript, key, 1)

@@ -102,14 +102,17 @@ def test_counts_below_one(field, value):
         ({'client.batch_size': 8}, r"client\.batch_size needs client\.name='local_sgd'"),
         ({'client.optimizer.name': 'adam'}, r"client\.optimizer needs client\.name='local_sgd'"),
         ({'data.labels': 'ratings', 'attack.name': ('exact',)}, r"needs data\.labels='implicit'"),
-        ({'observation.seen': ('scorer',), 'attack.name': ('sign',)}, r"seen='scorer' has none"),
+        (
+            {'observation.seen': ('scorer',), 'attack.name': ('sign',)},
+            r"seen='scorer' does not contain them",
+        ),
         ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
         (
             {'attack.warm_start': 'exact'},
             r"attack\.warm_start='exact' needs attack\.dtype='float64'",
         ),
-        ({'client.precision': 'float64'}, r'attack\.dtype=float64'),
-        ({'observation.delta': 0.0}, r'Expected observation\.delta=0\.0 between 0 and 1'),
+        ({'client.precision': 'float64'}, r"needs attack\.dtype='float64'"),
+        ({'observation.delta': 0.0}, r'Expected 0 < observation\.delta=0\.0 < 1'),
         *(
             (
                 {
@@ -118,7 +121,7 @@ def test_counts_below_one(field, value):
                     'observation.seen': ('scorer',),
                     **defence,
                 },
-                'resample_negatives allows no',
+                'resample_negatives cannot be combined',
             )
             for defence in (
                 {'observation.label_epsilon': 1.0},
@@ -242,7 +245,7 @@ def test_an_interval_past_the_training():
     config.attack.first_round = (10,)
     with pytest.raises(
         ValueError,
-        match=r'runs past the training: first_round=10, num_gradients=4, interval=30 observe '
+        match=r'past the end of the training: first_round=10, num_gradients=4, interval=30 give '
         r'round 100; expected at most 99 \(server\.num_rounds=100\)\.',
     ):
         checks.check(config)
@@ -255,7 +258,7 @@ def test_an_interval_past_the_training():
 def test_items_seen_with_the_batch_unknown(seen):
     config = config_with('observation.batch_known', False)
     config.observation.seen = ('scorer', seen)
-    with pytest.raises(ValueError, match='Item rows reveal the batch'):
+    with pytest.raises(ValueError, match='Item rows reveal which items'):
         checks.check(config)
 
 

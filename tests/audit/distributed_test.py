@@ -108,7 +108,7 @@ def test_a_second_run_finds_what_was_compiled(tmp_path, single):
     check(folder, single)
 
 
-# Failed on: lanes that a device takes for another one's, and leaves out.
+# Failed on: victims that a device takes for another one's, and leaves out.
 @pytest.mark.slow
 def test_eight_devices(tmp_path, single):
     (status,), (output,) = ended([start(tmp_path, 8)])
@@ -177,12 +177,12 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path, single):
         assert 'this process was lost, or another one of the run: the rows so far are ke' in output
     statuses, outputs = ended(pair(tmp_path, 1))
     assert statuses == [0, 0], outputs
-    assert 'rows are there' in outputs[0]
+    assert 'rows exist' in outputs[0]
     check(tmp_path, single)
 
 
 def test_who_is_who_is_not_said():
-    with pytest.raises(ValueError, match=r'Cannot join .* say --coordinator=HOST:PORT'):
+    with pytest.raises(ValueError, match=r'Cannot join .* with --coordinator=HOST:PORT'):
         distributed.initialize()
 
 

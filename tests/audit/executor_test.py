@@ -102,7 +102,5 @@ def test_memory_is_never_held_twice():
 def test_a_memory_bound_too_small_for_one_victim_is_told(tmp_path):
     config = tiny(name=('mgradinv',))
     config.model.dim, config.run.memory_mib = 1024, 1
-    with pytest.raises(
-        ValueError, match=r'mgradinv on one victim of 40 candidates needs .* Raise it'
-    ):
+    with pytest.raises(ValueError, match=r'mgradinv on one victim of 40 candidates needs .* Raise'):
         run(config, tmp_path)

@@ -91,7 +91,7 @@ def test_the_solver_of_an_exact_attack_is_chosen_once(monkeypatch):
 
 
 # Failed on the batch's share used for the whole catalogue.
-def test_guessers_know_the_share_of_the_candidates():
+def test_baselines_know_the_share_of_the_candidates():
     config = small_config()
     batch = plan.make_case(config)
     assert batch.share == pytest.approx(clients_lib.public_share(batch.clients))

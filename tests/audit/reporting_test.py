@@ -50,7 +50,7 @@ def test_a_folder_of_version_0_1_is_reported_anew(whole, tmp_path):
     assert summary['rows'][0]['labels_changed'] is True
     text = (folder / 'report.md').read_text()
     assert 'python scripts/attack.py' in text
-    assert 'passed off as interactions' in text
+    assert 'trained on as interactions' in text
     assert text == (whole / 'report.md').read_text()
     assert (folder / 'report.html').exists()
     assert '\n| attack' in lines[0]
@@ -64,7 +64,7 @@ def test_a_run_in_a_folder_of_version_0_1_attacks_nothing(whole, tmp_path):
     before, lines = (folder / 'victims.jsonl').read_text(), []
     summary, _ = run(defended(), folder, lines.append)
     assert summary == strict((whole / 'summary.json').read_text())
-    assert any(f'{len(before.splitlines())} rows are there' in line for line in lines)
+    assert any(f'{len(before.splitlines())} rows exist' in line for line in lines)
     assert not any(line.startswith('seed') for line in lines)
     assert (folder / 'victims.jsonl').read_text() == before
 
@@ -93,11 +93,11 @@ def without_date(text):
 def test_folders_that_cannot_be_reported(tmp_path):
     with pytest.raises(ValueError, match=r'There is no folder .*typo'):
         reporting.rewrite(str(tmp_path / 'typo'))
-    with pytest.raises(ValueError, match='holds no rows of a run, nor do its folders'):
+    with pytest.raises(ValueError, match='nor a folder in it has rows of a run'):
         reporting.rewrite(str(tmp_path))
     workdir.open_or_create(tmp_path / 'run', tiny().to_dict(), {})
     for folder in (tmp_path / 'run', tmp_path):
-        with pytest.raises(ValueError, match='holds no rows of a run, nor do its folders'):
+        with pytest.raises(ValueError, match='nor a folder in it has rows of a run'):
             reporting.rewrite(str(folder))
 
 
@@ -138,7 +138,7 @@ def test_a_run_that_is_not_complete_says_so(whole, tmp_path):
     (folder / 'summary.json').unlink()
     told = []
     reporting.rewrite(str(folder), told.append)
-    words = f'This run is not complete: {len(lines) - 1} of {len(lines)} rows are there.'
+    words = f'This run is incomplete: it has {len(lines) - 1} of {len(lines)} rows.'
     assert f'warning: {folder}: {words}' in told
     assert f'- **{words}**' in (folder / 'report.md').read_text()
     assert not (folder / 'summary.json').exists()

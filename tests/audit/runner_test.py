@@ -92,7 +92,7 @@ def test_popularity_is_that_of_the_other_users(whole):
 
 
 # Failed on the mutant of `_row` with a drift at T = 1.
-def test_the_random_guesser_knows_nothing_and_is_reproducible(tmp_path):
+def test_the_random_baseline_knows_nothing_and_is_reproducible(tmp_path):
     config = tiny(name=('random',), num_gradients=(1, 2), num_victims=5)
     _, rows = run(config, tmp_path)
     check_folder(tmp_path, config)
@@ -158,7 +158,7 @@ def test_an_exact_attack_beside_the_others(tmp_path, monkeypatch):
     text = '\n'.join(lines)
     assert text.count('bias sign: item biases are seen (T = 1, items seen)') == 1
     assert 'item biases are seen' in (tmp_path / 'report.md').read_text()
-    told = '4 of 4 histories recovered, certified, without looking at the truth.'
+    told = '4 of 4 histories are certified as fully recovered; certificates do not use the truth.'
     assert told in text
     assert told in (tmp_path / 'report.md').read_text()
     assert jnp.ones(1).dtype == np.float32, 'x64 has leaked out of the run'
@@ -316,8 +316,8 @@ def test_an_interrupted_run_goes_on(whole, tmp_path, after, half):
             k: v for k, v in b.items() if k != 'seconds_per_victim'
         }
     if kept:
-        told = next(line for line in lines if 'rows are there' in line)
-        assert f'{len(kept)} rows are there; {after} of 4' in told
+        told = next(line for line in lines if 'rows exist' in line)
+        assert f'{len(kept)} rows exist; {after} of 4' in told
 
 
 # Failed on the mutant of `train` that observes the rounds of the pending blocks only: victims are
@@ -339,7 +339,7 @@ def test_a_second_run_adds_nothing(whole, tmp_path):
     before = (tmp_path / 'run' / 'victims.jsonl').read_bytes()
     lines = []
     again, rows = run(tiny(), tmp_path / 'run', lines.append)
-    assert any('8 rows are there; 4 of 4 blocks' in line for line in lines)
+    assert any('8 rows exist; 4 of 4 blocks' in line for line in lines)
     assert trained(lines) == []
     assert (tmp_path / 'run' / 'victims.jsonl').read_bytes() == before
     assert rows == expected
@@ -352,7 +352,7 @@ def test_another_config_is_refused_and_changes_nothing(whole, tmp_path):
     shutil.copytree(folder, tmp_path / 'run')
     before = contents(tmp_path)
     for merge in (False, True):
-        with pytest.raises(ValueError, match=r'config\.attack\.num_iterations is 50 there, 51 her'):
+        with pytest.raises(ValueError, match=r'iterations is 50 in the folder, 51 in this run'):
             runner.run(tiny(num_iterations=51), tmp_path / 'run', 'refused', silent, merge=merge)
     assert contents(tmp_path) == before
     other = tiny()
@@ -375,14 +375,17 @@ def test_a_run_that_is_refused_later_changes_nothing(whole, tmp_path):
     with pytest.raises(ValueError, match='blocks of victims are missing'):
         runner.run(tiny(), folder, 'refused', silent, merge=True)
     assert contents(folder) == before
-    with pytest.raises(ValueError, match=r'There is no run in .*, hence nothing to merge'):
+    with pytest.raises(ValueError, match=r'Nothing to merge: there is no run in '):
         runner.run(tiny(), tmp_path, 'refused', silent, merge=True)
     assert list(tmp_path.iterdir()) == [folder]
 
 
 # Failed on: rows of both in one folder.
 def test_shards_of_another_config_are_refused(tmp_path):
-    (config, other), said = [tiny(num_iterations=count) for count in (5, 6)], 'is 5 there, 6 here'
+    (config, other), said = (
+        [tiny(num_iterations=count) for count in (5, 6)],
+        'is 5 in the folder, 6 in this run',
+    )
     runner.run(config, tmp_path, 'first', silent, shard=(0, 2))
     before = contents(tmp_path)
     with pytest.raises(ValueError, match=said):
@@ -569,6 +572,6 @@ def test_ctrl_c_keeps_whole_rows_and_running_again_completes(tmp_path):
     process = script(f'--config={path}', f'--workdir={folder}')
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert f'{len(kept)} rows are there' in output
+    assert f'{len(kept)} rows exist' in output
     assert rows.read_text().startswith(text)
     check_folder(folder, config)

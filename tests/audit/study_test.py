@@ -44,7 +44,7 @@ def test_arms_differ_in_what_they_say():
 
 
 def test_a_study_is_no_run_of_the_attack(tmp_path):
-    with pytest.raises(ValueError, match='run it with `fedinv study`'):
+    with pytest.raises(ValueError, match='Run `fedinv study` with it'):
         runner.run(two_arms(), str(tmp_path), '', silent)
 
 
@@ -82,7 +82,7 @@ def test_arms_without_data_are_left_out_unless_they_are_named(tmp_path, monkeypa
     amazon = {'data': {'name': 'amazon-instant-video'}}
     config = config_lib.with_arms(tiny(), {'amazon': amazon, 'mf': {}})
     lines = run_study(config, tmp_path / 'w')
-    assert lines[0].startswith('warning: without arm amazon: Expected ')
+    assert lines[0].startswith('warning: skipping arm amazon: Expected ')
     text = (tmp_path / 'w' / 'report.md').read_text()
     assert f'### Not run\n\n- amazon: Expected {tmp_path}/empty/amazon-instant-video' in text
     assert rows_of(tmp_path / 'w' / 'mf')
@@ -103,7 +103,7 @@ def test_an_arm_that_is_complete_stays_in_the_report(whole, tmp_path):
 def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
     with pytest.raises(ValueError, match='holds a run of `fedinv attack`, not a study'):
         run_study(two_arms(), whole / 'mf')
-    with pytest.raises(ValueError, match=r'There is no .*typo.mf, hence nothing to merge'):
+    with pytest.raises(ValueError, match=r'Nothing to merge: there is no run in .*typo.mf'):
         run_study(two_arms(), tmp_path / 'typo', merge=True)
     assert not (tmp_path / 'typo').exists()
 
@@ -162,7 +162,7 @@ def test_rows_of_another_version_are_refused(whole, tmp_path):
     path = tmp_path / 'mf' / 'victims.jsonl'
     first, *rest = path.read_text().splitlines(keepends=True)
     path.write_text(first.replace('"solver": "adam"', '"solver": "other"') + ''.join(rest))
-    with pytest.raises(ValueError, match=r'1 of \d+ rows are of no setting of this config'):
+    with pytest.raises(ValueError, match=r'1 of \d+ rows belong to no setting of this config'):
         run_study(two_arms(), tmp_path, names=['mf'])
 
 
@@ -243,6 +243,6 @@ def test_the_first_arm_foretells_the_whole_study(whole):
     assert steps[1] == 3 * steps[0]
     assert study.later([5.0, 7.0, 5.0]) == pytest.approx([12 / 5, 5 / 7, 0])
     lines = (whole / 'log').read_text().splitlines()
-    told = [line for line in lines if line.startswith('the whole study')]
+    told = [line for line in lines if line.startswith('whole study')]
     assert len(told) == 1
     assert lines.index(told[0]) < lines.index('arm 2 of 2: wide')

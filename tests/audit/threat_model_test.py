@@ -1,5 +1,7 @@
 """The threat model: what is said, and knowns against unknowns."""
 
+import pytest
+
 from fedinv_jax.audit import defences, plan, threat_model
 from tests.audit.helpers import small, small_config
 
@@ -48,10 +50,10 @@ def test_threat_model_says_what_defends_and_how_many_runs():
     config.observation.noise = 0.01
     text = threat_model.describe(config, plan.make_cases(config))
     assert 'defence   Gaussian noise of standard deviation 0.01 on every entry of an up' in text
-    assert 'defence   mean L1 penalty of weight 0.5 on moved item rows' in text
+    assert 'defence   mean L1 penalty of weight 0.5 on changes of item rows' in text
     assert 'attacker  knows the defences' in text
     assert 'privacy   epsilon = inf (Gaussian noise on each upload' in text
-    assert 'step size of adam 0.1 (known)' in text
+    assert 'learning rate of adam 0.1 (known)' in text
     assert defences.label(config) == 'item_drift 0.5, noise 0.01'
 
 
@@ -61,5 +63,16 @@ def test_the_threat_model_says_which_step_sizes_are_known():
     config.client.name = 'local_sgd'
     config.attack.learning_rate = 0.5
     text = threat_model.describe(config, plan.make_cases(config))
-    assert '1 epochs of sgd at rate 0.1 (unknown, taken for 0.5)' in text
-    assert 'step size 0.1 (known)' in text
+    assert '1 epochs of sgd at rate 0.1 (unknown, assumed 0.5)' in text
+    assert 'learning rate 0.1 (known)' in text
+
+
+# Failed on the threat model that listed popularity as a prior of attacks that do not get it.
+@pytest.mark.parametrize('popularity', [True, False])
+def test_popularity_is_a_prior_only_where_attacks_get_it(popularity):
+    config = small_config()
+    config.attack.update({'name': ('exact',), 'popularity': popularity})
+    text = threat_model.describe(config, plan.make_cases(config))
+    priors = next(line for line in text.splitlines() if line.startswith('  priors'))
+    assert ('item popularity and' in priors) == popularity
+    assert ('do not use item popularity' in priors) != popularity

@@ -70,15 +70,27 @@ def test_versions_name_packages_and_device(folder):
 @pytest.mark.parametrize(
     ('config', 'data', 'message'),
     [
-        (changed('attack', steps=4), DATA, r'config\.attack\.steps is 3 there, 4 here'),
+        (
+            changed('attack', steps=4),
+            DATA,
+            r'steps is 3 in the folder, 4 in this run',
+        ),
         (
             changed('attack', name=('a',)),
             DATA,
-            r'config\.attack\.name is \["a", "b"\] there, \["a"\] here',
+            r'config\.attack\.name is \["a", "b"\] in the folder, \["a"\] in this run',
         ),
-        ({**CONFIG, 'seed': 1}, DATA, r'config\.seed is 0 there, 1 here'),
-        (CONFIG, {'negatives_sha256': 'cd'}, r'data\.negatives_sha256 is "ab" there, "cd" here'),
-        (changed('attack', new=1), DATA, r'config\.attack\.new is null there, 1 here'),
+        ({**CONFIG, 'seed': 1}, DATA, r'config\.seed is 0 in the folder, 1 in this run'),
+        (
+            CONFIG,
+            {'negatives_sha256': 'cd'},
+            r'data\.negatives_sha256 is "ab" in the folder, "cd" in this run',
+        ),
+        (
+            changed('attack', new=1),
+            DATA,
+            r'config\.attack\.new is null in the folder, 1 in this run',
+        ),
     ],
     ids=['number', 'axis', 'top', 'data', 'new-field'],
 )
@@ -106,7 +118,7 @@ def test_every_difference_is_listed(tmp_path):
 def test_only_the_section_run_may_differ(tmp_path):
     workdir.open_or_create(tmp_path, {**CONFIG, 'rate': 1}, DATA)
     workdir.open_or_create(tmp_path, {**changed('run', progress=False), 'rate': 1}, DATA)
-    with pytest.raises(ValueError, match=r'config\.rate is 1 there, 2 here'):
+    with pytest.raises(ValueError, match=r'config\.rate is 1 in the folder, 2 in this run'):
         workdir.open_or_create(tmp_path, {**CONFIG, 'rate': 2}, DATA)
 
 
@@ -153,7 +165,7 @@ def test_a_config_that_another_process_is_about_to_write_is_waited_for(tmp_path)
             run = pool.submit(workdir.open_or_create, tmp_path, CONFIG, DATA)
             assert not concurrent.futures.wait([run], timeout=0.5).done
             file.write(other)
-        with pytest.raises(ValueError, match=r'config\.seed is 7 there, 0 here'):
+        with pytest.raises(ValueError, match=r'config\.seed is 7 in the folder, 0 in this run'):
             run.result()
     assert (tmp_path / 'config.json').read_text() == other
 
@@ -254,7 +266,7 @@ def test_a_line_cut_off_is_dropped_and_the_file_repaired(folder, cut):
         workdir.append_rows(folder, [row(3)])
     assert users_of(folder) == [0, 1, 3]
     assert len(said) == bool(cut)
-    assert all('the last line was cut off' in line and 'the 2 rows' in line for line in said)
+    assert all('the last line was incomplete' in line and 'the 2 rows' in line for line in said)
 
 
 # Failed on the mutant that repairs while reading: another process is in the middle of that line.
@@ -270,7 +282,10 @@ def test_reading_leaves_the_rows_of_other_shards_alone(folder):
 
 # Failed on the mutant without the lock.
 def test_two_processes_do_not_write_one_file(tmp_path):
-    with workdir.locked_rows(tmp_path), pytest.raises(ValueError, match='Another process writes'):
+    with (
+        workdir.locked_rows(tmp_path),
+        pytest.raises(ValueError, match='Another process is'),
+    ):
         workdir.locked_rows(tmp_path).__enter__()
     with workdir.locked_rows(tmp_path):
         pass

@@ -55,9 +55,9 @@ def test_a_report_of_several_runs():
 
 def test_the_kind_of_interval_is_said():
     one = markdown([victim_row(user) for user in (0, 1)])
-    assert '95% bootstrap interval' in one
+    assert '[95% confidence interval: bootstrap]' in one
     several = markdown([victim_row(0, seed=seed) for seed in (0, 1)])
-    assert '95% t-interval from the standard error clustered by seed' in several
+    assert '95% confidence interval: t-interval, standard error clustered by seed' in several
     assert 'bootstrap' not in several
 
 
@@ -101,16 +101,16 @@ def test_the_first_page_says_what_stops_it():
         for one in rows_of({(1, 0, None): 0.5}, 'popularity', seen=seen)
     ]  # fmt: skip
     text = first_page([*above, *below, *guesses])
-    assert 'What would stop it, scorer seen: nothing that was tried (defences: none).' in text
-    assert 'What would stop it, items seen: nothing to stop: no attack that was run beats' in text
+    asked = 'Do defences stop the attacks, {} seen? '.format
+    assert f'{asked("scorer")}No defence was on, an attack beats the popularity baseline' in text
+    assert f'{asked("items")}There is nothing to stop: no attack beats' in text
     clipped = [
         {**one, 'defence': 'clip 1', 'defences': {'clip': 1.0}} for one in [*below, *guesses]
     ]
-    stopped = 'What would stop it, items seen: this setting does, in which no attack that was run'
-    assert stopped in first_page(clipped)
-    assert 'not known, as the popularity baseline was not run' in first_page(above)
+    assert f'{asked("items")}Yes, no attack beats' in first_page(clipped)
+    assert 'Not known: the popularity baseline was not run' in first_page(above)
     few = [one for one in [*above, *guesses] if one['user'] < 4 and one['seen'] == ['scorer']]
-    assert 'not known, as there are fewer than 5 victims' in first_page(few)
+    assert 'Not known: there are fewer than 5 victims' in first_page(few)
     assert 'No attack was run.' in first_page([])
 
 
@@ -121,7 +121,7 @@ def test_the_first_page_has_the_strongest_attack_and_the_effects():
     for each in made:
         each['metrics'] = {**each['metrics'], 'exact': 1.0, 'f1': 1.0}
     text = first_page([*weak, *made])
-    assert '**scorer** seen: mgradinv (T = 1' in text
+    assert 'Upload seen: **scorer**. The strongest attack, mgradinv (T = 1' in text
     assert 'recovers **6 of 6** histories' in text
     claim = next(line for line in text.splitlines() if line.startswith('- C1'))
     assert '**holds only for mgradinv** (mgradinv: ΔAUC +0.100 [' in claim

@@ -56,7 +56,7 @@ def test_the_page_needs_nothing_else(folder):
 
 
 def test_a_missing_figure_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r'a\.png, which is not there'):
+    with pytest.raises(ValueError, match=r'a\.png, which does not exist'):
         html.html(TEXT, tmp_path, '')
 
 

@@ -52,9 +52,9 @@ def test_a_value_of_another_type(key, value, expected):
 def test_keys_that_are_missing_or_unknown():
     row = victim_row()
     del row['data']
-    with pytest.raises(ValueError, match=r"Expected row\['data'\], got a row without it"):
+    with pytest.raises(ValueError, match=r"Expected row\['data'\], got a row without that key"):
         rows.check(row)
-    with pytest.raises(ValueError, match=r"Expected no row\['rounds'\], got 3"):
+    with pytest.raises(ValueError, match=r"Unknown key row\['rounds'\] with value 3"):
         rows.check(victim_row(rounds=3))
 
 

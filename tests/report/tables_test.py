@@ -42,7 +42,8 @@ def test_certificates_in_words_and_cells():
     rows += [certified_row(3, rank=48), *(victim_row(user, 0.5) for user in range(4))]
     summary = stats.summarize(rows)
     assert tables.certificates(summary) == [
-        'exact, T = 1: 3 of 4 histories recovered, certified, without looking at the truth.'
+        'exact, T = 1: 3 of 4 histories are certified as fully recovered; certificates do not '
+        'use the truth.'
     ]
     head, first, second = cells_of(tables.table(summary))
     assert first[head.index('certified')] == '3/4'
@@ -55,7 +56,7 @@ def test_certificates_in_words_and_cells():
 def test_a_wrong_certificate_is_said_loudly():
     rows = [certified_row(0), certified_row(1, 0.9, 0.0), certified_row(2, 1.0, 1.0, False)]
     lines = tables.certificates(stats.summarize(rows))
-    assert lines[0].startswith('exact, T = 1: 2 of 3 histories recovered')
+    assert lines[0].startswith('exact, T = 1: 2 of 3 histories are certified')
     assert lines[1].startswith('WARNING: 1 of these 2 certified histories are NOT the truth')
 
 
@@ -63,7 +64,7 @@ def test_a_wrong_certificate_is_said_loudly():
 def test_certificates_of_changed_labels_are_no_warning():
     rows = [certified_row(user, 0.9, 0.0, labels_changed=True) for user in (0, 1)]
     _, line = tables.certificates(stats.summarize(rows))
-    assert line.startswith('They are certified as what the clients trained on')
+    assert line.startswith('These certificates are about the labels that the clients trained on')
     hidden = [{**row, 'labels_changed': False, 'defence': 'randomised response 2'} for row in rows]
     assert tables.certificates(stats.summarize(hidden))[1].startswith('WARNING: 2 of these 2')
 

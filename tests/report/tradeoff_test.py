@@ -43,7 +43,7 @@ def test_the_weakest_strength_that_stops():
     assert defended[:3] == ['clip, noise', 'clip 1, noise 1', 'clip 1, noise 3']
     assert defended[3:6] == ['0.500', '0.500', '-']
     assert defended[6:] == ['0.400', '0.400', '12.5 [1]']
-    assert none[1] == 'none tried (AUC 1.000 at least)'
+    assert none[1] == 'none (lowest AUC 1.000)'
     assert text.splitlines()[-1] == (
         '[1] Epsilon against the server; unit: one user, replace; delta = 1e-05, 160 releases.'
     )

@@ -1,6 +1,6 @@
-"""Exact attacks: what the seen uploads determine, solved for directly.
+"""Exact attacks: they solve directly for what the seen uploads determine.
 
-`probe` finds out what holds of every client, `choose` takes the strongest member that follows.
+`probe` finds out what holds for every client; `choose` takes the strongest member that applies.
 """
 
 from fedinv_jax.attack.exact.choose import Choice, choose

@@ -1,7 +1,7 @@
-"""Members of the exact attack that search for private states whose predicted rows align.
+"""Exact attacks that search for private states whose predicted item rows align with the seen ones.
 
-The direction of an item row tells of the private state through the ReLUs that are on (`item_rows`),
-its length of the logit: a search over private states finds those whose rows match what was seen.
+The direction of an item row depends on the private state through the ReLUs that are on
+(`item_rows`), its length through the logit. A search finds private states whose rows match.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,18 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
 _SEARCH = 60  # most iterations of the search for aligned rows
-_LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10  # of a rough p and the search around it
-_POLISH, _LARGEST = 8, 5e7  # iterations on the replayed client; numbers in its derivatives
+# Around an approximate p: powers of 2 tried as lengths, width and iterations of the search.
+_LENGTHS, _WIDTH, _REFINE = range(-1, 7), 0.4, 10
+# Of Gauss-Newton on the replayed client: iterations, and most numbers in its derivatives.
+_NEWTON, _LARGEST = 8, 5e7
 _EXPLAINED = 1e-2  # squared residual, relative to what was seen, at which its answer is taken
-# Bounds of `|log|` of a ratio of row norms: a predicted row of zeros is finitely wrong.
+# Bound on the absolute log ratio of row norms: it is finite for a predicted row of zeros.
 _LOG_RATIO = 20.0
 _DAMPING = 1e-5
 # Longest step, in widths of the stencil, and by how much a width may shrink or grow.
 _REACH = 1.0
 _SHRINK, _GROW = 0.2, 1.1
-# The width at which a search is over, and the least one, relative to the first.
+# The width at which a search ends, and the least width, relative to the first.
 _DONE, _LEAST = 1e-6, 1e-7
 
 
@@ -46,14 +48,14 @@ def sign(known: Known) -> Attack:
 
 
 def approximate_embedding(known: Known) -> Attack:
-    """`item_rows.sign` near private states that a leaf gives away roughly, whatever clients do.
+    """`item_rows.sign` near private states that a leaf determines approximately.
 
     After several local steps the kernel's leaf is still close to a multiple of the product of p and
-    the bias's leaf. Of p as long as they say, or half as long as a fresh one times powers of two,
-    the best by the objective of `item_rows.sign` is where `direction_search` starts. From the
-    better end, `gauss_newton` on the replayed client finds labels and p that explain all that was
-    seen, or it does not and the labels are those by the side of each row. The objective is that of
-    the rows.
+    the bias's leaf, which determines the direction of p. The lengths tried are the one by these
+    leaves, and 1/2 to 64 times the length of a fresh p. The best of these p by the objective of
+    `item_rows.sign` starts `direction_search`. From the better of start and end, `gauss_newton` on
+    the replayed client looks for labels and p that explain all that was seen. If it fails, the
+    labels are those by the side of each row. The objective is that of `item_rows.sign`.
 
     Raises:
         ValueError: if no item rows, or no kernel and bias of a layer that multiplies p, are seen.
@@ -63,7 +65,10 @@ def approximate_embedding(known: Known) -> Attack:
         or known.approximate_recovery.bias is None
         or not known.structure.items
     ):
-        raise ValueError('rough needs item rows and the kernel and bias of a layer on p.')
+        raise ValueError(
+            'approximate_embedding needs item rows, and the kernel and the bias of a layer that '
+            'multiplies p.'
+        )
     found = known.approximate_recovery
 
     def attack(transcript: Transcript, key: Key) -> Answer:
@@ -87,7 +92,7 @@ def approximate_embedding(known: Known) -> Attack:
             return answer
         guess = Guess(answer.labels.astype(near.dtype), None, latent)
         solver = gauss_newton.gauss_newton()
-        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _POLISH)
+        state = inversion.search(free._replace(init=lambda key: guess), solver, key, _NEWTON)
         exact = state.guess.labels
         explained = state.objective < _EXPLAINED * len(transcript.rounds)
         return answer._replace(
@@ -102,7 +107,7 @@ def approximate_embedding(known: Known) -> Attack:
 def aligned(known: Known) -> Attack:
     """`direction_search` for the private states whose predicted rows align with the seen ones.
 
-    Starts from states of zero. The certificate takes the private states as unknown.
+    Starts from states of zero. The certificate treats the private states as unknown.
     """
     width = float(problems.typical_norm(known))
 
@@ -126,10 +131,10 @@ class Memory(NamedTuple):
 
     Attributes:
         centre: float `[T, P]`, the private states around which the stencil lies.
-        width: float `[T]`, its half width.
-        labels: bool `[K]`, at the centre.
-        key: of the stencil's rotations.
-        end: float `[T]`, the width at which the search is over.
+        width: float `[T]`, the half width of the stencil.
+        labels: bool `[K]`, the labels at the centre.
+        key: PRNG key of the stencil's rotations.
+        end: float `[T]`, the width at which the search ends.
     """
 
     centre: Array
@@ -140,29 +145,28 @@ class Memory(NamedTuple):
 
 
 def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
-    """Alternates the rows' labels and Gauss-Newton steps in the private states of the steps.
+    """A solver that alternates between the rows' labels and Gauss-Newton steps in private states.
 
-    With the labels given, a row's direction tells of the ReLUs that are on, its length of the
-    logit.
-    The residual of a row is the difference of its direction and of the log of its length to those
-    of the predicted row. It jumps in p, so that its derivatives say nothing: they are replaced by
-    central differences along a randomly turned orthonormal basis, at first as wide as the unknown
-    is. The width follows the length of the steps, and where rows are matched exactly
-    the differences become derivatives and the steps Newton's. Rows that are not matched yet weigh
-    less (Cauchy's weights).
+    For given labels, the direction of a row depends on the ReLUs that are on, its length on the
+    logit. The residual of a row holds the difference between its direction and that of the
+    predicted row, and the difference of the logs of their lengths. The residual jumps in p, so that
+    its derivatives are of no use. Central differences along a randomly rotated orthonormal basis
+    replace them, at first as wide as p is uncertain. The width follows the length of the steps:
+    where rows are matched exactly, the differences become derivatives and the steps Newton steps.
+    Rows that are not matched yet weigh less (Cauchy's weights).
 
-    The hypothesis must be `dynamics.free`: the private states are unknowns `[T, ...]` of their own,
-    and the labels are common to the steps. The labels of `problem.init` are only a start; the
-    objective of a state is the geometric mean of the squared residuals of the rows.
+    The hypothesis must be `dynamics.free`: each step has its own private state, and the labels are
+    common to all steps. The labels of `problem.init` are only a start. The objective of a state is
+    the geometric mean of the squared residuals of the rows.
 
     Args:
-        transcript: of one client, item rows seen; the problem is made of it, with
+        transcript: of one client, item rows seen; the problem must be made from it, with
             `relax.identity()`.
-        width: half width of the first stencil, `[]` or `[T]`: how far off `problem.init`'s private
-            states are, roughly.
+        width: half width of the first stencil, `[]` or `[T]`: the approximate error of the private
+            states of `problem.init`.
 
     Returns:
-        The solver; an iteration simulates the client `4 P` times for P private parameters.
+        The solver; an iteration replays the client `4 P` times for P private parameters.
 
     Raises:
         ValueError: if a Python `width` is not positive; if no item rows are seen.
@@ -200,10 +204,9 @@ def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
         labels = (vote < 0) & target.where
         mean, slopes = _residuals(target, jnp.where(labels[:, None], ones, zeros))
         squares = jnp.sum(mean**2, axis=-1)
-        objective, typical_norm = _geometric_means(target, squares)
-        weights = target.known / (
-            1 + squares / item_rows.positive(typical_norm)[:, None]
-        )  # Cauchy's
+        objective, by_step = _geometric_means(target, squares)
+        cauchy = 1 + squares / item_rows.positive(by_step)[:, None]
+        weights = target.known / cauchy
         move = _weighted_step(mean, slopes, weights)
         length = jnp.linalg.norm(move, axis=-1)
         move = move * jnp.minimum(1, _REACH / item_rows.positive(length))[:, None]
@@ -222,7 +225,7 @@ def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
 class _Target(NamedTuple):
     """Seen rows `[T, K, F]`, their directions, their norms `[T, K]`.
 
-    `where [K]` tells candidates from padding, `known [T, K]` rows from zeros.
+    `where [K]` is False for padding, `known [T, K]` also for rows of zeros.
     """
 
     rows: Array
@@ -240,14 +243,14 @@ def _target(transcript: Transcript) -> _Target:
 
 
 def _random_basis(key: Key, centre: Array) -> Array:
-    """Randomly turned orthonormal bases `[T, P, P]`, one a step, for centres `[T, P]`."""
+    """Randomly rotated orthonormal bases `[T, P, P]`, one per step, for centres `[T, P]`."""
     steps, size = centre.shape
     normal = jax.random.normal(key, (steps, size, size), jnp.float32)
     return jnp.linalg.qr(normal.astype(centre.dtype))[0]
 
 
 def _stencil(centre: Array, width: Array, basis: Array) -> Array:
-    """The points `[2 P, T, P]` on both sides of the centres `[T, P]`, a width away."""
+    """The points `[2 P, T, P]` at distance `width` on both sides of the centres `[T, P]`."""
     offsets = width[:, None, None] * jnp.concatenate([basis, -basis], axis=1)  # [T, 2 P, P]
     return centre + jnp.moveaxis(offsets, 1, 0)
 
@@ -255,16 +258,16 @@ def _stencil(centre: Array, width: Array, basis: Array) -> Array:
 def _both_labels(
     predict: Callable[[Array, Array], Array], labels: Array, points: Array
 ) -> tuple[Array, Array]:
-    """The rows `[2 P, T, K, F]` at the points, of label 0 and of label 1 of each candidate."""
+    """The rows `[2 P, T, K, F]` at the points, for label 0 and for label 1 of each candidate."""
     this, other = (jax.vmap(lambda p, y=y: predict(y, p))(points) for y in (labels, ~labels))
     at = labels[:, None]
     return jnp.where(at, other, this), jnp.where(at, this, other)
 
 
 def _residuals(target: _Target, rows: Array) -> tuple[Array, Array]:
-    """Of rows `[2 P, T, K, F]`, mean residual `[T, K, F + 1]` and central differences, P of them.
+    """The mean residual `[T, K, F + 1]` of rows `[2 P, T, K, F]`, and P central differences.
 
-    A row's residual is the difference of directions, and of the logs of lengths.
+    A row's residual holds the differences of the directions and of the logs of the lengths.
     """
     predicted, lengths = item_rows.polar(rows)
     ratio = jnp.log(item_rows.positive(lengths)) - jnp.log(item_rows.positive(target.norms))
@@ -292,7 +295,7 @@ def _weighted_step(mean: Array, slopes: Array, weights: Array) -> Array:
 
 
 def _flatten(latent: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """Private states `[T, ...]` as `[T, P]`, and the way back."""
+    """Private states `[T, ...]` as `[T, P]`, and the inverse function."""
     first = jax.tree.map(lambda leaf: leaf[0], latent)
     unravel = jax.flatten_util.ravel_pytree(first)[1]
     flat = jax.vmap(lambda state: jax.flatten_util.ravel_pytree(state)[0])(latent)

@@ -1,12 +1,12 @@
-"""How much the uploads determine, without any attack: 'insufficient constraints' in numbers.
+"""How much the uploads determine, without running an attack: 'insufficient constraints' in numbers.
 
-No attack calls these functions: an auditor does, to find out whether an attack failed because the
-labels are not determined, how many gradients would determine them, and how much noise would not.
-All are functions of the Jacobian A of the uploads in the labels and J in the private parameters, as
-`jax.jacfwd` of `objective.Problem.residual` gives them, at the truth or at an attacker's estimate.
+An auditor calls these functions, no attack does. They say whether an attack failed because the
+labels are not determined, how many gradients would determine them, and how much noise prevents it.
+All are functions of the Jacobians of the uploads, A in the labels and J in the private parameters,
+at the truth or at an attacker's estimate (`jax.jacfwd` of `objective.Problem.residual`).
 
 Example:
-    Two gradients of one number each, from a client of three labels, in units of the noise.
+    Two gradients of one number each, from a client with three labels, in units of the noise.
 
     >>> steps = [4 * np.array([[1.0, 1.0, 0.0]]), 4 * np.array([[0.0, -1.0, 1.0]])]
     >>> labels = np.array([1, 1, 0])
@@ -15,15 +15,15 @@ Example:
     >>> smallest_num_gradients(steps, labels)
     2
 
-    Where a private parameter can imitate any change of the first gradient, one equation is left.
+    If a private parameter can cause any change of the first gradient, one equation is left.
 
     >>> jacobian = jnp.concatenate([jnp.asarray(step) for step in steps])
     >>> left = project(jacobian, jnp.array([[1.0], [0.0]]))
     >>> box_unique(left, labels)
     False
 
-    Real labels, not in their box, need as many equations as there are labels. With a third one,
-    rounding a least-squares estimate gets 8% of them wrong.
+    Labels that may be any real numbers need as many equations as there are labels. With a third
+    equation, rounding a least-squares estimate gets 8% of the labels wrong.
 
     >>> where = jnp.ones(3, bool)
     >>> predicted_error(jacobian.T @ jacobian, where).tolist()
@@ -44,10 +44,10 @@ from fedinv_jax.types import Array
 
 
 def project(jacobian: Array, private: Array) -> Array:
-    """The labels' Jacobian with what the private parameters can imitate taken out.
+    """The Jacobian of the labels without changes that the private parameters could cause as well.
 
-    `(I - Q Q') A` for an orthonormal basis Q of the range of J: what follows of it holds, to first
-    order, whatever the private parameters are. A column of which only rounding is left is zero.
+    `(I - Q Q') A` for an orthonormal basis Q of the range of J. Conclusions from it hold, to first
+    order, for any private parameters. A column of which only rounding is left is set to zero.
 
     Args:
         jacobian: float `[M, K]`, A.
@@ -72,10 +72,11 @@ def project(jacobian: Array, private: Array) -> Array:
 
 
 def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | None = None) -> bool:
-    """Whether binary labels are the only ones in the box with these uploads, without noise.
+    """Whether no other labels in the box give the same uploads as these, without noise.
 
-    They are iff some w has `(A'w)_i > 0` wherever y_i = 0 and `< 0` wherever y_i = 1: one linear
-    program, `max t` over `s_i (A'w)_i >= t, |w_m| <= 1`, on columns of norm 1; unique iff t > 0.
+    True iff some w has `(A'w)_i > 0` wherever y_i = 0 and `< 0` wherever y_i = 1. One linear
+    program decides: `max t` over `s_i (A'w)_i >= t, |w_m| <= 1`, on columns of norm 1; t > 0 iff
+    the labels are unique.
 
     Args:
         jacobian: float `[M, K]`, on the host.
@@ -95,7 +96,7 @@ def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | Non
     norms = np.linalg.norm(matrix, axis=0)
     if not np.all(norms > 0):
         return False
-    # In a basis of the range: as many unknowns as the rank, and well scaled.
+    # In a basis of the range of A, w has as many entries as the rank and is well scaled.
     basis, values, _ = np.linalg.svd(matrix / norms, full_matrices=False)
     matrix = basis[:, values > 1e-12 * values[0]].T @ (matrix / norms)
     signed = (1 - 2 * (np.asarray(labels, float)[kept] > 0.5)) * matrix
@@ -107,14 +108,14 @@ def box_unique(jacobian: np.ndarray, labels: np.ndarray, where: np.ndarray | Non
         bounds=[(-1, 1)] * size + [(0, None)],
         method='highs',
     )
-    # The solver's own optimum is true to 1e-7 only: w proves what it says, or it does not.
+    # The solver's optimum is accurate to 1e-7 only, so the condition on w is checked directly.
     return bool(result.status == 0 and np.min(result.x[:size] @ signed) > 1e-9)
 
 
 def predicted_error(gram: Array, where: Array) -> Array:
     """Standard deviation `[K]` of each label's least-squares estimate, `sqrt((G^-1)_ii)`.
 
-    Labels that the uploads do not determine have inf; padding 0.
+    It is inf for labels that the uploads do not determine and 0 for padding.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
@@ -133,10 +134,10 @@ def predicted_error(gram: Array, where: Array) -> Array:
 
 
 def predicted_flips(gram: Array, where: Array) -> Array:
-    """The share of labels, `[]`, that rounding the least-squares estimate is expected to get wrong.
+    """The expected share of labels, `[]`, that rounding the least-squares estimate gets wrong.
 
-    The mean over labels of `Phi(-1 / (2 std))`: what the spectrum predicts at this noise. Box and
-    prior do better.
+    This is the mean over labels of `Phi(-1 / (2 std))`, with `std` from `predicted_error`. Solvers
+    that use the box and a prior do better.
 
     Args:
         gram: see `predicted_error`.
@@ -154,7 +155,7 @@ def predicted_flips(gram: Array, where: Array) -> Array:
 def smallest_num_gradients(
     jacobians: Sequence[np.ndarray], labels: np.ndarray, where: np.ndarray | None = None
 ) -> int | None:
-    """The fewest of the first gradients that determine the labels in their box, without noise.
+    """The least T for which the first T gradients determine the labels in their box, without noise.
 
     Args:
         jacobians: A of each step, `[M, K]`, in the order of the steps.
@@ -162,7 +163,7 @@ def smallest_num_gradients(
         where: 0-1 `[K]`, 0 for padding.
 
     Returns:
-        T, or None when all of them do not.
+        T, or None if all gradients together do not determine the labels.
 
     Example:
         >>> steps = [np.array([[1.0, 1.0]]), np.array([[1.0, -1.0]])]

@@ -18,7 +18,7 @@ _MATRIX_FREE_ITERATIONS = 3000
 
 
 class _Point(NamedTuple):
-    """A primal-dual interior point: `lower < x < upper`, positive multipliers `[2, K]` of both."""
+    """A primal-dual interior point: `lower < x < upper`, positive multipliers `[2, K]`."""
 
     x: Array
     multipliers: Array
@@ -29,8 +29,8 @@ class _Point(NamedTuple):
 def cholesky(gram: Array, level: float | Array = 0.0) -> Array:
     """The lower factor `[K, K]` of `G - level I`, its columns scaled to a unit diagonal of G.
 
-    NaN on its diagonal unless every singular value of A is above `sqrt(level)`: zero columns
-    excepted.
+    Its diagonal holds NaN unless every singular value of A, zero columns aside, is above
+    `sqrt(level)`.
 
     Args:
         gram: float `[K, K]`, positive semi-definite.
@@ -44,17 +44,17 @@ def cholesky(gram: Array, level: float | Array = 0.0) -> Array:
     """
     scale, scaled = _equilibrated(gram)
     shift = jnp.where(jnp.diag(gram) > 0, -level * scale**2, 1)
-    # Transposed, as LAPACK stores matrices by columns: else all of it is copied.
+    # Transposed, as LAPACK stores matrices by columns; else the matrix is copied.
     return jax.lax.linalg.cholesky((scaled + jnp.diag(shift)).T, symmetrize_input=False)
 
 
 def least_squares(gram: Array, factor: Array, rhs: Array) -> Array:
-    """The minimiser `[K]` of `x'Gx / 2 - r'x`, refined once; a zero column gives a zero.
+    """The minimiser `[K]` of `x'Gx / 2 - r'x`, refined once; 0 for a zero column.
 
     Args:
         gram: float `[K, K]`.
-        factor: float `[K, K]`, `cholesky(gram, level)`; the error falls by `level` over the least
-            eigenvalue of G, twice.
+        factor: float `[K, K]`, `cholesky(gram, level)`. The relative error is `(level / e)^2` for
+            the least eigenvalue e of G.
         rhs: float `[K]`.
 
     Example:
@@ -67,7 +67,7 @@ def least_squares(gram: Array, factor: Array, rhs: Array) -> Array:
 
 
 def approximate(gram: Array, factor: Array, rhs: Array) -> Array:
-    """`least_squares` unrefined: the error is `level` over the least eigenvalue of G."""
+    """`least_squares` unrefined: the relative error is `level / e`, e the least eigenvalue of G."""
     scale = _inverse_root(jnp.diag(gram))
     return scale * linalg.cho_solve((factor, True), scale * rhs)
 
@@ -80,8 +80,8 @@ def box_least_squares(
 ) -> Array:
     """The minimiser of `x'Gx / 2 - r'x` over `lower <= x <= upper`, by an interior point method.
 
-    Mehrotra's predictor and corrector, one Cholesky factorisation an iteration. Where the minimiser
-    is not unique it is near the analytic centre of the minimisers.
+    Mehrotra's predictor and corrector, with one Cholesky factorisation per iteration. If there are
+    several minimisers, the result is near their analytic centre.
 
     Args:
         gram: float `[K, K]`, positive semi-definite.
@@ -103,7 +103,7 @@ def box_least_squares(
     dtype = gram.dtype
     epsilon = jnp.finfo(dtype).eps
     scale, scaled = _equilibrated(gram)
-    # In the units of the scaled columns; a zero column stays in its box, at the centre.
+    # In the units of the scaled columns; x of a zero column stays at the centre of its box.
     low, high = (jnp.broadcast_to(bound, rhs.shape) / scale for bound in (lower, upper))
     target = scale * rhs
     size = jnp.maximum(jnp.max(jnp.abs(target)), 1e-30)
@@ -118,7 +118,7 @@ def box_least_squares(
         factor = jax.lax.linalg.cholesky(scaled + jnp.diag(diagonal), symmetrize_input=False)
 
         def newton(products: Array) -> tuple[Array, Array, Array]:
-            """A step to those products of slacks and multipliers, and how far it may go."""
+            """A step to these products of slacks and multipliers, and its largest feasible size."""
             right = jnp.sum(side * products / slacks, 0) - dual
             move = linalg.cho_solve((factor, True), right)
             change = (products - multipliers * side * move) / slacks
@@ -157,15 +157,15 @@ def box_least_squares_matrix_free(
     upper: float | Array = 1.0,
     num_iterations: int = _MATRIX_FREE_ITERATIONS,
 ) -> Array:
-    """The same minimiser without G: accelerated projected gradients, restarted when they overshoot.
+    """`box_least_squares` without G, by accelerated projected gradients with restarts.
 
     Args:
         normal: `normal(x) -> G x`, one product with the Jacobian and one with its transpose.
         rhs: float `[K]`.
-        diagonal: float `[K]`, the diagonal of G, or an estimate: a scaling only.
+        diagonal: float `[K]`, the diagonal of G or an estimate; used as a scale only.
         lower: lower bounds.
         upper: upper bounds.
-        num_iterations: at most; each is one `normal`.
+        num_iterations: most iterations; each calls `normal` once.
 
     Returns:
         float `[K]`, inside the box.
@@ -222,8 +222,8 @@ def flip_descent(gram: Array, rhs: Array, labels: Array) -> tuple[Array, Array]:
         labels: bool `[K]`, the start.
 
     Returns:
-        bool `[K]`, where no flip of one label, nor of two, lowers the objective, and float `[K]`,
-        how much the best such flip of each label would raise it.
+        bool `[K]`, labels of which no flip of one or two lowers the objective, and float `[K]`, the
+        least increase of the objective by a flip that includes each label.
 
     Example:
         >>> flip_descent(jnp.eye(2), jnp.array([0.9, 0.25]), jnp.array([False, True]))[0].tolist()

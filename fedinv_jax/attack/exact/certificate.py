@@ -1,4 +1,4 @@
-"""The certificate of an answer: is it the only one, at the noise there is? Without the truth."""
+"""Certificates: whether an answer is the only one at the given noise, found without the truth."""
 
 import jax
 import jax.flatten_util
@@ -15,9 +15,9 @@ from fedinv_jax.types import Array, Certificate, Guess, PyTree, Transcript
 def project_gram(
     problem: Problem, guess: Guess, gram: Array, tangents: PyTree
 ) -> tuple[Array, Array]:
-    """`A'A` with what moves along some directions of the private states can imitate taken out.
+    """`A'A` without changes that the private states could cause along some directions.
 
-    `A'A - A'J (J'J)^+ J'A`: `analysis.project` without the matrix A.
+    `A'A - A'J (J'J)^+ J'A`, as `analysis.project` but without forming A.
 
     Args:
         problem: of the whitened residual.
@@ -26,7 +26,7 @@ def project_gram(
         tangents: leaves `[P, ...]`, directions of the latent.
 
     Returns:
-        The matrix `[K, K]`, and how many of the directions stand out of the noise, `[]`.
+        The matrix `[K, K]`, and how many of the directions stand out from the noise, `[]`.
     """
 
     def residual(labels: Array, latent: PyTree) -> Array:
@@ -55,32 +55,33 @@ def certify(
     extra: float | Array = 0.0,
     num_private: int | Array = 0,
 ) -> Certificate:
-    """Whether no other labels in the box explain the uploads.
+    """The certificate of an answer: whether other labels in the box explain the uploads too.
 
-    The truth y0 has uploads that differ from what was seen by the noise e, the answer y by its
-    residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every other
-    binary vector moves the uploads by more (`identifiability.margins`), y0 is y. That holds near
-    the true private states only: an answer whose residual noise does not explain is not certified.
-    `|e|^2` is below
-    `M + 3 sqrt(2 M)` for M numbers of unit variance, but for one case in a thousand.
+    The uploads of the truth y0 differ from what was seen by the noise e, those of the answer y by
+    its residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every
+    other binary vector moves the uploads by more (`identifiability.margins`), y0 is y. This holds
+    near the true private states only, so an answer is certified only if noise can explain its
+    residual. For M numbers of unit variance, `|e|^2` is below `M + 3 sqrt(2 M)` except in one case
+    of a thousand.
 
     Args:
         problem: of the whitened residual, in units of the noise.
         guess: the answer; its labels are rounded.
-        gram: float64 `[K, K]`, `A'A` there, less what the private states can imitate.
+        gram: float64 `[K, K]`, `A'A` at the guess, from `project_gram` if private states are
+            uncertain.
         factor: float64 `[K, K]`, `identifiability.factor(gram)`.
         where: bool `[K]`, False for padding.
-        extra: what errors of the private states may add to the noise.
-        num_private: private numbers that are determined besides, for the rank.
+        extra: norm that errors of the private states may add to the noise.
+        num_private: number of determined private parameters, added to the rank.
 
     Returns:
-        The certificate; relative to the noise's standard deviation.
+        The certificate, in units of the noise's standard deviation.
     """
     binary = guess._replace(labels=jnp.round(guess.labels))
     residual = tree.ravel(problem.residual(binary))
     size = jnp.sum(residual != 0)
     noise = jnp.linalg.norm(residual) + jnp.sqrt(size + 3 * jnp.sqrt(2.0 * size)) + extra
-    # Rounding of the Gram matrix itself: changes of the uploads below that are not seen.
+    # The rounding of the Gram matrix hides smaller changes of the uploads.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
     each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
     margin = jnp.min(each, initial=jnp.inf, where=where)
@@ -96,7 +97,7 @@ def certify_unknown_private(
 ) -> Certificate | None:
     """The certificate of a guess whose private states are unknown in every direction.
 
-    None past `known.max_dense_candidates` candidates.
+    None if there are more than `known.max_dense_candidates` candidates.
 
     Args:
         known: what the attacker knows.

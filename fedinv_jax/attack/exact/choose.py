@@ -1,6 +1,7 @@
-"""The strongest attack that applies: what the seen uploads determine, solved for directly.
+"""The choice of the strongest exact attack that applies.
 
-`probing.probe` finds out, once, what holds of every client; `choose` takes the member that follows.
+`probing.probe` finds out once what holds for every client; `choose` then takes the strongest solver
+whose conditions hold.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from fedinv_jax.types import Answer, Transcript
 
 
 class Choice(NamedTuple):
-    """A member, why it was taken, and the attack: `attack(transcript, key) -> Answer`.
+    """A solver's name, why it was chosen, and the attack: `attack(transcript, key) -> Answer`.
 
-    `why` is empty where the member was asked for.
+    `why` is empty if the caller named the solver.
     """
 
     solver: str
@@ -30,15 +31,15 @@ class Choice(NamedTuple):
 
 
 def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choice:
-    """The strongest member that applies, with the reason, or the one that is asked for.
+    """The strongest solver that applies, with the reason, or the one that `solver` names.
 
     Args:
         known: from `probing.probe`.
-        batch_known: whether the transcripts hold the batch's items.
-        solver: 'auto' or a member's name.
+        batch_known: whether the transcripts hold the items of the batch.
+        solver: 'auto' or a solver's name.
 
     Raises:
-        ValueError: if the member does not apply, or does not exist.
+        ValueError: if the solver does not apply, or does not exist.
     """
     name, why = _strongest(known, batch_known) if solver == 'auto' else (solver, '')
     if name not in MEMBERS:
@@ -47,7 +48,7 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
-    """The member that reads item rows, neither the model nor the loss, nor anything at random."""
+    """A solver that reads item rows only: no model, no loss, no random numbers."""
     return lambda known: lambda transcript, key: attack(transcript, known.positives, known.largest)
 
 
@@ -70,21 +71,22 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     if not batch_known:
         return (
             'sparse',
-            'the batch is unknown: p is exact at every step, and the upload is a sparse sum of '
-            'what each item of the catalogue alone would upload; public popularity is a prior',
+            'the batch is unknown: p is determined exactly at every step, and the upload is a '
+            'sparse sum of the uploads of single items of the catalogue; public popularity is the '
+            'prior',
         )
     if known.structure.affine and found is not None:
         if found.bias is not None:
             return (
                 'closed_form',
-                f'{found.kernel} is p times {found.bias}: p is exact at every step, and the upload '
-                'is affine in the labels; where equations are scarce, public popularity tells '
-                'labels apart',
+                f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
+                'and the upload is affine in the labels; if there are too few equations, public '
+                'popularity is the prior',
             )
         return (
             'scaled',
-            f'{found.kernel} is of rank one along p: p is known up to a scalar, searched for; if '
-            'both signs fit, fewer interactions than negatives are taken',
+            f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
+            'searched for; if both signs fit, the one with fewer interactions is taken',
         )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery
@@ -92,24 +94,27 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             return (
                 'approximate_embedding',
                 'the upload is not affine in the labels (several local steps, clipping): '
-                f'{near.kernel} and {near.bias} give p away roughly, which tells the two '
-                'directions of each item row apart',
+                f'{near.kernel} and {near.bias} determine p approximately, which is enough to '
+                'distinguish the two directions of each item row',
             )
-        return 'levels', 'several local steps, item rows only: the rows fall into two classes'
+        return (
+            'levels',
+            'several local steps, and only item rows are seen: the rows are split into two classes',
+        )
     if known.structure.items:
         return (
             'aligned',
-            'no leaf gives p away, but each item row is along a direction that p turns only '
-            'roughly: p is searched for that aligns them',
+            'no leaf determines p, but the direction of each item row depends on p only weakly: '
+            'a search finds the p whose predicted rows align with the seen ones',
         )
     if not known.structure.affine:
         return (
             'variable_projection',
-            'several local steps, no item rows: the upload is not affine in the labels, which '
-            'Gauss-Newton on the replayed client finds together with p',
+            'several local steps, and no item rows are seen: the upload is not affine in the '
+            'labels, and Gauss-Newton on the replayed client finds labels and p together',
         )
     raise ValueError(
-        'No member of the exact attack applies: neither item rows nor a leaf that is the private '
-        'embedding times something are seen (a kernel over concatenated inputs is not taken '
-        "apart); use attack.name='mgradinv'."
+        'No member of the exact attack applies: neither item rows are seen nor a leaf that is an '
+        'outer product with the private embedding (a kernel over concatenated inputs is not '
+        "split); use attack.name='mgradinv'."
     )

@@ -1,8 +1,8 @@
-"""The member of the exact attack where a layer with bias gives the private state away.
+"""The exact attack on uploads in which a layer with bias determines the private state.
 
-A member of the exact attack is a short recipe over the seams, a function of what is `Known` of
-every client: `member(known) -> attack(transcript, key) -> Answer`. It says where the private states
-come from and which solver finds the labels.
+Exact attacks come in several members. A member is a short recipe over the seams, a function of what
+is `Known` about every client: `member(known) -> attack(transcript, key) -> Answer`. It defines
+where the private states come from and which solver finds the labels.
 """
 
 from collections.abc import Sequence
@@ -27,18 +27,19 @@ from fedinv_jax.attack.exact import (
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
-_TURNS, _NEWTON = 6, 6  # of labels and private states, where the channel adds noise
+_TURNS, _NEWTON = 6, 6  # for noisy channels: alternations, and Newton steps in each
 
 
 def closed_form(known: Known) -> Attack:
     """The private state of each step from a first layer with bias, then the label solve.
 
-    The kernel's leaf is the outer product of what is known by then: it holds nothing more. Where
-    the channel adds noise it does: labels and private states are then found in turn, the labels
-    from the other leaves, the private states from all.
+    The label solve leaves out the kernel's leaf: it is the outer product of p and the bias's leaf
+    and adds no equation. If the channel adds noise, the kernel's leaf does add equations. Labels
+    and private states are then found in turn, the labels from the other leaves, the private states
+    from all leaves.
 
     Raises:
-        ValueError: if the client's upload is not affine in the labels, or does not leak p.
+        ValueError: if the client's upload is not affine in the labels, or does not determine p.
     """
     label_solve.require_affine(known.structure)
     if known.recovery is None or known.recovery.bias is None:
@@ -49,10 +50,10 @@ def closed_form(known: Known) -> Attack:
         del key
         latent = jax.vmap(lambda seen: embedding.exact(found, seen))(transcript.seen)
         if known.lossy and len(transcript.items) <= known.max_dense_candidates:
-            latent = jnp.nan_to_num(latent)  # a step of which no entry of the bias is left
+            latent = jnp.nan_to_num(latent)  # NaN where all entries of a step's bias were dropped
             return _jointly(known, transcript, latent, excluded)
         problem = problems.whitened_problem(known, transcript, latent, excluded)
-        # What rounding leaves uncertain of p.
+        # The error of p by rounding.
         error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
         error = known.rounding * 2**24 * error * signs
@@ -75,9 +76,9 @@ def solved(
         known: what the attacker knows.
         problem: from `problems.whitened_problem`.
         transcript: what the server holds.
-        excluded: leaves that are left out.
-        tangents: directions `[P, ...]` in which the private states are not certain.
-        error: what the private states are off by, roughly.
+        excluded: names of leaves that are left out.
+        tangents: directions `[P, ...]` in which the private states are uncertain.
+        error: approximate error of the private states.
     """
     outer, where = known.structure.outer, candidates.mask(transcript)
     guess = problem.init(jax.random.key(0))
@@ -94,8 +95,8 @@ def solved(
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     num_private: int | Array = optax.tree.size(guess.latent)
     if tangents is not None:
-        gram, turned = certificate.project_gram(problem, binary, gram, tangents)
-        num_private += turned - len(jax.tree.leaves(tangents)[0])
+        gram, num_known = certificate.project_gram(problem, binary, gram, tangents)
+        num_private += num_known - len(jax.tree.leaves(tangents)[0])
         factor = identifiability.factor(gram)
     if error is not None:
         moved = jax.jvp(
@@ -111,18 +112,18 @@ def solved(
 def _jointly(
     known: Known, transcript: Transcript, latent: PyTree, excluded: Sequence[str]
 ) -> Answer:
-    """Labels and private states from noisy uploads, in turn as long as they explain more.
+    """The answer from noisy uploads: labels and private states in turn, while the fit improves.
 
-    A private state that is slightly off turns a ReLU on or off for a few items, whose gradients are
-    then far off, and the others not: both the loss, `mean log(1 + r^2 / 4)`, and the Gauss-Newton
-    steps of the private states discount large residuals. The certificate takes the private states
-    as unknown.
+    A slightly wrong private state turns a ReLU on or off for a few items. Their gradients are then
+    far off, those of the other items are not. So both the loss, `mean log(1 + r^2 / 4)`, and the
+    Gauss-Newton steps in the private states discount large residuals. The certificate treats the
+    private states as unknown.
 
     Args:
         known: what the attacker knows.
         transcript: what the server holds.
         latent: private states to start from, leaves `[T, ...]`.
-        excluded: leaves that the labels are not found from.
+        excluded: leaves that the label solve leaves out.
     """
     whole, rest = (
         problems.whitened_problem(known, transcript, latent, out) for out in ((), excluded)

@@ -1,9 +1,9 @@
-"""The private embedding in closed form, where an upload gives it away.
+"""The private embedding in closed form, where an upload determines it.
 
 A first layer that multiplies the private embedding p uploads `p ⊗ e` for its kernel and `e`, the
-sum of what is sent back to it, for its bias: `p = (kernel · e) / |e|^2`. Without a bias the
-kernel's upload is still of rank one and gives p up to one scalar; so do the item rows `c_i p` of
-matrix factorisation. `probing.find_recovery` finds which leaves do so.
+gradient at its output summed over the batch, for its bias: `p = (kernel · e) / |e|^2`. Without a
+bias the kernel's upload is still of rank one and determines p up to one scalar; so do the item rows
+`c_i p` of matrix factorisation. `probing.find_recovery` finds such leaves.
 """
 
 import flax.traverse_util
@@ -14,20 +14,20 @@ from fedinv_jax.types import Array, PyTree
 
 
 def exact(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
-    """`p = kernel · bias / |bias|^2`, `[D]`, of one step's upload; NaN at a zero bias.
+    """`p = kernel · bias / |bias|^2`, `[D]`, from one step's upload; NaN at a zero bias.
 
-    Where the channel left entries out, the sums are over the entries of a row that are there, and a
-    row without any has p = 0.
+    Where the channel dropped entries, the sums run over the remaining entries of a row; p is 0 for
+    a row that has none.
 
     Args:
-        recovery: with a bias.
+        recovery: leaves that determine p, with a bias.
         seen: the upload of one step.
 
     Raises:
-        ValueError: if the leak has no bias.
+        ValueError: if the recovery has no bias.
     """
     if recovery.bias is None:
-        raise ValueError(f'Expected a leak with a bias, got {recovery}.')
+        raise ValueError(f'Expected an embedding recovery with a bias, got {recovery}.')
     leaves = flax.traverse_util.flatten_dict(seen, sep='/')
     kernel, bias = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0), leaves[recovery.bias]
     squares = jnp.sum(jnp.where(kernel != 0, bias**2, 0), axis=1)
@@ -37,9 +37,9 @@ def exact(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
 
 
 def direction(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
-    """The unit vector `[D]` along p, of one step's upload, up to its sign.
+    """The unit vector `[D]` along p, up to its sign, from one step's upload.
 
-    The first left singular vector of the leak's leaf; zero where that leaf is.
+    This is the first left singular vector of the kernel's leaf, or zero if that leaf is zero.
     """
     leaves = flax.traverse_util.flatten_dict(seen, sep='/')
     kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)

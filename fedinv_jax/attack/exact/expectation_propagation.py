@@ -1,8 +1,8 @@
-"""Expectation propagation for unknowns of few states each, under a noise that falls.
+"""Expectation propagation for unknowns with few states each, at a decreasing noise level.
 
-The states of each unknown are replaced by a Gaussian factor of the same mean and covariance, given
-the other factors and what was seen. Each iteration assumes less noise, from the size of what was
-seen down to that of the noise itself.
+A Gaussian factor replaces the distribution over the states of each unknown. It has the same mean
+and covariance, given the other factors and what was seen. Each iteration assumes less noise, from
+the size of what was seen down to the size of the noise itself.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from fedinv_jax.attack.exact import label_solve
 from fedinv_jax.types import Array, PyTree
 
 SOFT = 0.05
-"""Least variance of a state, over the squared noise: none is certain too early."""
+"""Least variance of a state per squared noise level, so that no state is certain too early."""
 LEAST = 1e-8
-"""The same without noise."""
+"""Least variance of a state without noise."""
 _DAMPING = 0.5
 
 
 class Point(NamedTuple):
-    """An iteration, of K unknowns with factors `exp(-x'precision x / 2 + shift'x)`.
+    """The state of an iteration, with factors `exp(-x'precision x / 2 + shift'x)` of K unknowns.
 
     Attributes:
         precision: float `[K, ...]`.
         shift: float `[K, ...]`.
-        memory: whatever the solver carries besides.
+        memory: what else the solver needs from one iteration to the next.
         found: what the iteration of least residual found.
-        residual: float `[]`, that residual: mean square of what its likeliest states leave.
+        residual: float `[]`, the mean squared residual of the likeliest states of that iteration.
     """
 
     precision: Array
@@ -45,10 +45,10 @@ class Proposal(NamedTuple):
     Attributes:
         precision: float `[K, ...]`, change of the precision.
         shift: float `[K, ...]`, change of the shift.
-        proper: bool `[K]`; a factor that would not be Gaussian stays as it was.
-        memory: of the next iteration.
+        proper: bool `[K]`, whether the changed factor is a Gaussian; if not, it is not changed.
+        memory: for the next iteration.
         found: what this iteration finds.
-        residual: float `[]`, of that.
+        residual: float `[]`, the mean squared residual of its likeliest states.
     """
 
     precision: Array
@@ -62,16 +62,16 @@ class Proposal(NamedTuple):
 def propagate(
     update: Callable[[Point, Array], Proposal], start: Point, cooling: float, most: int
 ) -> Point:
-    """The last point; its `found` is of the iteration whose likeliest states leave least.
+    """The last point; its `found` is that of the iteration of least residual.
 
-    Where noise explains what those leave, that iteration is the last one.
+    The iterations end when noise explains that residual.
 
     Args:
-        update: `update(point, level) -> proposal`, for a noise of `level []` in units of what was
-            seen, down to the noise itself.
-        start: its residual is inf.
-        cooling: `level` is that to the power of the iteration.
-        most: iterations.
+        update: `update(point, level) -> proposal`, for a noise level `[]` in units of what was
+            seen, but not less than the noise itself.
+        start: the first point, with a residual of inf.
+        cooling: the level is `cooling**iteration`.
+        most: most iterations.
 
     References:
         Minka, Expectation propagation for approximate Bayesian inference, UAI 2001.

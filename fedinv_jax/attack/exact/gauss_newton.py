@@ -1,8 +1,8 @@
 """Variable projection: labels and private states together, for uploads that are not affine.
 
-After several local steps no leaf gives p away exactly and no linear system holds the labels. Both
-are found by Gauss-Newton on the replayed client, `r(y + dy, p + dp) = r + A dy + B dp`: for given
-labels the best `dp` is linear in `dy`, and what is left is a label solve at each iteration.
+After several local steps no leaf determines p exactly and no linear system determines the labels.
+Gauss-Newton on the replayed client finds both, `r(y + dy, p + dp) = r + A dy + B dp`: for given
+labels the best `dp` is linear in `dy`, so that each iteration is a label solve.
 """
 
 from collections.abc import Callable
@@ -24,36 +24,39 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
 EXPLAINED = 1e-3
-"""Squared residual of binary labels, relative to what was seen, at which a search is over."""
+"""A search ends at binary labels of a smaller squared residual, relative to what was seen."""
 
-# The damping grows where a step fails; past the last value, the search is over.
+# The damping grows when a step fails; the search ends when the damping exceeds the last value.
 _DAMPING, _RAISE, _LOWER, _LEAST, _MOST = 1e-2, 5.0, 0.1, 1e-9, 1e6
 _DIRECTIONS = 32  # derivatives taken at once: more need more memory
 _ITERATIONS, _STARTS = 30, 3
-_HELD = 6  # iterations that hold p: labels of 1/2 would pull it away
-_PRIOR = 1e-5  # an entry of p as large as a fresh one, in errors relative to what was seen
+_FIXED = 6  # first iterations, with p fixed: labels of 1/2 would pull p away
+_PRIOR = 1e-5  # residual by the prior of an entry of p of typical size, relative to what was seen
 
 
 def gauss_newton(damping: float = _DAMPING) -> Inversion:
-    """Levenberg-Marquardt on the residual, the labels kept in their box.
+    """Levenberg-Marquardt on the residual, with the labels kept in their box.
 
     An iteration minimises `|r + A dy + B dp|^2 + damping (|dy|^2_A + |dp|^2_B)` over
-    `0 <= y + dy <= 1`, norms scaled by the columns' own: the private states are eliminated, and a
-    box-constrained least-squares problem in the labels is left. Its solution and the rounded
-    labels, each with their best `dp`, replace the guess if the residual falls. On an upload that is
-    affine in the labels, with p given, one undamped iteration is the label solve.
+    `0 <= y + dy <= 1`, where the norms of the steps are scaled by the norms of the columns.
+    Eliminating the private states leaves a box-constrained least-squares problem in the labels. Its
+    solution and the rounded labels, each with their best `dp`, replace the guess if the residual
+    falls. On an upload that is affine in the labels, with p given, one undamped iteration is the
+    label solve.
 
     The objective of a state is the squared norm of the residual. Uploads jump where a ReLU turns
-    on, so that the private states stay uncertain by some percent; binary labels are not. A residual
-    or a derivative that is not finite ends the run (Adam's is not, at a gradient of zero: its
-    square root has no slope there); at the first point, the objective stays inf.
+    on, which leaves the private states uncertain by some percent, but not binary labels. A residual
+    or a derivative that is not finite ends the run (Adam's derivative is not finite at a gradient
+    of zero, because of its square root). If this happens at the first point, the objective of the
+    state stays inf.
 
     Args:
-        damping: at the start, relative to the squared columns, >= 0.
+        damping: initial damping, relative to the squared columns, >= 0.
 
     Returns:
         The solver; the relaxation must be `relax.identity()`. An iteration needs `K + P` forward
-        derivatives of the client, for K labels and P private numbers, and `[K + P, size]` memory.
+        derivatives of the client, for K labels and P private parameters, and memory
+        `[K + P, size]`.
 
     Raises:
         ValueError: if `damping` is negative.
@@ -93,12 +96,12 @@ def gauss_newton(damping: float = _DAMPING) -> Inversion:
 
 
 class _Step(NamedTuple):
-    """A damped Gauss-Newton step: the squared residual before it, the labels that it leads to.
+    """A damped Gauss-Newton step.
 
     Attributes:
-        square: `[]`, of the residual before the step.
-        finite: bool `[]`, whether that and its derivatives are finite.
-        labels: float `[K]` in their box, of the least squared residual to first order.
+        square: `[]`, the squared residual before the step.
+        finite: bool `[]`, whether the residual and its derivatives are finite.
+        labels: float `[K]` in their box, with the least squared residual to first order.
         moved: `moved(labels) -> guess`, with the private states that are best for these labels.
     """
 
@@ -123,7 +126,7 @@ def _linearized(problem: Problem, guess: Guess, damping: Array) -> _Step:
     jacobian = jax.lax.map(push, directions, batch_size=_DIRECTIONS)
     gram, slope = jacobian @ jacobian.T, jacobian @ current
     diagonal = jnp.diag(gram)
-    # An unknown that moves nothing stays where it is.
+    # An unknown that does not change the residual keeps its value.
     gram += jnp.diag(jnp.where(diagonal > 0, damping * diagonal, 1))
     cross = gram[:size, size:]
     factor = linalg.cho_factor(gram[size:, size:])
@@ -142,19 +145,20 @@ def _linearized(problem: Problem, guess: Guess, damping: Array) -> _Step:
 
 
 def variable_projection(known: Known) -> Attack:
-    """`gauss_newton` from a rough p where a leaf gives it away, and from fresh ones.
+    """`gauss_newton` from an approximate p, where a leaf determines one, and from fresh draws.
 
-    The next start is tried only where none before it explained what was seen; the least residual
-    wins. A weak normal prior keeps p near the size of a fresh one. Leaves weigh as they are,
-    relative to the whole upload, and not over their rounding, which says nothing about how far a
-    linear model holds.
+    A further start is tried only if no start before it explained what was seen; the least residual
+    wins. A weak normal prior keeps p near the size of a fresh one. The residual of each step is
+    divided by the norm of its whole upload. It is not divided by the rounding error of each leaf,
+    which does not say how far a linear model holds.
 
     Args:
-        known: only the client, the channel, the initialisation and the rough leak are used.
+        known: only the client, the channel, the initialisation and the approximate embedding
+            recovery are used.
 
     Returns:
         The attack; its objective is the squared residual relative to what was seen, summed over
-        steps, NaN where it never was finite.
+        steps, or NaN if it never was finite.
     """
 
     def attack(transcript: Transcript, key: Key) -> Answer:
@@ -170,11 +174,11 @@ def variable_projection(known: Known) -> Attack:
             return index + 1, inversion.keep_best(best, state.guess, state.objective)
 
         least = jnp.asarray(jnp.inf, prior.dtype)
-        nothing = State(start(jnp.asarray(_STARTS)), least, jnp.asarray(False), least)
+        none = State(start(jnp.asarray(_STARTS)), least, jnp.asarray(False), least)
         state = jax.lax.while_loop(
             lambda carry: (carry[0] < _STARTS) & (carry[1].objective >= EXPLAINED),
             search,
-            (jnp.asarray(0), nothing),
+            (jnp.asarray(0), none),
         )[1]
         value = jnp.where(jnp.isfinite(state.objective), state.objective, jnp.nan)
         return plain.answer(state.guess, value)
@@ -183,31 +187,29 @@ def variable_projection(known: Known) -> Attack:
 
 
 def _start(known: Known, plain: Problem, transcript: Transcript, key: Key, index: Array) -> Guess:
-    """The start of that index: labels of 1/2, and a rough p (the first) or a fresh one."""
+    """Start number `index`: labels of 1/2, and an approximate p (the first) or a fresh one."""
     guess = plain.init(jax.random.fold_in(key, index))
     guess = guess._replace(labels=jnp.full_like(guess.labels, 0.5))
     if known.approximate_recovery is None or known.approximate_recovery.bias is None:
         return guess
-    approximate_recovery = jax.vmap(partial(embedding.exact, known.approximate_recovery))(
-        transcript.seen
-    )
-    take = (index == 0) & jnp.all(jnp.isfinite(approximate_recovery))
-    return guess._replace(latent=jnp.where(take, approximate_recovery, guess.latent))
+    approximate = jax.vmap(partial(embedding.exact, known.approximate_recovery))(transcript.seen)
+    take = (index == 0) & jnp.all(jnp.isfinite(approximate))
+    return guess._replace(latent=jnp.where(take, approximate, guess.latent))
 
 
 def _search_from(plain: Problem, start: Guess, prior: Array) -> State:
-    """The state where `gauss_newton` ends from a start whose private states it holds at first."""
+    """The final state of `gauss_newton` from a start, with its private states fixed at first."""
     solver = gauss_newton()
 
-    def problem(held: bool | Array) -> Problem:
+    def problem(fixed: bool | Array) -> Problem:
         def residual(guess: Guess) -> tuple:
-            latent = optax.tree.where(held, start.latent, guess.latent)
+            latent = optax.tree.where(fixed, start.latent, guess.latent)
             return plain.residual(guess._replace(latent=latent)), prior * tree.ravel(latent)
 
         return plain._replace(init=lambda key: start, residual=residual)
 
     return jax.lax.while_loop(
         lambda carry: ~carry[0].done & (carry[1] < _ITERATIONS),
-        lambda carry: (solver.update(problem(carry[1] < _HELD), carry[0]), carry[1] + 1),
+        lambda carry: (solver.update(problem(carry[1] < _FIXED), carry[0]), carry[1] + 1),
         (solver.init(problem(True), jax.random.key(0)), 0),
     )[0]

@@ -1,9 +1,9 @@
-"""How much the uploads determine: what certificates are made of, see also `analysis`.
+"""How much the uploads determine, for certificates; see also `analysis`.
 
-Everything is a function of the whitened Jacobian `A [M, K]` of the stacked uploads in the labels,
-or of `A'A`, in units of the noise's standard deviation, at a point that is passed in. Other binary
-labels `y'` move the uploads by `|A (y' - y)|`; if no y' in the box moves them by less than the
-noise may, y is determined.
+All functions take the whitened Jacobian `A [M, K]` of the stacked uploads in the labels, or `A'A`,
+at some point, in units of the noise's standard deviation. Other binary labels `y'` move the uploads
+by `|A (y' - y)|`. If every other y' in the box moves them by more than the noise can, y is
+determined.
 """
 
 import jax
@@ -13,18 +13,18 @@ from fedinv_jax.attack.exact import box_qp
 from fedinv_jax.types import Array
 
 STANDS_OUT = 9.0
-"""Squared singular values above it, three standard deviations, stand out of the noise."""
+"""Squared singular values above this, three standard deviations, stand out from the noise."""
 
 
 def _noise_level(gram: Array) -> Array:
-    """Squared singular values above it stand out of the noise, and of the rounding of `A'A`."""
+    """Squared singular values above this exceed the noise and the rounding of `A'A`."""
     return jnp.maximum(STANDS_OUT, 1e-14 * jnp.trace(gram))
 
 
 def factor(gram: Array) -> Array:
-    """`box_qp.cholesky` of G less the noise.
+    """`box_qp.cholesky` of G minus the noise level.
 
-    NaN on its diagonal unless all columns that are not 0 stand out.
+    Its diagonal holds NaN unless A has full rank above the noise, zero columns aside.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
@@ -33,10 +33,11 @@ def factor(gram: Array) -> Array:
 
 
 def noise_rank(gram: Array, factor: Array) -> Array:
-    """Directions of the labels that stand out of the noise, `[]`.
+    """The number of directions of the labels that stand out from the noise, `[]`.
 
-    Those of singular values of A above 3, and above 1e-7 of the root of their sum of squares, below
-    which the rounding of `A'A` hides them. Counted only where `factor` does not say that it is all.
+    Counts the singular values of A that are above 3 and above 1e-7 of the root of their sum of
+    squares; the rounding of `A'A` hides smaller ones. Eigenvalues are computed only if `factor`
+    does not already show full rank.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
@@ -61,25 +62,25 @@ def margins(
     where: Array,
     sufficient: float | Array = jnp.inf,
 ) -> Array:
-    """How far the uploads move, at least, if a label is wrong: one lower bound a label, `[K]`.
+    """Lower bounds `[K]`, one per label, on how far the uploads move if that label is wrong.
 
-    Of any labels y' in the box, `d = y' - y` has `s_i d_i = |d_i|` for `s = 1 - 2y`. For any w,
+    For any labels y' in the box, `d = y' - y` has `s_i d_i = |d_i|` with `s = 1 - 2y`. For any w,
     `|w| |A d| >= w'A d = sum_i a_i |d_i|` with `a_i = s_i (A'w)_i`, so that for binary y'
-    with `d_i != 0`: `|A d| >= (a_i - sum_j max(-a_j, 0)) / |w|`. Tried are `w = A G^-1 s`, which
-    gives all labels `1 / |w|`, and the w of the largest margin: the point `A S x` of least norm in
-    the convex hull of the signed columns (`x >= 0`, `sum x = 1` up to a factor).
+    with `d_i != 0`: `|A d| >= (a_i - sum_j max(-a_j, 0)) / |w|`. Two w are tried: `w = A G^-1 s`,
+    which gives every label `1 / |w|`, and the w of the largest margin, the point `A S x` of least
+    norm in the convex hull of the signed columns (`x >= 0`, `sum x = 1` up to a factor).
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
         factor: float64 `[K, K]`, `factor(gram)`.
         labels: bool `[K]`.
         where: bool `[K]`, False for padding.
-        sufficient: a margin beyond which a larger one is not looked for.
+        sufficient: if the first w gives every label a margin above this, the second is not tried.
 
     Returns:
-        float `[K]` >= 0, 0 where nothing is known, inf on padding. The smallest bounds the least
-        change of the uploads by any other labels: exact in the limit, a lower bound always (to
-        rounding: a millionth of the largest column).
+        float `[K]` >= 0: 0 where nothing is known, inf for padding. The smallest entry is a lower
+        bound (up to rounding, a millionth of the largest column) on the change of the uploads by
+        any other labels.
 
     Example:
         >>> gram = jnp.diag(jnp.array([400.0, 900.0]))

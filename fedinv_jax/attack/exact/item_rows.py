@@ -1,9 +1,10 @@
-"""Attacks on the item rows of an upload: each row gives its own label away.
+"""Attacks on the item rows of an upload: each row determines its own label.
 
 One gradient of BCE uploads for item i the row `g_i = c_i v_i(p)` with `v_i = dz_i/dq_i` and
-`c_i = w_i (sigmoid(z_i) - y_i)`: the label is the side of `v_i` on which the row lies, and v_i
-depends on the private state p only through which ReLUs are on. Nothing here reads a model: `v_i` is
-the difference of the rows that the client would upload for either label.
+`c_i = w_i (sigmoid(z_i) - y_i)`. The row points along `v_i` for label 0 and against it for label 1,
+and `v_i` depends on the private state p only through the ReLUs that are on. No function here reads
+a model: `v_i` is, up to a positive factor, the difference between the rows that the client would
+upload for label 0 and for label 1.
 """
 
 import dataclasses
@@ -16,25 +17,26 @@ from fedinv_jax.attack import candidates
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, PyTree, Transcript
 
-_ROUNDS = 20  # of the two means
+_ITERATIONS = 20  # of Lloyd's algorithm
 
 
 def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
-    """The side of the first principal direction of the rows; which side is positive, by its size.
+    """Labels by the side of the first principal direction of the rows on which each row lies.
 
-    Reads neither the model nor the loss. Rows count by direction only. With T steps the cosines are
-    averaged, each step's direction turned to agree with those before it. That side is positive
-    whose number of rows is nearer to `share` of those that are seen: the smaller one as a rule.
+    Reads neither the model nor the loss. Only the directions of rows are used. With T steps the
+    cosines are averaged, with the sign of each step's direction chosen to agree with the steps
+    before it. The side that holds more nearly `share` of the seen rows is positive, as a rule the
+    smaller side.
 
     Args:
         transcript: of one client, item rows seen.
         share: public share of interactions among the candidates.
-        largest: whether only the largest entries were sent: the rows that are missing are those of
-            negatives then, and `share` is one of all candidates.
+        largest: whether only the largest entries were sent. The missing rows are then those of
+            negatives, and `share` is taken of all candidates.
 
     Returns:
         Scores `(1 + mean cosine) / 2`; labels False where the rows are zero. The objective is the
-        share of the rows' energy off the direction.
+        share of the rows' squared norm outside the direction.
 
     Raises:
         ValueError: if no item rows are seen.
@@ -57,8 +59,9 @@ def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) 
 def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
     """`spectral` of the sum of the steps' uploads.
 
-    Where directions stay, rows of T steps add up and independent noise grows by `sqrt(T)` only;
-    averages of cosines to directions that noise drowns, as in `spectral`, add nothing.
+    If directions do not change between steps, the rows of T steps add up while independent noise
+    grows by `sqrt(T)` only. `spectral` averages cosines to each step's direction instead, which
+    gains nothing if noise dominates that direction.
 
     Args:
         transcript: of one client, item rows seen.
@@ -66,7 +69,7 @@ def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
         largest: see `spectral`.
 
     Returns:
-        As `spectral` of one step.
+        The answer of `spectral` for one step.
 
     Raises:
         ValueError: if no item rows are seen.
@@ -76,14 +79,14 @@ def summed(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
 
 
 def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) -> Answer:
-    """Two classes of rows by the signs and levels of their entries, named as in `spectral`.
+    """Labels by two classes of rows, found from the signs and sizes of their entries.
 
-    After several steps of Adam, more so with a penalty on the drift of the rows, an entry tells of
-    its slope by a sign and by which of few sizes it has: sums of entries mean little, and the
-    classes are no mirror images. So each entry becomes `sign * onehot(quarter)` by the quarter of
-    the step's sizes that its own is in, and from the classes of `spectral` each of these codes
-    `[4 T F]` goes to the nearer of the two means, again and again. Reads neither the model nor the
-    loss.
+    After several steps of Adam, especially with a penalty on the drift of the rows, an entry keeps
+    of its gradient the sign and one of few sizes. Sums of entries then mean little, and the classes
+    are no mirror images. So each entry becomes `sign * onehot(quarter)`, where `quarter` is the
+    quarter of the step's absolute values that it is in. Lloyd's algorithm then splits the rows'
+    codes `[4 T F]` into two classes, starting from the classes of `spectral`. The positive class is
+    chosen as in `spectral`. Reads neither the model nor the loss.
 
     Args:
         transcript: of one client, item rows seen.
@@ -91,8 +94,9 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
         largest: see `spectral`.
 
     Returns:
-        Scores of 1/2 on the border between the means, 0 or 1 furthest from it; labels False where
-        the rows are zero. The objective is the share of the codes' energy off the two means.
+        Scores of 1/2 on the border between the classes, 0 or 1 furthest from it; labels False where
+        the rows are zero. The objective is the share of the codes' squared norm that the two means
+        do not explain.
 
     Raises:
         ValueError: if no item rows are seen.
@@ -118,7 +122,7 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
         return jnp.where(known, (codes - (one + other) / 2) @ (one - other), 0)
 
     side = jnp.where(known, jnp.where(spectral(transcript, share).labels, 1.0, -1.0), 0)
-    side = jax.lax.fori_loop(0, _ROUNDS, nearer, side.astype(rows.dtype))
+    side = jax.lax.fori_loop(0, _ITERATIONS, nearer, side.astype(rows.dtype))
     counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
     kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
     side = side * _side(side, candidates.mask(transcript) if largest else known, share)
@@ -127,15 +131,15 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
 
 
 def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
-    """The side of `v_i(p)` on which each row lies, for a rough private state, such as zeros.
+    """Labels by the side of `v_i(p)` on which each row lies, for an approximate p such as zero.
 
-    A row of zeros has the label whose own prediction is smaller: a client in single precision
-    uploads zeros of a positive that it fits well, as `1 - sigmoid(z)` is then rounded to 0.
+    A row of zeros gets the label whose predicted row is smaller: a float32 client uploads zeros for
+    a positive that it fits well, because `1 - sigmoid(z)` rounds to 0.
 
     Args:
         problem: of the same client, with `relax.identity()`.
         transcript: of one client, item rows seen.
-        latent: what the problem's hypothesis rolls out.
+        latent: private states, in the form that the problem's hypothesis takes.
 
     Returns:
         Scores `(1 - mean cosine) / 2`; the objective is 1 minus the mean squared cosine.
@@ -157,7 +161,7 @@ def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
 
 
 def rows_of(transcript: Transcript, view: PyTree) -> Array:
-    """The candidates' item rows `[T, K, F]` of an upload, all leaves of an item side by side."""
+    """The candidates' item rows `[T, K, F]` of an upload, all leaves of an item concatenated."""
     if not jax.tree.leaves(dict(view).get('items', {})):
         raise ValueError('Expected item rows to be seen: observation.seen needs items.')
     leaves = jax.tree.leaves(view['items'])
@@ -166,7 +170,7 @@ def rows_of(transcript: Transcript, view: PyTree) -> Array:
 
 
 def polar(rows: Array) -> tuple[Array, Array]:
-    """Unit vectors `[..., F]` and norms `[...]`; zero rows have neither. Safe from underflow."""
+    """Unit vectors `[..., F]` and norms `[...]`, both 0 for zero rows, safe from underflow."""
     size = jnp.max(jnp.abs(rows), axis=-1, keepdims=True)
     scaled = rows / jnp.where(size > 0, size, 1)
     norms = jnp.sqrt(jnp.sum(scaled**2, axis=-1, keepdims=True))
@@ -174,17 +178,17 @@ def polar(rows: Array) -> tuple[Array, Array]:
 
 
 def positive(values: Array) -> Array:
-    """Numbers kept above the smallest normal one: divisors, and arguments of a logarithm."""
+    """The larger of `values` and the smallest normal number, for divisors and logarithms."""
     return jnp.maximum(values, jnp.finfo(values.dtype).tiny)
 
 
 def _cosines(zeros: Array, ones: Array, seen: Array) -> Array:
-    """Cosines `[..., T, K]` of the rows to those of label 0 less those of label 1."""
+    """Cosines `[..., T, K]` between seen rows and the rows of label 0 minus those of label 1."""
     return jnp.sum(polar(zeros - ones)[0] * polar(seen)[0], axis=-1)
 
 
 def vote(zeros: Array, ones: Array, seen: Array) -> Array:
-    """Mean cosines `[K]` over the points and the steps; below 0 says 1. Arrays `[M, T, K, F]`."""
+    """Mean cosines `[K]` over points and steps, below 0 for label 1; arrays `[M, T, K, F]`."""
     observed = jnp.any(seen != 0, axis=-1)
     cosines = jnp.mean(_cosines(zeros, ones, seen), axis=0)
     count = jnp.sum(observed, axis=0)
@@ -196,14 +200,14 @@ def vote(zeros: Array, ones: Array, seen: Array) -> Array:
 
 
 def _side(values: Array, where: Array, share: float) -> Array:
-    """The sign `[]` for `values [K]` with which about `share` of those `where` are above 0."""
+    """The sign `[]` with which `values [K]` are positive for about `share` of those in `where`."""
     expected = share * jnp.sum(where)
     above, below = jnp.sum(values > 0), jnp.sum(values < 0)
     return jnp.where(jnp.abs(above - expected) > jnp.abs(below - expected), -1, 1)
 
 
 def _answer(transcript: Transcript, cosines: Array, private: PyTree, objective: Array) -> Answer:
-    """From cosines `[K]` to what speaks for label 0."""
+    """The answer from cosines `[K]` to the direction of label 0."""
     where = candidates.mask(transcript)
     scores = jnp.where(where, jnp.clip((1 - cosines) / 2, 0, 1), 0)
     return Answer(scores, (cosines < 0) & where, private, objective)

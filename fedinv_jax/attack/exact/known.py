@@ -1,4 +1,4 @@
-"""What an exact attack is a function of: what holds of every client, found once by `probing`."""
+"""The argument of every exact attack: what holds for all clients, found once by `probing`."""
 
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -6,15 +6,15 @@ from typing import NamedTuple, TypeAlias
 from fedinv_jax.types import Answer, ClientUpdate, InitPrivate, Key, Observation, Transcript
 
 MAX_DENSE_CANDIDATES = 4096
-"""Most candidates of the dense label solve, unless told otherwise; beyond, it is matrix-free."""
+"""Default of the most candidates of the dense label solve; with more, the solve is matrix-free."""
 
 
 class Structure(NamedTuple):
-    """How the seen upload of a client depends on its labels, on every draw.
+    """How the seen upload of a client depends on its labels, for every client.
 
     Attributes:
-        affine: the upload of a mix of labels is the mix of the uploads.
-        separable: a label moves the upload as it would alone in the batch.
+        affine: whether the upload is an affine function of the labels.
+        separable: whether each label moves the upload as it would in a batch of its item alone.
         outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
         items: whether item rows are seen.
     """
@@ -26,13 +26,13 @@ class Structure(NamedTuple):
 
 
 class EmbeddingRecovery(NamedTuple):
-    """Leaves of the seen upload that give the private embedding away.
+    """Leaves of the seen upload that determine the private embedding p.
 
     Attributes:
-        kernel: name of a leaf `[D, H]` (`axis` 0) or `[H, D]` (`axis` 1) of rank one along p.
+        kernel: name of a leaf `p ⊗ e [D, H]` (`axis` 0) or `e ⊗ p [H, D]` (`axis` 1).
         axis: the axis of p.
-        bias: name of the leaf `[H]` that is its other factor, so that p is exact; None: p is known
-            up to one scalar.
+        bias: name of the leaf e `[H]`, with which p is determined exactly; None: p is determined up
+            to one scalar.
     """
 
     kernel: str
@@ -44,21 +44,22 @@ Attack: TypeAlias = Callable[[Transcript, Key], Answer]
 
 
 class Known(NamedTuple):
-    """What the attacker knows of every client, and what probing found.
+    """What the attacker knows about every client, and what probing found.
 
     Attributes:
         client_update: the client's own update.
-        observation: the channel and what is seen behind it.
+        observation: the channel, including which leaves are seen.
         init_private: draws private parameters.
         structure: see `probing.structure`.
-        recovery: see `probing.find_recovery`.
-        approximate_recovery: the same to 90% and up to scale, of clients that take several steps.
+        recovery: leaves that determine p, see `probing.find_recovery`; None if there are none.
+        approximate_recovery: leaves that determine p approximately, for clients that take several
+            steps: the kernel is within a relative distance of 0.9 of a multiple of `p ⊗ e`.
         rounding: unit roundoff of the uploads.
         positives: public share of interactions in a batch.
-        lossy: whether the channel adds noise, or leaves a part of an upload out.
-        largest: whether the client is known to send the largest entries only.
-        resample_negatives: whether the client draws new negatives at each step, as many as before.
-        max_dense_candidates: most candidates K of which matrices `[K, K]` are formed.
+        lossy: whether the channel adds noise or drops a part of an upload.
+        largest: whether the client is known to send only the largest entries.
+        resample_negatives: whether the client draws new negatives at each step, always as many.
+        max_dense_candidates: most candidates K for which matrices `[K, K]` are formed.
     """
 
     client_update: ClientUpdate

@@ -1,7 +1,7 @@
 """Probabilities of binary labels where the equations alone do not determine them.
 
-Fewer equations than labels leave a box of answers, but few binary ones, and of those few that the
-public popularity of the items makes likely. Expectation propagation finds their marginals.
+With fewer equations than labels, many labels in the box fit but few binary ones, and the public
+popularity of the items makes few of those likely. Expectation propagation finds their marginals.
 """
 
 import jax
@@ -12,16 +12,16 @@ from fedinv_jax.attack.exact.expectation_propagation import Point, Proposal
 from fedinv_jax.attack.exact.normal_equations import Normal
 from fedinv_jax.types import Array
 
-_PLENTY = 2.0  # equations a label, from which on the label solve needs no prior
-_MOST = 1024  # equations
-_COOLING = 0.85  # of the noise, an iteration, from the size of what was seen
+_PLENTY = 2.0  # equations per label with which the label solve needs no prior
+_MOST = 1024  # most equations for which marginals are computed
+_COOLING = 0.85  # factor of the noise level per iteration, from the size of what was seen
 _ITERATIONS = 100
 
 
 def marginals(columns: Array, seen: Array, log_odds: Array) -> tuple[Array, Array]:
-    """Probabilities of labels `y` in `seen = y' columns + noise` of unit variance.
+    """Probabilities of binary labels y in `seen = y' columns + noise`, noise of unit variance.
 
-    By `expectation_propagation`, whose factors are Gaussians of one number each.
+    By `expectation_propagation`, with a one-dimensional Gaussian factor for each label.
 
     Args:
         columns: float `[K, M]`, a row of zeros for padding.
@@ -29,8 +29,8 @@ def marginals(columns: Array, seen: Array, log_odds: Array) -> tuple[Array, Arra
         log_odds: float `[K]`, prior log odds of a label.
 
     Returns:
-        Probabilities `[K]`, of the iteration that is kept, and the mean square `[]` of the residual
-        of its likeliest labels.
+        Probabilities `[K]` of the iteration that is kept, and the mean squared residual `[]` of its
+        likeliest labels.
 
     Example:
         >>> import numpy as np
@@ -54,10 +54,10 @@ def marginals(columns: Array, seen: Array, log_odds: Array) -> tuple[Array, Arra
             jax.scipy.linalg.solve_triangular(factor, right, lower=True)
             for right in (matrix, target - matrix @ mean)
         )
-        # What all else says of a label: exp(-cut y^2 / 2 + pull y).
-        told = jnp.sum(image**2, axis=0)
-        remaining = 1 - told * variance
-        cut, pull = told / remaining, (told * mean + error @ image) / remaining
+        # The cavity distribution of a label: exp(-cut y^2 / 2 + pull y).
+        information = jnp.sum(image**2, axis=0)
+        remaining = 1 - information * variance
+        cut, pull = information / remaining, (information * mean + error @ image) / remaining
         likely = jax.nn.sigmoid(log_odds + pull - cut / 2)
         least = expectation_propagation.LEAST
         inverse = 1 / (likely * (1 - likely) + least + expectation_propagation.SOFT * level**2)
@@ -81,10 +81,10 @@ def marginals(columns: Array, seen: Array, log_odds: Array) -> tuple[Array, Arra
 
 
 def estimate(equations: Normal, log_odds: Array) -> Array:
-    """Labels `[K]`: `label_solve.estimate`, or likelier ones.
+    """Labels `[K]` from `label_solve.estimate`, or from `marginals` if those fit better.
 
-    Where there are fewer than two equations a label and those labels do not explain what was seen,
-    the `marginals` take their place if they leave less.
+    Marginals are computed only if there are fewer than two equations per label and the labels of
+    `label_solve.estimate` do not explain what was seen.
 
     Args:
         equations: see `normal_equations.equations`.

@@ -1,8 +1,8 @@
 """The label solve: with the private states given, uploads are affine in the labels.
 
 `predicted(y) = predicted(0) + A y` for one gradient of a loss like BCE or the squared error, so the
-labels are a box-constrained linear least-squares problem with one optimum, and T steps stack T
-systems over the same labels. That a client is affine is not known from the model but probed.
+labels solve a box-constrained linear least-squares problem with one optimum, and T steps stack T
+systems over the same labels. Whether a client is affine is probed, not read from its model.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,22 @@ from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Guess, Key, PyTree
 
 EXPLAINED = 4.0
-"""Mean square of the whitened residual up to which noise may explain it."""
+"""Noise may explain a whitened residual of at most this mean square."""
 _PHASES = (0.6180339887498949, 0.41421356237309515, 0.7320508075688772, 0.23606797749978969)
 
 
 def require_affine(structure: Structure) -> None:
-    """Refuses a client whose upload is not affine in the labels.
+    """Raises an error for a client whose upload is not affine in the labels.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the upload is not affine.
     """
     if not structure.affine:
         raise ValueError(
             'The label solve needs an upload that is affine in the labels: one gradient step of a '
-            "loss like 'bce' or 'squared_error', and a linear channel. This client is not (several "
-            "local steps, or a nonlinear optimiser or channel); use attack.name='mgradinv'."
+            "loss like 'bce' or 'squared_error', and a linear channel. This client's upload is not "
+            '(several local steps, or a nonlinear optimiser or channel); use '
+            "attack.name='mgradinv'."
         )
 
 
@@ -43,17 +44,18 @@ def fit(problem: Problem, guess: Guess) -> Array:
 
 
 def solve(equations: Normal) -> tuple[Array, Array, Array]:
-    """Labels in the box, and binary ones.
+    """Labels in the box, and binary labels.
 
-    Where plain least squares is within 1/4 of a binary vector everywhere, that is the answer. If
-    not, the box-constrained optimum is rounded, and single and pair flips lower the residual.
+    If every entry of the plain least-squares solution is within 1/4 of a binary label, that
+    solution is the answer. If not, the box-constrained optimum is rounded, and flips of one or two
+    labels lower the residual.
 
     Args:
         equations: of the whitened residual, which has unit variance.
 
     Returns:
-        float `[K]` in the box; bool `[K]`; float `[K]`, how much less the whitened residual
-        explains if that label is flipped (alone or with another), inf where that was not searched.
+        float `[K]` in the box; bool `[K]`; float `[K]`, the increase of the squared whitened
+        residual if that label is flipped (alone or with another), inf where flips were not tried.
     """
     gram, rhs, factor = equations[:3]
     known = jnp.diag(gram) > 0
@@ -73,11 +75,12 @@ def solve(equations: Normal) -> tuple[Array, Array, Array]:
 
 
 def estimate(equations: Normal) -> Array:
-    """Labels `[K]`: those of `solve`, binary where that is sure.
+    """Labels `[K]` from `solve`: those in the box, or binary ones where these are certain.
 
-    Binary labels replace the rounded ones only where they explain what was seen and no other flip
-    does nearly as well (25: five standard deviations); where labels are not determined, rounding
-    the box's centre of all answers is the better guess.
+    A binary label replaces one that rounds differently only if the binary labels explain what was
+    seen and flipping that label raises the squared residual by more than 25 (five standard
+    deviations). Labels that are not determined are better rounded from the optimum in the box,
+    which is near the centre of all optima.
     """
     soft, hard, raised = solve(equations)
     change = (raised > 25) & (hard != (soft > 0.5))
@@ -93,13 +96,13 @@ def label_solve(
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
-    The relaxation must be `relax.identity()`. Past `max_dense_candidates` candidates no matrix is
-    formed, and there is no discrete step.
+    The relaxation must be `relax.identity()`. With more than `max_dense_candidates` candidates no
+    matrix is formed and no flips are tried.
 
     Args:
         outer: see `normal_equations.features`.
         excluded: see `normal_equations.equations`.
-        max_dense_candidates: most candidates K of which matrices `[K, K]` are formed.
+        max_dense_candidates: most candidates K for which matrices `[K, K]` are formed.
 
     References:
         Deng et al., ICDM 2025 (the setting); the solve is this project's own.
@@ -125,7 +128,7 @@ def label_solve(
 
 
 def _matrix_free(problem: Problem, guess: Guess) -> Array:
-    """Soft labels `[K]` by products with the Jacobian only; its diagonal is estimated by probes."""
+    """Soft labels `[K]` by products with A only; sign vectors probe the diagonal of `A'A`."""
     zero = jnp.zeros_like(guess.labels)
 
     def residual(labels: Array) -> PyTree:

@@ -1,4 +1,4 @@
-"""Normal equations of the labels, from derivatives that are never in memory all at once."""
+"""Normal equations of the labels, without all derivatives in memory at once."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,12 +18,12 @@ _BLOCK = 256  # rows and columns of a Gram matrix that are made at a time
 
 
 class Features(NamedTuple):
-    """What a Gram matrix needs of a column, or of all columns `[K, ...]`.
+    """The parts of a column, or of all columns `[K, ...]`, that a Gram matrix needs.
 
     Attributes:
-        own: float `[E]`, the entries that this label alone moves.
-        flat: float `[M]`, the other entries, but for those of outer products.
-        factors: `x [T, a]` of norm 1 (or 0) and `d [T, b]` by leaf, whose entries are `x ⊗ d`.
+        own: float `[E]`, the entries that only this label moves.
+        flat: float `[M]`, the other entries, except those of outer products.
+        factors: by leaf, `x [T, a]` of norm 1 (or 0) and `d [T, b]`; the leaf is `x ⊗ d`.
     """
 
     own: Array
@@ -35,9 +35,9 @@ class Entries(NamedTuple):
     """The entries of an upload, in the order of the `Features` of its columns.
 
     Attributes:
-        own: float `[K, E]`, those that one label alone moves.
-        flat: float `[M]`, the others, but for those of outer products.
-        outer: float `[T, a, b]` by leaf.
+        own: float `[K, E]`, the entries that only one label moves.
+        flat: float `[M]`, the other entries, except those of outer products.
+        outer: float `[T, a, b]` by leaf, the entries of outer products.
     """
 
     own: Array
@@ -61,7 +61,7 @@ def features(column: Columns, outer: Sequence[str] = (), excluded: Sequence[str]
 def _split(
     common: PyTree, outer: Sequence[str], excluded: Sequence[str]
 ) -> tuple[Array, dict[str, Array]]:
-    """The leaves that are not spent: those of outer products by name, the rest in one vector."""
+    """The leaves that are not excluded: in one vector, and those of outer products by name."""
     leaves = flax.traverse_util.flatten_dict(common, sep='/')
     leaves = {name: leaf for name, leaf in leaves.items() if name not in excluded}
     products = {name: leaves.pop(name) for name in outer if name in leaves}
@@ -69,7 +69,7 @@ def _split(
 
 
 def _flat(leaves: PyTree) -> Array:
-    """All entries in one vector, a float one without any."""
+    """All entries in one vector; an empty float vector if there are none."""
     return jnp.concatenate([jnp.zeros(0), *(leaf.ravel() for leaf in jax.tree.leaves(leaves))])
 
 
@@ -77,7 +77,7 @@ def gram(columns: Features) -> Array:
     """`A'A [K, K]` of the columns A, from their features `[K, ...]`.
 
     A leaf whose columns are outer products `x_k ⊗ d_k` costs `K^2 (a + b)` instead of `K^2 a b`:
-    `A'A = (X X') ∘ (D D')`, with the factors read off the columns by one step of power iteration.
+    `A'A = (X X') ∘ (D D')`. One step of power iteration on each column gives its factors.
 
     Example:
         >>> gram(Features(jnp.zeros((2, 0)), jnp.array([[1.0, 2.0], [0.0, 1.0]]), {})).tolist()
@@ -85,13 +85,13 @@ def gram(columns: Features) -> Array:
     """
     count = len(columns.flat)
     number = -(-count // _BLOCK)
-    # As even as can be; the last block is moved up to overlap the one before, as slices are in JAX.
+    # Blocks of equal size; a JAX slice past the end moves up, so the last block may overlap.
     size = -(-count // number)
     corners = jnp.asarray(size * np.stack(np.tril_indices(number), axis=1))
     parts = jnp.sum(columns.own**2, 1), columns.flat, columns.factors
 
     def block(total: Array, corner: Array) -> tuple[Array, None]:
-        """Fills in the rows and columns from a corner on, and those mirrored."""
+        """Fills in the block at a corner, and its mirror image."""
         i, j = corner
         cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size)
         own, flat, factors = jax.tree.map(partial(cut, start_index=i), parts)
@@ -122,11 +122,11 @@ class Normal(NamedTuple):
     Attributes:
         gram: float `[K, K]`, G.
         rhs: float `[K]`, r.
-        factor: float `[K, K]`, `identifiability.factor(G)`: NaN on its diagonal unless all of the
-            labels stand out of the noise.
-        columns: of A, leaves `[K, ...]`.
-        origin: the residual of labels that are all 0.
-        size: how many entries the residual has, with those that are spent.
+        factor: float `[K, K]`, `identifiability.factor(G)`: NaN on its diagonal unless all
+            directions of the labels stand out from the noise.
+        columns: those of A, leaves `[K, ...]`.
+        origin: the residual at labels that are all 0.
+        size: number of entries of the residual, including those of excluded leaves.
     """
 
     gram: Array
@@ -143,8 +143,8 @@ def equations(
     """`G = A'A [K, K]` and `r = -A' residual(y = 0) [K]` at the guess's private states.
 
     Args:
-        problem: of the whitened residual; it must not weigh the `excluded` leaves.
-        guess: its labels do not matter.
+        problem: of the whitened residual, which must be zero on the `excluded` leaves.
+        guess: the private states; its labels are not used.
         outer: see `features`.
         excluded: see `features`.
     """
@@ -176,7 +176,7 @@ def transposed(columns: Features, entries: Entries) -> Array:
 
 
 def residual(equations: Normal, labels: Array) -> Entries:
-    """The whitened residual `residual(0) + A y` of labels y `[K]`, but for what is spent."""
+    """The whitened residual `residual(0) + A y` of labels y `[K]`, without excluded leaves."""
     columns, origin = equations.columns, equations.origin
     return Entries(
         origin.own + labels[:, None] * columns.own,
@@ -189,8 +189,8 @@ def residual(equations: Normal, labels: Array) -> Entries:
 
 
 def fit(equations: Normal, labels: Array) -> Array:
-    """`label_solve.fit` of labels `[K]` at fixed states: the mean squared residual, `[]`.
+    """The mean squared residual `[]` of labels `[K]` at fixed states, as `label_solve.fit`.
 
-    About 1 or below where only noise is left.
+    It is about 1 or below where only noise is left.
     """
     return optax.tree.norm(residual(equations, labels), squared=True) / equations.size

@@ -1,7 +1,7 @@
-"""Finds out, on random draws, what holds of every client, once, before anything is attacked.
+"""Probes random clients, once before any attack, for what holds for every client.
 
-Whether uploads are affine in the labels, item by item, and which of their leaves give the private
-state away (`embedding`) is not known from the model: two random clients tell.
+Two random clients show whether uploads are affine in the labels, whether they are sums over items,
+and which of their leaves determine the private state (`embedding`). Nothing is read from the model.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observatio
 
 
 class Draw(NamedTuple):
-    """One random client, for probing what holds of every client: shared, private, batch."""
+    """One random client for probing: shared and private parameters, and a batch."""
 
     shared: PyTree
     private: PyTree
@@ -28,13 +28,13 @@ class Draw(NamedTuple):
 def upload_of(
     client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
 ) -> PyTree:
-    """What the attacker predicts that is seen of a client it knows everything of.
+    """The attacker's prediction of what is seen from a client of which everything is known.
 
     Args:
         client_update: the client's own update.
         observation: the channel; its `predict` is used.
         draw: the client.
-        seen: what was seen, by which a stage may tell what is left of an upload; None: all of it.
+        seen: what was seen, from which a stage may find which entries were kept; None: all.
     """
     upload = client_update(*draw)[0]
     seen = upload if seen is None else seen
@@ -49,18 +49,18 @@ def find_recovery(
     tolerance: float = 1e-5,
     scaled: bool = False,
 ) -> EmbeddingRecovery | None:
-    """The leak that holds on every draw, the exact kind first; None when there is none.
+    """The embedding recovery that works on every draw, if possible one with a bias; or None.
 
     Args:
         client_update: the client's own update.
         observation: the channel; its `predict` is used.
         draws: two or more random clients; the private state must be one vector `[D]`.
-        tolerance: how far, relative to the leaf, it may be from the product.
-        scaled: from any positive multiple of the product (an adaptive optimiser turns steps of any
-            length into steps of one length): p's length is then not known.
+        tolerance: largest distance of a leaf from the product, relative to the leaf's norm.
+        scaled: whether any positive multiple of the product will do (an adaptive optimiser turns
+            steps of any length into steps of one length); the length of p is then unknown.
 
     Returns:
-        The leak.
+        The leaves that determine p, or None if there are none.
 
     Example:
         >>> def update(shared, private, batch):
@@ -108,7 +108,7 @@ def find_recovery(
 
 
 def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
-    """Whether a matrix `[D, H]` is `private ⊗ something`, not zero."""
+    """Whether a matrix `[D, H]` is `private ⊗ e` for some e, and not zero."""
     other = private @ matrix / (private @ private)
     size = np.linalg.norm(matrix)
     return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)
@@ -127,7 +127,7 @@ def _is_product(
     return bool(np.linalg.norm(matrix - product) < tolerance * np.linalg.norm(matrix))
 
 
-_ROUGH = 0.9  # how far from a multiple of a product a leaf may be, relative to it
+_APPROXIMATE = 0.9  # largest relative distance of a leaf from a multiple of the product
 
 
 def probe(
@@ -138,14 +138,14 @@ def probe(
     rounding: float = 2.0**-24,
     positives: float = 0.2,
 ) -> Known:
-    """Finds out what holds of every client, on random draws, in float64 as a rule."""
+    """What holds for every client, probed on random draws, in float64 as a rule."""
     return Known(
         client_update,
         observation,
         init_private,
         structure(client_update, observation, draws),
         find_recovery(client_update, observation, draws),
-        find_recovery(client_update, observation, draws, _ROUGH, scaled=True),
+        find_recovery(client_update, observation, draws, _APPROXIMATE, scaled=True),
         rounding,
         positives,
         is_lossy(client_update, observation, draws[0]),
@@ -159,9 +159,9 @@ def unprobed(
     rounding: float = 2.0**-24,
     positives: float = 0.2,
 ) -> Known:
-    """Nothing is taken for granted: for attacks on the rows of a sum of several clients."""
-    nothing = Structure(affine=False, separable=False, outer=(), items=False)
-    return Known(client_update, observation, init_private, nothing, None, None, rounding, positives)
+    """`Known` that assumes no structure, for attacks on the rows of a sum of several clients."""
+    none = Structure(affine=False, separable=False, outer=(), items=False)
+    return Known(client_update, observation, init_private, none, None, None, rounding, positives)
 
 
 _TOLERANCE = 1e-5
@@ -171,13 +171,13 @@ _FAR = 1e6
 def structure(
     client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
 ) -> Structure:
-    """Finds out, on random clients and labels, what the label solve may rely on.
+    """What the label solve may rely on, probed on random clients and labels.
 
     Args:
         client_update: the client's own update.
         observation: the channel; its `predict` is used.
         draws: random clients whose batches hold all of their rows in order (`items` None), in
-            float64 as a rule: an affine client passes to 1e-5 of the upload.
+            float64 as a rule: equations must hold to 1e-5 of the upload.
 
     Returns:
         What holds on all draws.
@@ -195,7 +195,7 @@ def structure(
 def _evaluate(
     client_update: ClientUpdate, observation: Observation, draw: Draw
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """Uploads of labels, of others and of mixes; the Jacobian; the one-item columns."""
+    """Uploads of labels, other labels and mixes; the Jacobian; columns from one-item batches."""
 
     def upload(seen: PyTree, labels: Array) -> PyTree:
         relabelled = draw._replace(batch=draw.batch._replace(labels=labels))
@@ -211,7 +211,7 @@ def _evaluate(
     labels = draw.batch.labels
     seen = upload_of(client_update, observation, draw)
     rows = {name: part for name, part in seen.items() if name == 'items'}
-    # Others as large too, by which a bound on the upload shows.
+    # Also very large labels: they reveal a bound on the upload.
     near = 1 - labels**2
     others = [near, 0.3 * labels + 0.7 * near, _FAR * near, 0.3 * labels + 0.7 * _FAR * near]
     uploads = jax.vmap(partial(upload, seen))(jnp.stack([labels, *others]))
@@ -228,7 +228,7 @@ def _evaluate(
 
 
 def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
-    """What holds on one draw, of what `_evaluate` gave."""
+    """What holds on one draw, from the results of `_evaluate`."""
     uploads, jacobian, singles = (
         flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, part), sep='/')
         for part in (uploads, jacobian, singles)
@@ -238,7 +238,7 @@ def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
         return bool(np.linalg.norm(this - that) <= _TOLERANCE * np.linalg.norm(that))
 
     def expanded(name: str) -> np.ndarray:
-        """A leaf's derivatives `[K, ...]` had every label been alone."""
+        """A leaf's derivatives `[K, ...]` if each label were alone in its batch."""
         if name.split('/')[0] != 'items':
             return singles[name]
         own = np.zeros_like(jacobian[name])
@@ -271,17 +271,17 @@ def _rank_one(matrices: np.ndarray) -> bool:
 
 
 def is_lossy(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
-    """Whether the channel adds noise to a random client's upload, or leaves a part of it out.
+    """Whether the channel adds noise to a random client's upload or drops a part of it.
 
-    As the attacker knows it: by the variance, and by whether what it predicts depends on which
-    entries it has seen.
+    The attacker knows this from the channel's variance, and from whether its prediction depends on
+    which entries were seen.
     """
 
     @jax.jit
     def evaluate(draw: Draw) -> tuple[PyTree, PyTree, PyTree]:
         upload = upload_of(client_update, observation, draw)
-        nothing = jax.tree.map(jnp.zeros_like, upload)
-        masked = upload_of(client_update, observation, draw, nothing)
+        zeros = jax.tree.map(jnp.zeros_like, upload)
+        masked = upload_of(client_update, observation, draw, zeros)
         return upload, masked, observation.variance(upload)
 
     upload, masked, variance = map(jax.tree.leaves, evaluate(draw))

@@ -1,4 +1,4 @@
-"""The problems that members of the exact attack solve: with private states free, or whitened."""
+"""The problems that exact attacks solve: with free private states, or with whitened residuals."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from fedinv_jax.types import Array, Guess, PyTree, Transcript
 def whitened_problem(
     known: Known, transcript: Transcript, latent: PyTree, excluded: Sequence[str] = ()
 ) -> objective.Problem:
-    """The whitened problem, started at private states `[T, ...]`, without the `excluded` leaves."""
+    """The whitened problem without the `excluded` leaves, started at private states `[T, ...]`."""
     hypothesis = dynamics.free(known.init_private, transcript.rounds.shape[0])
     arguments = (transcript, known.client_update, known.observation, hypothesis)
     deviation = whitening.deviations(*arguments, latent, known.rounding)
@@ -39,7 +39,7 @@ def typical_norm(known: Known) -> Array:
 
 
 def free_problem(known: Known, transcript: Transcript) -> objective.Problem:
-    """The problem with unknown private states of each step, each step over its norm."""
+    """The problem with one unknown private state per step; each step is divided by its norm."""
     return objective.free_problem(
         transcript,
         known.client_update,
@@ -51,7 +51,7 @@ def free_problem(known: Known, transcript: Transcript) -> objective.Problem:
 
 
 def replace_leaves(values: PyTree, names: Sequence[str], value: float) -> PyTree:
-    """A tree of nested dicts with `value` all over the leaves of these names."""
+    """A tree of nested dicts whose leaves of these names are filled with `value`."""
     leaves = flax.traverse_util.flatten_dict(values, sep='/')
     new = {k: jnp.full_like(v, value) if k in names else v for k, v in leaves.items()}
     return flax.traverse_util.unflatten_dict(new, sep='/')

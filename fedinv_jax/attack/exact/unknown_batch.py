@@ -1,14 +1,14 @@
-"""Which items a client trained on, and which of them are interactions: the batch is not known.
+"""The exact attack on an unknown batch: which items a client trained on, with which labels.
 
-Where only the scorer's gradient is seen, every item of the catalogue is a candidate. With the
-private state p of each step in closed form, the gradient of a mean loss over B items is
+If only the scorer's gradient is seen, every item of the catalogue is a candidate. With the private
+state p of each step in closed form, the gradient of a mean loss over B items is
 
     B seen_t = sum_i n_i g_t(i, 0) + s_i g_t(i, 1),   n_i, s_i in {0, 1}, not both 1,
 
-n marking negatives, s positives, and g_t(i, y) the upload of a batch of item i alone. For a loss
-like BCE `g_t(i, 0) = a_i v_i` and `g_t(i, 1) = -(1 - a_i) v_i`, `v_i = g_t(i, 0) - g_t(i, 1)`. The
-few states of each item and the public popularity of items are a prior, for which expectation
-propagation finds the probabilities of all states, and B, while the noise that it assumes falls.
+where n marks negatives, s positives, and g_t(i, y) is the upload of a batch of item i alone. With
+`v_i = g_t(i, 0) - g_t(i, 1)`, a loss like BCE has `g_t(i, 0) = a_i v_i` and
+`g_t(i, 1) = -(1 - a_i) v_i`. Each item has few states, and public popularity is their prior.
+Expectation propagation finds the probabilities of all states, and B, at a decreasing noise level.
 """
 
 import itertools
@@ -27,17 +27,17 @@ from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Batch, Key, PyTree, Transcript
 
 ROWS = 640
-"""Equations that are kept: random sums of the entries of the uploads."""
+"""Number of equations that are kept, each a random sum of entries of the uploads."""
 
 _RATE = 0.08  # share of the candidates in the batch, at the start
-_COOLING = 0.75  # of the noise, an iteration, from the size of what was seen
-_FASTEST = 1.2  # change of B, an iteration
+_COOLING = 0.75  # factor of the noise level per iteration, from the size of what was seen
+_FASTEST = 1.2  # largest factor by which B changes per iteration
 _ITERATIONS = 40
-_MOST_FRESH = 8
+_MOST_FRESH = 8  # most steps if negatives are resampled
 
 
 class Steps(NamedTuple):
-    """What T whitened uploads say of N candidates, in R equations each.
+    """T whitened uploads as R equations each in the states of N candidates.
 
     Attributes:
         columns: float `[T, N, R]`, the `v_i` of each step.
@@ -51,10 +51,10 @@ class Steps(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of one client.
+    """What `recover` finds of one client.
 
     Attributes:
-        members: float `[1, N]`, probability of being in the batch, or `[T, N]` of fresh batches.
+        members: float `[1, N]`, probability of being in the batch, or `[T, N]` in each step's.
         positives: float `[N]`, probability of being a positive.
         residual: float `[]`, mean square of the whitened residual of the likeliest states; inf
             where there is none.
@@ -66,12 +66,12 @@ class Found(NamedTuple):
 
 
 class _Unknowns(NamedTuple):
-    """The unknowns of each candidate, `B seen = sum_i columns_i' x_i` with x_i one of its states.
+    """The unknowns x_i of each candidate i in `B seen = sum_i columns_i' x_i`.
 
     Attributes:
         columns: float `[N, E, M]`, M = T R.
-        states: float `[N, S, E]`, the first one outside the batch, the last one a positive.
-        members: float `[1, S]`, 1 where a state is in the batch, or `[T, S]` of fresh batches.
+        states: float `[N, S, E]`, the values of x_i; first 'outside the batch', last 'positive'.
+        members: float `[1, S]`, 1 for states in the batch, or `[T, S]` in each step's batch.
     """
 
     columns: Array
@@ -82,12 +82,12 @@ class _Unknowns(NamedTuple):
 def _unknowns(steps: Steps, fresh: bool) -> _Unknowns:
     num_steps, size, rows = steps.columns.shape
     share = steps.share[:, :, None]
-    if num_steps == 1:  # n and s of an item are along the same column
+    if num_steps == 1:  # n and s of an item share one column
         states = jnp.stack([0 * share[0], share[0], share[0] - 1], 1)
         columns, members = steps.columns[0][:, None], jnp.array([[0.0, 1.0, 1.0]])
         return _Unknowns(columns, states, members)
     negative, positive = share * steps.columns, (share - 1) * steps.columns
-    if fresh:  # n of each step, which sees its own only, and s
+    if fresh:  # one n per step, which only that step's equations contain, and s
         batches = [(*each, 0.0) for each in itertools.product((0.0, 1.0), repeat=num_steps)]
         kinds = jnp.array([*batches, (0.0,) * num_steps + (1.0,)])
         own = jnp.eye(num_steps)[:, :, None, None] * negative
@@ -100,7 +100,7 @@ def _unknowns(steps: Steps, fresh: bool) -> _Unknowns:
 
 
 def _log_prior(unknowns: _Unknowns, log_odds: Array, positives: float, size: Array) -> Array:
-    """Log probabilities `[N, S]` of the states in a batch of that size."""
+    """Log probabilities `[N, S]` of the states in a batch of `size` items."""
     chance = jax.nn.sigmoid(log_odds)
     positive = jnp.clip(size * positives * chance / jnp.sum(chance), 1e-6, 0.5)[:, None]
     negative = jnp.clip(size * (1 - positives) / len(log_odds), 1e-6, 0.5)
@@ -116,23 +116,23 @@ def _apply(matrices: Array, vectors: Array) -> Array:
 
 
 def _moments(weights: Array, states: Array, least: float | Array) -> tuple[Array, Array]:
-    """Means `[N, E]` and inverse covariances `[N, E, E]` of states of these probabilities."""
+    """Means `[N, E]` and inverse covariances `[N, E, E]` of states with these probabilities."""
     mean = jnp.einsum('ns,nse->ne', weights, states)
-    apart = states - mean[:, None]
-    covariance = jnp.einsum('ns,nse,nsf->nef', weights, apart, apart)
+    centred = states - mean[:, None]
+    covariance = jnp.einsum('ns,nse,nsf->nef', weights, centred, centred)
     return mean, jnp.linalg.inv(covariance + least * jnp.eye(states.shape[2], dtype=states.dtype))
 
 
 def recover(steps: Steps, log_odds: Array, fresh: bool = False, positives: float = 0.2) -> Found:
     """Batch and positives of one client, by expectation propagation.
 
-    See `expectation_propagation`: an item's states are replaced by a Gaussian factor. At each noise
-    B maximises `p(seen)` of these factors.
+    See `expectation_propagation`: a Gaussian factor replaces the states of each item. At each noise
+    level, B maximises `p(seen)` under these factors.
 
     Args:
         steps: see `Steps`.
-        log_odds: float `[N]`, public log odds that an item is an interaction; only ratios count.
-        fresh: whether each step has negatives of its own, as many at each step; an item then has
+        log_odds: float `[N]`, public log odds that an item is an interaction; only ratios matter.
+        fresh: whether each step draws its own negatives, always as many; an item then has
             `2**T + 1` states.
         positives: public share of interactions in a batch.
 
@@ -140,7 +140,7 @@ def recover(steps: Steps, log_odds: Array, fresh: bool = False, positives: float
         The probabilities.
 
     Raises:
-        ValueError: if T is above 8 and the negatives are fresh.
+        ValueError: if T is above 8 and the negatives are resampled.
 
     Example:
         >>> import numpy as np
@@ -152,7 +152,7 @@ def recover(steps: Steps, log_odds: Array, fresh: bool = False, positives: float
     """
     if fresh and len(steps.seen) > _MOST_FRESH:
         raise ValueError(
-            f'Expected at most {_MOST_FRESH} steps of fresh negatives, got {len(steps.seen)}.'
+            f'Expected at most {_MOST_FRESH} steps of resampled negatives, got {len(steps.seen)}.'
         )
     system = _system(steps, fresh)
     num_items, states = len(system.columns), system.unknowns.states
@@ -185,13 +185,13 @@ def recover(steps: Steps, log_odds: Array, fresh: bool = False, positives: float
 
 
 class _System(NamedTuple):
-    """The equations `B seen = sum_i columns_i' x_i`, each step over its size: all count the same.
+    """The equations `B seen = sum_i columns_i' x_i`, scaled so that all steps weigh the same.
 
     Attributes:
         unknowns: the x_i.
-        columns: float `[N, E, M]`, those of the unknowns over the unit.
-        seen: float `[M]`.
-        unit: float `[M]`, root mean square of what the equation's step has seen.
+        columns: float `[N, E, M]`, the columns of the unknowns divided by `unit`.
+        seen: float `[M]`, what was seen divided by `unit`.
+        unit: float `[M]`, root mean square of what was seen at the equation's step.
     """
 
     unknowns: _Unknowns
@@ -208,10 +208,7 @@ def _system(steps: Steps, fresh: bool) -> _System:
 
 
 def _score(system: _System, weights: Array) -> tuple[tuple[Array, Array], Array]:
-    """Probabilities from those of the states `[N, S]`; the residual of the likeliest states.
-
-    At the B that fits best.
-    """
+    """`Found.members` and `.positives` from `weights [N, S]`; the residual at the best B."""
     unknowns, columns = system.unknowns, system.columns
     x = jnp.take_along_axis(unknowns.states, jnp.argmax(weights, 1)[:, None, None], 1)
     predicted = x.reshape(-1) @ columns.reshape(-1, columns.shape[2])
@@ -222,7 +219,7 @@ def _score(system: _System, weights: Array) -> tuple[tuple[Array, Array], Array]
 
 
 def _cavity(system: _System, point: Point, level: Array) -> tuple[Array, Array, Array]:
-    """What all else says of an item, `exp(-x'cut x / 2 + pull'x)`, and the likeliest B.
+    """The cavity distribution of each item, `exp(-x'cut x / 2 + pull'x)`, and the likeliest B.
 
     Returns:
         `pull [N, E]`, `cut [N, E, E]`, the size `[]`.
@@ -232,24 +229,24 @@ def _cavity(system: _System, point: Point, level: Array) -> tuple[Array, Array, 
     noise = size * jnp.maximum(level, 1 / system.unit)
     variance = jnp.linalg.inv(point.precision)
     mean = _apply(variance, point.shift)
-    spread = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
-    factor = jnp.linalg.cholesky(spread.T @ flat + jnp.diag(noise**2))
+    scaled = jnp.einsum('nef,nfm->nem', variance, columns).reshape(flat.shape)
+    factor = jnp.linalg.cholesky(scaled.T @ flat + jnp.diag(noise**2))
     solve = partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
     image = solve(flat.T).T.reshape(columns.shape)
     target, predicted = solve(system.seen), solve(mean.reshape(-1) @ flat)
-    # Without cancellation.
-    told = jnp.einsum('nem,nfm->nef', image, image)
-    back = jnp.linalg.inv(jnp.eye(columns.shape[1], dtype=columns.dtype) - told @ variance)
-    pull = _apply(back, _apply(told, mean) + image @ (size * target - predicted))
+    # In this form nothing cancels.
+    info = jnp.einsum('nem,nfm->nef', image, image)
+    back = jnp.linalg.inv(jnp.eye(columns.shape[1], dtype=columns.dtype) - info @ variance)
+    pull = _apply(back, _apply(info, mean) + image @ (size * target - predicted))
     noise_left = noise * solve(size * target - predicted, trans=1)
-    return pull, back @ told, _size(target, predicted, jnp.sum(variance * told), noise_left)
+    return pull, back @ info, _size(target, predicted, jnp.sum(variance * info), noise_left)
 
 
 def _size(target: Array, predicted: Array, known: Array, noise: Array) -> Array:
     """The B of largest `p(seen | B)`, where `B target - predicted` has unit variance.
 
-    The noise, in units of B, grows with it: `known`, the number of equations that the factors
-    explain, counts instead of M, `known + |noise|^2 = B target'(B target - predicted)`.
+    The noise is proportional to B. So `known + |noise|^2 = B target'(B target - predicted)` holds,
+    with the number of equations that the factors explain, `known`, instead of M.
     """
     square, inner = jnp.sum(target**2), target @ predicted
     return (inner + jnp.sqrt(inner**2 + 4 * square * (known + jnp.sum(noise**2)))) / (2 * square)
@@ -259,8 +256,8 @@ def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
     """The attack on the scorer's gradient when the batch is not known.
 
     Args:
-        known: the leak must be exact.
-        rows: equations that are kept of all steps.
+        known: what the attacker knows; the embedding recovery must have a bias.
+        rows: number of equations that are kept, over all steps.
 
     Returns:
         `attack(transcript, key) -> Answer`; the key is not used. The candidates must be all items
@@ -268,19 +265,19 @@ def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
         the mean square of the whitened residual, NaN where nothing was uploaded.
 
     Raises:
-        ValueError: if the client's upload is not affine in the labels, item by item, or does not
-            leak the private state.
+        ValueError: if the client's upload is not affine in the labels and separable, or does not
+            determine the private state.
     """
     label_solve.require_affine(known.structure)
     if known.recovery is None or known.recovery.bias is None:
         raise ValueError(
-            'An unknown batch is recovered from the kernel and the bias of a layer that multiplies '
+            'Recovery of an unknown batch needs the kernel and the bias of a layer that multiplies '
             "the private embedding, and none is seen; use attack.name='mgradinv'."
         )
     exact = partial(embedding.exact, known.recovery)
     if not known.structure.separable:
         raise ValueError(
-            'An unknown batch is recovered from an upload that is a sum over its items; use '
+            'Recovery of an unknown batch needs an upload that is a sum over the items; use '
             "attack.name='mgradinv'."
         )
 
@@ -301,13 +298,13 @@ def unknown_batch(known: Known, rows: int = ROWS) -> Attack:
 
 
 def steps_of(known: Known, transcript: Transcript, latent: Array, rows: int = ROWS) -> Steps:
-    """The whitened uploads and, from batches of one item each, what the candidates add to them.
+    """The whitened uploads, and what each candidate adds to them, from batches of one item.
 
     Args:
         known: see `unknown_batch`.
         transcript: without weights.
         latent: float `[T, D]`, the private states.
-        rows: most equations of a step; of more entries, sums with random signs are kept.
+        rows: most equations per step; more entries are reduced to sums with random signs.
     """
     hypothesis = dynamics.free(known.init_private, len(latent))
     deviation = whitening.deviations(
@@ -316,7 +313,7 @@ def steps_of(known: Known, transcript: Transcript, latent: Array, rows: int = RO
     excluded = known.recovery.kernel if known.recovery else None
 
     def flat(values: PyTree, deviations: PyTree) -> Array:
-        """The leaves over their deviations, `[R]`, without what is spent on p."""
+        """The leaves divided by their deviations, `[R]`, without the kernel that determines p."""
         leaves = flax.traverse_util.flatten_dict(values, sep='/')
         scales = flax.traverse_util.flatten_dict(deviations, sep='/')
         entries = jnp.concatenate(
@@ -344,7 +341,7 @@ def steps_of(known: Known, transcript: Transcript, latent: Array, rows: int = RO
         columns = negative - jax.vmap(partial(alone, label=1.0))(shared['items'])
         square = jnp.sum(columns**2, 1)
         share = jnp.sum(negative * columns, 1) / jnp.where(square > 0, square, 1)
-        # An item without a gradient cannot be told from one outside the batch.
+        # An item without a gradient cannot be distinguished from one outside the batch.
         share = jnp.where(square > 0, share, 0.5)
         return Steps(columns, flat(seen, deviations), share)
 

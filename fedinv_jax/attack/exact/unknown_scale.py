@@ -1,4 +1,4 @@
-"""The member of the exact attack where the private state is known up to one scalar a step."""
+"""The exact attack on uploads that determine each step's private state up to one scalar."""
 
 import dataclasses
 from functools import partial
@@ -14,18 +14,19 @@ from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
-_STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale
+_STARTS, _STEPS, _LEVELS = 6, 3, 28  # of the search for a scale: starts, rounds, halvings
 
 
 def scaled(known: Known) -> Attack:
-    """The private state of each step up to a scalar, found by what binary labels then leave over.
+    """The label solve at private states known up to a scalar; the scalar of least residual wins.
 
-    Both signs are searched. Where both explain what was seen (`1 - y` and `-p` do as well as `y`
-    and `p` in matrix factorisation with BCE), the prior that interactions are fewer than negatives
-    decides, at each step, and no answer is certified: the other one explains as much.
+    Both signs are searched. In matrix factorisation with BCE, `1 - y` and `-p` explain what was
+    seen as well as `y` and `p`. At a step that both signs explain, the sign with fewer interactions
+    is taken. If both signs explain every step, no answer is certified.
 
     Raises:
-        ValueError: if the client's upload is not affine in the labels, or does not leak p's line.
+        ValueError: if the client's upload is not affine in the labels, or does not determine the
+            line of p.
     """
     label_solve.require_affine(known.structure)
     if known.recovery is None:
@@ -48,7 +49,7 @@ def scaled(known: Known) -> Attack:
         answer = closed_form.solved(known, problem, transcript, tangents=tangents)
         if answer.certificate is None:
             return answer
-        # The other sign explains as much, with every label flipped: none is determined.
+        # The other sign, with every label flipped, explains as much: no label is determined.
         flipped, certificate = jnp.all(both), answer.certificate
         return answer._replace(
             certificate=certificate._replace(
@@ -77,7 +78,7 @@ def _private_state(
     solver = label_solve.label_solve(
         known.structure.outer, max_dense_candidates=known.max_dense_candidates
     )
-    # A scale in every 6%, from 1/8 to 20 times the size of a fresh embedding.
+    # Scales 6% apart, from 1/8 to 20 times the size of a fresh embedding.
     sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
     best = partial(_best_scale, _Line(problem, solver, along), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
@@ -87,7 +88,7 @@ def _private_state(
 
 
 def _best_scale(line: _Line, sizes: Array, sign: Array) -> tuple[Array, Array, Array]:
-    """The best scale of that sign, what it leaves over, and its share of positives."""
+    """The best scale of that sign, its residual, and its share of positives."""
     values = jax.lax.map(lambda size: _solve_at(line, sign * size).objective, sizes)
     padded = jnp.pad(values, 1, constant_values=jnp.inf)
     local = (values <= padded[:-2]) & (values <= padded[2:])
@@ -109,9 +110,9 @@ def _solve_at(line: _Line, scale: Array) -> State:
 
 
 def _improve(line: _Line, _: int, scale: Array) -> Array:
-    """A finer and finer search around the scale, with the binary labels that fit there.
+    """The scale, improved by a search at finer and finer distances, for the labels that fit there.
 
-    The uploads jump where a ReLU turns on, so that their slope says little.
+    The uploads jump where a ReLU turns on, so that derivatives are of little use.
     """
     binary = jnp.round(_solve_at(line, scale).guess.labels)
 

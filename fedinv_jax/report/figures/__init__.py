@@ -1,4 +1,4 @@
-"""Figures of a report: what a person looks at first. Matplotlib loads when one is drawn."""
+"""The figures of a report. Matplotlib is imported when a figure is drawn."""
 
 import pathlib
 from collections.abc import Callable, Iterable
@@ -8,18 +8,18 @@ from typing import Any
 from fedinv_jax.report.figures import canvas, identifiability, overview, study, tradeoff
 from fedinv_jax.report.rows import Summary, VictimRow
 
-__all__ = ['canvas', 'draw', 'exact', 'overview', 'study', 'tradeoff']
+__all__ = ['canvas', 'draw', 'identifiability', 'overview', 'study', 'tradeoff']
 
 
 def draw(
     rows: Iterable[VictimRow], summary: Summary, folder: str | pathlib.Path
 ) -> list[pathlib.Path]:
-    """Draws every figure whose ingredients are there.
+    """Draws every figure for which the rows have data.
 
     Args:
-        rows: rows of victims.
-        summary: what `stats.summarize` returns.
-        folder: where the PNGs go; made when missing.
+        rows: victim rows.
+        summary: the result of `stats.summarize`.
+        folder: folder for the PNGs; created if missing.
 
     Returns:
         Paths of the figures that were written.

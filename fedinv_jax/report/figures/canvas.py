@@ -1,6 +1,6 @@
-"""What the figures share: pages, colours, grids, reference lines, legends, curves over T.
+"""Shared parts of the figures: pages, colours, grids, reference lines, legends, curves over T.
 
-Matplotlib loads when a page is made.
+Matplotlib is imported when a page is made.
 """
 
 import pathlib
@@ -14,9 +14,9 @@ from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow, Vict
 
 Row = TypeVar('Row', SummaryRow, VictimRow)
 Key = Literal['num_gradients', 'first_round', 'interval']
-"""What curves are drawn against."""
+"""Quantities on the horizontal axis of curves."""
 
-# Okabe and Ito's colours, told apart by the colour-blind; each curve has a marker of its own too.
+# Okabe and Ito's colours, distinguishable for colour-blind readers; curves differ in marker too.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 MARKERS = 'osD^vPX'
 POPULARITY = 'popularity baseline'
@@ -24,12 +24,12 @@ REFERENCE = {'color': '0.45', 'linestyle': '--'}
 XLABELS: dict[Key, str] = {
     'num_gradients': 'gradients per victim, T (count)',
     'first_round': 'first observed round',
-    'interval': 'interval (server rounds)',
+    'interval': 'interval (server rounds between gradients)',
 }
 
 
 def style(number: int) -> tuple[str, str]:
-    """Colour and marker of a curve: no two of 49 share both."""
+    """Colour and marker of a curve; the first 49 combinations are distinct."""
     return COLOURS[number % len(COLOURS)], MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
@@ -49,13 +49,13 @@ def save(made: Any, path: pathlib.Path) -> pathlib.Path:
 
 
 def grid(axis: Any, along: Literal['x', 'y', 'both'] = 'y') -> None:
-    """A light grid below what is drawn."""
+    """Draws a light grid behind the data."""
     axis.set_axisbelow(True)
     axis.grid(axis=along, color='0.9')
 
 
 def references(axis: Any, levels: Iterable[float], vertical: bool = False, **changes: Any) -> None:
-    """Dashed grey lines across an axis, or lines of another style."""
+    """Draws reference lines across an axis, dashed and grey unless `changes` says otherwise."""
     draw = axis.axvline if vertical else axis.axhline
     for level in levels:
         draw(level, **{**REFERENCE, 'linewidth': 1.2, 'zorder': 1, **changes})
@@ -69,15 +69,15 @@ def legend(
     columns: int = 2,
     size: float = 8,
 ) -> None:
-    """A legend outside the panels: what one axis has labels for, then `more` reference lines.
+    """Adds a legend outside the panels: the labelled curves of one axis, then reference lines.
 
     Args:
         page: the figure.
-        axis: its curves are named.
-        more: by label, how the line differs from those of `references`.
+        axis: the axis whose labels are used.
+        more: label -> style of a reference line, where it differs from `references`.
         place: above or below the panels.
-        columns: of the legend.
-        size: of its font, in points.
+        columns: number of columns.
+        size: font size in points.
     """
     handles, labels = axis.get_legend_handles_labels()
     for label, changes in (more or {}).items():
@@ -89,7 +89,7 @@ def legend(
 
 
 def curves(attacks: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
-    """Summary rows by label, one curve each; T = 1 starts the curve of every interval."""
+    """Summary rows by curve: label -> rows; a row with T = 1 is on the curve of every interval."""
     varying = [key for key in tables.varying(attacks) if key != 'solver']
     found: dict[str, list[SummaryRow]] = {}
     for row in attacks:
@@ -105,29 +105,29 @@ def curves(attacks: Sequence[SummaryRow]) -> dict[str, list[SummaryRow]]:
 
 
 def nearest(attacks: Sequence[Row]) -> list[Row]:
-    """The rows with one gradient, and those at the smallest interval."""
+    """The rows with one gradient, and those with the smallest interval."""
     least = min((row['interval'] for row in attacks if row['interval']), default=None)
     return [row for row in attacks if row['interval'] in (None, least)]
 
 
 def words(keys: Iterable[str], row: Mapping[str, Any]) -> list[str]:
-    """The values of some keys of a setting, for a label: `['exact', 'interval 10']`."""
+    """The values of the given keys of a setting, for a label: `['exact', 'interval 10']`."""
     return [f'{tables.title(key)} ' * (key != 'attack') + tables.show(row[key]) for key in keys]
 
 
 def baseline_levels(summary: Summary, metric: str, name: str = 'popularity') -> list[float]:
-    """The different means of a baseline's metric, to three decimals."""
+    """The distinct means of a baseline's metric, rounded to three decimals."""
     means = [row['metrics'][metric]['mean'] for row in summary['rows'] if row['attack'] == name]
     return sorted({round(mean, 3) for mean in means if mean is not None})
 
 
 def popularity(summary: Summary) -> dict[str, dict[str, Any]]:
-    """The entry of the popularity baseline in a `legend`, where its AUC is known."""
+    """The `legend` entry of the popularity baseline; empty if it was not run."""
     return {POPULARITY: {}} if baseline_levels(summary, 'auc') else {}
 
 
 def legend_height(lines: int) -> float:
-    """Inches of a legend of so many entries in two columns."""
+    """Height in inches of a legend with that many entries in two columns."""
     return 0.24 * ((lines + 1) // 2)
 
 
@@ -138,10 +138,10 @@ def plot_curves(
     steps: Sequence[int],
     key: Key = 'num_gradients',
 ) -> None:
-    """Draws a value of each row against one of its numbers, a curve a label.
+    """Draws a value of each row against `key`, one curve per label.
 
-    T (or `key`) is an axis of categories: 1, 2, 4, 8 stand apart evenly, and one T alone in the
-    middle. Curves step aside from each other, so that their intervals do not cover each other.
+    The horizontal axis is categorical: 1, 2, 4, 8 have equal distances, and a single value is in
+    the middle. Curves are shifted against each other, so that their error bars do not overlap.
     """
     shifts = (np.arange(len(labelled)) - (len(labelled) - 1) / 2) * min(0.1, 0.6 / len(labelled))
     for number, (label, rows) in enumerate(labelled.items()):
@@ -168,15 +168,15 @@ def estimates(
     horizontal: bool = False,
     **changes: Any,
 ) -> None:
-    """Draws means with their 95% intervals in the style of a curve; those undefined are left out.
+    """Draws means with 95% confidence intervals in the style of a curve; skips undefined ones.
 
     Args:
-        axis: to draw on.
-        positions: where each stands, on the other axis than its value.
+        axis: the axis to draw on.
+        positions: position of each mean along the other axis.
         values: the means.
-        number: of the curve, see `style`.
+        number: number of the curve, see `style`.
         horizontal: whether the values are on the horizontal axis.
-        **changes: of `errorbar`.
+        **changes: arguments of `errorbar`.
     """
     pairs = [(p, v) for p, v in zip(positions, values, strict=True) if v and v['mean'] is not None]
     numbers = np.array([[v['mean'], v['low'], v['high']] for _, v in pairs], float)

@@ -1,4 +1,4 @@
-"""Figures of attacks that say what the uploads determine: constraints, certificates, margins."""
+"""Figures on identifiability: what the uploads determine, and the certificates of attacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,21 +9,22 @@ from fedinv_jax.report import stats, tables
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow, VictimRow
 
-_LEAST, _MOST = 1e-3, 1e6  # Margins over noise beyond these are drawn at these.
-_PANELS = 4  # Lines of heat maps.
+_LEAST, _MOST = 1e-3, 1e6  # ratios of margin to noise are clipped to this range
+_PANELS = 4  # rows of heat maps
 
 
 def constraints_vs_num_gradients(summary: Summary) -> Any | None:
-    """Draws the rank, the certified share and F1 against T, of attacks that certify.
+    """Draws the rank, the certified share and F1 against T, for attacks with certificates.
 
-    One curve per setting that differs in more than T (first round, interval), with 95% intervals
-    over victims of the share and F1; dashed, the number of unknowns, which the rank cannot exceed.
+    There is one curve per combination of the other keys (first round, interval), with 95%
+    confidence intervals over victims of the share and F1. A dashed line is the number of unknowns,
+    the largest possible rank.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None when nothing is certified.
+        The page, or None if no attack has certificates.
     """
     attacks = [row for row in tables.attacks_of(summary) if row['certified'] is not None]
     if not attacks:
@@ -47,7 +48,7 @@ def constraints_vs_num_gradients(summary: Summary) -> Any | None:
         axis.set_ylim(-0.04, 1.04)
     for place, step in enumerate(steps):
         count = stats.mean(row['unknowns'] for row in attacks if row['num_gradients'] == step)
-        if count is not None:  # a bar's width each, so that one T alone is drawn too
+        if count is not None:  # a segment per T, so that it is visible with a single T too
             axes[0][0].plot([place - 0.35, place + 0.35], [count] * 2, **canvas.REFERENCE)
     axes[0][0].set_ylim(0, 1.06 * axes[0][0].dataLim.y1)
     canvas.legend(page, axes[0][0], {'unknowns: labels and private numbers (mean)': {}})
@@ -55,15 +56,15 @@ def constraints_vs_num_gradients(summary: Summary) -> Any | None:
 
 
 def intervals(summary: Summary) -> Any | None:
-    """Draws F1 and the certified share over (T, interval), a line of heat maps a setting.
+    """Draws heat maps of F1 and of the certified share over (T, interval), a row per setting.
 
-    One gradient has no interval: its column is the same at each.
+    T = 1 has no interval: its column repeats the same value.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None unless some attack has two T and two intervals.
+        The page, or None if no attack has at least two T and two intervals.
     """
     lines = _grids(tables.attacks_of(summary))
     if not lines:
@@ -73,8 +74,8 @@ def intervals(summary: Summary) -> Any | None:
     tallest = max(len(_axes(rows)[1]) for rows in lines)
     height = len(lines) * (1.3 + 0.34 * tallest)
     page, axes = canvas.page(columns, len(lines), 1 + 4.2 * columns, max(height, 2.8))
-    apart = tables.varying([row for rows in lines for row in rows])
-    keys = [key for key in apart if key not in stats.STEPS]
+    varied = tables.varying([row for rows in lines for row in rows])
+    keys = [key for key in varied if key not in stats.STEPS]
     image = None
     for line, rows, has_share in zip(axes, lines, certified, strict=True):
         first: Mapping[str, Any] = rows[0]
@@ -91,7 +92,7 @@ def intervals(summary: Summary) -> Any | None:
 
 
 def _grids(attacks: Iterable[SummaryRow]) -> list[list[SummaryRow]]:
-    """Rows of a setting with two T and two intervals, a few settings, those that certify first."""
+    """Rows of up to `_PANELS` settings with two T and two intervals, with certificates first."""
     groups: dict[str, list[SummaryRow]] = {}
     for row in attacks:
         groups.setdefault(stats.setting(row, stats.STEPS), []).append(row)
@@ -100,7 +101,7 @@ def _grids(attacks: Iterable[SummaryRow]) -> list[list[SummaryRow]]:
 
 
 def _axes(rows: Sequence[SummaryRow]) -> tuple[list[int], list[int]]:
-    """All T and all intervals of some summary rows, increasing."""
+    """All T and all intervals of the summary rows, increasing."""
     return (
         sorted({row['num_gradients'] for row in rows}),
         sorted({span for row in rows if (span := row['interval']) is not None}),
@@ -110,7 +111,7 @@ def _axes(rows: Sequence[SummaryRow]) -> tuple[list[int], list[int]]:
 def _heat(
     axis: Any, rows: Sequence[SummaryRow], title: str, values: Sequence[ConfidenceInterval | None]
 ) -> Any:
-    """A heat map over (T, interval) with its numbers; cells without one stay white."""
+    """Draws a heat map over (T, interval) with numbers; cells without a value stay white."""
     steps, spans = _axes(rows)
     grid = np.full((len(spans), len(steps)), np.nan)
     for row, value in zip(rows, values, strict=True):
@@ -131,15 +132,16 @@ def _heat(
 
 
 def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
-    """Draws each certificate's margin over its noise against the F1 that was measured.
+    """Draws the measured F1 against the ratio of each certificate's margin to its noise.
 
-    One dot a victim and setting; certified ones, right of 1, should all have F1 1.
+    There is one dot per victim and setting. Certified answers have a ratio above 1, and should all
+    have F1 = 1.
 
     Args:
-        rows: rows of victims.
+        rows: victim rows.
 
     Returns:
-        The page, or None when no row has a margin and an F1.
+        The page, or None if no row has a margin and an F1.
     """
     made = [
         (margin / max(noise, np.finfo(float).tiny), f1, bool(row['certified']))
@@ -151,7 +153,7 @@ def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
         return None
     exact, f1, certified = map(np.array, zip(*made, strict=True))
     ratio = np.clip(exact, _LEAST, _MOST)
-    beyond = '' if np.array_equal(exact, ratio) else f', drawn within {_LEAST:g} to {_MOST:g}'
+    beyond = '' if np.array_equal(exact, ratio) else f', clipped to {_LEAST:g} to {_MOST:g}'
     page, ((axis,),) = canvas.page(1, 1, 6, 4)
     canvas.references(axis, [1], vertical=True, linewidth=1, zorder=0)
     styles = ((~certified, canvas.COLOURS[1], 'x'), (certified, canvas.COLOURS[0], 'o'))
@@ -163,7 +165,7 @@ def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
         )  # fmt: skip
     axis.set_xscale('log')
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel(f'margin over noise (ratio{beyond}; certified above 1)')
+    axis.set_xlabel(f'margin / noise (ratio{beyond}; certified above 1)')
     axis.set_ylabel('F1 of the victim')
     canvas.grid(axis, 'both')
     canvas.legend(page, axis, place='upper', size=9)

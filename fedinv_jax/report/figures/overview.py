@@ -1,4 +1,4 @@
-"""Figures of any run: metrics against T, and what was recovered of a few victims."""
+"""Figures of any run: metrics against T, and the recovered scores of a few victims."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -10,22 +10,22 @@ from fedinv_jax.report import stats, tables
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.rows import Summary, VictimRow
 
-_STYLES = ('--', ':', '-.')  # of the baselines
+_STYLES = ('--', ':', '-.')  # line styles of the baselines
 _VICTIMS = 4
 
 
 def metrics_vs_num_gradients(summary: Summary) -> Any | None:
     """Draws AUC, average precision and F1 against the number of gradients T.
 
-    One curve per setting that differs in more than T, with 95% intervals; the baselines are
-    horizontal lines. Of more than seven curves those at the first round and interval that come
-    first.
+    There is one curve per combination of the other keys, with 95% confidence intervals; baselines
+    are horizontal lines. If there are more than seven curves, only the earliest first round and the
+    smallest interval are drawn.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None when the summary holds no attack.
+        The page, or None if the summary has no attack.
     """
     attacks = tables.attacks_of(summary)
     if not attacks:
@@ -52,7 +52,7 @@ def metrics_vs_num_gradients(summary: Summary) -> Any | None:
 
 
 def _draw_victim(axis: Any, row: VictimRow) -> None:
-    """Scores by rank, coloured by the truth; below them a tick at the rank of each interaction."""
+    """Draws scores by rank, coloured by true label, and a tick at the rank of each interaction."""
     scores, truth = np.asarray(row['scores'], float), np.asarray(row['truth']) > 0
     order = np.argsort(-scores, kind='stable')
     ranks, scores, truth = np.arange(1, order.size + 1), scores[order], truth[order]
@@ -74,16 +74,16 @@ def _draw_victim(axis: Any, row: VictimRow) -> None:
 
 
 def recovered_vs_true(rows: Iterable[VictimRow], summary: Summary) -> Any | None:
-    """Draws a few victims' recovered scores, items in order of score, coloured by the truth.
+    """Draws the recovered scores of a few victims, sorted by score and coloured by true label.
 
-    One line of panels a victim; smallest and largest T of the first attack side by side.
+    Each victim has a row of panels: the smallest and the largest T of the first attack.
 
     Args:
-        rows: rows of victims, of which some carry `scores` and `truth` `[K]`.
-        summary: what `stats.summarize` returns.
+        rows: victim rows, some of them with `scores` and `truth` `[K]`.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None when no victim of that attack carries scores.
+        The page, or None if no victim of that attack has scores.
     """
     attacks = tables.attacks_of(summary)
     if not attacks:
@@ -114,7 +114,7 @@ def recovered_vs_true(rows: Iterable[VictimRow], summary: Summary) -> Any | None
 
 
 def _examples(rows: Iterable[VictimRow], settings: Sequence[str]) -> list[dict[str, VictimRow]]:
-    """By setting, the rows with scores of a few victims: those with every setting first."""
+    """Rows with scores of a few victims, each as setting -> row; complete victims come first."""
     victims: dict[tuple[int, int], dict[str, VictimRow]] = {}
     for row in rows:
         if row.get('scores') is not None and stats.setting(row) in settings:
@@ -124,7 +124,7 @@ def _examples(rows: Iterable[VictimRow], settings: Sequence[str]) -> list[dict[s
 
 
 def _name_marks(axis: Any) -> None:
-    """Puts what `_draw_victim` draws into an axis's legend."""
+    """Adds legend entries for the markers of `_draw_victim`."""
     true, false = canvas.COLOURS[:2]
     axis.scatter([], [], c=true, marker='o', s=14, label='interaction')
     axis.scatter([], [], c=false, marker='x', s=14, linewidths=0.8, label='no interaction')

@@ -1,4 +1,4 @@
-"""Figures of studies: recovery against the training, against the interval, attack by attack."""
+"""Figures of studies: metrics against the first round, against the interval, and by attack."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -11,51 +11,53 @@ from fedinv_jax.report.rows import Summary, SummaryRow, VictimRow
 
 _Key = Literal['first_round', 'interval']
 _METRICS = ('auc', 'f1')
-_PANELS = 4  # Uploads seen, each a panel, in figures that compare attacks.
+_PANELS = 4  # most panels, one per upload seen, in figures that compare attacks
 _THIN: dict[str, Any] = {'linestyle': '-', 'linewidth': 0.7}
 
 
 def metrics_vs_first_round(summary: Summary) -> Any | None:
-    """Draws AUC and F1 against the first observed round, with the training loss beside them.
+    """Draws AUC, F1 and the training loss against the first observed round.
 
-    A curve per attack and T, at the smallest interval, with 95% intervals; popularity is dashed.
+    There is one curve per attack and T, at the smallest interval, with 95% confidence intervals;
+    popularity is dashed.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None below two first rounds.
+        The page, or None if there are fewer than two first rounds.
     """
     attacks = canvas.nearest(tables.attacks_of(summary))
     return _against('first_round', attacks, summary, 'training_loss', 'training loss (mean)')
 
 
 def metrics_vs_interval(summary: Summary) -> Any | None:
-    """Draws AUC and F1 against the interval, with the drift of the private embedding beside them.
+    """Draws AUC, F1 and the drift of the private embedding against the interval.
 
-    A curve per attack and T above 1, at the earliest first round; thin, what the same attack makes
-    of one gradient.
+    There is one curve per attack and T > 1, at the earliest first round; a thin line is the same
+    attack with one gradient.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None below two intervals.
+        The page, or None if there are fewer than two intervals.
     """
     attacks = tables.attacks_of(summary)
     first = min((row['first_round'] for row in attacks), default=0)
     attacks = [row for row in attacks if row['first_round'] == first]
-    return _against('interval', attacks, summary, 'drift', 'relative drift of p')
+    label = 'relative drift of the private embedding'
+    return _against('interval', attacks, summary, 'drift', label)
 
 
 def _against(
     key: _Key,
     attacks: Sequence[SummaryRow],
     summary: Summary,
-    beside: Literal['training_loss', 'drift'],
+    quantity: Literal['training_loss', 'drift'],
     label: str,
 ) -> Any | None:
-    """AUC, F1 and one number of the training against `key`."""
+    """Draws AUC, F1 and a quantity of the training against `key`."""
     moving = [row for row in attacks if row[key] is not None]
     steps = sorted({step for row in moving if (step := row[key]) is not None})
     if len(steps) < 2:
@@ -69,23 +71,23 @@ def _against(
             canvas.references(axis, levels, color=colour, **_THIN)
         canvas.references(axis, canvas.baseline_levels(summary, metric))
         axis.set_ylabel(f'{tables.title(metric)} (mean over victims)')
-    _beside(side, moving, steps, key, beside)
+    _training_panel(side, moving, steps, key, quantity)
     side.set_ylabel(label)
     more = canvas.popularity(summary)
     if key == 'interval':
-        more |= {'thin: the same attack with one gradient': {'color': '0.25', **_THIN}}
+        more |= {'thin line: the same attack with one gradient': {'color': '0.25', **_THIN}}
     canvas.legend(page, panels[0], more)
     return page
 
 
-def _beside(
+def _training_panel(
     axis: Any,
     rows: Sequence[SummaryRow],
     steps: Sequence[int],
     key: _Key,
     name: Literal['training_loss', 'drift'],
 ) -> None:
-    """A number of the training against `key`: of each T where T matters to it."""
+    """Draws a quantity of the training against `key`; the drift has a curve per T."""
     several = name == 'drift' and len({row['num_gradients'] for row in rows}) > 1
     for number, (count, values) in enumerate(_by_steps(rows, key, name).items()):
         axis.plot(
@@ -106,7 +108,7 @@ def _beside(
 
 
 def _curves(rows: Sequence[SummaryRow], key: _Key) -> dict[str, list[SummaryRow]]:
-    """Rows by label, one curve for all that differ in `key` only."""
+    """Rows by curve: label -> rows that differ in `key` only."""
     varying = [name for name in tables.varying(rows) if name not in (key, 'solver', 'interval')]
     found: dict[str, list[SummaryRow]] = {}
     for row in rows:
@@ -116,7 +118,7 @@ def _curves(rows: Sequence[SummaryRow], key: _Key) -> dict[str, list[SummaryRow]
 
 
 def _one_gradient(row: SummaryRow, attacks: Iterable[SummaryRow], metric: str) -> list[float]:
-    """The level of the same attack with T = 1."""
+    """The mean of the metric for the same attack with T = 1; empty if not run."""
     return [
         mean
         for other in attacks
@@ -129,7 +131,7 @@ def _one_gradient(row: SummaryRow, attacks: Iterable[SummaryRow], metric: str) -
 def _by_steps(
     rows: Sequence[SummaryRow], key: _Key, name: Literal['training_loss', 'drift']
 ) -> dict[int, dict[int, float]]:
-    """A number of the training by T and by `key`; by `key` alone where T does not matter."""
+    """A quantity of the training: T -> `key` -> value; T is 0 for one that does not depend on T."""
     found: dict[int, dict[int, float]] = {}
     for row in sorted(rows, key=lambda row: (row['num_gradients'], row[key] or 0)):
         step, value = row[key], row[name]
@@ -139,19 +141,19 @@ def _by_steps(
 
 
 def attacks(summary: Summary) -> Any | None:
-    """Draws AUC and F1 of every attack, best first, with 95% intervals; a marker for each T.
+    """Draws AUC and F1 of every attack, best first, with 95% confidence intervals; a marker per T.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None below three attacks that read uploads, or where rounds or intervals
-        differ.
+        The page, or None if fewer than three attacks read uploads, or if first rounds or intervals
+        vary.
     """
     rows = tables.attacks_of(summary)
     names = list(dict.fromkeys(row['attack'] for row in rows))
-    apart = [key for key in tables.varying(rows) if key not in ('attack', 'solver', 'seen')]
-    if len(names) < 3 or apart:
+    varied = [key for key in tables.varying(rows) if key not in ('attack', 'solver', 'seen')]
+    if len(names) < 3 or varied:
         return None
     seens = list(dict.fromkeys(tables.show(row['seen']) for row in rows))[:_PANELS]
     steps = sorted({row['num_gradients'] for row in rows})
@@ -180,7 +182,7 @@ def _ranking(
     order: Sequence[str],
     steps: Sequence[int],
 ) -> None:
-    """A line for each attack, with a dot and its interval for each T."""
+    """Draws a line per attack, with a mean and its confidence interval for each T."""
     for number, step in enumerate(steps):
         own = [row for row in rows if row['num_gradients'] == step]
         shift = (number - (len(steps) - 1) / 2) * 0.28
@@ -198,13 +200,13 @@ def _ranking(
 
 
 def distributions(rows: Iterable[VictimRow]) -> Any | None:
-    """Draws every victim's F1, attack by attack, at the largest T: a dot each, and the quartiles.
+    """Draws every victim's F1 for each attack at the largest T: dots, quartiles and median.
 
     Args:
-        rows: rows of victims.
+        rows: victim rows.
 
     Returns:
-        The page, or None when no attack that reads uploads has an F1.
+        The page, or None if no attack that reads uploads has an F1.
     """
     made = [row for row in rows if row['metrics'].get('f1') is not None]
     reading = [row for row in made if row['family'] != 'baseline']
@@ -232,10 +234,10 @@ def distributions(rows: Iterable[VictimRow]) -> Any | None:
 
 
 def _dots(axis: Any, place: int, values: np.ndarray) -> None:
-    """One attack's values on its line: a dot each, quartiles and median."""
-    # Golden-ratio steps spread the dots evenly without chance.
+    """Draws one attack's values on its line: dots, quartiles and median."""
+    # Golden-ratio steps distribute the dots evenly and deterministically.
     positions = place + ((np.arange(values.size) * 0.618034) % 1 - 0.5) * 0.6
-    # Thousands of dots show where they are dense.
+    # Dots are more transparent the more there are, so that their density is visible.
     alpha = np.clip(300 / max(values.size, 1), 0.02, 0.6)
     axis.scatter(values, positions, s=14, color=canvas.COLOURS[0], alpha=alpha, linewidths=0)
     if values.size:
@@ -245,19 +247,19 @@ def _dots(axis: Any, place: int, values: np.ndarray) -> None:
 
 
 def _who(row: VictimRow) -> str:
-    """An attack with its hypothesis, where it has a choice."""
+    """The attack's name, with its hypothesis unless that is 'free'."""
     chosen = row['dynamics'] not in (None, 'free')
     return f'{row["attack"]} ({row["dynamics"]})' if chosen else str(row['attack'])
 
 
 def runtime(summary: Summary) -> Any | None:
-    """Draws F1 against the seconds that a victim takes, a marker for each attack and T.
+    """Draws F1 against the run time per victim, a marker for each attack and T.
 
     Args:
-        summary: what `stats.summarize` returns.
+        summary: the result of `stats.summarize`.
 
     Returns:
-        The page, or None below two attacks that read uploads.
+        The page, or None if fewer than two attacks read uploads.
     """
     rows = [
         row
@@ -282,9 +284,9 @@ def runtime(summary: Summary) -> Any | None:
             label=name,
         )
     axis.set_xscale('log')
-    axis.xaxis.set_minor_formatter(ticker.NullFormatter())  # those within a decade overlap
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())  # minor labels would overlap
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel('seconds a victim (larger marker: more gradients)')
+    axis.set_xlabel('seconds per victim (larger marker: more gradients)')
     axis.set_ylabel('F1 (mean over victims)')
     canvas.grid(axis, 'both')
     canvas.legend(page, axis, columns=4)

@@ -10,14 +10,14 @@ from fedinv_jax.report.tradeoff import Point
 
 
 def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:
-    """Draws `leakage_vs_quality`.
+    """Writes the figure `leakage_vs_quality`.
 
     Args:
-        found: from `tradeoff.points`.
+        found: the result of `tradeoff.points`.
         path: PNG to write.
 
     Returns:
-        The path, or None below two defences.
+        The path, or None if there are fewer than two defences.
     """
     page = leakage_vs_quality(found)
     return None if page is None else canvas.save(page, path)
@@ -26,14 +26,14 @@ def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:
 def leakage_vs_quality(found: Sequence[Point]) -> Any | None:
     """Draws the best attack's AUC against hit rate and NDCG, a line for each defence.
 
-    A row of panels for the smallest and one for the largest T; dashed: the popularity baseline.
-    Down and to the right is better.
+    There is a row of panels for the smallest T and one for the largest. The dashed line is the
+    popularity baseline. A good defence is at the lower right.
 
     Args:
-        found: from `tradeoff.points`.
+        found: the result of `tradeoff.points`.
 
     Returns:
-        The page, or None below two defences.
+        The page, or None if there are fewer than two defences.
     """
     if len({point.defence for point in found}) < 2:
         return None
@@ -57,7 +57,7 @@ def leakage_vs_quality(found: Sequence[Point]) -> Any | None:
 
 
 def _panel(axis: Any, here: Sequence[Point], families: Sequence[str], name: str) -> None:
-    """All defences at one T, against one measure of quality."""
+    """Draws all defences at one T against one quality metric."""
     for number, one in enumerate(families):
         _line(axis, [p for p in here if p.family == one], name, *canvas.style(number), one)
     own = [p for p in here if p.family == tradeoff.NONE]
@@ -67,7 +67,7 @@ def _panel(axis: Any, here: Sequence[Point], families: Sequence[str], name: str)
 
 
 def _line(axis: Any, own: Sequence[Point], name: str, colour: str, marker: str, label: str) -> None:
-    """A family's points, weak to strong; a stronger one has a larger marker."""
+    """Draws a family's points from weak to strong; stronger ones have larger markers."""
     pairs = [(p.quality[name]['mean'], p.best['metrics']['auc']['mean']) for p in own]
     known = [pair for pair in pairs if None not in pair]
     if not known:
@@ -81,7 +81,7 @@ def _line(axis: Any, own: Sequence[Point], name: str, colour: str, marker: str, 
 
 
 def _popularity(found: Sequence[Point]) -> list[float]:
-    """The popularity baseline's level, in mean over the points: victims are the same in all."""
+    """The popularity baseline's AUC, averaged over the points, which have the same victims."""
     levels = []
     for point in found:
         auc, gap = point.best['metrics']['auc'], point.best['difference_to_popularity']

@@ -54,5 +54,5 @@ def test_margins_beyond_the_ends_are_drawn_at_these():
     wrong, right = (dots.get_offsets().tolist() for dots in axis.collections)
     assert wrong == [[1e-3, 0.0]]
     assert right == [[5.0, 1.0], [1e6, 1.0]]
-    assert 'drawn within 0.001 to 1e+06' in axis.get_xlabel()
+    assert 'clipped to 0.001 to 1e+06' in axis.get_xlabel()
     assert 'drawn' not in identifiability.margin_vs_f1(rows[:1]).axes[0].get_xlabel()
