@@ -352,7 +352,7 @@ def main(argv: list[str]) -> None:
     found = growth(_GROW.value) if _GROW.value else table()
     if _JSON.value:
         record = {**found, **workdir.versions()}
-        pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=1) + '\n')
+        pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
 
 
 if __name__ == '__main__':

@@ -203,7 +203,7 @@ def main(argv: list[str]) -> None:
     found = {'exact': exact(), 'training': training()}
     if flags.FLAGS.json:
         record = {**found, **workdir.versions()}
-        pathlib.Path(flags.FLAGS.json).write_text(json.dumps(record, indent=1) + '\n')
+        pathlib.Path(flags.FLAGS.json).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
 
 
 if __name__ == '__main__':

@@ -18,14 +18,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from fedinv_jax.audit import workdir
 
-_TIMINGS = ('seconds', 'schema')
+_ASIDE = ('seconds', 'schema', 'config_hash')
 _SHOWN = 5
 
 
 def rows_of(folder: pathlib.Path) -> dict[tuple, dict[str, Any]]:
-    """The rows of a run by setting, seed and user, without the timings."""
+    """The rows of a run by setting, seed and user, without timings and hashes of the config."""
     return {
-        workdir.key(row): {name: value for name, value in row.items() if name not in _TIMINGS}
+        workdir.key(row): {name: value for name, value in row.items() if name not in _ASIDE}
         for row in workdir.read_rows(folder)
     }
 
@@ -43,6 +43,11 @@ def differences(before: pathlib.Path, after: pathlib.Path) -> list[str]:
             if one[key].get(name) != other[key].get(name)
         ]
     return found
+
+
+def _answer(path: pathlib.Path) -> Any:
+    """What `answer.json` holds."""
+    return json.loads(path.read_text(encoding='utf-8'))
 
 
 def main(argv: list[str]) -> None:
@@ -64,7 +69,7 @@ def main(argv: list[str]) -> None:
         if not (path.exists() and other.exists()):
             found = [f'{other if path.exists() else path} does not exist']
         elif path.name == 'answer.json':
-            same = json.loads(path.read_text()) == json.loads(other.read_text())
+            same = _answer(path) == _answer(other)
             found = [] if same else [f'{path} and {other} differ']
         else:
             found = differences(path.parent, other.parent)

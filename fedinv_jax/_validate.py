@@ -1,6 +1,7 @@
-"""Checks names that the caller chose, and suggests similar ones for an unknown name."""
+"""Checks names and numbers that the caller chose; suggests similar names for an unknown one."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,46 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
             f'Choices: {", ".join(map(repr, sorted(choices)))}.'
         )
     return choices[name] if isinstance(choices, Mapping) else name
+
+
+def check_range(
+    name: str, value: float, least: float = 0.0, most: float = math.inf, *, above: bool = False
+) -> None:
+    """Refuses a number out of bounds, and one that is not finite: NaN lies in no range.
+
+    Args:
+        name: of the number.
+        value: the number.
+        least: least value.
+        most: largest value.
+        above: whether `least` itself is refused.
+
+    Raises:
+        ValueError: if it is out of range.
+
+    Example:
+        >>> check_range('scale', 0.5)
+        >>> check_range('scale', float('inf'))
+        Traceback (most recent call last):
+        ValueError: Expected scale=inf >= 0 and finite.
+    """
+    if math.isfinite(value) and (value > least if above else value >= least) and value <= most:
+        return
+    if most < math.inf:
+        bound = f'in [{least}, {most}]'
+    else:
+        bound = f'{">" if above else ">="} {least:g}' + ' and finite' * math.isinf(value)
+    raise ValueError(f'Expected {name}={value} {bound}.')
+
+
+def check_finite(name: str, value: float, hint: str = '') -> None:
+    """Refuses NaN and infinity.
+
+    Raises:
+        ValueError: if it is one; `hint` follows the message.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f'Expected {name}={value} to be a finite number.{hint}')
 
 
 def hint(name: str, choices: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.losses import Regularizer
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
 
@@ -98,7 +98,7 @@ def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> Cli
         dtypes of `shared`. An all-zero weight vector gives zero gradients.
 
     Raises:
-        ValueError: if `private_learning_rate` is negative.
+        ValueError: if `private_learning_rate` is negative or not finite.
 
     Example:
         >>> from fedinv_jax import losses, models
@@ -114,8 +114,7 @@ def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> Cli
         McMahan et al., Communication-efficient learning of deep networks from decentralized
         data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
     """
-    if not private_learning_rate >= 0:
-        raise ValueError(f'Expected private_learning_rate={private_learning_rate} >= 0.')
+    _validate.check_range('private_learning_rate', private_learning_rate)
     gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
 
     @jax.jit
@@ -172,7 +171,7 @@ def local_sgd(
         McMahan et al., AISTATS 2017, arXiv:1602.05629, algorithm 1 (ClientUpdate).
     """
     for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
-        if value is not None and value < 1:
+        if value is not None and not value >= 1:
             raise ValueError(f'Expected {name}={value} > 0.')
 
     def total_loss(both: PyTree, start: PyTree, block: Batch, size: Array) -> Array:
@@ -283,7 +282,7 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
         Bonawitz et al., Practical secure aggregation for privacy-preserving machine learning, CCS
         2017, doi:10.1145/3133956.3133982.
     """
-    if num_clients < 1:
+    if not num_clients >= 1:
         raise ValueError(f'Expected num_clients={num_clients} > 0.')
 
     def client_update_(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:

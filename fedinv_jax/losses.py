@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedinv_jax import _validate
 from fedinv_jax.types import Array, PyTree
 
 Regularizer: TypeAlias = Callable[[PyTree, PyTree, Array], Array]
@@ -79,8 +80,7 @@ def item_drift(weight: float) -> Regularizer:
         Pham et al., RAIFLE: reconstruction attacks on interaction-based federated learning with
         adversarial data manipulation, NDSS 2025, arXiv:2310.19163 (the mean).
     """
-    if not weight >= 0:
-        raise ValueError(f'Expected weight={weight} >= 0.')
+    _validate.check_range('weight', weight)
 
     def regularizer(shared: PyTree, start: PyTree, size: Array) -> Array:
         moved = optax.tree.sub(shared['items'], start['items'])

@@ -10,7 +10,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.types import Batch, Key, Observation, PyTree
 
 
@@ -160,7 +160,7 @@ def add_gaussian_noise(scale: float) -> Observation:
     | the same key | the same noise, in float32 and (rounded) in float64 |
     | a leaf of zeros | noise only, so that the zeros are hidden |
     | a tree without leaves | the same tree |
-    | `scale` inf, or entries that are not finite | not finite; the victim counts as failed |
+    | entries that are not finite | not finite; the victim counts as failed |
 
     Example:
         >>> stage, upload = add_gaussian_noise(0.5), {'scorer': jnp.ones(2)}
@@ -168,8 +168,7 @@ def add_gaussian_noise(scale: float) -> Observation:
         >>> bool(jnp.all(seen['scorer'] != 1)), stage.variance(upload)['scorer'].tolist()
         (True, [0.25, 0.25])
     """
-    if not scale >= 0:
-        raise ValueError(f'Expected scale={scale} >= 0.')
+    _validate.check_range('scale', scale)
 
     def observe(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
         leaves, structure = jax.tree.flatten(upload)
@@ -221,9 +220,10 @@ def share(*prefixes: str) -> Observation:
         for prefix in prefixes:
             found = [n for n in leaves if n == prefix or n.startswith(prefix + '/')]
             if not found:
+                names = tree.names(upload)
                 raise ValueError(
                     f'Expected {prefix!r} to name a part of the upload; it has '
-                    f'{", ".join(tree.names(upload))}.'
+                    f'{", ".join(names)}.{_validate.hint(prefix, names)}'
                 )
             matched.update(dict.fromkeys(found))
         kept = {name: leaf for name, leaf in leaves.items() if name in matched}

@@ -325,3 +325,32 @@ def test_nothing_depends_on_the_place_of_the_checkout():
         for match in re.finditer(places, text)
     ]
     assert not found
+
+
+def says_no_encoding(call: ast.Call) -> bool:
+    """Whether a call opens a file as text in the encoding of whatever locale there is."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, 'id', '')
+    if name not in {'open', 'fdopen', 'read_text', 'write_text', 'NamedTemporaryFile'}:
+        return False
+    method = isinstance(call.func, ast.Attribute)
+    if method and ast.unparse(call.func.value) == 'zipped':
+        return False  # a member of an archive is binary
+    texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+    modes = texts + [k.value.value for k in call.keywords if k.arg == 'mode']
+    binary = 'text' not in name and any(mode in modes for mode in ('rb', 'wb', 'ab', 'a+b', 'rb+'))
+    encoded = any(k.arg == 'encoding' for k in call.keywords)
+    return not (binary or encoded or (name == 'write_text' and len(call.args) > 1))
+
+
+# Failed on `path.read_text()` in audit/reporting.py, and on `open(path, 'a')` in audit/workdir.py.
+@pytest.mark.parametrize('folder', ['fedinv_jax', 'scripts', 'benchmarks', 'configs'])
+def test_files_are_utf_8_whatever_the_locale(folder):
+    paths = sorted((ROOT / folder).rglob('*.py'))
+    assert paths
+    found = [
+        f'{path.relative_to(ROOT)}:{node.lineno}'
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+        if isinstance(node, ast.Call) and says_no_encoding(node)
+    ]
+    assert not found, f'Name the encoding, as in open(path, encoding="utf-8"): {found}'

@@ -212,9 +212,15 @@ def silent(_):
 
 
 def rows_of(folder):
-    """Rows without timings, by setting and victim."""
-    rows = workdir.read_rows(pathlib.Path(folder))
-    return {workdir.key(row): {k: v for k, v in row.items() if k != 'seconds'} for row in rows}
+    """Rows without timings and whose config they are of, by setting and victim."""
+    rows, aside = workdir.read_rows(pathlib.Path(folder)), ('seconds', 'config_hash')
+    return {workdir.key(row): {k: v for k, v in row.items() if k not in aside} for row in rows}
+
+
+def contents(folder):
+    """Every file of a folder: what is in it and when it was written."""
+    files = [path for path in pathlib.Path(folder).rglob('*') if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def run(config, folder, log=silent):

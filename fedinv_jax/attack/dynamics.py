@@ -59,7 +59,7 @@ def free(init_private: InitPrivate, num_steps: int) -> Dynamics:
     Raises:
         ValueError: if `num_steps` (T) is below 1.
     """
-    if num_steps < 1:
+    if not num_steps >= 1:
         raise ValueError(f'Expected num_steps={num_steps} > 0.')
 
     def init(key: Key) -> PyTree:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import optax
 
+from fedinv_jax import _validate
 from fedinv_jax.attack import candidates
 from fedinv_jax.types import Array, PyTree, Transcript
 
@@ -38,8 +39,7 @@ def norm_prior(scale: float = 0.1) -> Prior:
     Raises:
         ValueError: if `scale` is not positive.
     """
-    if scale <= 0:
-        raise ValueError(f'Expected scale={scale} > 0.')
+    _validate.check_range('scale', scale, above=True)
 
     def prior(labels: Array, latent: PyTree, transcript: Transcript) -> Array:
         del labels, transcript

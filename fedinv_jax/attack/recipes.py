@@ -197,7 +197,7 @@ def raifle_joint(known: Known, guesses: int = 3) -> Attack:
 
 
 def _raifle(known: Known, guesses: int, joint: bool) -> Attack:
-    if guesses < 1:
+    if not guesses >= 1:
         raise ValueError(f'Expected guesses={guesses} > 0.')
     optimizer = optax.chain(
         optax.scale_by_lbfgs(memory_size=100),

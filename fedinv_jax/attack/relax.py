@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedinv_jax import _validate
 from fedinv_jax.types import Array
 
 
@@ -37,8 +38,7 @@ def sigmoid(gain: float = 1.0, margin: float = 1e-4) -> Relaxation:
         >>> relaxation.decode(relaxation.encode(jnp.array([0.25, 0.5]))).round(4).tolist()
         [0.25, 0.5]
     """
-    if gain <= 0:
-        raise ValueError(f'Expected gain={gain} > 0.')
+    _validate.check_range('gain', gain, above=True)
     if not 0 < margin < 0.5:
         raise ValueError(f'Expected 0 < margin={margin} < 0.5.')
 

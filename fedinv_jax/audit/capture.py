@@ -14,6 +14,7 @@ from fedinv_jax import transcripts, tree
 from fedinv_jax.audit import (
     attackers,
     checks,
+    files,
     layout,
     misfit,
     plan,
@@ -22,7 +23,6 @@ from fedinv_jax.audit import (
     runner,
     scoring,
     training,
-    workdir,
 )
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
@@ -123,7 +123,7 @@ def attack_transcript(
             result['would_fit'] = change
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    workdir.write(out / 'answer.json', json.dumps(result) + '\n')
+    files.write(out / 'answer.json', json.dumps(result) + '\n')
     log(
         f'{len(result["interactions"])} of {len(seen.items)} candidates taken for interactions, '
         f'objective {result["objective"]:.2e}; {out / "answer.json"}'

@@ -38,12 +38,43 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
 # Smallest and largest value of a field; the bounds of the defences' fields are in `DEFENCES`. A
 # field whose value is None is not checked.
 _RANGES = {
-    'seed': (0, math.inf),
     'observation.delta': (0, 1),
-    'data.max_users': (1, math.inf),
-    'attack.max_positives': (1, math.inf),
-    'attack.stop_below': (0, math.inf),
-    'run.parallel_victims': (1, math.inf),
+    **dict.fromkeys(
+        (
+            'seed',
+            'data.k_core',
+            'data.min_positives',
+            'model.scale',
+            'client.private_learning_rate',
+            'client.optimizer.learning_rate',
+            'server.optimizer.learning_rate',
+            'attack.num_victims',
+            'attack.learning_rate',
+            'attack.private_learning_rate',
+            'attack.optimizer.learning_rate',
+            'attack.label_rate_scale',
+            'attack.priors.binary',
+            'attack.priors.norm',
+            'attack.priors.popularity',
+            'attack.priors.sparsity',
+            'attack.stop_below',
+            'attack.max_dense_candidates',
+        ),
+        (0.0, math.inf),
+    ),
+    **dict.fromkeys(
+        (
+            'data.max_users',
+            'data.max_positives',
+            'attack.max_positives',
+            'model.dim',
+            'client.num_epochs',
+            'client.batch_size',
+            'server.clients_per_round',
+            'run.parallel_victims',
+        ),
+        (1.0, math.inf),
+    ),
 }
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.ties': ('item', 'random'),
@@ -128,12 +159,7 @@ def _check_combinations(config: Config) -> None:
             "client.precision='float64' needs attack.dtype='float64': a float32 solver would round "
             'the uploads.'
         )
-    ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
-    for name, (least, most) in ranges.items():
-        value = operator.attrgetter(name)(config)
-        if value is not None and not least <= value <= most:
-            bound = f'>= {least}' if most == math.inf else f'in [{least}, {most}]'
-            raise ValueError(f'Expected {name}={value} {bound}.')
+    _check_numbers(config)
     _check_defences(config)
     alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
     if config.data.labels == 'ratings' and alone:
@@ -165,6 +191,29 @@ def _check_combinations(config: Config) -> None:
             raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
 
 
+def _check_numbers(config: Config) -> None:
+    """Refuses numbers that are not finite, whatever their field, and those out of range."""
+    values, optional = _fields(config), _fields(default_config())
+    for name, value in values.items():
+        off = ' None switches it off.' if optional.get(name, 0) is None else ''
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(number, float):
+                _validate.check_finite(name, number, off)
+    ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
+    for name, (least, most) in ranges.items():
+        if values.get(name) is not None:
+            _validate.check_range(name, values[name], least, most)
+
+
+def _fields(section: Config, prefix: str = '') -> dict[str, Any]:
+    """Every value of a config by the name of its field, `section.name`."""
+    found: dict[str, Any] = {}
+    for name, value in section.items():
+        inner = isinstance(value, Config)
+        found |= _fields(value, f'{prefix}{name}.') if inner else {f'{prefix}{name}': value}
+    return found
+
+
 def _check_defences(config: Config) -> None:
     """Rejects defences that contradict other fields, and attacks that cannot run under them."""
     section, attack = config.observation, config.attack
@@ -173,6 +222,8 @@ def _check_defences(config: Config) -> None:
     if not section.uploaded:
         raise ValueError('Expected observation.uploaded to name at least one of: items, scorer.')
     for setting in settings_lib.settings(config):
+        for part in setting.seen:
+            _validate.lookup('part in observation.seen', part.split('/')[0], defences.PARTS)
         hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
         if hidden:
             raise ValueError(

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from ml_collections import config_dict
+
+from fedinv_jax.audit import optional
 
 RENAMED: dict[str, tuple[str, ...]] = {
     'block': ('victims_per_call',),
@@ -47,8 +50,11 @@ class Config(ml_collections.ConfigDict):
         super().__setitem__(self._name(key), value)
 
     def get_type(self, key: str) -> Any:
-        """The type of a field's value: what a flag of that name takes."""
-        return super().get_type(self._name(key))
+        """The type of a field's value: what a flag of that name takes, None too where it may be."""
+        name = self._name(key)
+        kind = super().get_type(name)
+        field = dict(self.items(preserve_field_references=True))[name]
+        return optional.flag_type(kind) if isinstance(field, config_dict.FieldReference) else kind
 
     def _name(self, key: Any) -> Any:
         for name in RENAMED.get(key, ()) if key not in self else ():

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import platform
 import re
 import shlex
 import sys
@@ -57,6 +56,7 @@ class Command(NamedTuple):
 
 def main() -> None:
     """The console command `fedinv`."""
+    process.print_anywhere()
     name, *rest = sys.argv[1:] or ['--help']
     if name == 'help' and rest:
         name, rest = rest[0], ['--help']
@@ -78,6 +78,7 @@ def run(name: str, program: str | None = None) -> None:
         name: in `COMMANDS`.
         program: how the user calls it; None: `sys.argv[0]`.
     """
+    process.print_anywhere()
     program, command = program or sys.argv[0], COMMANDS[name]
     examples = [f'  {program} {example}' for example in command.examples]
     sys.modules['__main__'].__doc__ = '\n'.join([command.summary, '', 'Examples:', *examples])
@@ -120,7 +121,7 @@ def _run_report(program: str) -> None:
     def write(argv: list[str]) -> None:
         if len(argv) < 2:
             raise app.UsageError(f'Expected one or more work directories: {program} WORKDIR ...')
-        with _errors_as_lines(''):
+        with _errors_as_lines():
             for folder in argv[1:]:
                 reporting.rewrite(folder)
 
@@ -181,12 +182,12 @@ def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bo
         if capture.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
             sys.exit(_MISFIT)
     else:
-        _keep_compiled(folder)
+        process.keep_compiled(folder)
         runner.run(config, folder, line, shard=shard, merge=merge)
 
 
 def _study(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
-    _keep_compiled(folder)
+    process.keep_compiled(folder)
     study.run(config, folder, line, _FLAGS.arms, shard=shard, merge=merge)
 
 
@@ -251,9 +252,11 @@ def _start(program: str, do: Do) -> None:
         path, _, variant = name.partition(':')
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _FLAGS.workdir or f'runs/{default}'
+        with _errors_as_lines():
+            _FLAGS.config.lock()  # any use of a config whose file could not be read is an error
         work = partial(do, _FLAGS.config, folder, line)
         lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
-        with _errors_as_lines(f' ({_GO_ON})'), distributed.watch(lost):
+        with _errors_as_lines(folder), distributed.watch(lost):
             if _FLAGS.distributed:
                 _run_distributed(work)
             else:
@@ -264,33 +267,28 @@ def _start(program: str, do: Do) -> None:
     warnings.filterwarnings('once', 'The field', FutureWarning)
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     if not set(sys.argv) & {*_HELP, '--helpfull'}:
-        with _errors_as_lines(''):
+        with _errors_as_lines():
             # In place: ml_collections reads the overrides of fields there.
             sys.argv[1:] = packaged.resolve(sys.argv[1:])
     app.run(main, flags_parser=_parse)
 
 
 @contextlib.contextmanager
-def _errors_as_lines(hint: str) -> Iterator[None]:
-    """Where what is asked for cannot be done, the process ends with a line that says why."""
+def _errors_as_lines(folder: str | None = None) -> Iterator[None]:
+    """Where what is asked for cannot be done, the process ends with a line that says why.
+
+    The line says that a run goes on where the work directory has rows.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')
     except OSError as error:
-        sys.exit(f'error: {error}{hint}')
+        rows = folder is not None and any(pathlib.Path(folder).rglob('victims*.jsonl'))
+        sys.exit(f'error: {error}' + f' ({_GO_ON})' * rows)
     except KeyboardInterrupt:
         print(f'interrupted: {_GO_ON}')
         sys.exit(130)
-
-
-def _keep_compiled(folder: str) -> None:
-    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
-    if not jax.config.values['jax_compilation_cache_dir']:
-        path = pathlib.Path(folder, 'compiled', platform.node())
-        jax.config.update('jax_compilation_cache_dir', str(path.absolute()))
-        # All of them, whatever they took.
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
 def _slurm() -> str | None:

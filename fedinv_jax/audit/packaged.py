@@ -27,7 +27,7 @@ def files() -> dict[str, pathlib.Path]:
 
 def summary(path: pathlib.Path) -> str:
     """The first line of a config file's docstring."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ''
+    text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
     return text.partition('\n')[0]
 
 
@@ -38,9 +38,8 @@ def variants(path: pathlib.Path) -> list[str]:
         >>> variants(files()['exact_small_head'])
         ['smoke', 'intervals']
     """
-    functions = [
-        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
-    ]
+    body = ast.parse(path.read_text(encoding='utf-8')).body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
     texts = [ast.get_docstring(each) or '' for each in functions if each.name == 'get_config']
     return re.findall(r"'(\w+)'", ''.join(texts))
 
@@ -93,15 +92,14 @@ def resolve(arguments: Sequence[str]) -> list[str]:
         >>> resolve(['--merge', '--config', 'quickstart'])[2].endswith('configs/quickstart.py')
         True
     """
-    found = list(arguments)
+    found, named = list(arguments), False
     for index, argument in enumerate(found):
-        before = found[index - 1] if index else ''
-        if match := re.fullmatch(r'(--?config=)(.+)', argument):
-            found[index] = match[1] + find(match[2])
-            return found
-        if before in ('--config', '-config'):
-            found[index] = find(argument)
-            return found
+        if match := re.fullmatch(r'(--?config=)(.*)', argument):
+            found[index], named = match[1] + find(match[2]), True
+        elif index and found[index - 1] in ('--config', '-config'):
+            found[index], named = find(argument), True
+    if named:
+        return found
     near = [name for name in found if name.partition(':')[0] in files()]
     hint = f'Did you mean --config={near[0]}?' if near else '`fedinv configs` lists the names.'
     raise ValueError(f'Expected --config=NAME or --config=FILE. {hint}')

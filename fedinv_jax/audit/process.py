@@ -1,6 +1,10 @@
-"""How a process of the commands uses its cores."""
+"""How a process of the commands uses its cores, its terminal and a compilation cache."""
 
+import io
 import os
+import pathlib
+import platform
+import sys
 
 import jax
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls)
@@ -21,3 +25,23 @@ def configure() -> None:
     if jax.__version_info__ < (0, 11):
         flags = f'--xla_cpu_use_fusion_emitters=false {os.environ.get("XLA_FLAGS", "")}'
         os.environ['XLA_FLAGS'] = flags.strip()
+
+
+def print_anywhere() -> None:
+    """Lets standard output replace what its encoding lacks; standard error does so by itself.
+
+    Tables have a Greek letter, ids and paths may have any, and a run must not end for that.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='replace')
+
+
+def keep_compiled(folder: str) -> None:
+    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
+    path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
+    # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
+    is_text = path == path.encode('utf-8', 'replace').decode('utf-8')
+    if is_text and not jax.config.values['jax_compilation_cache_dir']:
+        jax.config.update('jax_compilation_cache_dir', path)
+        # All of them, whatever they took.
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedinv_jax.audit import defences, workdir
+from fedinv_jax.audit import defences, files, workdir
 from fedinv_jax.report import claims, document, figures, stats, tables, tradeoff
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report.figures import tradeoff as tradeoff_figure
@@ -32,10 +32,9 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
     kept, note = stats.fitting(rows), ''
     if record.num_rows is not None and len(rows) < record.num_rows:
         note = f'This run is incomplete: it has {len(rows)} of {record.num_rows} rows.'
-        log(f'warning: {path}: {note}')
     else:  # the file summary.json marks a run as complete
         text = json.dumps(summary, indent=1, allow_nan=False)
-        workdir.write(path / 'summary.json', text + '\n')
+        files.write(path / 'summary.json', text + '\n')
     (path / 'figures').mkdir(exist_ok=True)
     drawn = figures.draw(rows, summary, path / 'figures')
     part = document.Part(
@@ -49,7 +48,10 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         note,
     )
     pages = document.pages(path, [part], record.command, workdir.read_versions(path))
-    workdir.write_pages(path, pages)
+    files.write_all(path, pages)
+    # All files are written before the terminal can fail.
+    if note:
+        log(f'warning: {path}: {note}')
     log(tables.table(summary, ('auc', 'f1', 'exact')))
     for line in tables.certificates(summary):
         log(line)
@@ -80,9 +82,9 @@ def study(
         for part in parts
     ]
     record = {'command': command, 'missing': dict(missing)}
-    workdir.write(root / 'study.json', json.dumps(record, indent=2) + '\n')
+    files.write(root / 'study.json', json.dumps(record, indent=2) + '\n')
     pages = document.pages(root, moved, command, versions, missing, _defences(root, parts))
-    workdir.write_pages(root, pages)
+    files.write_all(root, pages)
     log(f'{root}/report.html, report.md')
 
 
@@ -109,7 +111,7 @@ def rewrite(folder: str, log: Log = print) -> None:
     if single:
         return
     path = root / 'study.json'
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     command = record.get('command') or workdir.read_record(found[0][0]).command
     without = {p.name: 'no rows yet' for p in runs if p not in dict(found)}
     missing = {**record.get('missing', {}), **without}

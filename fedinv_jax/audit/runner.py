@@ -12,9 +12,11 @@ import numpy as np
 
 from fedinv_jax import accounting, quality, simulate, tree
 from fedinv_jax.audit import (
+    checks,
     compiling,
     defences,
     executor,
+    files,
     plan,
     progress,
     registry,
@@ -66,21 +68,27 @@ def run(
         ValueError: if the config cannot run, if the folder holds another run or another process
             writes to it, or if rows are missing when shards are merged.
     """
-    if merge and not pathlib.Path(folder).is_dir():
-        raise ValueError(f'Nothing to merge: the folder {folder} does not exist. Check --workdir.')
+    if merge and not (pathlib.Path(folder) / 'config.json').exists():
+        raise ValueError(f'Nothing to merge: there is no run in {folder}. Check --workdir.')
+    checks.check(config)
+    workdir.check_config(folder, config.to_dict())
     cases = plan.make_cases(config)
+    for case in cases:  # what cannot be trained must not claim the folder
+        training.make_federation(case.config, case.model, case.clients)
     hashes = [clients_lib.negatives_hash(clients_lib.negatives_of(c.clients)) for c in cases]
     data = {'negatives_sha256': hashes[0] if len(hashes) == 1 else hashes}
-    described = threat_model.describe(config, cases)
+    described, blocks = threat_model.describe(config, cases), plan.blocks(cases)
+    keys = [key for block in blocks for key in plan.keys(block)]
     path = workdir.open_or_create(folder, config.to_dict(), data)
+    _check_rows(path, keys, blocks if merge else ())
     if not merge:
         log(described)
-    blocks = plan.blocks(cases)
-    keys = [key for block in blocks for key in plan.keys(block)]
     with workdir.locked_rows(path, shard, log):
+        files.clear_parts(path)
         workdir.write_record(path, workdir.Record(command, described, len(keys)))
-        _attack_missing(path, blocks, shard, merge, after, log)
-    rows = _rows_of(path, keys)
+        _attack_missing(path, blocks, shard, after, log)
+    found = {workdir.key(row): row for row in workdir.read_rows(path)}
+    rows = [found[key] for key in keys if key in found]
     if merge:
         workdir.merge(path, rows)
     if len(rows) == len(keys):
@@ -91,44 +99,48 @@ def run(
     return None
 
 
+def _check_rows(
+    path: pathlib.Path, keys: Sequence[workdir.Key], needed: Sequence[plan.Block]
+) -> None:
+    """Refuses a folder's rows before anything there is changed.
+
+    Raises:
+        ValueError: for a row whose key is not in `keys`, or if rows of a needed block are missing.
+    """
+    found = {workdir.key(row) for row in workdir.read_rows(path)}
+    if strangers := found - set(keys):
+        raise ValueError(
+            f'{path}: {len(strangers)} of {len(found)} rows belong to no setting of this config, '
+            f'such as {min(strangers)}; another version wrote them. Choose another --workdir.'
+        )
+    missing = sum(not found.issuperset(plan.keys(block)) for block in needed)
+    if missing:
+        raise ValueError(
+            f'{path}: {missing} of {len(needed)} blocks of victims are missing. Finish the '
+            'shards that were stopped, then merge.'
+        )
+
+
 def _attack_missing(
     path: pathlib.Path,
     blocks: Sequence[plan.Block],
     shard: workdir.Shard,
-    merge: bool,
     after: float,
     log: Log,
 ) -> None:
     """Attacks the shard's blocks whose rows are missing in the folder, and appends the rows."""
     done = {workdir.key(row) for row in workdir.read_rows(path)}
+    of_config = workdir.config_hash(path)
     own = plan.part(blocks, shard)
     pending = [block for block in own if not done.issuperset(plan.keys(block))]
-    if merge and pending:
-        raise ValueError(
-            f'{path}: {len(pending)} of {len(own)} blocks of victims are missing. Finish the '
-            'shards that were stopped, then merge.'
-        )
     if done:
         log(f'{path}: {len(done)} rows exist; {len(own) - len(pending)} of {len(own)} '
             'blocks of victims are complete and are skipped')  # fmt: skip
     for made in attack(pending, log, after * len(own) / max(len(pending), 1)):
         new = [row for row in made if workdir.key(row) not in done]
+        for row in new:
+            row['config_hash'] = of_config
         workdir.append_rows(path, new, shard)
-
-
-def _rows_of(path: pathlib.Path, keys: Sequence[workdir.Key]) -> list[VictimRow]:
-    """The folder's rows in the order of `keys`; missing rows are left out.
-
-    Raises:
-        ValueError: for a row whose key is not in `keys`.
-    """
-    found = {workdir.key(row): row for row in workdir.read_rows(path)}
-    if strangers := found.keys() - set(keys):
-        raise ValueError(
-            f'{path}: {len(strangers)} of {len(found)} rows belong to no setting of this config, '
-            f'such as {min(strangers)}; another version wrote them. Choose another --workdir.'
-        )
-    return [found[key] for key in keys if key in found]
 
 
 def train(case: plan.Case) -> simulate.Recording:
@@ -166,6 +178,8 @@ def attack(
     record: Callable[[plan.Case], simulate.Recording] = train,
 ) -> Iterator[list[VictimRow]]:
     """Trains each seed, compiles its attacks, and yields the rows of each block.
+
+    The rows lack `config_hash`, which `run` adds: it belongs to the config of a work directory.
 
     Args:
         blocks: see `plan.blocks`.

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from fedinv_jax import _validate
-from fedinv_jax.audit import plan, reporting, runner, training, workdir
+from fedinv_jax.audit import checks, files, plan, reporting, runner, training, workdir
 from fedinv_jax.audit.config import Config
 
 
@@ -56,6 +56,22 @@ def later(work: Sequence[float]) -> list[float]:
     return [sum(work[number:]) / own for number, own in enumerate(work, start=1)]
 
 
+def _check_folders(root: pathlib.Path, every: Mapping[str, Config]) -> None:
+    """Refuses a work directory of another study before anything there is changed.
+
+    Raises:
+        ValueError: if the folder holds an arm that this study lacks, or an arm of another config.
+    """
+    there = {path.parent.name for path in root.glob('*/config.json')}
+    if others := sorted(there - every.keys()):
+        raise ValueError(
+            f'{root} holds another study, with the arm {others[0]!r}. Choose another --workdir, or '
+            'remove the folder.'
+        )
+    for name in every:
+        workdir.check_config(root / name, every[name].to_dict())
+
+
 def run(
     config: Config,
     folder: str,
@@ -86,6 +102,9 @@ def run(
         raise ValueError(
             f'{root} holds a run of `fedinv attack`, not a study. Choose another --workdir.'
         )
+    _check_folders(root, every)
+    for arm in chosen.values():
+        checks.check(arm)
     missing = {} if names else without_data(chosen)
     # Arms that are complete stay in the report.
     there = {name: arm for name, arm in every.items() if (root / name / 'summary.json').exists()}
@@ -95,6 +114,7 @@ def run(
             without = [name for name in missing if missing[name] == reason]
             log(f'warning: skipping arm{"s" * (len(without) > 1)} {", ".join(without)}: {reason}')
         chosen = {name: arm for name, arm in chosen.items() if name not in missing}
+    files.clear_parts(root)
     parts, after = [], later([plan.work(arm) for arm in chosen.values()])
     for number, (name, arm) in enumerate(chosen.items()):
         log(f'arm {number + 1} of {len(chosen)}: {name}')

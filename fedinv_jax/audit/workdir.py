@@ -9,6 +9,7 @@ compilation cache.
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedinv_jax import _version
-from fedinv_jax.audit import compatibility, defences
+from fedinv_jax.audit import compatibility, defences, files
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report import stats
@@ -38,10 +39,33 @@ _ROWS = 'victims*.jsonl'
 _PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 
 
+def check_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
+    """Refuses a folder that belongs to another config, and changes nothing.
+
+    This is known before data are read or anything is compiled; `open_or_create` checks again.
+
+    Raises:
+        ValueError: see `open_or_create`, data aside.
+    """
+    folder = pathlib.Path(folder)
+    stored = _stored(folder)
+    if (folder / 'study.json').exists():
+        raise ValueError(
+            f'{folder} holds a study, not a run of `fedinv attack`. Choose another --workdir.'
+        )
+    if stored is not None:
+        _refuse_another(folder, stored, {**stored, 'config': config})
+    elif any(rows.stat().st_size for rows in folder.glob(_ROWS)):
+        raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
+
+
 def open_or_create(
     folder: str | os.PathLike, config: Mapping[str, Any], data: Mapping[str, Any]
 ) -> pathlib.Path:
     """Creates the folder, or checks that it holds a run of the same config and data.
+
+    One lock is held while `config.json` is compared or created, so that of two processes that start
+    at once with different configs one is refused. A file that is there is never written again.
 
     Args:
         folder: the work directory.
@@ -49,31 +73,78 @@ def open_or_create(
         data: values that identify the data, such as the hash of the fixed negatives.
 
     Raises:
-        ValueError: if the folder holds a run of another config or on other data; the differences
-            are listed.
+        ValueError: if the folder holds a run of another config or on other data, with rows or
+            without; the differences are listed. If it holds a study, or rows without a config.
     """
     folder = pathlib.Path(folder)
+    check_config(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    record = json.loads(json.dumps({'config': config, 'data': data}))
-    path = folder / 'config.json'
-    if any(rows.stat().st_size for rows in folder.glob(_ROWS)):
-        if not path.exists():
-            raise ValueError(f'{folder} holds rows but no config.json. Choose another --workdir.')
-        before = json.loads(path.read_text())
-        before['config'] = compatibility.upgrade(before['config'], Config(config))
-        different = [
-            f'{name} is {before} in the folder, {after} in this run'
-            for name, before, after in _differences(before, record)
-            if not name.startswith('config.run.')
-        ]
-        if different:
-            raise ValueError(
-                f'{folder} holds another run: {"; ".join(different)}. Choose another --workdir, '
-                'or remove the folder.'
-            )
-    write(path, json.dumps(record, indent=2) + '\n')
-    write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
+    with open(folder / 'config.json', 'a', encoding='utf-8') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        stored, record = _stored(folder), {'config': config, 'data': data}
+        if stored is not None:
+            _refuse_another(folder, stored, record)
+        else:
+            file.truncate(0)
+            file.write(json.dumps(record, indent=2) + '\n')
     return folder
+
+
+def _stored(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The content of `config.json`; None if there is none, or a process stopped while writing it.
+
+    Raises:
+        ValueError: if the file holds no config of a run.
+    """
+    path = folder / 'config.json'
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError:
+        return None
+    if not (isinstance(stored, dict) and isinstance(stored.get('config'), dict)):
+        raise ValueError(f'{path} is no config of a run. Choose another --workdir.')
+    return stored
+
+
+def _refuse_another(
+    folder: pathlib.Path, stored: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Refuses a config, or data, that are not those of the folder."""
+    record = json.loads(json.dumps(record))
+    own = compatibility.upgrade(stored['config'], Config(record['config']))
+    different = [
+        f'{name} is {before} in the folder, {after} in this run'
+        for name, before, after in _differences({**stored, 'config': own}, record)
+        if not name.startswith('config.run.')
+    ]
+    if different:
+        raise ValueError(
+            f'{folder} holds another run: {"; ".join(different)}. Choose another --workdir, '
+            'or remove the folder.'
+        )
+
+
+def config_hash(folder: pathlib.Path) -> str:
+    """The hash of the config of a folder, without its section `run`; each row carries it.
+
+    The hash is that of `config.json` as it was created: a version that renames a field gets the
+    same one.
+
+    Raises:
+        ValueError: if the folder holds no run.
+    """
+    config = {name: value for name, value in _record(folder)['config'].items() if name != 'run'}
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _record(folder: pathlib.Path) -> dict[str, Any]:
+    """The content of `config.json` in a folder that must hold a run."""
+    stored = _stored(folder)
+    if stored is None:
+        raise ValueError(f'{folder} holds no run: expected {folder / "config.json"}.')
+    return stored
 
 
 class Record(NamedTuple):
@@ -91,16 +162,17 @@ class Record(NamedTuple):
 
 
 def write_record(folder: pathlib.Path, record: Record) -> None:
-    """Writes the record to `run.json`."""
-    write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
+    """Writes the record to `run.json`, and what the run runs on to `versions.json`."""
+    files.write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
+    files.write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
 
 
 def read_record(folder: pathlib.Path) -> Record:
     """The record in `run.json`; version 0.1 has no such file: read from the report's text then."""
     path, report = folder / 'run.json', folder / 'report.md'
     if path.exists():
-        return Record(**json.loads(path.read_text()))
-    text = report.read_text() if report.exists() else ''
+        return Record(**json.loads(path.read_text(encoding='utf-8')))
+    text = report.read_text(encoding='utf-8') if report.exists() else ''
     command, model = (
         re.search(rf'^## {title}\n\n```\n(.*?)\n```$', text, re.S | re.M)
         for title in ('Command', 'Threat model')
@@ -115,17 +187,13 @@ def read_config(folder: pathlib.Path) -> Config:
     Raises:
         ValueError: if the folder holds no run.
     """
-    path = folder / 'config.json'
-    if not path.exists():
-        raise ValueError(f'{folder} holds no run: expected {path}.')
-    stored = json.loads(path.read_text())['config']
-    return Config(compatibility.upgrade(stored, default_config()))
+    return Config(compatibility.upgrade(_record(folder)['config'], default_config()))
 
 
 def read_versions(folder: pathlib.Path) -> dict[str, Any]:
     """Packages and devices of the run in a folder, see `versions`."""
     path = folder / 'versions.json'
-    return json.loads(path.read_text()) if path.exists() else versions()
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else versions()
 
 
 def versions() -> dict[str, Any]:
@@ -139,19 +207,6 @@ def versions() -> dict[str, Any]:
         'devices': [f'{device.platform}: {device.device_kind}' for device in jax.devices()],
         'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     }
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file atomically."""
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.part')
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_pages(folder: pathlib.Path, pages: Mapping[str, str]) -> None:
-    """Writes the files of a report: name -> text."""
-    for name, text in pages.items():
-        write(folder / name, text)
 
 
 def key(row: VictimRow) -> Key:
@@ -171,28 +226,50 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
     Each row is returned once, although an interrupted merge leaves some rows in two files. An
     incomplete last line is ignored. Columns that rows of version 0.1 lack are taken from the
     config.
+
+    Raises:
+        ValueError: for a line that is no row, or a row of another config; the message names file
+            and line.
     """
-    found = []
-    for path in sorted(folder.glob(_ROWS), key=_shard_number):
-        text = path.read_text()
-        for number, line in enumerate(text[: text.rfind('\n') + 1].splitlines(), start=1):
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f'{path}, line {number}: expected a JSON object: {error}. Remove the line; '
-                    'its victim is then attacked again.'
-                ) from error
-    if not found:
+    found = {
+        path: text[: text.rfind('\n') + 1].splitlines()
+        for path in sorted(folder.glob(_ROWS), key=_shard_number)
+        for text in [path.read_text(encoding='utf-8')]
+    }
+    if not any(found.values()):
         return []
     config = read_config(folder)
     of_config = {
         'defence': defences.label(config),
         'defences': defences.numbers(config),
         'labels_changed': defences.labels_changed(config),
+        'config_hash': config_hash(folder),
     }
-    rows = [rows_lib.upgrade(row, of_config) for row in found]
+    rows = [
+        _parse(line, f'{path}, line {number}', of_config)
+        for path, lines in found.items()
+        for number, line in enumerate(lines, start=1)
+    ]
     return list({key(row): row for row in rows}.values())
+
+
+def _parse(line: str, where: str, of_config: Mapping[str, Any]) -> VictimRow:
+    """The row in a line of a file; it must belong to this folder's config."""
+    try:
+        row = rows_lib.upgrade(json.loads(line), of_config)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f'{where}: expected a JSON object: {error}. Remove the line; its victim is then '
+            'attacked again.'
+        ) from error
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from error
+    if row['config_hash'] != of_config['config_hash']:
+        raise ValueError(
+            f'{where}: expected rows of the config {of_config["config_hash"]} that config.json '
+            f'holds, got one of {row["config_hash"]}. Move that file to the folder of its own run.'
+        )
+    return row
 
 
 @contextlib.contextmanager
@@ -230,10 +307,14 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
     """Appends rows and waits until they are on the disk.
 
     Raises:
-        ValueError: if a row does not match `report.rows.VictimRow`; no row is written then.
+        ValueError: if a row does not match `report.rows.VictimRow`, or belongs to another config
+            than the folder, which somebody created anew; no row is written then.
     """
-    text = ''.join(_line(row) for row in rows)
-    with open(rows_file(folder, shard), 'a') as file:
+    rows = list(rows)
+    text = ''.join(map(_line, rows))
+    if {row['config_hash'] for row in rows} - {config_hash(folder)}:
+        raise ValueError(f'{folder} now belongs to another config: no row was written.')
+    with open(rows_file(folder, shard), 'a', encoding='utf-8') as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -241,7 +322,7 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
 
 def merge(folder: pathlib.Path, rows: Iterable[VictimRow]) -> None:
     """Writes `rows` to `victims.jsonl`, and removes the shards' files."""
-    write(rows_file(folder), ''.join(_line(row) for row in rows))
+    files.write(rows_file(folder), ''.join(_line(row) for row in rows))
     for path in folder.glob('victims-*.jsonl'):
         path.unlink()
 

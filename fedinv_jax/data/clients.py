@@ -61,7 +61,7 @@ def sample_negatives(
         >>> [negatives.tolist() for negatives in sample_negatives(data).values()]
         [[1, 2], [0]]
     """
-    if negatives_per_positive < 1:
+    if not negatives_per_positive >= 1:
         raise ValueError(f'Expected {negatives_per_positive=} >= 1.')
     num_items = interactions.num_items
     negatives = {}
@@ -224,7 +224,7 @@ def cohorts(
         >>> np.bincount(of[0]).tolist(), number
         ([2, 1], 2)
     """
-    if size < 1:
+    if not size >= 1:
         raise ValueError(f'Expected {size=} >= 1.')
     rng = np.random.default_rng([seed, 0, 5])  # not the stream of `plan.choose_victims`
     counts = [-(-len(group.users) // size) for group in clients]

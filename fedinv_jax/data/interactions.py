@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedinv_jax import _validate
 from fedinv_jax.data.provenance import Source
 
 _INTEGER = re.compile(r'0|-?[1-9][0-9]*', re.ASCII)
@@ -142,12 +143,16 @@ def binarize(interactions: Interactions, threshold: float | None = None) -> Inte
     Returns:
         The interactions that are kept, with the same ids and indices.
 
+    Raises:
+        ValueError: if the threshold is not finite.
+
     Example:
         >>> binarize(make([1, 2], [3, 3], ratings=[2, 4]), threshold=4).users.tolist()
         [1]
     """
     if threshold is None:
         return interactions
+    _validate.check_finite('threshold', threshold)
     return take(interactions, interactions.ratings >= threshold)
 
 
@@ -168,7 +173,7 @@ def k_core(interactions: Interactions, k: int) -> Interactions:
         >>> k_core(make([1, 1, 2, 2, 3], [1, 2, 1, 2, 3]), k=2).users.tolist()
         [0, 0, 1, 1]
     """
-    if k < 0:
+    if not k >= 0:
         raise ValueError(f'Expected {k=} >= 0.')
     while True:
         users, items = interactions.users, interactions.items

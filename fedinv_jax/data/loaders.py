@@ -103,7 +103,7 @@ def read(
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, 'ratings.csv')
-        ...     _ = path.write_text('userId,movieId,rating\n7,30,4.5\n7,4,3.0\n')
+        ...     _ = path.write_text('userId,movieId,rating\n7,30,4.5\n7,4,3.0\n', 'utf-8')
         ...     read(path).item_ids
         ('4', '30')
     """

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedinv_jax import _validate
 from fedinv_jax.data import interactions as interactions_lib
 
 
@@ -61,19 +62,23 @@ def generate(
     """
     if max_activity is None:
         max_activity = num_items // 5
-    if num_users < 1:
+    if not num_users >= 1:
         raise ValueError(f'Expected {num_users=} >= 1.')
-    if taste_dim < 1:
+    if not taste_dim >= 1:
         raise ValueError(f'Expected {taste_dim=} >= 1.')
     if not 1 <= min_activity <= max_activity <= num_items:
         raise ValueError(
             f'Expected 1 <= {min_activity=} <= {max_activity=} <= {num_items=}; by default '
             'max_activity is num_items // 5.'
         )
-    if not median_activity > 0:
-        raise ValueError(f'Expected {median_activity=} > 0.')
-    if not popularity_offset > 0:
-        raise ValueError(f'Expected {popularity_offset=} > 0.')
+    _validate.check_range('median_activity', median_activity, above=True)
+    _validate.check_range('popularity_offset', popularity_offset, above=True)
+    _validate.check_range('activity_sigma', activity_sigma)
+    for name, value in (
+        ('popularity_exponent', popularity_exponent),
+        ('taste_strength', taste_strength),
+    ):
+        _validate.check_finite(name, value)
 
     # Not a stream of the clients, [seed, user] and [seed, user, 1].
     rng = np.random.default_rng([seed, 0, 2])

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 
@@ -28,7 +28,7 @@ def matrix_factorization(
         The model; parameters are float32.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or `scale` negative or not finite.
 
     Example:
         >>> model = matrix_factorization(num_items=5, dim=2)
@@ -41,8 +41,8 @@ def matrix_factorization(
         Computer 42(8), 2009, doi:10.1109/MC.2009.263.
     """
     for name, value in (('num_items', num_items), ('dim', dim)):
-        if value < 1:
-            raise ValueError(f'Expected {name}={value} > 0.')
+        _validate.check_range(name, value, above=True)
+    _validate.check_range('scale', scale)
 
     def init_shared(key: Key) -> PyTree:
         items = {'embedding': scale * jax.random.normal(key, (num_items, dim), jnp.float32)}

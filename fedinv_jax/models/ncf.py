@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 Initializer = Callable[..., Array]
@@ -91,7 +91,7 @@ def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -
         The model; parameters are float32.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or `scale` negative or not finite.
 
     Example:
         >>> class Dot(nn.Module):
@@ -103,8 +103,8 @@ def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -
         ('items/embedding', 'scorer/scale')
     """
     for name, value in (('num_items', num_items), ('dim', dim)):
-        if value < 1:
-            raise ValueError(f'Expected {name}={value} > 0.')
+        _validate.check_range(name, value, above=True)
+    _validate.check_range('scale', scale)
 
     def init_shared(key: Key) -> PyTree:
         items_key, scorer_key = jax.random.split(key)
@@ -160,7 +160,7 @@ def ncf(
         arXiv:1708.05031, section 3.3 (the MLP; no GMF branch).
     """
     hidden = tuple(hidden)
-    if not hidden or min(hidden) < 1:
+    if not hidden or not min(hidden) >= 1:
         raise ValueError(f'Expected hidden={hidden} to be one or more positive widths.')
     if kernel_init not in KERNELS:
         raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')

@@ -90,12 +90,16 @@ class _Shared(Setting):
 
 
 class VictimRow(_Shared, Certificate):
-    """One victim in one setting; a failed one (`reason` says why) has metrics too.
+    """One victim in one setting. A failed victim has metrics too; `reason` says why it failed.
 
-    `fits`: whether the uploads are what the client is said to send; None where it cannot be told.
+    `fits`: whether the uploads are what the client is said to send; None if unknown.
+
+    `config_hash` is that of the row's config, see `audit.workdir.config_hash`. The first rows of
+    schema 2 lack the key; a reader takes it from the config beside them (`upgrade`).
     """
 
     schema: Literal[2]
+    config_hash: str
     seed: int
     user: int
     user_id: str
@@ -242,14 +246,15 @@ def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
 
     Args:
         row: a row as read from `victims.jsonl`.
-        of_config: `defence`, `defences` and `labels_changed` of the run's config; schema 1 has only
-            a text of the defences, in other words.
+        of_config: `defence`, `defences` and `labels_changed` of the run's config (schema 1 has only
+            a text of the defences, in other words), and its `config_hash`.
 
     Raises:
         ValueError: for any other schema, or an attack that schema 1 does not have.
     """
     if row.get('schema') == 2:
-        return typing.cast(VictimRow, {**_LATER, **row})
+        of_hash = {'config_hash': of_config['config_hash']}
+        return typing.cast(VictimRow, {**_LATER, **of_hash, **row})
     if row.get('schema') != 1:
         raise ValueError(
             f'Expected rows of schema 1 or 2, got {row.get("schema")!r}. Another version of '

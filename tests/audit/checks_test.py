@@ -149,6 +149,73 @@ def test_values_that_contradict(changes, message):
         checks.check(config)
 
 
+# Failed on `value < least` for `not least <= value`, and on bounds that include infinity.
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize(
+    'field',
+    [
+        'observation.noise',
+        'observation.clip',
+        'observation.label_epsilon',
+        'observation.top_k_share',
+        'observation.delta',
+        'client.item_drift',
+        'client.private_learning_rate',
+        'client.optimizer.learning_rate',
+        'server.optimizer.learning_rate',
+        'attack.optimizer.learning_rate',
+        'attack.learning_rate',
+        'attack.label_rate_scale',
+        'attack.priors.norm',
+        'attack.stop_below',
+        'model.scale',
+        'data.rating_threshold',
+        'data.synthetic.taste_strength',
+    ],
+)
+def test_numbers_that_are_not_finite(field, value):
+    with pytest.raises(ValueError, match=rf'Expected {field}={value} to be a finite number\.'):
+        checks.check(config_with(field, value))
+
+
+def test_what_switches_a_field_off_is_said():
+    with pytest.raises(ValueError, match=r'clip=inf .*None switches it off'):
+        checks.check(config_with('observation.clip', float('inf')))
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'bound'),
+    [
+        ('client.private_learning_rate', -0.1, '>= 0'),
+        ('client.optimizer.learning_rate', -0.1, '>= 0'),
+        ('server.optimizer.learning_rate', -0.1, '>= 0'),
+        ('attack.optimizer.learning_rate', -0.1, '>= 0'),
+        ('attack.private_learning_rate', -0.1, '>= 0'),
+        ('attack.priors.sparsity', -0.1, '>= 0'),
+        ('attack.label_rate_scale', -1.0, '>= 0'),
+        ('attack.num_victims', -1, '>= 0'),
+        ('model.scale', -1.0, '>= 0'),
+        ('observation.top_k_share', 1.5, r'in \[0, 1\]'),
+        ('client.batch_size', 0, '>= 1'),
+        ('server.clients_per_round', 0, '>= 1'),
+        ('data.k_core', -1, '>= 0'),
+    ],
+)
+def test_numbers_out_of_range(field, value, bound):
+    with pytest.raises(ValueError, match=rf'Expected {field}={value} {bound}\.'):
+        checks.check(config_with(field, value))
+
+
+# Failed on: 'item' that 'observation.uploaded leaves out'.
+@pytest.mark.parametrize('seen', ['item', 'items+scorers', 'itms/embedding'])
+def test_a_part_that_is_none_names_the_nearest(seen):
+    wrong = next(part for part in seen.split('+') if part not in ('items', 'scorer'))
+    nearest = 'scorer' if wrong == 'scorers' else 'items'
+    said = rf"Unknown part in observation\.seen='{wrong.split('/')[0]}'\. Did you mean '{nearest}'"
+    with pytest.raises(ValueError, match=said):
+        checks.check(config_with('observation.seen', (seen,)))
+
+
 def test_values_that_agree():
     for changes in (
         {'num_seeds': 5, 'attack.num_victims': 0},

@@ -96,13 +96,15 @@ def test_an_old_work_directory_goes_on(tmp_path):
     record['config'] = as_of_version_0_1(record['config'])
     assert record['config']['observation']['top'] == 0.5
     (tmp_path / 'config.json').write_text(json.dumps(record))
-    lines = []
+    lines, later = [], ('family', 'defences', 'labels_changed', 'config_hash')
     for row in rows[:1]:
-        old = {k: v for k, v in row.items() if k not in ('family', 'defences', 'labels_changed')}
+        old = {k: v for k, v in row.items() if k not in later}
         old |= {'precision': old.pop('dtype'), 'upload_precision': old.pop('upload_dtype')}
         lines.append(json.dumps({**old, 'schema': 1, 'defence': 'top 0.5'}) + '\n')
     (tmp_path / 'victims.jsonl').write_text(''.join(lines))
     assert workdir.read_config(tmp_path).attack.victims_per_call == 2
+    of_config = {'config_hash': workdir.config_hash(tmp_path)}  # under the old names
+    rows = [{**row, **of_config} for row in rows]
     assert workdir.read_rows(tmp_path) == rows[:1]
     runner.run(config, str(tmp_path), 'again', log=lambda line: None)
     same = [{**row, 'seconds': 0.0} for row in workdir.read_rows(tmp_path)]

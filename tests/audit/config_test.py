@@ -1,5 +1,7 @@
 """Configs: their flags, their smoke variants, and the config of each seed."""
 
+import operator
+
 import pytest
 from absl import flags
 
@@ -32,6 +34,39 @@ def test_a_typo_in_a_config_file_is_refused():
         config.attack.num_gradiens = 4
     with pytest.raises((AttributeError, KeyError), match='num_gradients'):
         config.attack.update({'num_gradiens': 4})
+
+
+OPTIONAL = [
+    ('observation.clip', '2.5', 2.5),
+    ('client.batch_size', '8', 8),
+    ('attack.distance', 'cosine', 'cosine'),
+    ('data.synthetic.max_activity', '9', 9),
+    ('attack.private_learning_rate', '1', 1.0),
+]
+
+
+# Failed on the flags of int and of float, which refused None, and of str, which took the word.
+@pytest.mark.parametrize(('field', 'text', 'value'), OPTIONAL)
+def test_none_switches_an_optional_field_off(tmp_path, field, text, value):
+    path, default = tmp_path / 'own.py', config_lib.default_config()
+    path.write_text(
+        'from fedinv_jax.audit import config as config_lib\n\n\n'
+        'def get_config(arg=None):\n    config = config_lib.default_config()\n'
+        f'    config.{field} = {value!r}\n    return config\n'
+    )
+    of = operator.attrgetter(field)
+    assert of(default) is None
+    assert of(parse(path)) == value
+    for word in ('None', 'none'):
+        assert of(parse(path, f'--config.{field}={word}')) is None
+        assert of(parse(path, f'--config.{field}={text}', f'--config.{field}={word}')) is None
+    assert of(parse(path, f'--config.{field}=None', f'--config.{field}={text}')) == value
+
+
+@pytest.mark.parametrize('flag', ['observation.clip=no', 'client.batch_size=1.5', 'seed=None'])
+def test_a_flag_that_is_no_value(flag):
+    with pytest.raises(flags.IllegalFlagValueError, match=flag):
+        parse(CONFIGS[0], f'--config.{flag}')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

@@ -43,6 +43,10 @@ COMMANDS = {
     'no integer': [SMOKE, '--config.attack.num_gradients=two'],
     'no transcript': [SMOKE, '--transcript=nowhere.npz'],
     'no file': ['--config=configs/nowhere.py'],
+    'no name': ['--config='],
+    'config that needs a file': ['--config={folder}/own.py'],
+    'not finite': [SMOKE, '--config.observation.noise=nan'],
+    'no part': [SMOKE, '--config.observation.seen=item'],
     'interrupted': [SMOKE, '--config.data.name=ml-100k'],
     'report': ['report', 'nowhere'],
     'no packaged config': ['attack', '--config=quikstart:smoke'],
@@ -57,9 +61,11 @@ def outcomes(tmp_path_factory):
     """Exit code and output of every command; two at a time."""
     folder = tmp_path_factory.mktemp('scripts')
     environment = {**os.environ, 'FEDINV_DATA_DIR': str(folder / 'data')}
+    (folder / 'own.py').write_text("def get_config(arg=None):\n    return open('nowhere.json')\n")
 
     def start(name, arguments):
         target = TARGETS.get(name, [str(SCRIPT)])
+        arguments = [argument.format(folder=folder) for argument in arguments]
         if any(argument.startswith('--config=') for argument in arguments):
             arguments = [*arguments, f'--workdir={folder / name}']
         return subprocess.Popen(
@@ -127,7 +133,8 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
     assert not folder.exists()
 
 
-# Failed on the mutant of scripts/attack.py without `except (ValueError, OSError)`.
+# Failed on the mutant of scripts/attack.py without `except (ValueError, OSError)`, and on hints
+# that rows are kept where no run has begun.
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
@@ -139,6 +146,10 @@ def test_a_typo_is_refused_with_a_suggestion(outcomes):
         ('no variant', r"Unknown variant of quickstart='smoek'\. Did you mean 'smoke'"),
         ('own variant', r"Unknown variant='smoek'\. Did you mean 'smoke'"),
         ('no packaged config', r"Unknown config='quikstart'\. Did you mean 'quickstart'"),
+        ('no name', r"Unknown config=''\. Choices: .*'quickstart'"),
+        ('config that needs a file', r'nowhere\.json'),
+        ('not finite', r'Expected observation\.noise=nan to be a finite number'),
+        ('no part', r"observation\.seen='item'\. Did you mean 'items'"),
     ],
 )
 def test_bad_input_is_one_line(outcomes, name, message):
@@ -148,7 +159,17 @@ def test_bad_input_is_one_line(outcomes, name, message):
     lines = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(lines) == 1, output
     assert re.search(message, lines[0]), output
+    assert 'rows so far' not in lines[0]  # there are none
     assert not (folder / 'config.json').exists()
+
+
+# The last one counts. Failed on: an end after the first.
+def test_every_config_of_a_command_line_is_resolved():
+    found = packaged.resolve(['--config=quickstart', '--config', 'study_attacks'])
+    assert found[0].endswith('configs/quickstart.py')
+    assert found[2].endswith('configs/study_attacks.py')
+    with pytest.raises(ValueError, match="Unknown config=''"):
+        packaged.resolve(['--config=quickstart', '--config='])
 
 
 def test_help_of_a_console_command(outcomes):

@@ -32,7 +32,7 @@ def make_old(folder):
     assert rows
     for row in rows:
         row['schema'] = 1
-        del row['family'], row['defences'], row['labels_changed']
+        del row['family'], row['defences'], row['labels_changed'], row['config_hash']
     path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
     for name in ('run.json', 'summary.json', 'report.html'):
         (folder / name).unlink()

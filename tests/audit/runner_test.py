@@ -27,7 +27,7 @@ from tests.audit.helpers import (
     strict,
     write_config,
 )
-from tests.helpers import compilations, no_figures, rows_of, run, tiny  # noqa: F401
+from tests.helpers import compilations, contents, no_figures, rows_of, run, silent, tiny  # noqa: F401
 
 
 @pytest.fixture(scope='module')
@@ -346,16 +346,66 @@ def test_a_second_run_adds_nothing(whole, tmp_path):
     assert again == summary
 
 
+# Failed on: `versions.json` and `run.json` written before the check, functions compiled before it.
 def test_another_config_is_refused_and_changes_nothing(whole, tmp_path):
     folder, _, _ = whole
     shutil.copytree(folder, tmp_path / 'run')
-    before = (tmp_path / 'run' / 'victims.jsonl').read_bytes()
-    with pytest.raises(ValueError, match=r'num_iterations is 50 in the folder, 51 in this run'):
-        run(tiny(num_iterations=51), tmp_path / 'run')
-    assert (tmp_path / 'run' / 'victims.jsonl').read_bytes() == before
+    before = contents(tmp_path)
+    for merge in (False, True):
+        with pytest.raises(ValueError, match=r'iterations is 50 in the folder, 51 in this run'):
+            runner.run(tiny(num_iterations=51), tmp_path / 'run', 'refused', silent, merge=merge)
+    assert contents(tmp_path) == before
     other = tiny()
     other.run.progress = False
     run(other, tmp_path / 'run')
+
+
+# Failed on: `run.json` written before the lock, and before the rows are looked at.
+def test_a_run_that_is_refused_later_changes_nothing(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / 'run')
+    with workdir.locked_rows(folder):
+        before = contents(folder)
+        with pytest.raises(ValueError, match='Another process writes'):
+            run(tiny(), folder)
+        assert contents(folder) == before
+    lines = (folder / 'victims.jsonl').read_text().splitlines(keepends=True)
+    (folder / 'victims.jsonl').unlink()
+    (folder / 'victims-0-of-2.jsonl').write_text(''.join(lines[:2]))
+    before = contents(folder)
+    with pytest.raises(ValueError, match='blocks of victims are missing'):
+        runner.run(tiny(), folder, 'refused', silent, merge=True)
+    assert contents(folder) == before
+    with pytest.raises(ValueError, match=r'Nothing to merge: there is no run in '):
+        runner.run(tiny(), tmp_path, 'refused', silent, merge=True)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+# Failed on: rows of both in one folder.
+def test_shards_of_another_config_are_refused(tmp_path):
+    (config, other), said = (
+        [tiny(num_iterations=count) for count in (5, 6)],
+        'is 5 in the folder, 6 in this run',
+    )
+    runner.run(config, tmp_path, 'first', silent, shard=(0, 2))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        runner.run(other, tmp_path, 'second', silent, shard=(1, 2))
+    assert contents(tmp_path) == before
+    # Two folders, whose shards somebody puts into one.
+    runner.run(other, tmp_path / 'other', 'second', silent, shard=(1, 2))
+    shutil.copy(tmp_path / 'other' / 'victims-1-of-2.jsonl', tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r'victims-1-of-2\.jsonl, line 1: expected rows of the c'):
+        runner.run(config, tmp_path, 'first', silent, merge=True)
+    assert contents(tmp_path) == before
+
+
+# Failed on the mutant that clears nothing.
+def test_what_a_crash_left_half_written_is_cleared(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / 'run')
+    (folder / f'summary.json.{10**30}.part').write_text('{"sch')
+    run(tiny(), folder)
+    assert not list(folder.glob('*.part'))
 
 
 # A config that cannot run must not claim the folder: the corrected one has to run there.

@@ -14,7 +14,7 @@ import pytest
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, study
 from tests.audit.helpers import run_study, script, strict, two_arms, write_config
-from tests.helpers import compilations, no_figures, rows_of, silent, tiny  # noqa: F401
+from tests.helpers import compilations, contents, no_figures, rows_of, silent, tiny  # noqa: F401
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def test_arms_differ_in_what_they_say():
 
 
 def test_a_study_is_no_run_of_the_attack(tmp_path):
-    with pytest.raises(ValueError, match=r'Run `fedinv study` with it'):
+    with pytest.raises(ValueError, match='Run `fedinv study` with it'):
         runner.run(two_arms(), str(tmp_path), '', silent)
 
 
@@ -101,11 +101,37 @@ def test_an_arm_that_is_complete_stays_in_the_report(whole, tmp_path):
 
 
 def test_a_folder_of_the_attack_is_no_studys(whole, tmp_path):
-    with pytest.raises(ValueError, match=r'holds a run of `fedinv attack`, not a study'):
+    with pytest.raises(ValueError, match='holds a run of `fedinv attack`, not a study'):
         run_study(two_arms(), whole / 'mf')
-    with pytest.raises(ValueError, match=r'Nothing to merge: the folder .*typo.mf does not exist'):
+    with pytest.raises(ValueError, match=r'Nothing to merge: there is no run in .*typo.mf'):
         run_study(two_arms(), tmp_path / 'typo', merge=True)
     assert not (tmp_path / 'typo').exists()
+
+
+# Failed on: arms that are run, or written again, before a later one is refused; arms of the folder
+# that are neither named nor complete.
+def test_a_folder_of_another_study_is_refused_and_nothing_changes(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / 'study')
+    (folder / 'wide' / 'summary.json').unlink()
+    before = contents(folder)
+    wider = config_lib.with_arms(two_arms(), {'mf': {}, 'wide': {'model': {'dim': 7}}})
+    for names in ([], ['mf']):
+        with pytest.raises(ValueError, match=r'wide holds another run: config\.model\.dim is 6'):
+            run_study(wider, folder, names=names)
+    less = config_lib.with_arms(two_arms(), {'mf': {}})
+    with pytest.raises(ValueError, match="holds another study, with the arm 'wide'"):
+        run_study(less, folder)
+    with pytest.raises(ValueError, match='holds a study, not a run'):
+        runner.run(tiny(), folder, '', silent)
+    assert contents(folder) == before
+
+
+# Failed on: arms before it that ran for hours.
+def test_an_arm_that_cannot_run_is_refused_before_the_first_one(tmp_path):
+    config = config_lib.with_arms(two_arms(), {'mf': {}, 'bad': {'attack': {'num_restarts': 0}}})
+    with pytest.raises(ValueError, match=r'attack\.num_restarts=0'):
+        run_study(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # Failed on the mutant that takes every line of every file.

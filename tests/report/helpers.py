@@ -18,6 +18,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
     baseline = FAMILIES[attack] == 'baseline'
     return {
         'schema': 2,
+        'config_hash': '0123456789abcdef',
         'attack': attack,
         'family': FAMILIES[attack],
         'dynamics': None if baseline else 'free',

@@ -13,7 +13,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import optax
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.attack import candidates, inversion
 from fedinv_jax.attack.exact import (
     certificate,
@@ -222,8 +222,8 @@ def direction_search(transcript: Transcript, width: float | Array) -> Inversion:
         Holland, Welsch, Robust regression using iteratively reweighted least-squares,
         Communications in Statistics 6(9), 1977, doi:10.1080/03610927708827533.
     """
-    if isinstance(width, int | float) and not width > 0:
-        raise ValueError(f'Expected width={width} > 0.')
+    if isinstance(width, int | float):
+        _validate.check_range('width', width, above=True)
     target = _target(transcript)
 
     def init(problem: Problem, key: Key) -> State:

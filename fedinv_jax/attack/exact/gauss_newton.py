@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as linalg
 import optax
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.attack import inversion
 from fedinv_jax.attack.exact import box_qp, embedding, problems
 from fedinv_jax.attack.exact.known import Attack, Known
@@ -66,8 +66,7 @@ def gauss_newton(damping: float = _DAMPING) -> Inversion:
         applications, Inverse Problems 19(2), 2003, doi:10.1088/0266-5611/19/2/201.
         Nocedal, Wright, Numerical optimization, 2nd edition, Springer 2006, section 10.3.
     """
-    if not damping >= 0:
-        raise ValueError(f'Expected damping={damping} >= 0.')
+    _validate.check_range('damping', damping)
 
     def value(problem: Problem, guess: Guess) -> Array:
         return jnp.sum(tree.ravel(problem.residual(guess)) ** 2)

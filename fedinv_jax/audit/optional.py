@@ -1,0 +1,42 @@
+"""Flags of config fields that may be None: `--config.observation.clip=None` switches one off."""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+
+class _Parser(flags.ArgumentParser):
+    """Reads `None`, and everything else as another parser does."""
+
+    def __init__(self, parser: flags.ArgumentParser) -> None:
+        self._parser = parser
+
+    def parse(self, argument: Any) -> Any:
+        """The value of an argument; a field's own value stays as it is."""
+        return None if argument in ('None', 'none') else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        """What the flag takes, for `--help`."""
+        return f'{self._parser.flag_type()} or None'
+
+
+_PARSERS: dict[type, flags.ArgumentParser] = {
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    str: flags.ArgumentParser(),
+    tuple: tuple_parser.TupleParser(),
+}
+for _kind, _parser in _PARSERS.items():
+    config_flags.register_flag_parser(parser=_Parser(_parser))(_kind | None)
+
+
+def flag_type(kind: type) -> Any:
+    """The type under which `--config.x=None` is read too, of a field of this one.
+
+    Example:
+        >>> flag_type(int), flag_type(bool)
+        (int | None, <class 'bool'>)
+    """
+    return kind | None if kind in _PARSERS else kind
