@@ -1,6 +1,16 @@
 """Victim rows -> estimates, tables, figures and report pages. Imports neither JAX nor a config."""
 
-from fedinv_jax.report import claims, document, figures, html, rows, stats, tables, tradeoff
+from fedinv_jax.report import (
+    claims,
+    document,
+    figures,
+    html,
+    inference,
+    rows,
+    stats,
+    tables,
+    tradeoff,
+)
 from fedinv_jax.report.tables import (
     attacks_of,
     certificates,
@@ -23,6 +33,7 @@ __all__ = [
     'estimate',
     'figures',
     'html',
+    'inference',
     'outcome',
     'rows',
     'show',

@@ -11,7 +11,7 @@ study of federated recommendation systems, ICDM 2025, pp. 199-207:
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fedinv_jax.report import stats
+from fedinv_jax.report import inference, stats
 from fedinv_jax.report.rows import ConfidenceInterval, VictimRow
 
 CLAIMS = {
@@ -33,10 +33,10 @@ class Comparison(NamedTuple):
         claim: 'C1', 'C2' or 'C3'.
         better: a row of the setting that reveals more according to the claim.
         worse: a row of the other setting.
-        effect: by metric, the `stats.confidence_interval` of the paired difference.
+        effect: by metric, the `inference.confidence_interval` of the paired difference.
         popularity: by metric, that of the paired difference of `better` to the popularity baseline;
             None if the baseline was not run.
-        p: by metric, `stats.paired_p` of the paired difference.
+        p: by metric, `inference.paired_p` of the paired difference.
         means: by metric, the means in the two settings, over the pairs.
         num_victims: number of victims in `better`; one without a counterpart in `worse` is
             undefined in `effect`.
@@ -109,20 +109,20 @@ def _comparison(claim: str, better: _Rows, worse: _Rows, baseline: _Rows | None)
     popularity = None
     if baseline:
         popularity = {
-            name: stats.confidence_interval(*stats.compared(better, baseline, name))
+            name: inference.confidence_interval(*stats.compared(better, baseline, name))
             for name in _METRICS
         }
 
     def mean(side: int, metric: str) -> float | None:
-        return stats.mean(pair[side]['metrics'].get(metric) for pair in pairs)
+        return inference.mean(pair[side]['metrics'].get(metric) for pair in pairs)
 
     return Comparison(
         claim,
         better[0],
         worse[0],
-        {name: stats.confidence_interval(*values) for name, values in differences.items()},
+        {name: inference.confidence_interval(*values) for name, values in differences.items()},
         popularity,
-        {name: stats.paired_p(*values) for name, values in differences.items()},
+        {name: inference.paired_p(*values) for name, values in differences.items()},
         {name: (mean(0, name), mean(1, name)) for name in _METRICS},
         len(better),
     )

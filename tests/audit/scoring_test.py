@@ -62,4 +62,4 @@ def test_a_failure_says_why_and_leaves_no_certificate(damaged, reason):
 # Failed on `bool(fits)`: what cannot be told was true.
 @pytest.mark.parametrize(('code', 'told'), [(1, True), (0, False), (-1, None), (None, None)])
 def test_what_cannot_be_told_is_null(code, told):
-    assert scoring.told(code if code is None else np.asarray(code)) is told
+    assert scoring.fits_of(code if code is None else np.asarray(code)) is told

@@ -134,7 +134,7 @@ def test_answers_that_do_not_fit_are_counted_apart():
     fine, wrong = [certified_row(0), certified_row(1, exact=0.0, certified=False)], []
     wrong = [certified_row(user, certified=False, fits=False) for user in (2, 3)]
     text = markdown([*fine, *wrong])
-    assert 'recovers **1 of 2** histories without an error' in text
+    assert 'recovers **1 of 2** histories without error' in text
     assert '**2 of 4 answers do not fit** (exact, T = 1, scorer seen)' in text
     assert 'answers do not fit' not in markdown(fine)
     assert 'No attack was run' in markdown(wrong)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from fedinv_jax.report import inference, stats
 from fedinv_jax.report import rows as rows_lib
-from fedinv_jax.report import stats
 from tests.report.helpers import certified_row, study_rows, victim_row
 
 
@@ -19,21 +19,21 @@ def by_setting(summary):
 
 def test_interval_as_arithmetic():
     nothing = {'mean': None, 'low': None, 'high': None}
-    assert stats.confidence_interval([]) == {**nothing, 'undefined': 0}
-    assert stats.confidence_interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
+    assert inference.confidence_interval([]) == {**nothing, 'undefined': 0}
+    assert inference.confidence_interval([None, math.nan, math.inf]) == {**nothing, 'undefined': 3}
     # Mutant: without the guard for equal values scipy refuses one alone.
     third = {'mean': 1 / 3, 'low': 1 / 3, 'high': 1 / 3}
-    assert stats.confidence_interval([1 / 3]) == {**third, 'undefined': 0}
-    assert stats.confidence_interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
+    assert inference.confidence_interval([1 / 3]) == {**third, 'undefined': 0}
+    assert inference.confidence_interval([1 / 3, None, 1 / 3, 1 / 3]) == {**third, 'undefined': 1}
 
 
 def test_interval_is_that_of_the_mean():
     # Of n coin flips the mean is .5 with a standard deviation of .5 / sqrt(n).
-    value = stats.confidence_interval([0.0, 1.0] * 200)
+    value = inference.confidence_interval([0.0, 1.0] * 200)
     assert value['mean'] == 0.5
     assert value['low'] == pytest.approx(0.5 - 1.96 * 0.5 / math.sqrt(400), abs=0.005)
     assert value['high'] == pytest.approx(0.5 + 1.96 * 0.5 / math.sqrt(400), abs=0.005)
-    assert value == stats.confidence_interval([0.0, 1.0] * 200)
+    assert value == inference.confidence_interval([0.0, 1.0] * 200)
 
 
 def test_summary_as_arithmetic():
@@ -151,13 +151,13 @@ T2 = 4.302652729911275
 def test_interval_of_several_seeds_as_arithmetic():
     # Seeds of one size: the t-interval of the seeds' means .25, .5 and .75.
     values, seeds = [0.25, 0.25, 0.5, 0.5, 0.5, 1.0], [0, 0, 1, 1, 2, 2]
-    found = stats.confidence_interval(values, seeds)
+    found = inference.confidence_interval(values, seeds)
     half = T2 * math.sqrt((0.25**2 + 0 + 0.25**2) / 2 / 3)
     assert found['mean'] == pytest.approx(0.5)
     assert found['low'] == pytest.approx(0.5 - half)
     assert found['high'] == pytest.approx(0.5 + half)
     # Seeds of other sizes; what is undefined is of no seed. Mean 2, sums of residuals -2, 0, 2.
-    found = stats.confidence_interval([1.0, 1.0, 2.0, 3.0, 3.0, None], [4, 4, 1, 2, 2, 2])
+    found = inference.confidence_interval([1.0, 1.0, 2.0, 3.0, 3.0, None], [4, 4, 1, 2, 2, 2])
     half = T2 * math.sqrt(3 / 2 * (4 + 0 + 4)) / 5
     assert found['undefined'] == 1
     assert found['high'] - found['mean'] == pytest.approx(half)
@@ -166,16 +166,16 @@ def test_interval_of_several_seeds_as_arithmetic():
 
 def test_interval_of_several_seeds_edge_cases():
     equal = {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 0}
-    assert stats.confidence_interval([0.5] * 4, [0, 0, 1, 1]) == equal
+    assert inference.confidence_interval([0.5] * 4, [0, 0, 1, 1]) == equal
     # Clipped to what the numbers can be, the mean within.
-    found = stats.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
+    found = inference.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
     assert (found['low'], found['mean'], found['high']) == (0.0, 0.75, 1.0)
-    assert stats.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
+    assert inference.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
     # One seed alone is the bootstrap over victims, also where the others have nothing defined.
     values = [0.1, 0.4, 0.9, None]
-    alone = stats.confidence_interval(values[:3])
-    assert stats.confidence_interval(values[:3], [7, 7, 7]) == alone
-    assert stats.confidence_interval(values, [7, 7, 7, 8]) == {**alone, 'undefined': 1}
+    alone = inference.confidence_interval(values[:3])
+    assert inference.confidence_interval(values[:3], [7, 7, 7]) == alone
+    assert inference.confidence_interval(values, [7, 7, 7, 8]) == {**alone, 'undefined': 1}
 
 
 # Failed on the mutants with 'seed' in `SETTING`, and of `_group` by the user alone.
@@ -240,20 +240,20 @@ def test_p_of_one_seed_flips_signs_and_of_several_is_a_clustered_t():
     values = [0.1, 0.3, -0.05, 0.2, 0.4, 0.15]
     signs = np.array(list(itertools.product([-1, 1], repeat=6)))
     as_large = np.abs(signs @ values) >= abs(sum(values)) - 1e-12
-    assert stats.paired_p(values, [0] * 6) == pytest.approx(np.mean(as_large))
+    assert inference.paired_p(values, [0] * 6) == pytest.approx(np.mean(as_large))
     # Seeds of one size: the t-test of the seeds' means.
     means = np.reshape(values, (3, 2)).mean(1)
     expected = scipy.stats.ttest_1samp(means, 0).pvalue
-    assert stats.paired_p(values, [0, 0, 1, 1, 2, 2]) == pytest.approx(expected)
-    assert stats.paired_p([0.0, 0.0], [0, 1]) == 1
-    assert stats.paired_p([None], [0]) is None
+    assert inference.paired_p(values, [0, 0, 1, 1, 2, 2]) == pytest.approx(expected)
+    assert inference.paired_p([0.0, 0.0], [0, 1]) == 1
+    assert inference.paired_p([None], [0]) is None
     # The interval excludes 0 exactly where p < .05.
     rng = np.random.default_rng(0)
     significant = set()
     for _ in range(50):
         values = rng.normal(0.5, 1, 12)
-        low_high = stats.confidence_interval(values, [0, 1, 2, 3] * 3)
-        p = stats.paired_p(values, [0, 1, 2, 3] * 3)
+        low_high = inference.confidence_interval(values, [0, 1, 2, 3] * 3)
+        p = inference.paired_p(values, [0, 1, 2, 3] * 3)
         assert (p < 0.05) == (low_high['low'] > 0 or low_high['high'] < 0)
         significant.add(p < 0.05)
     assert significant == {True, False}

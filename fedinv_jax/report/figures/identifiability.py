@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedinv_jax.report import stats, tables
+from fedinv_jax.report import inference, stats, tables
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.rows import ConfidenceInterval, Summary, SummaryRow, VictimRow
 
@@ -47,7 +47,7 @@ def constraints_vs_num_gradients(summary: Summary) -> Any | None:
     for axis in axes[0][1:]:
         axis.set_ylim(-0.04, 1.04)
     for place, step in enumerate(steps):
-        count = stats.mean(row['unknowns'] for row in attacks if row['num_gradients'] == step)
+        count = inference.mean(row['unknowns'] for row in attacks if row['num_gradients'] == step)
         if count is not None:  # a segment per T, so that it is visible with a single T too
             axes[0][0].plot([place - 0.35, place + 0.35], [count] * 2, **canvas.REFERENCE)
     axes[0][0].set_ylim(0, 1.06 * axes[0][0].dataLim.y1)

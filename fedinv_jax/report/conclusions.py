@@ -1,0 +1,95 @@
+"""The verdict of a report: what the strongest attacks recover, and whether defences stop them."""
+
+from collections.abc import Sequence
+
+from fedinv_jax.report import stats, tables
+from fedinv_jax.report.rows import Summary, SummaryRow
+
+
+def leaks(summary: Summary) -> list[str]:
+    """The verdict: sentences on what the strongest attacks recover, and whether defences stop them.
+
+    For each upload seen, the strongest attack is the one with the most exact matches, then the
+    largest F1. The auditor, who knows the truth, makes that choice.
+
+    Args:
+        summary: the result of `stats.summarize`.
+    """
+    groups: dict[str, list[SummaryRow]] = {}
+    for row in tables.attacks_of(summary):
+        groups.setdefault(tables.show(row['seen']), []).append(row)
+    lines: list[str] = []
+    ends: dict[str, list[str]] = {}
+    for seen, rows in groups.items():
+        lines.append(f'Upload seen: **{seen}**. {_strongest(rows)}')
+        ends.setdefault(_ends(rows), []).append(seen)
+    if not lines:
+        return ['No attack was run.']
+    tried = ', '.join(dict.fromkeys(row['defence'] for row in summary['rows']))
+    return [
+        *lines,
+        *(
+            f'Do defences stop the attacks, {" and ".join(seen)} seen? {end} (defences: {tried}).'
+            for end, seen in ends.items()
+        ),
+    ]
+
+
+def _strongest(rows: Sequence[SummaryRow]) -> str:
+    """A sentence: how many histories the strongest attack recovers, certifies, and its F1."""
+    best = max(rows, key=_strength)
+    victims, steps, certified = best['num_victims'], best['num_gradients'], best['num_certified']
+    where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
+    sure = '' if certified is None else f', and certifies {certified} without knowing the truth'
+    return (
+        f'The strongest attack, {best["attack"]} ({where}, first round {best["first_round"]}), '
+        f'recovers **{_num_exact(best)} of {victims}** histories without error{sure}; F1 '
+        f'{tables.estimate(best["metrics"]["f1"], victims)}{_with_one(best, rows)}.'
+    )
+
+
+def _num_exact(row: SummaryRow) -> int:
+    return round((row['metrics']['exact']['mean'] or 0) * row['num_victims'])
+
+
+def _ends(rows: Sequence[SummaryRow]) -> str:
+    """Whether the defences stop the attacks on an upload: no attack beats popularity then."""
+    verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
+    undefended = all(row['defences'] == {} for row in rows)
+    if 'beats' in verbs:
+        first = 'No defence was on' if undefended else 'No'
+        return f'{first}, an attack beats the popularity baseline'
+    if verbs <= {'is worse than', tables.LEVEL}:
+        if undefended:
+            return 'There is nothing to stop: no attack beats the popularity baseline'
+        return 'Yes, no attack beats the popularity baseline'
+    if tables.UNPAIRED in verbs:
+        return 'Not known: the popularity baseline was not run for every attack'
+    return f'Not known: there are fewer than {stats.FEW} victims'
+
+
+def _with_one(best: SummaryRow, rows: Sequence[SummaryRow]) -> str:
+    """The result of the same attack with one gradient, if `best` uses several."""
+    if best['num_gradients'] == 1:
+        return ''
+    for row in rows:
+        if row['num_gradients'] == 1 and stats.same_but_steps(row, best):
+            f1 = tables.estimate(row['metrics']['f1'], row['num_victims'])
+            return f' (with one gradient {_num_exact(row)} of {row["num_victims"]}, F1 {f1})'
+    return ''
+
+
+def _strength(row: SummaryRow) -> tuple[float, float]:
+    return row['metrics']['exact']['mean'] or 0, row['metrics']['f1']['mean'] or 0
+
+
+def misfits(summary: Summary) -> list[str]:
+    """How many answers do not fit, a line for each setting that has some."""
+    return [
+        f'**{row["num_misfits"]} of {row["num_victims"]} answers do not fit** ({row["attack"]}, '
+        f'T = {row["num_gradients"]}, {tables.show(row["seen"])} seen): the uploads contradict '
+        'what the client is said to send. They say neither that anything leaks nor that nothing '
+        'does, and are not counted above.'
+        for row in summary['rows']
+        if row['num_misfits']
+    ]
