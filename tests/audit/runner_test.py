@@ -365,7 +365,7 @@ def test_a_run_that_is_refused_later_changes_nothing(whole, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / 'run')
     with workdir.locked_rows(folder):
         before = contents(folder)
-        with pytest.raises(ValueError, match='Another process writes'):
+        with pytest.raises(ValueError, match='Another process is writing'):
             run(tiny(), folder)
         assert contents(folder) == before
     lines = (folder / 'victims.jsonl').read_text().splitlines(keepends=True)
