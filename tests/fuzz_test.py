@@ -138,7 +138,6 @@ def test_rows_that_are_there_are_not_computed_again():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason='`aligned` certifies flipped labels')
 def test_no_certificate_is_wrong():
     rows = []
     for number in range(CLIENTS // PER_CELL):
