@@ -45,8 +45,10 @@ def separator(lines: Sequence[str], quoted: bool) -> str:
         return max(tables, key=lambda name: agreement(name) / len(tables[name]))
     if "','" in agreed and any(name != "','" and _leaves_decimals(tables[name]) for name in agreed):
         agreed.remove("','")
-    if 'blanks' in agreed and 'TAB' in agreed and _is_all_numbers(tables['blanks']):
-        agreed.remove('TAB')  # among blanks
+    if 'blanks' in agreed and 'TAB' in agreed:
+        more = len(tables['blanks'][0]) > len(tables['TAB'][0])
+        if more and _is_all_numbers(tables['blanks']):
+            agreed.remove('TAB')  # among blanks
     sure = [name for name in agreed if name in ('TAB', "'::'")]
     between = [name for name in agreed if name not in (*sure, 'blanks')]
     between.sort(key=lambda name: lines[-1].find(str(SEPARATORS[name])))

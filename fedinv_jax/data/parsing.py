@@ -132,7 +132,7 @@ def _problem(column: str, field: str, layout: Layout) -> str:
         advice = ' Leave such lines out of the file.'
     elif column not in _LARGEST:
         advice = ' Is a quote before it not closed?'
-    elif layout.told_by != 'data.columns':
+    elif layout.named_by != 'data.columns':
         advice = ' ' + columns_lib.suggestion(layout.width)
     return (
         f'Expected {expected} as {column} in column {layout.columns[column] + 1}, '

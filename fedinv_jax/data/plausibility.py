@@ -53,16 +53,16 @@ def check(
         for name, own in ids.items()
         if name == 'user' or len(ids['user']) > 1
     ]
-    if layout.told_by == 'data.columns':
+    if layout.named_by == 'data.columns':
         return list(filter(None, [*alike, *distinct]))
-    refused = alike if layout.told_by == 'the header' else [*alike, *distinct]
-    if layout.told_by == 'position':
+    refused = alike if layout.named_by == 'the header' else [*alike, *distinct]
+    if layout.named_by == 'position':
         refused += [_fractions(name, own) for name, own in texts.items()]
         refused += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
     if any(refused):
         found = next(filter(None, refused))
         raise ValueError(f'{path}: {found} {columns_lib.suggestion(layout.width)}')
-    if layout.told_by == 'position':
+    if layout.named_by == 'position':
         return _check_order(path, layout, parsed)
     return list(filter(None, distinct))
 

@@ -52,7 +52,7 @@ def describe(source: Source) -> list[tuple[str, str]]:
     )
     is_json = layout.separator == lines.JSON
     notes = ['JSON lines' if is_json else f'separated by {layout.separator}']
-    notes.append('told by its keys' if is_json else f'told by {layout.told_by}')
+    notes.append('from its keys' if is_json else f'from {layout.named_by}')
     if unread := set(range(layout.width)) - set(layout.columns.values()):
         names = layout.names or [f'column {index + 1}' for index in range(layout.width)]
         notes.append(

@@ -20,7 +20,7 @@ class Layout(NamedTuple):
         quoted: whether fields may be quoted.
         width: columns of a row, less empty ones at the end.
         columns: 'user', 'item' and perhaps 'rating' or 'label', 'timestamp' -> column.
-        told_by: 'data.columns', 'the header', 'one name of the header' (the other column of two is
+        named_by: 'data.columns', 'the header', 'one name of the header' (the other column of two is
             the other), or 'position'.
         names: of the header, or the keys of the first JSON objects; None: no header.
         dates: whether times are dates, not numbers.
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     quoted: bool
     width: int
     columns: Mapping[str, int]
-    told_by: str
+    named_by: str
     names: tuple[str, ...] | None
     dates: bool
     first_line: int
@@ -88,14 +88,14 @@ def sniff(
             f'{where}: Expected {width} columns separated by {separator}, as the header has, found '
             f'{len(table[0])}: {values.show(lines[1][2])}.'
         )
-    found, told_by = _columns(where, rows, width, names, columns)
+    found, named_by = _columns(where, rows, width, names, columns)
     times = [row[found['timestamp']] for row in rows] if 'timestamp' in found else ['']
     layout = Layout(
         separator,
         quoted,
         width,
         found,
-        told_by,
+        named_by,
         None if names is None else tuple(names),
         values.seconds(times[0]) is not None,
         first_line,

@@ -106,7 +106,7 @@ def test_threat_model_says_how_the_data_were_read(tmp_path):
     ]
     assert lines_of(text, 'columns') == [
         "user = column 1 ('userId'), item = column 2 ('movieId'), rating = column 3 ('rating'), "
-        "timestamp = column 4 ('timestamp'); separated by ','; told by the header"
+        "timestamp = column 4 ('timestamp'); separated by ','; from the header"
     ]
     first = "user '0', item '0', rating '0', timestamp '1400000000'"
     assert lines_of(text, 'first row') == [first]

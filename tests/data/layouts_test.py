@@ -184,7 +184,7 @@ def test_columns_and_header_are_what_is_said(read):
     exchanged = text(pick(1, 0, 3, 2))
     data = read(exchanged, columns=('item', 'user', 'timestamp', 'rating'))
     assert sorted(contents(data)) == EXPECTED
-    assert data.source.layout.told_by == 'data.columns'
+    assert data.source.layout.named_by == 'data.columns'
     data = read(text(pick(2, 1, 0, 2, 3)), columns=('_', 'item', 'user', 'rating', 'timestamp'))
     assert sorted(contents(data)) == EXPECTED
     # A header is told from rows without being asked, and whatever its names.

@@ -181,10 +181,10 @@ def test_how_a_file_was_read(write):
         provenance.describe(loaders.read(write('# c\n1,7\n'), columns=('item', 'user')).source)
     )
     assert text['file'].endswith('1 users, 1 items, no times: the order of the rows counts')
-    assert 'told by data.columns; 1 lines skipped as comments' in text['columns']
+    assert 'from data.columns; 1 lines skipped as comments' in text['columns']
     lines = '{"user": 1, "item": 2, "date": "2014-05-13T17:45:25Z"}\n'
     text = dict(provenance.describe(loaders.read(write(lines)).source))
-    assert text['columns'].endswith('JSON lines; told by its keys')
+    assert text['columns'].endswith('JSON lines; from its keys')
     assert text['file'].endswith('times 2014-05-13 17:45:25 to 2014-05-13 17:45:25')
     assert interactions.make([1], [2]).source is None
     repeated = provenance.describe(loaders.read(write('1 2\n1 2\n1 3\n')).source)
