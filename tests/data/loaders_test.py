@@ -171,8 +171,8 @@ def test_how_a_file_was_read(write):
         (
             'columns',
             "user = column 3 ('user_id:token'), item = column 1 ('item_id:token'), rating = column "
-            "5 ('rating:float'), timestamp = column 4 ('timestamp:float'); separated by TAB; told "
-            "by the header; not read: 'note:token_seq'",
+            "5 ('rating:float'), timestamp = column 4 ('timestamp:float'); separated by TAB; from "
+            "the header; not read: 'note:token_seq'",
         ),
         ('first row', "user '10', item '7', rating '5.0', timestamp '30'"),
     ]

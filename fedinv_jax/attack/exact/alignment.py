@@ -151,11 +151,11 @@ def aligned(known: Known) -> Attack:
 
         found = jax.lax.cond(left <= label_solve.EXPLAINED, kept, compared)
         other = private_fit.around(problem, found[1], drawn, where - found[0])
-        both = (*found, where - found[0], other.latent, other.square)
         squares = jnp.stack([found[2], other.square])
         shares = jnp.stack([jnp.sum(found[0]), jnp.sum(where - found[0])]) / jnp.sum(where)
         turned = private_fit.likeliest(squares, jnp.abs(shares - known.positives)) == 1
-        labels, latent = (jnp.where(turned, both[3 + i], both[i]) for i in range(2))
+        alternative = where - found[0], other.latent
+        labels, latent = optax.tree.where(turned, alternative, found[:2])
         guess = own._replace(labels=labels, latent=latent)
         ambiguous = ~other.converged | (other.square <= jnp.maximum(label_solve.EXPLAINED, left))
         made = certificate.certify_unknown_private(known, problem, guess, transcript)

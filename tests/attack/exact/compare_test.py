@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax.attack.exact import compare, item_rows, private_fit, problems
-from fedinv_jax.types import Answer, Certificate
-from tests.attack.exact.helpers import ROW_MODELS, ROW_UPDATES, probed, row_client
+from fedinv_jax import client, losses, models
+from fedinv_jax.attack.exact import alignment, compare, item_rows, private_fit, problems
+from fedinv_jax.types import Answer, Batch, Certificate, Model
+from tests.attack.exact.helpers import ROW_MODELS, ROW_UPDATES, ROWS, probed, row_client
 
 YES, ONE = jnp.asarray(True), jnp.asarray(1.0)
 SURE = Certificate(YES, ~YES, ONE, ONE, jnp.asarray(3), jnp.asarray(3))
@@ -99,3 +100,32 @@ def test_of_labels_that_explain_as_much_the_less_surprising_ones():
     assert private_fit.likeliest(squares, surprise) == 1
     assert private_fit.likeliest(1e6 * squares, surprise) == 0
     assert private_fit.likeliest(jnp.array([jnp.nan, 5.0]), surprise[:2]) == 1
+
+
+# Failed on `jnp.where` of the private states.
+def test_a_private_state_of_several_leaves_goes_through_the_search():
+    like = models.matrix_factorization(ROWS, 2)
+
+    def init_private(key):
+        return {'w': jax.random.normal(key, (2,)), 'b': jax.random.normal(key, ())}
+
+    def score(shared, private, items):
+        rows = client.gather(shared, items)['items']['embedding']
+        return rows @ private['w'] + private['b']
+
+    update = client.gradient_step(Model(like.init_shared, init_private, score), losses.bce, 0.1)
+    with jax.enable_x64():
+        known = probed(Model(like.init_shared, init_private, score), update, 'items')
+        transcript, labels, _ = row_client('mf', seed=4)
+        shared = jax.tree.map(lambda leaf: leaf[..., :2], transcript.shared)
+        private = {'w': jnp.array([0.5, -1.0]), 'b': jnp.asarray(0.3)}
+        batch = Batch(None, jnp.asarray(labels, float), jnp.asarray(transcript.weights[0]))
+        upload, _ = update(jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), shared), private, batch)
+        seen = {'items': jax.tree.map(lambda leaf: leaf[None], upload['items'])}
+        transcript = transcript.replace(shared=shared, seen=seen)
+        answer = jax.jit(alignment.aligned(known))(transcript, jax.random.key(0))
+    assert known.symmetries
+    assert set(answer.private) == {'w', 'b'}
+    assert not answer.certificate.certified
+    assert not answer.certificate.locally_unique
+    np.testing.assert_array_equal(answer.labels, labels)
