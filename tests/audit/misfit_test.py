@@ -76,12 +76,13 @@ def attack(folder, made):
 # a declaration: false.
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
-def test_what_is_described_fits_and_is_certified(tmp_path, dtype):
+def test_what_is_described_fits_and_is_unique(tmp_path, dtype):
     result, right, line = attack(
         tmp_path, changed(lambda upload, _: upload.astype(jnp.dtype(dtype)))
     )
     assert right
-    assert result['certified']
+    # Half precision leaves a range of private states.
+    assert result['certified' if dtype == 'float32' else 'locally_unique']
     assert result['fits'] is True
     assert line.endswith('the uploads fit what the file says of the client')
 
