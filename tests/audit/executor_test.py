@@ -51,7 +51,7 @@ def test_one_victim_may_take_the_memory_of_the_other_workers(block_and_arguments
     for times in (1.1, 3.9, 4.1):
         bound = executor.compile_(block, arguments, times * one.memory, workers=4)
         assert bound.slots == 1
-    with pytest.raises(ValueError, match='Raise run.memory_mib'):
+    with pytest.raises(ValueError, match=r'Raise run\.memory_mib'):
         executor.compile_(block, arguments, 0.9 * one.memory, workers=4)
 
 
