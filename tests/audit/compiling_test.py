@@ -50,4 +50,4 @@ def test_seeds_share_compiled_functions(tmp_path):
         'seed 2: compiled 0',
     ]
     assert '6 blocks of up to 2 victims, 3 seeds' in told[0]
-    assert '2 blocks of up to 2 victims, ' in told[2]
+    assert '2 blocks of up to 2 victims; ' in told[2]
