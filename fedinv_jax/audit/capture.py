@@ -92,7 +92,7 @@ def attack_transcript(
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
         `private`: the embedding at the first observed round; `objective`; where the attack makes
         a certificate, `certified` and `margin` as well. `fits`: whether the uploads are what the
-        file says of the client, None where it cannot be told; where they are not, `would_fit` says
+        file says of the client, None if unknown; where they are not, `would_fit` says
         what would, None where nothing that was tried does.
 
     Raises:

@@ -209,10 +209,8 @@ def _momenta(misfit: Misfit) -> Iterator[Change]:
         words = f'momentum {value:.4g}: each upload holds so much of the one before'
         yield words, fresh
         yield f'{words}, and 1 - {value:.4g} of the gradient', scaled(fresh, 1 / (1 - value))
-        fields = ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
-        later = {name: tree.take(getattr(fresh, name), slice(1, None)) for name in fields
-                 if getattr(fresh, name) is not None}  # fmt: skip
-        yield f'{words}, from before the first round on', dataclasses.replace(fresh, **later)
+        later = problems.steps(fresh, slice(1, None))
+        yield f'{words}, from before the first round on', later
 
 
 def _kernels(found: EmbeddingRecovery, whole: PyTree) -> np.ndarray:

@@ -50,7 +50,7 @@ def of(known: Known) -> Precision | None:
 
 
 def assumed(known: Known, precision: Precision | None) -> Known:
-    """What is known of uploads in that precision: their private states are known roughly only."""
+    """What is known of uploads in that precision: they determine private states approximately."""
     if precision is None:
         return known
     return known._replace(rounding=precision.rounding, smallest=precision.smallest, lossy=True)

@@ -37,7 +37,7 @@ def print_anywhere() -> None:
 
 
 def keep_compiled(folder: str) -> None:
-    """Compiled functions go to the work directory, by host, unless JAX was told where to."""
+    """Compiled functions go to the work directory, by host, unless JAX has a place for them."""
     path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
     # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
     is_text = path == path.encode('utf-8', 'replace').decode('utf-8')

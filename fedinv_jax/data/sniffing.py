@@ -56,7 +56,7 @@ def sniff(
         header: whether the first line is a header; None: where it looks like one.
 
     Raises:
-        ValueError: for a file without rows, or whose columns cannot be told; it says what to set.
+        ValueError: for a file without rows, or whose columns are unclear; it says what to set.
 
     Example:
         >>> sniff(pathlib.Path('x.csv'), b'uid;iid;stars\n1;80;4,0\n')[0].columns

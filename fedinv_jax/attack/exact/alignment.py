@@ -5,7 +5,6 @@ The direction of an item row depends on the private state through the ReLUs that
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,18 +16,18 @@ from fedinv_jax import _validate, tree
 from fedinv_jax.attack import candidates, inversion
 from fedinv_jax.attack.exact import (
     certificate,
+    compare,
     consistency,
     embedding,
     gauss_newton,
     item_rows,
-    label_solve,
     private_fit,
     problems,
 )
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
-from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
 _SEARCH = 60  # most iterations of the search for aligned rows
 # Around an approximate p: powers of 2 tried as lengths, width and iterations of the search.
@@ -118,11 +117,9 @@ def approximate_embedding(known: Known) -> Attack:
 def aligned(known: Known) -> Attack:
     """`direction_search` for the private states whose predicted rows align with the seen ones.
 
-    Starts from states of zero. Where what it finds does not explain what was seen, the labels of
-    `item_rows.spectral`, either side, compete with it: those are taken whose own best private
-    states leave least unexplained (`private_fit`), and of several that explain as much those with
-    the public share of positives. The certificate takes the private states as unknown, and is
-    withdrawn unless the flipped labels have been refuted by a fit that converged.
+    Starts from states of zero. `compare.likeliest` compares the labels found with others. The
+    certificate treats the private states as unknown; it is withdrawn unless the flipped labels were
+    refuted, and for a client with a symmetry.
     """
     width = float(problems.typical_norm(known))
 
@@ -133,38 +130,16 @@ def aligned(known: Known) -> Attack:
         state = inversion.search(start, direction_search(transcript, width), key, _SEARCH)
         answer = start.answer(state.guess, state.objective)
         problem = problems.whitened_problem(known, transcript, state.guess.latent)
-        drawn = free.init(jax.random.fold_in(key, 1)).latent
-        where = candidates.mask(transcript)
         own = state.guess._replace(labels=answer.labels.astype(answer.scores.dtype))
-        left = label_solve.fit(problem, own)
-
-        def kept() -> tuple[Array, PyTree, Array]:
-            return own.labels, own.latent, left
-
-        def compared() -> tuple[Array, PyTree, Array]:
-            side = item_rows.spectral(transcript, known.positives).labels.astype(left.dtype)
-            labels = jnp.stack([own.labels, side, where - side])
-            fits = jax.lax.map(partial(private_fit.around, problem, own.latent, drawn), labels)
-            shares = jnp.sum(labels, axis=1) / jnp.maximum(jnp.sum(where), 1)
-            best = private_fit.likeliest(fits.square, jnp.abs(shares - known.positives))
-            return labels[best], tree.take(fits.latent, best), fits.square[best]
-
-        found = jax.lax.cond(left <= label_solve.EXPLAINED, kept, compared)
-        other = private_fit.around(problem, found[1], drawn, where - found[0])
-        squares = jnp.stack([found[2], other.square])
-        shares = jnp.stack([jnp.sum(found[0]), jnp.sum(where - found[0])]) / jnp.sum(where)
-        turned = private_fit.likeliest(squares, jnp.abs(shares - known.positives)) == 1
-        alternative = where - found[0], other.latent
-        labels, latent = optax.tree.where(turned, alternative, found[:2])
-        guess = own._replace(labels=labels, latent=latent)
-        ambiguous = ~other.converged | (other.square <= jnp.maximum(label_solve.EXPLAINED, left))
-        made = certificate.certify_unknown_private(known, problem, guess, transcript)
-        same = jnp.all(labels == own.labels)
+        drawn = free.init(jax.random.fold_in(key, 1)).latent
+        guess, refuted = compare.likeliest(known, transcript, problem, own, drawn)
+        found = certificate.certify_unknown_private(known, problem, guess, transcript)
+        ambiguous = ~refuted | bool(known.symmetries)
         return answer._replace(
-            scores=jnp.where(same, answer.scores, labels),
-            labels=labels > 0.5,
-            private=tree.take(latent, 0),
-            certificate=made and certificate.unless(made, ambiguous | bool(known.symmetries)),
+            scores=jnp.where(jnp.all(guess.labels == own.labels), answer.scores, guess.labels),
+            labels=guess.labels > 0.5,
+            private=tree.take(guess.latent, 0),
+            certificate=found and certificate.unless(found, ambiguous),
             fits=consistency.fits(tree.ravel(problem.residual(guess)), optax.tree.size(guess)),
         )
 

@@ -93,8 +93,8 @@ def solved(
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
         binary = state.guess._replace(labels=jnp.round(state.guess.labels))
         unknowns = optax.tree.size(guess)
-        told = consistency.fits(tree.ravel(problem.residual(binary)), unknowns)
-        return problem.answer(state.guess, state.objective)._replace(fits=told)
+        fitting = consistency.fits(tree.ravel(problem.residual(binary)), unknowns)
+        return problem.answer(state.guess, state.objective)._replace(fits=fitting)
     equations = normal_equations.equations(problem, guess, outer, excluded)
     log_odds = candidates.log_odds(transcript, known.positives)
     guess = guess._replace(labels=label_posterior.estimate(equations, log_odds))
@@ -114,9 +114,9 @@ def solved(
     found = certificate.certify(problem, guess, gram, factor, where, extra, num_private)
     residual = tree.ravel(problem.residual(binary))
     alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0))
-    told = consistency.fits(residual, optax.tree.size(guess), alone)
+    fitting = consistency.fits(residual, optax.tree.size(guess), alone)
     answer = problem.answer(guess, jnp.mean(residual**2))
-    return answer._replace(certificate=found, fits=told)
+    return answer._replace(certificate=found, fits=fitting)
 
 
 def _jointly(

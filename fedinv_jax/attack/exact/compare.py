@@ -5,15 +5,18 @@ a model can be right where the solver with the model is wrong.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fedinv_jax import tree
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import certificate, label_solve, private_fit, problems
+from fedinv_jax.attack.exact import certificate, item_rows, label_solve, private_fit, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.types import Answer, Array, Key, PyTree, Transcript
+from fedinv_jax.attack.objective import Problem
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
 _ITERATIONS = 8  # of the private states, from those of the first solver
 
@@ -60,6 +63,45 @@ def best_of(known: Known, first: Attack, others: Mapping[str, Attack]) -> Attack
         return jax.lax.cond(explained, lambda: answer, compared)
 
     return attack
+
+
+def likeliest(
+    known: Known, transcript: Transcript, problem: Problem, own: Guess, drawn: PyTree
+) -> tuple[Guess, Array]:
+    """The labels that explain most, and whether their flip is refuted.
+
+    Compared are the labels found, and where these do not explain what was seen the signs of
+    `item_rows.spectral`; and the flips of both. Each has the private states that suit it best
+    (`private_fit.around`); of several that explain as much those with the public share of
+    positives are taken. A flip is refuted where its fit converged and explains less.
+
+    Args:
+        known: what the attacker knows.
+        transcript: what the server holds.
+        problem: from `problems.whitened_problem`.
+        own: binary labels `[K]` and private states, leaves `[T, ...]`, that were found.
+        drawn: fresh private states.
+
+    Returns:
+        The guess, and a bool `[]`.
+    """
+    where, left = candidates.mask(transcript), label_solve.fit(problem, own)
+    side = item_rows.spectral(transcript, known.positives).labels.astype(left.dtype)
+    labels = jnp.stack([own.labels, where - own.labels, side, where - side])
+    explained = left <= label_solve.EXPLAINED
+    needed = jnp.stack([~explained, jnp.asarray(True), ~explained, ~explained])
+    skipped = private_fit.Fit(own.latent, jnp.full_like(left, jnp.inf), jnp.asarray(True))
+    around = partial(private_fit.around, problem, own.latent, drawn)
+    fits = jax.lax.map(
+        lambda pair: jax.lax.cond(pair[1], around, lambda _: skipped, pair[0]), (labels, needed)
+    )
+    squares = fits.square.at[0].min(left)
+    shares = jnp.sum(labels, axis=1) / jnp.maximum(jnp.sum(where), 1)
+    best = private_fit.likeliest(squares, jnp.abs(shares - known.positives))
+    flip = best ^ 1
+    refuted = fits.converged[flip]
+    refuted &= squares[flip] > jnp.maximum(label_solve.EXPLAINED, squares[best])
+    return own._replace(labels=labels[best], latent=tree.take(fits.latent, best)), refuted
 
 
 def _every_step(private: PyTree, steps: int) -> PyTree:

@@ -25,7 +25,7 @@ def fits(residual: Array, num_unknowns: int | Array, determined: bool | Array = 
         determined: whether the labels are the only ones that may explain it.
 
     Returns:
-        int `[]`: 1 yes, 0 no, -1 it cannot be told.
+        int `[]`: 1 yes, 0 no, -1 unknown.
 
     Example:
         >>> [fits(jnp.array(r), 2, True).item() for r in ([1.0, 1, 1], [9.0, 9, 9], [1.0, 1])]

@@ -1,6 +1,8 @@
 """The problems that exact attacks solve: with free private states, or with whitened residuals."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -30,6 +32,21 @@ def whitened_problem(
     )
     half = jnp.full(transcript.items.shape, 0.5, jnp.result_type(float))
     return problem._replace(init=lambda key: Guess(half, None, latent))
+
+
+def steps(transcript: Transcript, index: Any) -> Transcript:
+    """The transcript of some of the observed steps, for a transcript without rounds in between.
+
+    Args:
+        transcript: what the server holds, S = T.
+        index: of the steps, a slice or an integer array.
+    """
+    taken = {
+        name: tree.take(getattr(transcript, name), index)
+        for name in ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
+        if getattr(transcript, name) is not None
+    }
+    return dataclasses.replace(transcript, **taken)
 
 
 def typical_norm(known: Known) -> Array:

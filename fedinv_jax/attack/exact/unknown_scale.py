@@ -1,13 +1,11 @@
 """The exact attack on uploads that determine each step's private state up to one scalar."""
 
-import dataclasses
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import tree
 from fedinv_jax.attack.exact import certificate, closed_form, embedding, label_solve, problems
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion, State
@@ -37,7 +35,9 @@ def scaled(known: Known) -> Attack:
         del key
         along = jax.vmap(lambda seen: embedding.direction(found, seen))(transcript.seen)
         typical_norm = problems.typical_norm(known).astype(along.dtype)
-        steps = [_step(transcript, t) for t in range(transcript.rounds.shape[0])]
+        steps = [
+            problems.steps(transcript, slice(t, t + 1)) for t in range(transcript.rounds.shape[0])
+        ]
         pairs = [
             _private_state(known, step, along[t], typical_norm) for t, step in enumerate(steps)
         ]
@@ -117,13 +117,3 @@ def _improve(line: _Line, _: int, scale: Array) -> Array:
         return near[jnp.argmin(jax.vmap(left)(near))]
 
     return jax.lax.fori_loop(0, _LEVELS, narrow, scale)
-
-
-def _step(transcript: Transcript, t: int) -> Transcript:
-    """The transcript of one observed step, of a transcript that keeps no other rounds."""
-    one = {
-        name: tree.take(getattr(transcript, name), slice(t, t + 1))
-        for name in ('shared', 'seen', 'rounds', 'participated', 'slot', 'weights')
-        if getattr(transcript, name) is not None
-    }
-    return dataclasses.replace(transcript, **one)
