@@ -40,7 +40,11 @@ def _strongest(rows: Sequence[SummaryRow]) -> str:
     best = max(rows, key=_strength)
     victims, steps, certified = best['num_victims'], best['num_gradients'], best['num_certified']
     where = f'T = {steps}' + f', interval {best["interval"]}' * (steps > 1)
-    sure = '' if certified is None else f', and certifies {certified} without knowing the truth'
+    sure = ''
+    if certified is not None:
+        unique = best['num_locally_unique']
+        more = f' ({unique} more are locally unique)' if unique else ''
+        sure = f', and certifies {certified} without knowing the truth{more}'
     return (
         f'The strongest attack, {best["attack"]} ({where}, first round {best["first_round"]}), '
         f'recovers **{_num_exact(best)} of {victims}** histories without error{sure}; F1 '

@@ -131,11 +131,22 @@ def _heat(
     return image
 
 
+# Colour and marker by word, in the order of drawing.
+_STYLES = {'neither': (1, 'x'), 'locally unique': (2, '^'), 'certified': (0, 'o')}
+
+
+def _word(row: VictimRow) -> str:
+    """The word of an answer with a certificate, a key of `_STYLES`."""
+    if row['certified']:
+        return 'certified'
+    return 'locally unique' if row['locally_unique'] else 'neither'
+
+
 def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
     """Draws the measured F1 against the ratio of each certificate's margin to its noise.
 
-    There is one dot per victim and setting. Certified answers have a ratio above 1, and should all
-    have F1 = 1.
+    There is one mark per victim and setting. Certified and locally unique answers have a ratio
+    above 1; certified ones should all have F1 = 1.
 
     Args:
         rows: victim rows.
@@ -144,28 +155,28 @@ def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
         The page, or None if no row has a margin and an F1.
     """
     made = [
-        (margin / max(noise, np.finfo(float).tiny), f1, bool(row['certified']))
+        (margin / max(noise, np.finfo(float).tiny), f1, _word(row))
         for row in rows
         for margin, noise, f1 in [(row['margin'], row['noise'], row['metrics'].get('f1'))]
         if margin is not None and noise is not None and f1 is not None
     ]
     if not made:
         return None
-    exact, f1, certified = map(np.array, zip(*made, strict=True))
+    exact, f1, words = map(np.array, zip(*made, strict=True))
     ratio = np.clip(exact, _LEAST, _MOST)
     beyond = '' if np.array_equal(exact, ratio) else f', clipped to {_LEAST:g} to {_MOST:g}'
     page, ((axis,),) = canvas.page(1, 1, 6, 4)
     canvas.references(axis, [1], vertical=True, linewidth=1, zorder=0)
-    styles = ((~certified, canvas.COLOURS[1], 'x'), (certified, canvas.COLOURS[0], 'o'))
-    for mask, colour, marker in styles:
-        word = 'certified' if marker == 'o' else 'not certified'
-        axis.scatter(
-            ratio[mask], f1[mask], s=18, c=colour, marker=marker, alpha=0.7, linewidths=0.9,
-            label=f'{word} ({mask.sum()} of {len(made)})',
-        )  # fmt: skip
+    for word, (number, marker) in _STYLES.items():
+        mask = words == word
+        if mask.any():
+            axis.scatter(
+                ratio[mask], f1[mask], s=18, c=canvas.COLOURS[number], marker=marker, alpha=0.7,
+                linewidths=0.9, label=f'{word} ({mask.sum()} of {len(made)})',
+            )  # fmt: skip
     axis.set_xscale('log')
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel(f'margin / noise (ratio{beyond}; certified above 1)')
+    axis.set_xlabel(f'margin / noise (ratio{beyond}; other labels explain less above 1)')
     axis.set_ylabel('F1 of the victim')
     canvas.grid(axis, 'both')
     canvas.legend(page, axis, place='upper', size=9)

@@ -44,6 +44,19 @@ def test_heat_maps():
     np.testing.assert_allclose(share, [[0.75] * 3, [0.75, 0.75, np.nan]])
 
 
+# Failed on: locally unique answers drawn as those that are neither.
+def test_locally_unique_answers_have_a_mark_of_their_own():
+    rows = [
+        certified_row(0, noise=1.0, margin=5.0),
+        certified_row(1, certified=False, locally_unique=True, noise=1.0, margin=7.0),
+    ]
+    (axis,) = identifiability.margin_vs_f1(rows).axes
+    unique, certified = axis.collections
+    assert unique.get_offsets().tolist() == [[7.0, 1.0]]
+    assert unique.get_label() == 'locally unique (1 of 2)'
+    assert certified.get_label() == 'certified (1 of 2)'
+
+
 def test_margins_beyond_the_ends_are_drawn_at_these():
     rows = [
         certified_row(0, noise=1.0, margin=5.0),
