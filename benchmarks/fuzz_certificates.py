@@ -9,7 +9,7 @@ again. The exit status is 1 if a certificate is wrong. `--cell=N` makes the rows
 depends on its seed, cell, client and member only.
 """
 
-import concurrent.futures
+import functools
 import itertools
 import multiprocessing
 import os
@@ -67,18 +67,15 @@ def tasks(rows: list[summary.Row]) -> list[Task]:
 
 def computed(todo: list[Task]) -> Iterator[list[summary.Row]]:
     """The rows of each cell as they come, of several processes."""
+    # Not concurrent.futures: its pool may hang when it replaces processes (CPython issue 115634).
     spawn = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(
-        _WORKERS.value, spawn, process.configure, max_tasks_per_child=_PER_PROCESS
-    ) as pool:
-        futures = [
-            pool.submit(attacks.fuzz_cell, cell, _PER_CELL.value, members) for cell, members in todo
-        ]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with spawn.Pool(_WORKERS.value, process.configure, maxtasksperchild=_PER_PROCESS) as pool:
+        yield from pool.imap_unordered(functools.partial(_fuzz, _PER_CELL.value), todo)
+
+
+def _fuzz(count: int, task: Task) -> list[summary.Row]:
+    cell, members = task
+    return attacks.fuzz_cell(cell, count, members)
 
 
 def told(done: int, total: int, seconds: float, rows: list[summary.Row]) -> str:
