@@ -195,7 +195,7 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
             _check_types(config[section], values)
             config[section].update(values)
         except (KeyError, TypeError, ValueError) as error:
-            words = ' '.join(str(error.args[0]).partition('Other fields present')[0].split())
+            words = config_lib.refusal(error)
             raise ValueError(f'meta, section {section}: {words}') from error
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
