@@ -102,7 +102,10 @@ def _check_shapes(transcript: Transcript) -> None:
     for name in ('rows', 'slot'):
         value = getattr(transcript, name)
         if value is not None and np.any((value < 0) | (value >= count)):
-            raise ValueError(f'expected {name} to index the {count} items.')
+            raise ValueError(
+                f'expected {name} to hold places in items, 0 to {count - 1}, found {np.min(value)} '
+                f'to {np.max(value)}.'
+            )
     if transcript.slot is not None and transcript.weights is None:
         raise ValueError('expected weights beside slot.')
     batch = count if transcript.slot is None else transcript.slot.shape[-1]

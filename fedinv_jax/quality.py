@@ -123,7 +123,10 @@ def evaluate(
             found.append(ranks(shared, tree.take(own, of_group), tree.take(held, of_held)))
             rows.append(of_held)
     if not found:
-        raise ValueError('Expected a client with a held-out item, to evaluate the model on.')
+        raise ValueError(
+            'Expected a client with a held-out item, to evaluate the model on: raise '
+            'data.max_users, or set data.leave_one_out=False.'
+        )
     of, who = np.concatenate(rows), comparable(held, num_items)
     means: dict[str, float | None] = {}
     for protocol, all_ranks in zip(PROTOCOLS, zip(*found, strict=True), strict=True):

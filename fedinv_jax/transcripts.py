@@ -134,7 +134,9 @@ def _transcript(arrays: dict[str, np.ndarray]) -> Transcript:
             raise ValueError(f'expected names under shared/ or seen/, found {name!r}.')
         parts[part][rest] = arrays.pop(name)
     if unknown := set(arrays) - {*_ARRAYS, *_OPTIONAL}:
-        raise ValueError(f'unknown arrays {", ".join(sorted(unknown))}.')
+        raise ValueError(
+            f'unknown arrays {", ".join(sorted(unknown))}: rename them, or leave them out.'
+        )
     if not parts['seen']:
         raise ValueError('expected at least one array under seen/.')
     for part, leaves in parts.items():

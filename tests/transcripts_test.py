@@ -144,6 +144,8 @@ def meta(**changes):
         ({'participated': np.ones(3, bool)}, r'expected participated \[S\] with S = 2 or 4, not 3'),
         ({'log_odds': np.ones(3)}, r'expected log_odds of shape \(4,\), found \(3,\)'),
         ({'weights': np.ones((2, 3))}, r'expected weights of shape \(2, 4\), found \(2, 3\)'),
+        ({'slot': np.array([[0, 1, 2, 7]] * 2)},
+         'expected slot to hold places in items, 0 to 3, found 0 to 7'),
         ({'slot': np.zeros((1, 4), np.int32)}, r'expected slot of shape \(2, 4\), found \(1, 4\)'),
         ({'shared__items__embedding': np.ones((2, 3, 2))},
          r'expected shared/items/embedding to begin with \(2, 4\), found \(2, 3, 2\)'),

@@ -114,7 +114,10 @@ def attack_transcript(
         solve = misfit.solver(target, choice)
         answer = solve(seen)
         if not np.isfinite(answer.objective):
-            raise ValueError(f'{path}: the objective is not finite.')
+            raise ValueError(
+                f'{path}: no answer of {target.attack} has a finite objective. Look for huge '
+                "numbers in shared/ and seen/, or set attack.dtype='float64'."
+            )
         result = _result(seen, answer)
         # A system that can absorb any upload fits whatever is changed.
         if answer.fits is not None and answer.fits < 1 and _is_overdetermined(target, seen):
@@ -192,7 +195,7 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
             _check_types(config[section], values)
             config[section].update(values)
         except (KeyError, TypeError, ValueError) as error:
-            words = ' '.join(str(error.args[0]).partition('Other fields present')[0].split())
+            words = config_lib.refusal(error)
             raise ValueError(f'meta, section {section}: {words}') from error
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
@@ -224,7 +227,10 @@ def _observed(seen: Transcript, unrolled: bool) -> Transcript:
     at = np.asarray(seen.rounds) - int(seen.rounds[0])
     kept = len(seen.participated)
     if unrolled and kept <= at[-1]:
-        raise ValueError('unrolled needs the parameters of every round in between.')
+        raise ValueError(
+            'unrolled needs the parameters of every round in between: keep shared/ of all of them, '
+            "or set dynamics.name='free'."
+        )
     if unrolled or kept == len(at):
         return seen
     fields = ('shared', 'participated', 'weights', 'slot')

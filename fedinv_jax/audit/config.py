@@ -1,5 +1,6 @@
 """The config of a run: every field with its default, the smoke variant, and a config per seed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -162,6 +163,17 @@ def default_config() -> Config:
         }
     )
     return config.lock()
+
+
+def refusal(error: Exception) -> str:
+    r"""Why ml_collections refuses a field, in a line: its message lists the whole config.
+
+    Example:
+        >>> refusal(KeyError('No "dimm". Other fields present: "{1,\n2}"\nDid you mean "dim"?'))
+        'No "dimm". Did you mean "dim"?'
+    """
+    text = re.sub(r'Other fields present: ".*}"', '', str(error.args[0]), flags=re.DOTALL)
+    return ' '.join(text.split())
 
 
 def variant(config: Config, arg: str | None) -> Config:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fedinv_jax import _validate
 from fedinv_jax.audit import checks, files, plan, reporting, runner, training, workdir
+from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit.config import Config
 
 
@@ -31,7 +32,7 @@ def arms(config: Config, names: Sequence[str] = ()) -> dict[str, Config]:
         try:
             found[name].update(changes[name])
         except (KeyError, TypeError) as error:
-            raise ValueError(f'arms.{name}: {error}') from error
+            raise ValueError(f'arms.{name}: {config_lib.refusal(error)}') from error
     return found
 
 

@@ -123,7 +123,9 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
     try:
         return make(**arguments)
     except TypeError as error:
-        raise ValueError(f'{field}: {error}.') from error
+        raise ValueError(
+            f'{field} has a field that optax does not take: {error}. Leave it out of the config.'
+        ) from error
 
 
 def make_client_update(

@@ -313,7 +313,7 @@ def append_rows(folder: pathlib.Path, rows: Iterable[VictimRow], shard: Shard = 
     rows = list(rows)
     text = ''.join(map(_line, rows))
     if {row['config_hash'] for row in rows} - {config_hash(folder)}:
-        raise ValueError(f'{folder} now belongs to another config: no row was written.')
+        raise ValueError(f'{folder} now belongs to another config. Choose another --workdir.')
     with open(rows_file(folder, shard), 'a', encoding='utf-8') as file:
         file.write(text)
         file.flush()

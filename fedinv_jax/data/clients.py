@@ -165,8 +165,8 @@ def build(
     if labels == 'ratings':
         if not interactions.ratings.min() > 0:
             raise ValueError(
-                "Expected ratings > 0 for labels='ratings', found "
-                f'{interactions.ratings.min()}: label 0 means no interaction.'
+                f"Expected ratings > 0 for labels='ratings', found {interactions.ratings.min()}: "
+                'label 0 means no interaction. Set data.rating_threshold above 0.'
             )
         values = (1 + interactions.ratings / interactions.ratings.max()) / 2
 

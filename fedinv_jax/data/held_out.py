@@ -54,7 +54,8 @@ def held_out(
     users, items = test.users, test.items
     if not len(users):
         raise ValueError(
-            'Expected held-out interactions, but every user has a single interaction or all items.'
+            'Expected held-out interactions, but every user has a single interaction or all items: '
+            'set data.leave_one_out=False.'
         )
     if len(np.unique(users)) < len(users):
         raise ValueError('Expected one held-out interaction per user; some users have several.')

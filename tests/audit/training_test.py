@@ -179,3 +179,13 @@ def test_the_cosine_decay_ends_at_zero():
     # .5 (1 + cos(pi t / 4)) / 2
     expected = [0.5 * (1 + np.cos(np.pi * t / 4)) / 2 for t in range(5)]
     np.testing.assert_allclose(steps, expected, atol=1e-6)
+
+
+# Failed on a message that was optax's own words alone.
+def test_an_argument_that_optax_lacks_is_refused_by_name():
+    section = config_lib.default_config().attack.optimizer
+    with section.unlocked():
+        section.momentum = 0.9
+    message = r"attack\.optimizer has a field that optax does not take: .*'momentum'\. Leave it out"
+    with pytest.raises(ValueError, match=message):
+        training.make_optimizer('attack.optimizer', section)
