@@ -30,11 +30,14 @@ class Dynamics(NamedTuple):
         rollout: `rollout(client_update, latent, shared [S, ...], batches [S, ...],
             participated [S]) -> uploads [T, ...]`.
         private: `private(latent) -> private` parameters at the first observed step.
+        extend: `extend(latent, steps) -> latent`, in which all later steps have the private state
+            of the last of the first `steps`, where steps have states of their own.
     """
 
     init: Callable[[Key], PyTree]
     rollout: Rollout
     private: Callable[[PyTree], PyTree]
+    extend: Callable[[PyTree, int | Array], PyTree] = lambda latent, steps: latent
 
 
 def static(init_private: InitPrivate) -> Dynamics:
@@ -76,7 +79,10 @@ def free(init_private: InitPrivate, num_steps: int) -> Dynamics:
         del participated
         return jax.vmap(client_update)(shared, latent, batches)[0]
 
-    return Dynamics(init, rollout, lambda latent: tree.take(latent, 0))
+    def extend(latent: PyTree, steps: int | Array) -> PyTree:
+        return tree.take(latent, jnp.minimum(jnp.arange(num_steps), steps - 1))
+
+    return Dynamics(init, rollout, lambda latent: tree.take(latent, 0), extend)
 
 
 def unrolled(init_private: InitPrivate, observed: Sequence[int]) -> Dynamics:

@@ -64,6 +64,10 @@ class Problem(NamedTuple):
             candidate, where the column (`Columns` without the axis K) is the derivative of the
             residual in the candidate's label. `keep` saves memory: a Gram matrix needs only a part
             of each column. None where no solver needs columns.
+        first: `first(steps) -> problem`, whose objective and residual count the first `steps` of
+            the T steps only; its guesses have the unknowns of all. None if steps do not matter.
+        extend: `extend(guess, steps) -> guess`, in which the private parameters of all later steps
+            are those of the last of the first `steps`.
     """
 
     init: Callable[[Key], Guess]
@@ -73,6 +77,8 @@ class Problem(NamedTuple):
     objective: Callable[[Guess], Array]
     answer: Callable[[Guess, Array], Answer]
     columns: Callable[[Guess, Callable[[Columns], PyTree]], PyTree] | None = None
+    first: 'Callable[[int | Array], Problem] | None' = None
+    extend: Callable[[Guess, int | Array], Guess] = lambda guess, steps: guess
 
 
 def batches(transcript: Transcript, labels: Array, weights: Array | None) -> Batch:
@@ -147,8 +153,8 @@ def problem(
         labels, _ = decode(guess)
         return _separable_columns(replayed, whiten, transcript, labels, guess.latent, keep)
 
-    def objective(guess: Guess) -> Array:
-        value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen))
+    def objective(guess: Guess, counted: Array | None = None) -> Array:
+        value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen), where=counted)
         labels, _ = decode(guess)
         for weight, prior in weighted_priors:
             value += weight * prior(labels, guess.latent, transcript)
@@ -160,7 +166,21 @@ def problem(
         scores = jnp.where(candidates.mask(transcript), beliefs, 0)  # 0 for padding
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
-    return Problem(init, predict, whiten, residual, objective, answer, columns)
+    def first(steps: int | Array) -> Problem:
+        counted = jnp.arange(len(transcript.rounds)) < steps
+
+        def counted_residual(guess: Guess) -> PyTree:
+            return jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(counted, leaf), residual(guess))
+
+        return whole._replace(
+            residual=counted_residual, objective=partial(objective, counted=counted)
+        )
+
+    def extend(guess: Guess, steps: int | Array) -> Guess:
+        return guess._replace(latent=hypothesis.extend(guess.latent, steps))
+
+    whole = Problem(init, predict, whiten, residual, objective, answer, columns, first, extend)
+    return whole
 
 
 def free_problem(

@@ -11,6 +11,7 @@ import numpy as np
 from fedinv_jax import _validate, client, compilation, observe, tree
 from fedinv_jax.attack import (
     batching,
+    curriculum,
     distances,
     dynamics,
     exact,
@@ -247,10 +248,12 @@ def make_mgradinv(
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
     hypothesis = make_dynamics(str(target.dynamics), target.rounds, init_private)
-    optimizer = training.make_optimizer(
-        'attack.optimizer', section.optimizer, section.num_iterations
-    )
-    solver = inversion.descent(optimizer, stop_below=section.stop_below)
+    steps = len(target.rounds)
+    stages = curriculum.doubling(steps) if section.curriculum else (steps,)
+    iterations = -(-section.num_iterations // len(stages))
+    optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
+    descent = inversion.descent(optimizer, stop_below=section.stop_below)
+    solver = curriculum.curriculum(descent, stages, iterations) if stages[1:] else descent
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)

@@ -137,6 +137,9 @@ def default_config() -> Config:
                 # Optimiser of mgradinv, by its name in optax; 'decay' is 'cosine' or 'constant'.
                 'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
                 'num_iterations': 1000,  # of the iterative attacks, per victim
+                # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
+                # before. The stages share num_iterations equally.
+                'curriculum': True,
                 'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
                 # Exact attack from whose answer mgradinv starts; None: a random start.
                 'warm_start': optional(str),
