@@ -3,8 +3,7 @@
 import pytest
 
 from fedinv_jax import _validate, client, compress, losses, models, observe, perturb
-from fedinv_jax.attack import priors, relax
-from fedinv_jax.attack.exact import gauss_newton
+from fedinv_jax.attack import gauss_newton, priors, relax
 from fedinv_jax.data import interactions, synthetic
 
 MODEL = models.matrix_factorization(num_items=5, dim=2)

@@ -43,6 +43,28 @@ def _unit(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: scale * leaf, tree)
 
 
+def scale(seen: PyTree) -> PyTree:
+    """`s`, a scalar per leaf, with `squared_distance(g', g) = sum |(g' - g) / s|^2`: `|g|`.
+
+    Example:
+        >>> scale({'a': jnp.array([3.0]), 'b': jnp.array([4.0])})['a'].item()
+        5.0
+    """
+    norm = jnp.sqrt(floor(squared_norm(seen)))
+    return jax.tree.map(lambda leaf: norm, seen)
+
+
+def scale_per_leaf(seen: PyTree) -> PyTree:
+    """`s`, a scalar per leaf, with `squared_distance_per_leaf(g', g) = sum |(g' - g) / s|^2`.
+
+    Example:
+        >>> [leaf.item() ** 2 for leaf in scale_per_leaf((jnp.array([3.0]), jnp.array([4.0])))]
+        [18.0, 32.0]
+    """
+    least, count = _least(seen), len(jax.tree.leaves(seen))
+    return jax.tree.map(lambda leaf: jnp.sqrt(count * jnp.maximum(jnp.sum(leaf**2), least)), seen)
+
+
 def cosine_distance(predicted: PyTree, seen: PyTree) -> Array:
     """`1 - <g', g> / (|g'| |g|)` over the whole upload; 1 where either is zero.
 
@@ -69,11 +91,15 @@ def squared_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
         >>> squared_distance_per_leaf(predicted, seen).item()
         0.5
     """
-    least = floor(1e-12 * squared_norm(seen))
+    least = _least(seen)
     ratios = jax.tree.map(
         lambda p, s: jnp.sum((p - s) ** 2) / jnp.maximum(jnp.sum(s**2), least), predicted, seen
     )
     return jnp.mean(jnp.stack(jax.tree.leaves(ratios)))
+
+
+def _least(seen: PyTree) -> Array:
+    return floor(1e-12 * squared_norm(seen))
 
 
 def row_gaps(predicted: PyTree, seen: PyTree) -> Array:

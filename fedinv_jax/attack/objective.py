@@ -58,14 +58,17 @@ class Problem(NamedTuple):
         residual: `residual(guess) -> whiten(predicted - seen)`. At the truth its entries are about
             1 if standard deviations are given; if not, its squared norm over T is the normalised
             squared distance.
-        objective: `objective(guess) -> []`, what is minimised: distance plus priors.
+        objective: `objective(guess) -> []`, what is minimised: the mean distance of the steps, plus
+            the penalty.
         answer: `answer(guess, objective) -> Answer`.
+        penalty: `penalty(guess) -> []`, the weighted priors.
         columns: `columns(guess, keep) -> kept [K, ...]`, the value of `keep(column)` for each
             candidate, where the column (`Columns` without the axis K) is the derivative of the
             residual in the candidate's label. `keep` saves memory: a Gram matrix needs only a part
             of each column. None where no solver needs columns.
         first: `first(steps) -> problem`, whose objective and residual count the first `steps` of
-            the T steps only; its guesses have the unknowns of all. None if steps do not matter.
+            the T steps only; its guesses have the unknowns of all. The residual is multiplied by
+            `sqrt(T / steps)`. None if steps do not matter.
         extend: `extend(guess, steps) -> guess`, in which the private parameters of all later steps
             are those of the last of the first `steps`.
     """
@@ -76,6 +79,7 @@ class Problem(NamedTuple):
     residual: Callable[[Guess], PyTree]
     objective: Callable[[Guess], Array]
     answer: Callable[[Guess, Array], Answer]
+    penalty: Callable[[Guess], Array] = lambda guess: jnp.zeros(())
     columns: Callable[[Guess, Callable[[Columns], PyTree]], PyTree] | None = None
     first: 'Callable[[int | Array], Problem] | None' = None
     extend: Callable[[Guess, int | Array], Guess] = lambda guess, steps: guess
@@ -132,7 +136,7 @@ def problem(
     """
     relaxation = relaxation or relax.sigmoid()
     if deviation is None:
-        deviation = jax.vmap(_norms)(transcript.seen)
+        deviation = jax.vmap(distances.scale)(transcript.seen)
     replayed = partial(replay, client_update, observation, hypothesis)
     decode = partial(_decode, relaxation)
     whiten = partial(_whiten, deviation)
@@ -154,11 +158,15 @@ def problem(
         return _separable_columns(replayed, whiten, transcript, labels, guess.latent, keep)
 
     def objective(guess: Guess, counted: Array | None = None) -> Array:
-        value = jnp.mean(jax.vmap(distance)(predict(guess), transcript.seen), where=counted)
+        gaps = jax.vmap(distance)(predict(guess), transcript.seen)
+        return jnp.mean(gaps, where=counted) + penalty(guess)
+
+    def penalty(guess: Guess) -> Array:
         labels, _ = decode(guess)
-        for weight, prior in weighted_priors:
-            value += weight * prior(labels, guess.latent, transcript)
-        return value
+        return sum(
+            (weight * prior(labels, guess.latent, transcript) for weight, prior in weighted_priors),
+            jnp.zeros((), labels.dtype),
+        )
 
     def answer(guess: Guess, value: Array) -> Answer:
         labels, weights = decode(guess)
@@ -167,10 +175,12 @@ def problem(
         return Answer(scores, scores > 0.5, hypothesis.private(guess.latent), value)
 
     def first(steps: int | Array) -> Problem:
-        counted = jnp.arange(len(transcript.rounds)) < steps
+        total = len(transcript.rounds)
+        counted = jnp.arange(total) < steps
 
         def counted_residual(guess: Guess) -> PyTree:
-            return jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(counted, leaf), residual(guess))
+            factors = jnp.where(counted, jnp.sqrt(total / steps), 0)
+            return jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(factors, leaf), residual(guess))
 
         return whole._replace(
             residual=counted_residual, objective=partial(objective, counted=counted)
@@ -179,7 +189,9 @@ def problem(
     def extend(guess: Guess, steps: int | Array) -> Guess:
         return guess._replace(latent=hypothesis.extend(guess.latent, steps))
 
-    whole = Problem(init, predict, whiten, residual, objective, answer, columns, first, extend)
+    whole = Problem(
+        init, predict, whiten, residual, objective, answer, penalty, columns, first, extend
+    )
     return whole
 
 
@@ -223,12 +235,6 @@ def replay(
             uploads, transcript.seen
         )
     return jax.lax.scan(step, state, (uploads, transcript.seen))[1]
-
-
-def _norms(seen: PyTree) -> PyTree:
-    """A tree like the upload with the norm of the whole upload at every leaf."""
-    norm = jnp.sqrt(distances.floor(distances.squared_norm(seen)))
-    return jax.tree.map(lambda leaf: norm, seen)
 
 
 def _whiten(deviation: PyTree, uploads: PyTree) -> PyTree:

@@ -15,6 +15,7 @@ from fedinv_jax.attack import (
     distances,
     dynamics,
     exact,
+    gauss_newton,
     inversion,
     objective,
     priors,
@@ -44,6 +45,10 @@ DISTANCES = {
     'squared': distances.squared_distance,
     'squared_per_leaf': distances.squared_distance_per_leaf,
 }
+SCALES = {'squared': distances.scale, 'squared_per_leaf': distances.scale_per_leaf}
+"""Distances that are squares, with their divisors."""
+NEWTON = 'gauss_newton'
+"""The solver of mgradinv that is no optimiser of optax."""
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], exact.Known]
 
@@ -232,6 +237,25 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
     return make
 
 
+def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
+    """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
+    stages = curriculum.doubling(num_steps) if section.curriculum else (num_steps,)
+    iterations = -(-section.num_iterations // len(stages))
+    if section.optimizer.name == NEWTON:
+        solver = gauss_newton.gauss_newton(stop_below=section.stop_below)
+    else:
+        optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
+        solver = inversion.descent(optimizer, stop_below=section.stop_below)
+    return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
+
+
+def _scale(distance: str, transcript: Transcript) -> PyTree:
+    """Divisors with which the squared residual of T steps is the mean distance of a step."""
+    of_step = _validate.lookup(f'attack.distance with {NEWTON}', distance, SCALES)
+    steps = len(transcript.rounds)
+    return jax.tree.map(lambda leaf: jnp.sqrt(steps) * leaf, jax.vmap(of_step)(transcript.seen))
+
+
 def make_mgradinv(
     target: Target, make_start: Callable[[Target, str], Choice] = make_exact
 ) -> Choice:
@@ -248,17 +272,13 @@ def make_mgradinv(
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
     hypothesis = make_dynamics(str(target.dynamics), target.rounds, init_private)
-    steps = len(target.rounds)
-    stages = curriculum.doubling(steps) if section.curriculum else (steps,)
-    iterations = -(-section.num_iterations // len(stages))
-    optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
-    descent = inversion.descent(optimizer, stop_below=section.stop_below)
-    solver = curriculum.curriculum(descent, stages, iterations) if stages[1:] else descent
+    solver = make_solver(section, len(target.rounds))
+    newton = section.optimizer.name == NEWTON
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
-    relaxation = relax.sigmoid(section.label_rate_scale)
+    relaxation = relax.identity() if newton else relax.sigmoid(section.label_rate_scale)
     start = None if section.warm_start is None else make_start(target, section.warm_start)
 
     def pose(
@@ -272,6 +292,7 @@ def make_mgradinv(
             distance,
             weighted_priors,
             relaxation,
+            deviation=_scale(name, transcript) if newton else None,
         )
         if start is not None:
             answer = start.attack(transcript, key, num_iterations)

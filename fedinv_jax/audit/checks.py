@@ -89,7 +89,7 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
     'attack.distance': attackers.DISTANCES,
-    'attack.optimizer.name': training.OPTIMIZERS,
+    'attack.optimizer.name': (*training.OPTIMIZERS, attackers.NEWTON),
     'attack.optimizer.decay': training.DECAYS,
     'attack.dtype': _DTYPES,
 }

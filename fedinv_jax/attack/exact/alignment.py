@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate, tree
-from fedinv_jax.attack import candidates, inversion
+from fedinv_jax.attack import candidates, gauss_newton, inversion
 from fedinv_jax.attack.exact import (
     certificate,
     compare,
     consistency,
     embedding,
-    gauss_newton,
     item_rows,
     private_fit,
     problems,

@@ -11,10 +11,10 @@ from fedinv_jax.attack.exact import (
     alignment,
     closed_form,
     compare,
-    gauss_newton,
     item_rows,
     unknown_batch,
     unknown_scale,
+    variable_projection,
 )
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Transcript
@@ -80,7 +80,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'sparse': unknown_batch.unknown_batch,
     'spectral': _by_rows(item_rows.spectral),
     'summed': _by_rows(item_rows.summed),
-    'variable_projection': gauss_newton.variable_projection,
+    'variable_projection': variable_projection.variable_projection,
 }
 
 

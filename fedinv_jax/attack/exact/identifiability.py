@@ -9,7 +9,7 @@ determined.
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax.attack.exact import box_qp
+from fedinv_jax.attack import box_qp
 from fedinv_jax.types import Array
 
 STANDS_OUT = 9.0

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact import box_qp, known, normal_equations
+from fedinv_jax.attack import box_qp
+from fedinv_jax.attack.exact import known, normal_equations
 from fedinv_jax.attack.exact.known import Structure
 from fedinv_jax.attack.exact.normal_equations import Normal
 from fedinv_jax.attack.inversion import Inversion, State

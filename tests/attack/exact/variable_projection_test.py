@@ -10,8 +10,8 @@ import pytest
 import scipy.optimize
 
 from fedinv_jax import client, losses, models, observe
-from fedinv_jax.attack import dynamics, exact, objective, relax
-from fedinv_jax.attack.exact import alignment, gauss_newton, item_rows, problems
+from fedinv_jax.attack import dynamics, exact, gauss_newton, objective, relax
+from fedinv_jax.attack.exact import alignment, item_rows, problems, variable_projection
 from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
 from fedinv_jax.types import Guess, Transcript
 from tests import reference
@@ -69,7 +69,7 @@ def seeing(transcript, upload):
     return transcript.replace(seen=jax.tree.map(lambda leaf: np.asarray(leaf)[None], upload))
 
 
-ATTACK = jax.jit(gauss_newton.variable_projection(KNOWN))
+ATTACK = jax.jit(variable_projection.variable_projection(KNOWN))
 
 
 @pytest.mark.parametrize('seed', [0, 1, 2])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from fedinv_jax.attack.exact import box_qp
+from fedinv_jax.attack import box_qp
 
 K = 8
 
