@@ -119,26 +119,6 @@ def test_one_undamped_iteration_is_the_label_solve():
     )
 
 
-# Linear in both: the mutant without the labels' share of the private step fails here.
-def test_private_states_are_eliminated():
-    random = np.random.default_rng(0)
-    system, target = random.normal(size=(12, 7)), random.normal(size=12)
-    problem = objective.Problem(
-        init=lambda key: Guess(jnp.full(5, 0.5), None, jnp.ones(2)),
-        predict=None,
-        whiten=None,
-        residual=lambda guess: system @ jnp.r_[guess.labels, guess.latent] - target,
-        objective=None,
-        answer=None,
-    )
-    solver = gauss_newton.gauss_newton(0.0)
-    state = jax.jit(lambda: solver.update(problem, solver.init(problem, KEY)))()
-    bounds = ([0] * 5 + [-np.inf] * 2, [1] * 5 + [np.inf] * 2)
-    expected = scipy.optimize.lsq_linear(system, target, bounds, tol=1e-14)
-    np.testing.assert_allclose(state.guess.labels, expected.x[:5], atol=1e-6)
-    np.testing.assert_allclose(state.guess.latent, expected.x[5:], atol=1e-6)
-
-
 def test_vmap_equals_loop():
     clients = [make(seed)[0] for seed in (0, 1)]
     both = jax.vmap(ATTACK, (0, None))(
@@ -199,8 +179,3 @@ def test_chosen():
     affine = KNOWN._replace(structure=KNOWN.structure._replace(affine=True))
     with pytest.raises(ValueError, match='No member'):
         exact.choose(affine)
-
-
-def test_refuses():
-    with pytest.raises(ValueError, match='damping=-1'):
-        gauss_newton.gauss_newton(-1)
