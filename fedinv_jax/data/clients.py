@@ -166,7 +166,7 @@ def build(
         if not interactions.ratings.min() > 0:
             raise ValueError(
                 "Expected ratings > 0 for labels='ratings', found "
-                f'{interactions.ratings.min()}: label 0 means no interaction.'
+                f'{interactions.ratings.min()}: label 0 means none. Set a rating_threshold above 0.'
             )
         values = (1 + interactions.ratings / interactions.ratings.max()) / 2
 

@@ -93,20 +93,21 @@ def check(columns: Sequence[str]) -> None:
 def kinds(name: str) -> dict[str, int]:
     """What a name of a header may stand for, each with its rank: lower is surer.
 
-    Upper case, blanks, hyphens, a plural s and a RecBole type do not count; of a nested key, `a.b`
-    or `a/b`, the last part alone may be known.
+    Upper case, blanks, hyphens, what is in brackets, the plural s of users and items and a RecBole
+    type do not count; of a nested key, `a.b` or `a/b`, the last part alone may be known.
 
     Example:
         >>> list(kinds('User-ID')), list(kinds('review.business_id:token')), list(kinds('genre'))
         (['user'], ['item'], [])
     """
-    plain = name.split(':')[0]
+    plain = re.sub(r'[(\[].*?[)\]]', '', name.split(':')[0])
     for part in (plain, re.split('[./]', plain)[-1]):
         word = re.sub(r'[\W_]', '', part).lower()
-        for each in (word, word.removesuffix('s')):
-            found = {kind: ranks[each] for kind, ranks in _RANKS.items() if each in ranks}
-            if found:
-                return found
+        found = {kind: ranks[word] for kind, ranks in _RANKS.items() if word in ranks}
+        single = word.removesuffix('s')
+        found = found or {kind: _RANKS[kind][single] for kind in _STEMS if single in _RANKS[kind]}
+        if found:
+            return found
     return {}
 
 

@@ -43,7 +43,7 @@ def content(path: pathlib.Path) -> bytes:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f'{path}: Expected a whole gzip file: {error}.') from error
-    data = data.removeprefix(_BOM)
+    data = data.replace(_BOM, b'')  # files that were joined have several
     start = data[:4096].lstrip()
     kind = next((kind for first, kind in _BEGINNINGS.items() if start.startswith(first)), None)
     if kind is None and _CONTROL.search(data[:4096]):

@@ -53,7 +53,9 @@ def check(
         if name == 'user' or len(ids['user']) > 1
     ]
     guessed = [(name, _broken(name, own)) for name, own in texts.items()]
+    guessed += [(name, _few_numbers(name, parsed)) for name in ids]
     guessed += [(name, test(parsed[name])) for name, test in _TESTS.items() if name in parsed]
+    guessed.append(('', _counts_first(parsed)))
     refused = {
         'data.columns': [],
         'the header': alike,
@@ -64,7 +66,7 @@ def check(
         if problem:
             raise ValueError(f'{path}: {problem} {_suggestion(column, layout)}')
     odd = [problem for _, problem in alike + distinct + guessed]
-    odd += [_taken_for_row(layout), _other_times(parsed)]
+    odd += [_taken_for_row(layout), _unread_label(layout), _other_times(parsed)]
     if layout.named_by == 'position':
         odd += _check_order(path, layout, parsed)
     return list(filter(None, odd))
@@ -142,9 +144,50 @@ def _times(times: np.ndarray) -> str:
 _TESTS = {'rating': _ratings, 'timestamp': _times}
 
 
+def _few_numbers(column: str, parsed: Mapping[str, np.ndarray]) -> str:
+    """That ids are a few small numbers in pairs that recur, as ratings; empty if they are not."""
+    own = parsed[column]
+    if own.dtype.kind == 'U' or len(own) < _FEWEST or own.min() < 0 or own.max() > 10:
+        return ''
+    pairs = np.unique(np.stack([parsed['user'], parsed['item']]), axis=1).shape[1]
+    if 2 * pairs > len(own):
+        return ''
+    return (
+        f'Expected {column} ids, found only numbers of {own.min()} to {own.max()}, as ratings are, '
+        f'and {pairs} distinct pairs in {len(own)} rows.'
+    )
+
+
+def _counts_first(parsed: Mapping[str, np.ndarray]) -> str:
+    """That the first row holds the numbers of users, items and rows; empty where it does not."""
+    ids, ratings = [parsed['user'], parsed['item']], parsed.get('rating', np.zeros(1))
+    if len(ids[0]) < _FEWEST or ratings[0] != len(ratings) - 1:
+        return ''
+    if any(own.dtype.kind == 'U' or own[0] < own[1:].max() for own in ids):
+        return ''
+    return (
+        f'Expected an interaction in the first row, found the numbers of users, items and rows: '
+        f'{ids[0][0]}, {ids[1][0]}, {ratings[0]:g}. Remove that row.'
+    )
+
+
+def _unread_label(layout: Layout) -> str:
+    """That a label is not read, because there is a rating too; empty where it is."""
+    names = enumerate(layout.names or () if layout.named_by == 'the header' else ())
+    unread = [n for i, n in names if 'label' in columns_lib.kinds(n) and i < layout.width]
+    if 'rating' not in layout.columns or not unread:
+        return ''
+    return (
+        f'{values.show(", ".join(unread))} is not read, as there is a rating: if rows of 0 are no '
+        "interactions, call that column 'label' with data.columns, and the rating '_'"
+    )
+
+
 def _other_times(parsed: Mapping[str, np.ndarray]) -> str:
     """That some times, such as 0 for none, are not of our days as most are; empty where all are."""
     times = parsed.get('timestamp', np.zeros(1, int))
+    if len(times) >= _FEWEST and times.min() == times.max():
+        return f'every row has the time {times[0]}, hence no interaction of a user is the last'
     first, last = values.days(float(np.median(times)))
     others = times[(times < first) | (times > last)]
     if not len(others):

@@ -105,6 +105,14 @@ LAYOUTS = {
     'plural names': text(ROWS, header=['users', 'items', 'ratings', 'timestamps']),
     'separator of Excel': 'sep=;\r\n' + text(ROWS, ';', HEADER, end='\r\n'),
     'rows without content': ';;\n' + text(ROWS[:9], ';') + ';;;;;\n' + text(ROWS[9:], ';') + ';;\n',
+    'files joined with their marks': '\ufeff' + text(ROWS[:9]) + '\ufeff' + text(ROWS[9:]),
+    'header with units': text(
+        ROWS, header=['user id (hashed)', 'movie id [imdb]', 'rating (1-5)', 'time (s)']
+    ),
+    'counts of likes': text(
+        pick(0, 1, 2, 3, lambda row: str(int(row[1]) % 3)),
+        header=['user', 'item', 'stars', 'time', 'likes'],
+    ),
     'comments of C': '// from x\n' + text(ROWS),
     'TAB among blanks': ''.join(f'{u}\t{i} {r}  {t}\n' for u, i, r, t in ROWS),
     'gzip': gzip.compress(text(ROWS).encode()),
@@ -349,6 +357,18 @@ REFUSED = {
     'users as a spreadsheet rounds them': (
         text(pick(lambda row: f'1.2{row[0]}E+17', 1)), r"user ids, found the number '1.2\d+E\+17'"
     ),
+    'ratings for users': (
+        text(pick(lambda row: str(int(row[3]) % 3 + 1), 0, 1)),
+        r"user ids, found only numbers of 1 to 3, as .*data.columns=\('_', 'user', 'item'\)",
+    ),
+    'ratings second': (
+        text(pick(0, lambda row: str(int(row[3]) % 2), 1)),
+        r"item ids, found only numbers of 0 to 1, as .*data.columns=\('user', '_', 'item'\)",
+    ),
+    'counts in the first row': (
+        f'{NUM_USERS} 40 {len(ROWS)}\n' + text(pick(0, 1, 2), ' '),
+        f'numbers of users, items and rows: {NUM_USERS}, 40, {len(ROWS)}. Remove that row',
+    ),
     'rows without times': (
         text(pick(0, 1, 2, lambda row: row[3] if row[1] > '2' else '')),
         r"found ''. Dates .*data.columns=\('user', 'item', 'rating'\)",
@@ -391,6 +411,23 @@ def test_what_is_odd_in_named_columns_is_warned_of(read):
     assert "the header looks like a row: '1, 28'" in warning
     (warning,) = read(text(pick(0, 1), header=['user', 'item']), header=False).source.warnings
     assert "the first row looks like a header: 'user, item'" in warning
+
+
+# Failed before: rows of label 0 were interactions without a word.
+def test_a_label_beside_a_rating_is_warned_of(read):
+    rows = pick(0, 1, 2, lambda row: str(int(row[1]) % 2))
+    data = read(text(rows, header=['user', 'item', 'rating', 'is_click']))
+    (warning,) = data.source.warnings
+    assert "'is_click' is not read, as there is a rating" in warning
+    assert len(data.users) == len(ROWS)
+    assert read(text(rows), columns=('user', 'item', '_', 'label')).source.num_interactions < 200
+
+
+def test_one_time_for_all_is_warned_of(read):
+    (warning,) = read(text(pick(0, 1, 2, lambda row: '1400000000'))).source.warnings
+    assert warning == (
+        'every row has the time 1400000000, hence no interaction of a user is the last'
+    )
 
 
 # Failed before: a time of 0 was the first of its user without a word.
