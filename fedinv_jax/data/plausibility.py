@@ -166,7 +166,7 @@ def _counts_first(parsed: Mapping[str, np.ndarray]) -> str:
     if any(own.dtype.kind == 'U' or own[0] < own[1:].max() for own in ids):
         return ''
     return (
-        f'Expected an interaction in the first row, found the numbers of users, items and rows: '
+        'Expected an interaction in the first row, found the numbers of users, items and rows: '
         f'{ids[0][0]}, {ids[1][0]}, {ratings[0]:g}. Remove that row.'
     )
 
