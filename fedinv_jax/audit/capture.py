@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -167,6 +168,7 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
         config = _described(config, seen, meta)
         model = training.make_model(config.model, len(seen.items))
         layout.check(seen, model)
+        training.make_client_update(config.client, model)  # refuses an optimiser's arguments
         setting = settings_lib.reading(config)[0]
         seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
     except (TypeError, ValueError) as error:
@@ -187,36 +189,54 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
             if not isinstance(values, Mapping):
                 raise TypeError(f'expected an object of fields, found {values!r:.40}.')
             values = dict(values)
-            if section == 'model' and not _is_like(values.pop('num_items', 1), 1):
+            if section == 'model' and type(values.pop('num_items', 1)) is not int:
                 raise TypeError(f'expected num_items to be an integer, found {meta[section]}.')
-            _check_types(config[section], values)
-            config[section].update(values)
+            _check_types(config_lib.default_config()[section], values)
+            with config.unlocked():  # an optimiser's own arguments
+                config[section].update(values)
         except (KeyError, TypeError, ValueError) as error:
             words = ' '.join(str(error.args[0]).partition('Other fields present')[0].split())
             raise ValueError(f'meta, section {section}: {words}') from error
+    if 'items' in seen.seen and seen.weights is None:
+        raise ValueError(
+            'seen/items shows which items are in the batch: expected weights (S, B), found none.'
+        )
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
     checks.check(config)
     return config
 
 
-def _check_types(section: Config, values: Mapping[str, Any]) -> None:
-    """Refuses values of another type than the section's."""
+def _check_types(section: Config, values: Mapping[str, Any], free: bool = False) -> None:
+    """Refuses fields that the section lacks, and values of another type than its own.
+
+    Args:
+        section: of the default config, which has the types.
+        values: of a file.
+        free: whether the section, an optimiser's, takes fields that it lacks.
+    """
     for name, value in values.items():
+        if free and name not in section:
+            continue
         usual = section[name]
         if isinstance(usual, Config) and isinstance(value, Mapping):
-            _check_types(usual, value)
-        elif usual is not None and not _is_like(value, usual):
+            _check_types(usual, value, free=name.endswith('optimizer'))
+        elif not _is_like(value, usual, section.get_type(name)):
             usual = usual.to_dict() if isinstance(usual, Config) else usual
-            raise TypeError(f'expected {name} like {usual!r}, found {value!r:.40}.')
+            like = f'like {usual!r}' if usual is not None else f'of type {section.get_type(name)}'
+            raise TypeError(f'expected {name} {like}, found {value!r:.40}.')
 
 
-def _is_like(value: Any, usual: Any) -> bool:
-    """Whether a value of JSON may replace one of the config; a list is a tuple there."""
+def _is_like(value: Any, usual: Any, kind: Any) -> bool:
+    """Whether a value of JSON may replace one of the config; a list is a tuple there.
+
+    `kind` is the field's type, of which None may be a part.
+    """
     if isinstance(usual, tuple):
         kinds = {type(each) for each in usual}
         return isinstance(value, list | tuple) and {type(each) for each in value} <= kinds
-    return type(value) is type(usual) or (type(usual) is float and type(value) is int)
+    kinds = set(typing.get_args(kind)) or {kind}
+    return type(value) in kinds or (float in kinds and type(value) is int)
 
 
 def _observed(seen: Transcript, unrolled: bool) -> Transcript:
