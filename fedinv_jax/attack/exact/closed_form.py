@@ -28,6 +28,7 @@ from fedinv_jax.attack.exact import (
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
+_APART = 0.1  # relative distance of a kernel from a product that rounding hardly explains
 _TURNS, _NEWTON = 6, 6  # for noisy channels: alternations, and Newton steps in each
 
 
@@ -54,14 +55,21 @@ def closed_form(known: Known) -> Attack:
             latent = jnp.nan_to_num(latent)  # NaN where all entries of a step's bias were dropped
             return _jointly(known, transcript, latent, excluded)
         problem = problems.whitened_problem(known, transcript, latent, excluded)
-        # The error of p by rounding.
-        error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
+        # The error of p by rounding. Sums in which much cancels have more of it, which shows.
+        apart = jax.vmap(partial(embedding.mismatch, found))(transcript.seen, latent)
+        size = jnp.maximum(4 * known.rounding, apart)[:, None]
+        error = size * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        error = known.rounding * 2**24 * error * signs
-        answer = solved(known, problem, transcript, excluded, error=error)
+        answer = solved(known, problem, transcript, excluded, error=error * signs)
+        # The label solve leaves out the kernel: whether that is a product is asked here.
+        contradicts = jnp.any(apart > _APART)
         if answer.certificate is None:
-            return answer
-        return answer._replace(certificate=certificate.for_all_private_states(answer.certificate))
+            return answer._replace(fits=jnp.where(contradicts, 0, answer.fits))
+        unique = certificate.for_all_private_states(answer.certificate)
+        return answer._replace(
+            certificate=certificate.unless(unique, contradicts),
+            fits=jnp.where(contradicts, 0, answer.fits),
+        )
 
     return attack
 

@@ -56,3 +56,14 @@ def test_uploads_of_extreme_size_have_a_direction():
     for scale in (1e-30, 1e30):
         along = embedding.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})
         np.testing.assert_allclose(np.abs(along), [0.6, 0, 0.8], atol=1e-6)
+
+
+def test_distance_of_a_kernel_from_a_product():
+    found = EmbeddingRecovery('kernel', 0, 'bias')
+    p, bias = jnp.array([3.0, 4.0]), jnp.array([0.0, 1.0])
+    seen = {'kernel': jnp.outer(p, bias) + jnp.array([[5.0, 0.0], [0.0, 0.0]]), 'bias': bias}
+    np.testing.assert_allclose(embedding.exact(found, seen), p)
+    apart = embedding.mismatch(found, seen, p)
+    np.testing.assert_allclose(apart, 5 / (25 + 25) ** 0.5, rtol=1e-6)
+    zero = {'kernel': jnp.zeros((2, 2)), 'bias': bias}
+    assert embedding.mismatch(found, zero, jnp.zeros(2)) == 0
