@@ -58,6 +58,34 @@ def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array
     return jnp.where(size > 0, left / jnp.where(size > 0, size, 1), 0)
 
 
+def excess(recovery: EmbeddingRecovery, seen: PyTree) -> tuple[Array, Array]:
+    """What no p and e explain of one step's kernel `p ⊗ e` and bias e, however they are chosen.
+
+    `[kernel; bias]` is of rank one, so that its other singular values are what is left
+    (Eckart-Young). Nothing is said, 0, where entries were dropped.
+
+    Args:
+        recovery: leaves that determine p, with a bias.
+        seen: the upload of one step, in units of the noise.
+
+    Returns:
+        The squared norm `[]`, and the numbers that it comes from less those that are fitted.
+
+    Example:
+        >>> seen = {'kernel': jnp.array([[1.0, 2.0], [2.0, 4.0]]), 'bias': jnp.array([1.0, 2.0])}
+        >>> square, size = excess(EmbeddingRecovery('kernel', 0, 'bias'), seen)
+        >>> round(square.item(), 6), size.item()
+        (0.0, 2)
+    """
+    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
+    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
+    bias = leaves[str(recovery.bias)]
+    values = jnp.linalg.svd(jnp.concatenate([kernel, bias[None]]), compute_uv=False)
+    complete = jnp.all((kernel != 0) == (bias != 0))
+    square = jnp.where(complete, jnp.sum(values[1:] ** 2), 0)
+    return square, jnp.asarray(len(kernel) * (len(bias) - 1))
+
+
 def direction(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
     """The unit vector `[D]` along p, up to its sign, from one step's upload.
 
