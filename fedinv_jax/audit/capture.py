@@ -91,9 +91,9 @@ def attack_transcript(
 
     Returns:
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
-        `private`: the embedding at the first observed round; `objective`; where the attack makes
-        a certificate, `certified` and `margin` as well. `fits`: whether the uploads are what the
-        file says of the client, None if unknown; where they are not, `would_fit` says
+        `private`: the embedding at the first observed round, or None; `objective`; where the
+        attack makes a certificate, `certified` and `margin` as well. `fits`: whether the uploads
+        are what the file says of the client, None if unknown; where they are not, `would_fit` says
         what would, None where nothing that was tried does.
 
     Raises:
@@ -118,8 +118,9 @@ def attack_transcript(
             raise ValueError(f'{path}: the objective is not finite.')
         result = _result(seen, answer)
         # A system that can absorb any upload fits whatever is changed.
-        if answer.fits is not None and answer.fits < 1 and _is_overdetermined(target, seen):
-            change = misfit.explanation(target, seen, solve)
+        if answer.fits is not None and answer.fits < 1:
+            tried = _is_overdetermined(target, seen)
+            change = misfit.explanation(target, seen, solve) if tried else None
             result |= {'fits': False} if change else {}
             result['would_fit'] = change
     out = pathlib.Path(folder)
@@ -287,12 +288,14 @@ def _unknowns(target: attackers.Target, seen: Transcript) -> int:
 
 
 def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
-    """An answer as `answer.json` has it."""
+    """An answer as `answer.json` has it; no private state where it is not finite."""
+    private = jax.tree.map(np.asarray, answer.private)
+    known = all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(private))
     result = {
         'items': seen.items.tolist(),
         'scores': [round(float(score), 4) for score in answer.scores],
         'interactions': seen.items[answer.labels].tolist(),
-        'private': jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), answer.private),
+        'private': jax.tree.map(np.ndarray.tolist, private) if known else None,
         'objective': float(answer.objective),
     }
     result['fits'] = scoring.fits_of(answer.fits)
