@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import transcripts, tree
+from fedinv_jax import _validate, transcripts, tree
 from fedinv_jax.audit import (
     attackers,
     checks,
@@ -187,6 +187,9 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
     Ids are names: the attack's catalogue is the candidates, whatever their ids.
     """
     config = config.copy_and_resolve_references()
+    for name in meta.keys() - {'format', 'version', 'known', *_SECTIONS}:  # other keys are free
+        if near := _validate.hint(name, _SECTIONS):
+            raise ValueError(f'meta has {name!r}, which is no section.{near} Else rename it.')
     for section in _SECTIONS:
         values = meta.get(section, {})
         try:
