@@ -42,7 +42,7 @@ from absl import app, flags, logging
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
 from fedinv_jax.attack.batching import Batched
-from fedinv_jax.audit import executor, process, workdir
+from fedinv_jax.audit import executor, process, run_record
 from fedinv_jax.types import Batch, Guess, Transcript
 
 _DIM = flags.DEFINE_integer('dim', 32, 'D')
@@ -348,10 +348,10 @@ def main(argv: list[str]) -> None:
     process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)
-    print(workdir.versions())
+    print(run_record.versions())
     found = growth(_GROW.value) if _GROW.value else table()
     if _JSON.value:
-        record = {**found, **workdir.versions()}
+        record = {**found, **run_record.versions()}
         pathlib.Path(_JSON.value).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
 
 

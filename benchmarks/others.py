@@ -37,7 +37,7 @@ from absl import app, flags, logging
 
 from benchmarks import mgradinv
 from fedinv_jax import client, losses, models, observe, server, train, tree
-from fedinv_jax.audit import attackers, executor, plan, process, settings, workdir
+from fedinv_jax.audit import attackers, executor, plan, process, run_record, settings
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import training as training_lib
 from fedinv_jax.data.clients import Clients
@@ -199,10 +199,10 @@ def main(argv: list[str]) -> None:
     process.configure()
     del argv
     logging.set_verbosity(logging.WARNING)
-    print(workdir.versions())
+    print(run_record.versions())
     found = {'exact': exact(), 'training': training()}
     if flags.FLAGS.json:
-        record = {**found, **workdir.versions()}
+        record = {**found, **run_record.versions()}
         pathlib.Path(flags.FLAGS.json).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')
 
 

@@ -17,6 +17,7 @@ _BUFFERS = {
     'num_batches_tracked', 'running_mean', 'running_var', 'batch_stats',
     'step', 'count', 'opt_state', 'momentum_buffer', 'exp_avg', 'exp_avg_sq',
 }  # fmt: skip
+_FOLDERS = ('items', 'scorer')  # of a model's shared parameters
 # By name, the number of axes and the kinds of NumPy dtypes.
 _ARRAYS = {
     'rounds': (1, 'iu'), 'participated': (1, 'biu'), 'items': (1, 'iu'), 'rows': (1, 'iu'),
@@ -47,6 +48,11 @@ def check_names(part: str, leaves: Mapping[str, np.ndarray]) -> None:
             )
         if any(other.startswith(f'{name}/') for other in leaves):
             raise ValueError(f'{part}/{name} is an array, and a folder of arrays as well.')
+        if name.split('/')[0] not in _FOLDERS:
+            raise ValueError(
+                f'{part}/{name} is neither of an item nor of the scorer: expected it under '
+                f'{" or ".join(f"{part}/{each}/" for each in _FOLDERS)}, by its name in the model.'
+            )
 
 
 def check(transcript: Transcript) -> None:
@@ -92,7 +98,8 @@ def _check_steps(transcript: Transcript) -> None:
         raise ValueError('expected rounds to be one or more, increasing.')
     steps, span = len(rounds), int(rounds[-1] - rounds[0]) + 1
     if kept not in (steps, span):
-        raise ValueError(f'expected participated [S] with S = {steps} or {span}, not {kept}.')
+        sizes = ' or '.join(map(str, sorted({steps, span})))
+        raise ValueError(f'expected participated [S] with S = {sizes}, not {kept}.')
 
 
 def _check_shapes(transcript: Transcript) -> None:

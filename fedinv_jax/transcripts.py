@@ -94,9 +94,15 @@ def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError:
         raise
     except Exception as error:
-        objects = 'Object arrays' in str(error) and name
-        found = f': {name} holds Python objects (text?), not numbers' if objects else ''
-        raise ValueError(f'expected an .npz transcript with a JSON text "meta"{found}.') from error
+        found = 'found another kind of file, or one that was cut off'
+        if name:  # the list of its arrays was read
+            objects = 'Object arrays' in str(error)
+            found = (
+                f'{name} {"holds Python objects (text?), not numbers" if objects else "is damaged"}'
+            )
+        raise ValueError(
+            f'expected an .npz transcript with a JSON text "meta": {found}.'
+        ) from error
 
 
 def _native(array: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ SPEAKERS = (
     'audit.threat_model._left_out', 'audit.threat_model._provenance', 'audit.training',
     'audit.workdir', 'report.conclusions.misfits',
 )  # fmt: skip
-SILENT = ('data.provenance', 'data.sniffing._columns')
+SILENT = ('data.provenance', 'data.sniffing._columns', 'data.values._DAY_FIRST')
 HOLE = '…'
 
 

@@ -215,7 +215,17 @@ def test_candidates_outside_the_slots_are_refused(tmp_path):
 def test_not_an_npz(tmp_path, content):
     path = tmp_path / 't.npz'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r't\.npz: expected an \.npz transcript'):
+    with pytest.raises(ValueError, match=r't\.npz: expected an \.npz transcript.*cut off\.'):
+        transcripts.load(path)
+
+
+# Failed on version 0.2: what was expected, not what was found.
+def test_a_damaged_array_is_named(tmp_path):
+    path = damaged(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b'seen/items') + 200] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'"meta": seen/items/\w+ is damaged\.'):
         transcripts.load(path)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import transcripts, tree
+from fedinv_jax import _validate, transcripts, tree
 from fedinv_jax.audit import (
     attackers,
     checks,
@@ -90,9 +91,9 @@ def attack_transcript(
 
     Returns:
         `items`: candidate ids; `scores`; `interactions`: ids of those recovered as interactions;
-        `private`: the embedding at the first observed round; `objective`; where the attack makes
-        a certificate, `certified` and `margin` as well. `fits`: whether the uploads are what the
-        file says of the client, None if unknown; where they are not, `would_fit` says
+        `private`: the embedding at the first observed round, or None; `objective`; where the
+        attack makes a certificate, `certified` and `margin` as well. `fits`: whether the uploads
+        are what the file says of the client, None if unknown; where they are not, `would_fit` says
         what would, None where nothing that was tried does.
 
     Raises:
@@ -120,8 +121,9 @@ def attack_transcript(
             )
         result = _result(seen, answer)
         # A system that can absorb any upload fits whatever is changed.
-        if answer.fits is not None and answer.fits < 1 and _is_overdetermined(target, seen):
-            change = misfit.explanation(target, seen, solve)
+        if answer.fits is not None and answer.fits < 1:
+            tried = _is_overdetermined(target, seen)
+            change = misfit.explanation(target, seen, solve) if tried else None
             result |= {'fits': False} if change else {}
             result['would_fit'] = change
     out = pathlib.Path(folder)
@@ -170,6 +172,7 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
         config = _described(config, seen, meta)
         model = training.make_model(config.model, len(seen.items))
         layout.check(seen, model)
+        training.make_client_update(config.client, model)  # refuses an optimiser's arguments
         setting = settings_lib.reading(config)[0]
         seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
     except (TypeError, ValueError) as error:
@@ -184,42 +187,63 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
     Ids are names: the attack's catalogue is the candidates, whatever their ids.
     """
     config = config.copy_and_resolve_references()
+    for name in meta.keys() - {'format', 'version', 'known', *_SECTIONS}:  # other keys are free
+        if near := _validate.hint(name, _SECTIONS):
+            raise ValueError(f'meta has {name!r}, which is no section.{near} Else rename it.')
     for section in _SECTIONS:
         values = meta.get(section, {})
         try:
             if not isinstance(values, Mapping):
                 raise TypeError(f'expected an object of fields, found {values!r:.40}.')
             values = dict(values)
-            if section == 'model' and not _is_like(values.pop('num_items', 1), 1):
+            if section == 'model' and type(values.pop('num_items', 1)) is not int:
                 raise TypeError(f'expected num_items to be an integer, found {meta[section]}.')
-            _check_types(config[section], values)
-            config[section].update(values)
+            _check_types(config_lib.default_config()[section], values)
+            with config.unlocked():  # an optimiser's own arguments
+                config[section].update(values)
         except (KeyError, TypeError, ValueError) as error:
             words = config_lib.refusal(error)
             raise ValueError(f'meta, section {section}: {words}') from error
+    if 'items' in seen.seen and seen.weights is None:
+        raise ValueError(
+            'seen/items shows which items are in the batch: expected weights (S, B), found none.'
+        )
     config.observation.seen = ('+'.join(tree.names(seen.seen)),)
     config.observation.batch_known = seen.weights is not None
     checks.check(config)
     return config
 
 
-def _check_types(section: Config, values: Mapping[str, Any]) -> None:
-    """Refuses values of another type than the section's."""
+def _check_types(section: Config, values: Mapping[str, Any], free: bool = False) -> None:
+    """Refuses fields that the section lacks, and values of another type than its own.
+
+    Args:
+        section: of the default config, which has the types.
+        values: of a file.
+        free: whether the section, an optimiser's, takes fields that it lacks.
+    """
     for name, value in values.items():
+        if free and name not in section:
+            continue
         usual = section[name]
         if isinstance(usual, Config) and isinstance(value, Mapping):
-            _check_types(usual, value)
-        elif usual is not None and not _is_like(value, usual):
+            _check_types(usual, value, free=name.endswith('optimizer'))
+        elif not _is_like(value, usual, section.get_type(name)):
             usual = usual.to_dict() if isinstance(usual, Config) else usual
-            raise TypeError(f'expected {name} like {usual!r}, found {value!r:.40}.')
+            like = f'like {usual!r}' if usual is not None else f'of type {section.get_type(name)}'
+            raise TypeError(f'expected {name} {like}, found {value!r:.40}.')
 
 
-def _is_like(value: Any, usual: Any) -> bool:
-    """Whether a value of JSON may replace one of the config; a list is a tuple there."""
+def _is_like(value: Any, usual: Any, kind: Any) -> bool:
+    """Whether a value of JSON may replace one of the config; a list is a tuple there.
+
+    `kind` is the field's type, of which None may be a part.
+    """
     if isinstance(usual, tuple):
         kinds = {type(each) for each in usual}
         return isinstance(value, list | tuple) and {type(each) for each in value} <= kinds
-    return type(value) is type(usual) or (type(usual) is float and type(value) is int)
+    kinds = set(typing.get_args(kind)) or {kind}
+    return type(value) in kinds or (float in kinds and type(value) is int)
 
 
 def _observed(seen: Transcript, unrolled: bool) -> Transcript:
@@ -273,12 +297,14 @@ def _unknowns(target: attackers.Target, seen: Transcript) -> int:
 
 
 def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
-    """An answer as `answer.json` has it."""
+    """An answer as `answer.json` has it; no private state where it is not finite."""
+    private = jax.tree.map(np.asarray, answer.private)
+    known = all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(private))
     result = {
         'items': seen.items.tolist(),
         'scores': [round(float(score), 4) for score in answer.scores],
         'interactions': seen.items[answer.labels].tolist(),
-        'private': jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), answer.private),
+        'private': jax.tree.map(np.ndarray.tolist, private) if known else None,
         'objective': float(answer.objective),
     }
     result['fits'] = scoring.fits_of(answer.fits)

@@ -39,9 +39,9 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
 # field whose value is None is not checked.
 _RANGES = {
     'observation.delta': (0, 1),
+    'seed': (0, 2**32 - 1),  # a larger one has the key of a smaller one
     **dict.fromkeys(
         (
-            'seed',
             'data.k_core',
             'data.min_positives',
             'model.scale',

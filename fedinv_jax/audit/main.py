@@ -21,6 +21,7 @@ from fedinv_jax.audit import (
     capture,
     defences,
     distributed,
+    optional,
     packaged,
     process,
     registry,
@@ -120,7 +121,7 @@ def _run_study(program: str) -> None:
 def _run_report(program: str) -> None:
     def write(argv: list[str]) -> None:
         if len(argv) < 2:
-            raise app.UsageError(f'Expected one or more work directories: {program} WORKDIR ...')
+            sys.exit(f'error: Expected one or more work directories: {program} WORKDIR ...')
         with _errors_as_lines():
             for folder in argv[1:]:
                 reporting.rewrite(folder)
@@ -131,7 +132,7 @@ def _run_report(program: str) -> None:
 def _run_configs(program: str) -> None:
     def show(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f'Expected no arguments: {program}')
+            sys.exit(f'error: Expected no arguments: {program}')
         print(packaged.listing())
 
     app.run(show, flags_parser=_parse)
@@ -246,7 +247,7 @@ def _start(program: str, do: Do) -> None:
 
     def main(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f'Unexpected arguments: {" ".join(argv[1:])}')
+            sys.exit(f'error: Unexpected arguments: {" ".join(argv[1:])}. Quote blanks.')
         logging.set_verbosity(logging.WARNING)
         name = config_flags.get_config_filename(_FLAGS['config'])
         path, _, variant = name.partition(':')
@@ -338,7 +339,7 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return _FLAGS(argv)
     except flags.Error as error:  # a config file that raises is quoted with its traceback
-        sys.exit(f'error: {str(error).strip().splitlines()[-1]}')
+        sys.exit(f'error: {optional.plain(str(error).strip().splitlines()[-1])}')
     except (AttributeError, KeyError) as error:
         text = str(error)
         wrong = re.search(r'instead of "(\w+)"', text) or re.search(r'(\w+)', text)

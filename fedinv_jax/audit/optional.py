@@ -1,5 +1,6 @@
 """Flags of config fields that may be None: `--config.observation.clip=None` switches one off."""
 
+import re
 from typing import Any
 
 from absl import flags
@@ -23,6 +24,7 @@ class _Parser(flags.ArgumentParser):
 
 
 _PARSERS: dict[type, flags.ArgumentParser] = {
+    bool: flags.BooleanParser(),
     int: flags.IntegerParser(),
     float: flags.FloatParser(),
     str: flags.ArgumentParser(),
@@ -36,7 +38,25 @@ def flag_type(kind: type) -> Any:
     """The type under which `--config.x=None` is read too, of a field of this one.
 
     Example:
-        >>> flag_type(int), flag_type(bool)
-        (int | None, <class 'bool'>)
+        >>> flag_type(int), flag_type(bool), flag_type(dict)
+        (int | None, bool | None, <class 'dict'>)
     """
     return kind | None if kind in _PARSERS else kind
+
+
+_KINDS = {
+    'Non-boolean argument': 'True or False',
+    'invalid literal for int': 'an integer',
+    'could not convert string to float': 'a number',
+}
+
+
+def plain(error: str) -> str:
+    """What absl says of a flag of the wrong type, in plain words; other errors as they are.
+
+    Example:
+        >>> plain("flag --config.seed=x: invalid literal for int() with base 10: 'x'")
+        'Expected --config.seed=x to be an integer.'
+    """
+    found = re.match(rf'flag (--[^=]*=.*?): .*?({"|".join(_KINDS)})', error)
+    return f'Expected {found[1]} to be {_KINDS[found[2]]}.' if found else error

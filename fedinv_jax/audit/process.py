@@ -30,8 +30,12 @@ def configure() -> None:
 def print_anywhere() -> None:
     """Lets standard output replace what its encoding lacks; standard error does so by itself.
 
-    Tables have a Greek letter, ids and paths may have any, and a run must not end for that.
+    Tables have a Greek letter, ids and paths may have any, and a run must not end for that, nor for
+    streams that are closed.
     """
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')
 

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedinv_jax.audit import defences, files, workdir
+from fedinv_jax.audit import defences, files, run_record, workdir
 from fedinv_jax.report import claims, document, figures, stats, tables, tradeoff
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report.figures import tradeoff as tradeoff_figure
@@ -28,7 +28,7 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
     Returns:
         The run's part of a report of several runs.
     """
-    summary, record = rows_lib.check_summary(stats.summarize(rows)), workdir.read_record(path)
+    summary, record = rows_lib.check_summary(stats.summarize(rows)), run_record.read(path)
     kept, note = stats.fitting(rows), ''
     if record.num_rows is not None and len(rows) < record.num_rows:
         note = f'This run is incomplete: it has {len(rows)} of {record.num_rows} rows.'
@@ -47,7 +47,7 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
         record.threat_model,
         note,
     )
-    pages = document.pages(path, [part], record.command, workdir.read_versions(path))
+    pages = document.pages(path, [part], record.command, run_record.read_versions(path))
     files.write_all(path, pages)
     # All files are written before the terminal can fail.
     if note:
@@ -74,7 +74,7 @@ def study(
         parts: what `run` returned for each of its runs.
         command: the command line.
         log: prints a line.
-        versions: packages and devices of the study, see `workdir.versions`.
+        versions: packages and devices of the study, see `run_record.versions`.
         missing: by name of an arm that was not run, the reason; stored in `study.json`.
     """
     moved = [
@@ -112,10 +112,10 @@ def rewrite(folder: str, log: Log = print) -> None:
         return
     path = root / 'study.json'
     record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    command = record.get('command') or workdir.read_record(found[0][0]).command
+    command = record.get('command') or run_record.read(found[0][0]).command
     without = {p.name: 'no rows yet' for p in runs if p not in dict(found)}
     missing = {**record.get('missing', {}), **without}
-    study(root, parts, command, log, workdir.read_versions(found[0][0]), missing)
+    study(root, parts, command, log, run_record.read_versions(found[0][0]), missing)
 
 
 def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:

@@ -21,6 +21,7 @@ from fedinv_jax.audit import (
     progress,
     registry,
     reporting,
+    run_record,
     scoring,
     threat_model,
     training,
@@ -85,7 +86,7 @@ def run(
         log(described)
     with workdir.locked_rows(path, shard, log):
         files.clear_parts(path)
-        workdir.write_record(path, workdir.Record(command, described, len(keys)))
+        run_record.write(path, run_record.Record(command, described, len(keys)))
         _attack_missing(path, blocks, shard, after, log)
     found = {workdir.key(row): row for row in workdir.read_rows(path)}
     rows = [found[key] for key in keys if key in found]

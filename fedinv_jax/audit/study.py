@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from fedinv_jax import _validate
-from fedinv_jax.audit import checks, files, plan, reporting, runner, training, workdir
+from fedinv_jax.audit import checks, files, plan, reporting, run_record, runner, training, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit.config import Config
 
@@ -123,4 +123,4 @@ def run(
         if part is not None:
             parts.append(part)
     if len(parts) == len(chosen):
-        reporting.study(root, parts, command, log, workdir.versions(), missing)
+        reporting.study(root, parts, command, log, run_record.versions(), missing)

@@ -39,9 +39,10 @@ def make_interactions(
         interactions = loaders.load(data.name, columns=data.columns, header=data.header)
         _check_ratings(config, interactions.source)
     if data.rating_threshold is not None or data.k_core:
-        interactions = interactions_lib.binarize(interactions, data.rating_threshold)
-        interactions = interactions_lib.k_core(interactions, data.k_core)
-        interactions = interactions_lib.drop_unused_items(interactions)
+        rated = interactions_lib.binarize(interactions, data.rating_threshold)
+        kept = interactions_lib.k_core(rated, data.k_core)
+        _check_filters(config, interactions, rated, kept)
+        interactions = interactions_lib.drop_unused_items(kept)
     if not data.leave_one_out:
         return interactions, None
     seed = config.seed if data.ties == 'random' else None
@@ -59,6 +60,26 @@ def _leave_one_out(
     left = np.full(interactions.num_users, -1)
     left[test.users] = test.items
     return interactions_lib.take(interactions, left[users] != items), test
+
+
+def _check_filters(
+    config: Config,
+    interactions: interactions_lib.Interactions,
+    rated: interactions_lib.Interactions,
+    kept: interactions_lib.Interactions,
+) -> None:
+    """Refuses a filter that leaves nothing."""
+    number, ratings = len(interactions.users), interactions.ratings
+    if not len(rated.users):
+        raise ValueError(
+            f'data.rating_threshold={config.data.rating_threshold:g} leaves none of {number} '
+            f'interactions, which have ratings of {ratings.min():g} to {ratings.max():g}.'
+        )
+    if not len(kept.users):
+        raise ValueError(
+            f'data.k_core={config.data.k_core} leaves none of {len(rated.users)} interactions: no '
+            'users and items have so many of each other.'
+        )
 
 
 def _check_ratings(config: Config, source: provenance.Source | None) -> None:

@@ -7,21 +7,15 @@ compilation cache.
 """
 
 import contextlib
-import datetime
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-
-from fedinv_jax import _version
 from fedinv_jax.audit import compatibility, defences, files
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.report import rows as rows_lib
@@ -36,7 +30,6 @@ Key = tuple[str, int, int]
 
 _ALL: Shard = (0, 1)
 _ROWS = 'victims*.jsonl'
-_PACKAGES = ('jax', 'jaxlib', 'optax', 'flax', 'numpy', 'chex', 'scipy')
 
 
 def check_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
@@ -48,6 +41,9 @@ def check_config(folder: str | os.PathLike, config: Mapping[str, Any]) -> None:
         ValueError: see `open_or_create`, data aside.
     """
     folder = pathlib.Path(folder)
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ValueError(f'{place} is no folder that can be written to. Choose another --workdir.')
     stored = _stored(folder)
     if (folder / 'study.json').exists():
         raise ValueError(
@@ -100,7 +96,7 @@ def _stored(folder: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding='utf-8'))
+        stored = json.loads(path.read_text(encoding='utf-8', errors='backslashreplace'))
     except json.JSONDecodeError:
         return None
     if not (isinstance(stored, dict) and isinstance(stored.get('config'), dict)):
@@ -147,40 +143,6 @@ def _record(folder: pathlib.Path) -> dict[str, Any]:
     return stored
 
 
-class Record(NamedTuple):
-    """How a run was started, for the report.
-
-    Attributes:
-        command: the command line.
-        threat_model: the threat model as printed.
-        num_rows: number of rows of the complete run; None if not recorded.
-    """
-
-    command: str
-    threat_model: str
-    num_rows: int | None = None
-
-
-def write_record(folder: pathlib.Path, record: Record) -> None:
-    """Writes the record to `run.json`, and what the run runs on to `versions.json`."""
-    files.write(folder / 'run.json', json.dumps(record._asdict(), indent=2) + '\n')
-    files.write(folder / 'versions.json', json.dumps(versions(), indent=2) + '\n')
-
-
-def read_record(folder: pathlib.Path) -> Record:
-    """The record in `run.json`; version 0.1 has no such file: read from the report's text then."""
-    path, report = folder / 'run.json', folder / 'report.md'
-    if path.exists():
-        return Record(**json.loads(path.read_text(encoding='utf-8')))
-    text = report.read_text(encoding='utf-8') if report.exists() else ''
-    command, model = (
-        re.search(rf'^## {title}\n\n```\n(.*?)\n```$', text, re.S | re.M)
-        for title in ('Command', 'Threat model')
-    )
-    nothing = 'not recorded'
-    return Record(command[1] if command else nothing, model[1] if model else nothing)
-
-
 def read_config(folder: pathlib.Path) -> Config:
     """The config of the run in a folder.
 
@@ -188,25 +150,6 @@ def read_config(folder: pathlib.Path) -> Config:
         ValueError: if the folder holds no run.
     """
     return Config(compatibility.upgrade(_record(folder)['config'], default_config()))
-
-
-def read_versions(folder: pathlib.Path) -> dict[str, Any]:
-    """Packages and devices of the run in a folder, see `versions`."""
-    path = folder / 'versions.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else versions()
-
-
-def versions() -> dict[str, Any]:
-    """Versions of packages and Python, the devices, and the date (UTC)."""
-    return {
-        'fedinv_jax': _version.__version__,
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        'python': platform.python_version(),
-        'platform': platform.platform(),
-        'cpus': os.cpu_count(),
-        'devices': [f'{device.platform}: {device.device_kind}' for device in jax.devices()],
-        'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    }
 
 
 def key(row: VictimRow) -> Key:
@@ -234,7 +177,9 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
     found = {
         path: text[: text.rfind('\n') + 1].splitlines()
         for path in sorted(folder.glob(_ROWS), key=_shard_number)
-        for text in [path.read_text(encoding='utf-8')]
+        for text in [
+            path.read_text(encoding='utf-8', errors='backslashreplace')
+        ]  # no JSON: `_parse` says where
     }
     if not any(found.values()):
         return []
@@ -256,7 +201,7 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
 def _parse(line: str, where: str, of_config: Mapping[str, Any]) -> VictimRow:
     """The row in a line of a file; it must belong to this folder's config."""
     try:
-        row = rows_lib.upgrade(json.loads(line), of_config)
+        row = rows_lib.upgrade(json.loads(line, parse_constant=_no_number), of_config)
     except json.JSONDecodeError as error:
         raise ValueError(
             f'{where}: expected a JSON object: {error}. Remove the line; its victim is then '
@@ -331,6 +276,10 @@ def _shard_number(path: pathlib.Path) -> list[int]:
     return [int(part) for part in re.findall(r'\d+', path.name)]
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f'expected a number, got {name}')
+
+
 def _line(row: VictimRow) -> str:
     return json.dumps(rows_lib.check(row), allow_nan=False) + '\n'
 
@@ -345,4 +294,9 @@ def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any
                 before.get(key), after.get(key), f'{name}.{key}' if name else key
             )
         ]
-    return [] if before == after else [(name, json.dumps(before), json.dumps(after))]
+    return [] if before == after else [(name, _short(before), _short(after))]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else f'{text[:199]}…'

@@ -1,7 +1,7 @@
 """Which column of a file is what: by `data.columns`, by names of a header, or by position."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from fedinv_jax import _validate
 from fedinv_jax.data import values
@@ -10,13 +10,14 @@ NAMES = ('user', 'item', 'rating', 'label', 'timestamp', '_')
 """What a column may be called. A `label` is a rating whose zeros are no interactions; `_`: none."""
 
 _ORDER = ('user', 'item', 'rating', 'timestamp')  # of columns without names
+_MOST = 20  # columns in a message
 # Names of users and items in order of preference, each followed by one of `_ENDINGS` or none.
 _STEMS = {
     'user': (
         'user', 'u', 'reviewer', 'customer', 'client', 'member', 'visitor', 'person', 'account',
         'profile', 'listener', 'viewer', 'reader', 'buyer', 'shopper', 'consumer', 'subscriber',
         'player', 'student', 'learner', 'rater', 'worker', 'household', 'device', 'cookie', 'steam',
-        'msno', 'session',
+        'msno', 'cust', 'usr', 'session',
     ),
     'item': (
         'item', 'i', 'mid', 'pid', 'vid', 'bid', 'nid', 'parentasin', 'asin', 'product', 'goods',
@@ -26,6 +27,7 @@ _STEMS = {
         'document', 'doc', 'joke', 'anime', 'manga', 'game', 'app', 'show', 'program', 'content',
         'course', 'sku', 'merchandise', 'offer', 'listing', 'job', 'playlist', 'channel', 'podcast',
         'photo', 'pin', 'repo', 'paper', 'beer', 'wine', 'media', 'post', 'tweet', 'page', 'url',
+        'stock', 'gmap', 'bookmark', 'question',
         'friend', 'group', 'ad', 'event', 'gid', 'title',
     ),
 }  # fmt: skip
@@ -48,8 +50,9 @@ _ALIASES = {
         'unix', 'epoch', 'timestampms', 'timems', 'datetime', 'date', 'reviewtime', 'reviewdate',
         'reviewtimestamp', 'eventtime', 'eventdate', 'eventtimestamp', 'createdat', 'created',
         'createtime', 'creationtime', 'ratingtime', 'ratingtimestamp', 'ratingdate', 'ratedat',
-        'clicktime', 'checkintime', 'utctime', 'localtime', 'interactiontime', 'visittime',
-        'updatedat', 'listenedat', 'playedat', 'dateadded', 'purchasedate', 'orderdate',
+        'clicktime', 'checkintime', 'utctime', 'utctimestamp', 'localtime', 'interactiontime',
+        'visittime', 'updatedat', 'listenedat', 'playedat', 'dateadded', 'purchasedate',
+        'orderdate',
     ),
 }  # fmt: skip
 _RANKS: dict[str, dict[str, int]] = {
@@ -90,17 +93,19 @@ def check(columns: Sequence[str]) -> None:
 def kinds(name: str) -> dict[str, int]:
     """What a name of a header may stand for, each with its rank: lower is surer.
 
-    Upper case, blanks, hyphens and a RecBole type do not count; of a nested JSON key `a.b` the
-    last part alone may be known.
+    Upper case, blanks, hyphens, what is in brackets, the plural s of users and items and a RecBole
+    type do not count; of a nested key, `a.b` or `a/b`, the last part alone may be known.
 
     Example:
         >>> list(kinds('User-ID')), list(kinds('review.business_id:token')), list(kinds('genre'))
         (['user'], ['item'], [])
     """
-    plain = name.split(':')[0]
-    for part in (plain, plain.rpartition('.')[2]):
+    plain = re.sub(r'[(\[].*?[)\]]', '', name.split(':')[0])
+    for part in (plain, re.split('[./]', plain)[-1]):
         word = re.sub(r'[\W_]', '', part).lower()
         found = {kind: ranks[word] for kind, ranks in _RANKS.items() if word in ranks}
+        single = word.removesuffix('s')
+        found = found or {kind: _RANKS[kind][single] for kind in _STEMS if single in _RANKS[kind]}
         if found:
             return found
     return {}
@@ -172,25 +177,40 @@ def by_position(where: str, rows: Sequence[Sequence[str]]) -> dict[str, int]:
     else:
         places = [f'column {index + 1} ({values.show(columns[index][0])})' for index in times]
         problem = f'{width}' + f', with times in {", ".join(places)}' * bool(times)
+    broken = [index for index in range(width) if any(map(values.is_broken, columns[index]))]
+    no_ids = dict.fromkeys(broken if width > 4 else (), '_')
     raise ValueError(
         f'{where}: Expected 2 to 4 columns in the order user, item, rating, timestamp, or a header '
         f'that names them, found {problem}: {values.show(",".join(rows[0]))}. '
-        f'{suggestion(width, times)}'
+        f'{suggestion(width, no_ids | dict.fromkeys(times[:1], "timestamp"))}'
     )
 
 
-def suggestion(width: int, times: Iterable[int] = ()) -> str:
-    """What to set where a file does not tell its columns."""
-    times = tuple(times)[:1]
-    if width - len(times) < 2:
+def suggestion(width: int, known: Mapping[int, str] | None = None) -> str:
+    """What to set where a file does not tell its columns.
+
+    Args:
+        width: number of columns.
+        known: what some of them are, by index.
+
+    Example:
+        >>> suggestion(4, {0: '_'})
+        "Say what the columns are, such as data.columns=('_', 'user', 'item') ('_' skips one)."
+    """
+    names = {index: name for index, name in (known or {}).items() if index < _MOST}
+    free = [index for index in range(min(width, _MOST)) if index not in names]
+    missing = [name for name in ('user', 'item') if name not in names.values()]
+    if len(free) < len(missing):
         return (
-            'A file needs a column of users and a column of items; if these are no times, set '
+            'A file needs a column of users and a column of items; if they are these, set '
             "data.columns=('user', 'item')."
         )
-    rated = width - len(times) == 3 and not {0, 1} & set(times)
-    others = iter(('user', 'item', *['rating'] * rated))
-    names = ['timestamp' if index in times else next(others, '_') for index in range(width)]
-    return f"Say what the columns are, such as data.columns={tuple(names)} ('_' skips one)."
+    if len(free) == 3 and free[:2] == [0, 1] and len(missing) == 2:
+        missing.append('rating')
+    names |= dict(zip(free, missing, strict=False))
+    last = max(index for index, name in names.items() if name != '_')
+    shown = tuple(names.get(index, '_') for index in range(last + 1))
+    return f"Say what the columns are, such as data.columns={shown} ('_' skips one)."
 
 
 def _fits(kind: str, fields: Sequence[str]) -> bool:

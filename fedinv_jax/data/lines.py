@@ -12,8 +12,13 @@ from fedinv_jax.data import values
 SEPARATORS = {'TAB': '\t', "'::'": '::', "';'": ';', "'|'": '|', "','": ',', 'blanks': None}
 """By name in messages; None: any number of blanks. The first ones are tried first."""
 
+_NOTHING = ' \t\r\n\f;|,'  # spreadsheets write separators for rows without content
+
 JSON = 'JSON'
 """Instead of the name of a separator: an object a line."""
+
+LIST = '[...]'
+"""What stands for a list in a JSON object: no column can hold one."""
 
 
 def numbered(data: bytes) -> Iterator[tuple[int, int, str]]:
@@ -21,7 +26,7 @@ def numbered(data: bytes) -> Iterator[tuple[int, int, str]]:
     end = 0
     for number, line in enumerate(io.BytesIO(data), 1):
         end += len(line)
-        if line.strip():
+        if line.strip(_NOTHING.encode()):
             yield number, end, line.decode('utf-8', 'backslashreplace').strip('\r\n')
 
 
@@ -149,7 +154,7 @@ def rows(
         yield from _quoted_rows(path, text, first_line, separator)
     else:
         for number, line in enumerate(text, first_line):
-            if line.strip():
+            if line.strip(_NOTHING):
                 yield number, _fields(line, separator, quoted)
 
 
@@ -166,7 +171,8 @@ def _record(where: str, line: str) -> dict[str, str]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f'{where}: Expected a JSON object a line: {error}, found {values.show(line)}.'
+            f'{where}: Expected a JSON object a line: {error}, found {values.show(line)}. Write '
+            'each on a line of its own, with double quotes: jq -c ., or json.dumps in Python.'
         ) from error
     if not isinstance(record, dict):
         raise ValueError(f'{where}: Expected a JSON object a line, found {values.show(line)}.')
@@ -178,5 +184,5 @@ def _flat(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _flat(value, f'{prefix}{key}.')
         else:
-            plain = '' if value is None or isinstance(value, list) else str(value)
-            yield prefix + key, plain
+            plain = LIST if isinstance(value, list) else str(value)
+            yield prefix + key, '' if value is None else plain

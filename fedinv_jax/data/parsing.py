@@ -91,7 +91,8 @@ def _lines(path: pathlib.Path, body: bytes, layout: Layout) -> dict[str, np.ndar
             line = (lines.SEPARATORS.get(layout.separator) or ' ').join(fields)
             raise ValueError(
                 f'{path}:{number}: Expected {layout.width} columns separated by '
-                f'{layout.separator}, found {len(fields)}: {values.show(line)}.'
+                f'{layout.separator}, found {len(fields)}: {values.show(line)}. Mend or remove the '
+                'line.'
             )
         for column, index in layout.columns.items():
             value = _value(column, fields[index], layout)
@@ -109,7 +110,7 @@ def _ends_empty(fields: list[str], width: int) -> bool:
 def _value(column: str, field: str, layout: Layout) -> str | float | None:
     """What a field holds; None if it holds no such thing."""
     if column not in _LARGEST:
-        return None if field in _NO_ID or '\n' in field else field
+        return None if field in _NO_ID or field == lines.LIST or '\n' in field else field
     if column == 'timestamp' and layout.dates:
         return values.seconds(field)
     if column == 'label' and field.lower() in _TRUTHS:
@@ -123,17 +124,20 @@ def _problem(column: str, field: str, layout: Layout) -> str:
     expected = 'a finite number' if column in _LARGEST else 'an id'
     if column == 'timestamp' and layout.dates:
         expected = 'a date like 2014-05-13T17:45:25Z, as in the first row,'
-    advice = ''
+    others = {index: name for name, index in layout.columns.items() if name != column}
+    without = columns_lib.suggestion(layout.width, {layout.columns[column]: '_'} | others)
     if column in _LARGEST and values.is_thousands(field):
         advice = ' Write it without a comma: that may be thousands or decimals.'
     elif column == 'timestamp':
-        advice = ' Dates are read as 2014-05-13 or 2014-05-13T17:45:25Z.'
+        advice = ' Dates are read as 2014-05-13 or 2014-05-13T17:45:25Z. ' + without
+    elif field == lines.LIST:
+        advice = ' Write a line for each interaction.'
     elif column not in _LARGEST and field in _NO_ID:
         advice = ' Leave such lines out of the file.'
     elif column not in _LARGEST:
         advice = ' Is a quote before it not closed?'
-    elif layout.named_by != 'data.columns':
-        advice = ' ' + columns_lib.suggestion(layout.width)
+    else:
+        advice = ' ' + without
     return (
         f'Expected {expected} as {column} in column {layout.columns[column] + 1}, '
         f'found {values.show(field)}.{advice}'

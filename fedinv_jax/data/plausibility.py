@@ -14,7 +14,6 @@ from fedinv_jax.data.sniffing import Layout
 _FEWEST = 10  # rows of which something can be said
 _LARGEST_RATING = 1e6
 _IF_TIMES = "A column of times is called 'timestamp'."
-_FRACTION = re.compile(r'[+-]?\d*[.,]\d*[1-9]\d*', re.ASCII)
 _NUMBER = re.compile(r'[+-]?\d+(\.\d*)?', re.ASCII)
 # Ids of Amazon, of reviewers and of products.
 _PATTERNS = {
@@ -44,27 +43,44 @@ def check(
     Raises:
         ValueError: if two ids are equal as numbers but not as text; where no header names them, if
             the ids of one column are all distinct, the ratings are times, or users and items look
-            exchanged. What `data.columns` says is not refused.
+            exchanged. What `data.columns` says is not refused but warned of.
     """
     texts = {name: own for name, own in ids.items() if parsed[name].dtype.kind == 'U'}
-    alike = [_alike(name, own) for name, own in texts.items()]
+    alike = [('', _alike(name, own)) for name, own in texts.items()]
     distinct = [
-        _distinct(name, layout, len(own), len(parsed[name]))
+        (name, _distinct(name, layout, len(own), len(parsed[name])))
         for name, own in ids.items()
         if name == 'user' or len(ids['user']) > 1
     ]
-    if layout.named_by == 'data.columns':
-        return list(filter(None, [*alike, *distinct]))
-    refused = alike if layout.named_by == 'the header' else [*alike, *distinct]
+    guessed = [(name, _broken(name, own)) for name, own in texts.items()]
+    guessed += [(name, _few_numbers(name, parsed)) for name in ids]
+    guessed += [(name, test(parsed[name])) for name, test in _TESTS.items() if name in parsed]
+    guessed.append(('', _counts_first(parsed)))
+    refused = {
+        'data.columns': [],
+        'the header': alike,
+        'one name of the header': alike + distinct,
+        'position': alike + distinct + guessed,
+    }
+    for column, problem in refused[layout.named_by]:
+        if problem:
+            raise ValueError(f'{path}: {problem} {_suggestion(column, layout)}')
+    odd = [problem for _, problem in alike + distinct + guessed]
+    odd += [_taken_for_row(layout), _unread_label(layout), _other_times(parsed)]
     if layout.named_by == 'position':
-        refused += [_fractions(name, own) for name, own in texts.items()]
-        refused += [test(parsed[name]) for name, test in _TESTS.items() if name in parsed]
-    if any(refused):
-        found = next(filter(None, refused))
-        raise ValueError(f'{path}: {found} {columns_lib.suggestion(layout.width)}')
-    if layout.named_by == 'position':
-        return _check_order(path, layout, parsed)
-    return list(filter(None, distinct))
+        odd += _check_order(path, layout, parsed)
+    return list(filter(None, odd))
+
+
+def _suggestion(column: str, layout: Layout) -> str:
+    """What to set where a column cannot be what it was taken for; '': no column in particular."""
+    known = {index: name for name, index in layout.columns.items() if name != column}
+    if column in ('user', 'item'):
+        known = {index: name for index, name in known.items() if name == 'timestamp'}
+    if column:
+        is_time = column == 'rating' and 'timestamp' not in layout.columns
+        known[layout.columns[column]] = 'timestamp' if is_time else '_'
+    return columns_lib.suggestion(layout.width, known)
 
 
 def _check_order(path: pathlib.Path, layout: Layout, parsed: Mapping[str, np.ndarray]) -> list[str]:
@@ -128,10 +144,80 @@ def _times(times: np.ndarray) -> str:
 _TESTS = {'rating': _ratings, 'timestamp': _times}
 
 
-def _fractions(column: str, ids: Sequence[str]) -> str:
-    """That ids are broken numbers, as ratings and places are; empty where none are."""
-    found = next((text for text in ids if _FRACTION.fullmatch(text)), None)
-    return f'Expected {column} ids, found {values.show(found)}.' if found else ''
+def _few_numbers(column: str, parsed: Mapping[str, np.ndarray]) -> str:
+    """That ids are a few small numbers in pairs that recur, as ratings; empty if they are not."""
+    own = parsed[column]
+    if own.dtype.kind == 'U' or len(own) < _FEWEST or own.min() < 0 or own.max() > 10:
+        return ''
+    pairs = np.unique(np.stack([parsed['user'], parsed['item']]), axis=1).shape[1]
+    if 2 * pairs > len(own):
+        return ''
+    return (
+        f'Expected {column} ids, found only numbers of {own.min()} to {own.max()}, as ratings are, '
+        f'and {pairs} distinct pairs in {len(own)} rows.'
+    )
+
+
+def _counts_first(parsed: Mapping[str, np.ndarray]) -> str:
+    """That the first row holds the numbers of users, items and rows; empty where it does not."""
+    ids, ratings = [parsed['user'], parsed['item']], parsed.get('rating', np.zeros(1))
+    if len(ids[0]) < _FEWEST or ratings[0] != len(ratings) - 1:
+        return ''
+    if any(own.dtype.kind == 'U' or own[0] < own[1:].max() for own in ids):
+        return ''
+    return (
+        'Expected an interaction in the first row, found the numbers of users, items and rows: '
+        f'{ids[0][0]}, {ids[1][0]}, {ratings[0]:g}. Remove that row.'
+    )
+
+
+def _unread_label(layout: Layout) -> str:
+    """That a label is not read, because there is a rating too; empty where it is."""
+    names = enumerate(layout.names or () if layout.named_by == 'the header' else ())
+    unread = [n for i, n in names if 'label' in columns_lib.kinds(n) and i < layout.width]
+    if 'rating' not in layout.columns or not unread:
+        return ''
+    return (
+        f'{values.show(", ".join(unread))} is not read, as there is a rating: if rows of 0 are no '
+        "interactions, call that column 'label' with data.columns, and the rating '_'"
+    )
+
+
+def _other_times(parsed: Mapping[str, np.ndarray]) -> str:
+    """That some times, such as 0 for none, are not of our days as most are; empty where all are."""
+    times = parsed.get('timestamp', np.zeros(1, int))
+    if len(times) >= _FEWEST and times.min() == times.max():
+        return f'every row has the time {times[0]}, hence no interaction of a user is the last'
+    first, last = values.days(float(np.median(times)))
+    others = times[(times < first) | (times > last)]
+    if not len(others):
+        return ''
+    return (
+        f'{len(others)} of {len(times)} times are not of our days as the others are, such as '
+        f'{others[0]}: they count as the {"first" if others[0] < first else "last"}'
+    )
+
+
+def _taken_for_row(layout: Layout) -> str:
+    """That `data.header` takes names for a row, or a row for names; empty where it does not."""
+    first = layout.names or layout.first_row
+    known = {kind for field in first for kind in columns_lib.kinds(field)}
+    if layout.names is None and {'user', 'item'} <= known:
+        return f'the first row looks like a header: {values.show(", ".join(first))}'
+    if layout.names and any(values.number(field) is not None for field in first):
+        return f'the header looks like a row: {values.show(", ".join(first))}'
+    return ''
+
+
+def _broken(column: str, ids: Sequence[str]) -> str:
+    """That ids are numbers, some of them broken, as ratings and places are; empty if they are not.
+
+    Names, one of which may be '3.5', are none.
+    """
+    found = next(filter(values.is_broken, ids), None)
+    if found is None or any(values.number(text) is None for text in ids):
+        return ''
+    return f'Expected {column} ids, found the number {values.show(found)}.'
 
 
 def _exchanged(parsed: Mapping[str, np.ndarray]) -> str:

@@ -68,6 +68,8 @@ def sniff(
         kind = 'only comments' if num_comments else 'an empty file'
         raise ValueError(f'{path}:1: Expected lines of user and item, found {kind}.')
     separator, quoted, names, table = _table(path, lines, b'"' in data, header)
+    if names is None:
+        _check_one_a_line(path, table, separator)
     is_header = names is not None and separator != lines_lib.JSON
     number, end, first = lines[0]
     first_line = number + 1 if is_header else 1
@@ -88,7 +90,7 @@ def sniff(
             f'{where}: Expected {width} columns separated by {separator}, as the header has, found '
             f'{len(table[0])}: {values.show(lines[1][2])}.'
         )
-    found, named_by = _columns(where, rows, width, names, columns)
+    found, named_by = _columns(where, rows, width, names, columns, separator == lines_lib.JSON)
     times = [row[found['timestamp']] for row in rows] if 'timestamp' in found else ['']
     layout = Layout(
         separator,
@@ -119,6 +121,18 @@ def _table(
     if _is_header(f'{path}:{lines[0][0]}', table) if header is None else header:
         return separator, quoted, table[0], table[1:]
     return separator, quoted, None, table
+
+
+def _check_one_a_line(path: pathlib.Path, table: Sequence[Sequence[str]], separator: str) -> None:
+    """Refuses a user's items in one line, and an interaction over several lines."""
+    widths = [len(row) for row in table]
+    uneven = 2 * widths.count(widths[0]) < len(widths)
+    if uneven or all(row[0].endswith(':') for row in table):
+        raise ValueError(
+            f'{path}: Expected a line for each interaction, with as many columns as the others, '
+            f'found {", ".join(map(str, sorted(set(widths))[:3]))} columns separated by '
+            f'{separator}: {values.show(", ".join(table[0]))}. Write the file anew: user, item.'
+        )
 
 
 def _is_header(where: str, table: Sequence[Sequence[str]]) -> bool:
@@ -170,6 +184,7 @@ def _columns(
     width: int,
     names: Sequence[str] | None,
     columns: Sequence[str] | None,
+    is_json: bool,
 ) -> tuple[dict[str, int], str]:
     """Which column is what, and what says so."""
     if columns is not None:
@@ -189,7 +204,9 @@ def _columns(
         raise ValueError(
             f"{where}: Expected a header that names the columns of 'user' and 'item', found "
             f'{values.show(", ".join(names))}, where no name of {" and ".join(missing)} is known. '
-            f'{columns_lib.suggestion(width)} If that line is a row, set data.header=False.'
+            f'{columns_lib.suggestion(width, {index: name for name, index in found.items()})}'
+            + ' If that line is a row, set data.header=False.'
+            * (not is_json)
         )
     known = {kind for name in names for kind in columns_lib.kinds(name)}
     return found, 'the header' if {'user', 'item'} <= known else 'one name of the header'

@@ -1,15 +1,19 @@
 """Single fields of a file: numbers, dates, text that is shown in a message."""
 
 import datetime
+import math
 import re
 from collections.abc import Sequence
+from email import utils as email_utils
 
 LONGEST = 200
 """Most characters of a line in a message."""
 
 _DATE = re.compile(r'\d{4}([-/])\d\d\1\d\d($|[T ])', re.ASCII)
+_DAY_FIRST = re.compile(r'(Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*\d\d:\d\d', re.ASCII)
 _COMPACT_DATE = re.compile(r'(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])', re.ASCII)
 _DECIMAL_COMMA = re.compile(r'[+-]?\d*,\d+', re.ASCII)
+_BROKEN = re.compile(r'[+-]?\d*[.,]\d*([1-9]\d*|E[+]\d+)', re.ASCII)
 _THOUSANDS = re.compile(r'[+-]?[1-9]\d{0,2}(,\d{3})+', re.ASCII)
 # Seconds since 1970 of 1995-01-01 and 2040-01-01, and how many of a unit are a second.
 _FIRST, _LAST = 788_918_400, 2_208_988_800
@@ -67,15 +71,31 @@ def is_thousands(field: str) -> bool:
     return bool(_THOUSANDS.fullmatch(field))
 
 
-def seconds(field: str) -> int | None:
-    """Seconds since 1970 of an ISO 8601 date, with or without time; None if the field is none.
+def is_broken(field: str) -> bool:
+    """Whether a field is a number that no id is: one with a fraction, or rounded by a spreadsheet.
 
-    A date without a zone is taken for UTC; fractions are cut.
+    Example:
+        >>> is_broken('4.5'), is_broken('1.23E+12'), is_broken('4.0'), is_broken('4')
+        (True, True, False, False)
+    """
+    return bool(_BROKEN.fullmatch(field))
+
+
+def seconds(field: str) -> int | None:
+    """Seconds since 1970 of a date; None if the field is none.
+
+    Dates are those of ISO 8601, with or without time, and those of mails, which begin with a day of
+    the week. A date without a zone is taken for UTC; fractions are cut.
 
     Example:
         >>> seconds('2014-05-13T17:45:25.125Z'), seconds('2014-05-13'), seconds('1400003125')
         (1400003125, 1399939200, None)
+        >>> seconds('Tue May 13 17:45:25 +0000 2014'), seconds('13/05/2014')
+        (1400003125, None)
     """
+    if _DAY_FIRST.match(field):
+        parts = email_utils.parsedate_tz(field)
+        return parts and email_utils.mktime_tz((*parts[:9], parts[9] or 0))
     if not _DATE.match(field):
         return None
     try:
@@ -97,6 +117,19 @@ def unit(number: float) -> int | None:
         (1, 1000, None)
     """
     return next((each for each in _UNITS if _FIRST <= number / each <= _LAST), None)
+
+
+def days(number: float) -> tuple[float, float]:
+    """First and last time of our days in the unit of a time; no bounds if it is none of them.
+
+    Example:
+        >>> days(1400003125000), days(80)
+        ((788918400000, 2208988800000), (-inf, inf))
+    """
+    per_second = unit(number)
+    if per_second is None:
+        return -math.inf, math.inf
+    return _FIRST * per_second, _LAST * per_second
 
 
 def are_times(fields: Sequence[str]) -> bool:

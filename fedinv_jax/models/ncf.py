@@ -160,8 +160,8 @@ def ncf(
         arXiv:1708.05031, section 3.3 (the MLP; no GMF branch).
     """
     hidden = tuple(hidden)
-    if not hidden or not min(hidden) >= 1:
-        raise ValueError(f'Expected hidden={hidden} to be one or more positive widths.')
+    if not hidden or not all(isinstance(width, int) and width >= 1 for width in hidden):
+        raise ValueError(f'Expected hidden={hidden} to be one or more positive integers.')
     if kernel_init not in KERNELS:
         raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')
     return from_flax(MLP(hidden, use_bias, kernel_init), num_items, dim, scale)

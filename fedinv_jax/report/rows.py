@@ -250,11 +250,15 @@ def upgrade(row: Mapping[str, Any], of_config: Mapping[str, Any]) -> VictimRow:
             a text of the defences, in other words), and its `config_hash`.
 
     Raises:
-        ValueError: for any other schema, or an attack that schema 1 does not have.
+        ValueError: for any other schema, an attack that schema 1 does not have, or a value that is
+            missing or of the wrong type.
     """
+    if not isinstance(row, Mapping):
+        raise ValueError(f'Expected a JSON object, got {reprlib.repr(row)}.')
     if row.get('schema') == 2:
-        of_hash = {'config_hash': of_config['config_hash']}
-        return typing.cast(VictimRow, {**_LATER, **of_hash, **row})
+        full = {**_LATER, 'config_hash': of_config['config_hash'], **row}
+        check({name: value for name, value in full.items() if name in VictimRow.__annotations__})
+        return typing.cast(VictimRow, full)
     if row.get('schema') != 1:
         raise ValueError(
             f'Expected rows of schema 1 or 2, got {row.get("schema")!r}. Another version of '

@@ -92,7 +92,7 @@ def test_counts_below_one(field, value):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'seed': -1}, r'Expected seed=-1 >= 0\.'),
+        ({'seed': -1}, r'Expected seed=-1 in \[0, 4294967295\]\.'),
         ({'observation.noise': -0.5}, r'Expected observation\.noise=-0\.5 >= 0\.'),
         ({'client.item_drift': -1.0}, r'Expected client\.item_drift=-1\.0 >= 0\.'),
         ({'data.max_users': 0}, r'Expected data\.max_users=0 >= 1\.'),
@@ -199,6 +199,8 @@ def test_what_switches_a_field_off_is_said():
         ('client.batch_size', 0, '>= 1'),
         ('server.clients_per_round', 0, '>= 1'),
         ('data.k_core', -1, '>= 0'),
+        ('seed', -1, r'in \[0, 4294967295\]'),
+        ('seed', 10**20, r'in \[0, 4294967295\]'),
     ],
 )
 def test_numbers_out_of_range(field, value, bound):

@@ -5,7 +5,7 @@ import operator
 import pytest
 from absl import flags
 
-from fedinv_jax.audit import checks, study, training
+from fedinv_jax.audit import checks, optional, study, training
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
@@ -39,13 +39,15 @@ def test_a_typo_in_a_config_file_is_refused():
 OPTIONAL = [
     ('observation.clip', '2.5', 2.5),
     ('client.batch_size', '8', 8),
+    ('data.header', 'true', True),
+    ('data.columns', "('user', 'item')", ('user', 'item')),
     ('attack.distance', 'cosine', 'cosine'),
     ('data.synthetic.max_activity', '9', 9),
     ('attack.private_learning_rate', '1', 1.0),
 ]
 
 
-# Failed on the flags of int and of float, which refused None, and of str, which took the word.
+# Failed on the flags of int, float and bool, which refused None, and of str, which took the word.
 @pytest.mark.parametrize(('field', 'text', 'value'), OPTIONAL)
 def test_none_switches_an_optional_field_off(tmp_path, field, text, value):
     path, default = tmp_path / 'own.py', config_lib.default_config()
@@ -67,6 +69,24 @@ def test_none_switches_an_optional_field_off(tmp_path, field, text, value):
 def test_a_flag_that_is_no_value(flag):
     with pytest.raises(flags.IllegalFlagValueError, match=flag):
         parse(CONFIGS[0], f'--config.{flag}')
+
+
+# Failed on what absl says: ('Non-boolean argument to boolean flag', 'maybe').
+@pytest.mark.parametrize(
+    ('flag', 'kind'),
+    [
+        ('data.header=maybe', 'True or False'),
+        ('data.leave_one_out=maybe', 'True or False'),
+        ('seed=1.5', 'an integer'),
+        ('data.max_positives=nan', 'an integer'),
+        ('data.rating_threshold=4,5', 'a number'),
+    ],
+)
+def test_flags_of_another_type_are_refused_in_plain_words(flag, kind):
+    with pytest.raises(flags.IllegalFlagValueError) as error:
+        parse(CONFIGS[0], f'--config.{flag}')
+    assert optional.plain(str(error.value)) == f'Expected --config.{flag} to be {kind}.'
+    assert optional.plain('Unknown command line flag') == 'Unknown command line flag'
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

@@ -59,6 +59,11 @@ def swap(leaf):
          r"seen/scorer/items/weight is no parameter .* Did you mean .*'scorer/items/bias'"),
         ({'seen__scorer__items__bias': lambda leaf: leaf[:, :3]},
          r'expected seen/scorer/items/bias of shape \(2, 4\), found \(2, 3\)\.'),
+        # Failed on version 0.2: the message spoke of fields of the config.
+        ({'weights': None}, r'seen/items shows which items .* expected weights \(S, B\), found'),
+        # Failed on version 0.2: 'Unknown part in observation.seen', which is no field of the file.
+        ({'seen__fc1.weight': lambda _: np.ones((2, 4, 3))},
+         r'seen/fc1\.weight is neither of an item nor .* expected it under seen/items/ or seen/sc'),
         ({'shared__scorer__private__kernel': lambda leaf: leaf.reshape(2, 12)},
          r'expected shared/scorer/private/kernel of shape \(2, 3, 4\), found \(2, 12\)\.'),
     ],
@@ -82,10 +87,24 @@ def test_arrays_that_are_not_the_models_are_refused(tmp_path, changes, match):
         ({'model': {**MODEL, 'dim': True}}, r'expected dim like \d+, found True'),
         ({'model': {**MODEL, 'num_items': 'many'}}, 'expected num_items to be an integer'),
         ({'model': {**MODEL, 'hiden': [4]}}, 'meta, section model: .*hiden'),
+        ({'clinet': {}}, "meta has 'clinet', which is no section. Did you mean 'client'"),
         ({'client': [1]}, r'meta, section client: expected an object of fields, found \[1\]'),
         ({'client': {'optimizer': 'sgd'}}, "expected optimizer like {.*}, found 'sgd'"),
-        ({'client': {'optimizer': {'lr': 0.5}}}, 'meta, section client: .*lr'),
+        ({'client': {'name': 'local_sgd', 'optimizer': {'lr': 0.5}}}, r'client\.optimizer has a field .*lr'),
         ({'client': {'private_learning_rate': None}}, 'expected private_learning_rate like 0.1'),
+        (
+            {'client': {'optimizer': {'momentum': 'x', 'name': 3}}},
+            "expected name like 'sgd', found 3",
+        ),
+        # Failed on version 0.2: a traceback of 8.0, the others without a name.
+        ({'client': {'batch_size': 8.0}}, r'expected batch_size of type int \| None, found 8\.0'),
+        ({'client': {'batch_size': '8'}}, r"expected batch_size of type int \| None, found '8'"),
+        ({'observation': {'clip': 'x'}}, r"expected clip of type float \| None, found 'x'"),
+        ({'observation': {'clip': True}}, r'expected clip of type float \| None, found True'),
+        (
+            {'client': {'name': 'local_sgd', 'optimizer': {'momentun': 0.9}}},
+            "client.optimizer has a field that optax does not take: sgd.* argument 'momentun'",
+        ),
         ({'client': {'loss': 'bcee'}}, r"Unknown client\.loss='bcee'\. Did you mean 'bce'"),
         ({'observation': {'noise': '1'}}, r'section observation: expected noise like 0\.0'),
     ],
@@ -103,3 +122,15 @@ def test_a_file_that_describes_no_model_says_whose_it_is(tmp_path):
         capture.attack_transcript(
             config_lib.default_config(), tmp_path / 't.npz', str(tmp_path / 'out')
         )
+
+
+# Failed on version 0.2: refused, even in files that `save_transcript` wrote.
+def test_an_optimiser_is_described_with_its_own_arguments(tmp_path):
+    transcript, _, description = small_capture()
+    described = {'name': 'local_sgd', 'batch_size': None}
+    described['optimizer'] = {'name': 'sgd', 'learning_rate': 0.5, 'momentum': 0.9}
+    transcripts.save(tmp_path / 't.npz', transcript, {**description, 'client': described})
+    config = config_lib.default_config()
+    config.attack.name, config.client.batch_size = ('spectral',), 5
+    result = capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))
+    assert len(result['items']) == 12

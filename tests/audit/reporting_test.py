@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from fedinv_jax.audit import reporting, study, workdir
+from fedinv_jax.audit import reporting, run_record, study, workdir
 from tests.audit.helpers import run_study, strict, two_arms
 from tests.helpers import compilations, no_figures, run, silent, tiny  # noqa: F401
 
@@ -116,7 +116,7 @@ def test_reports_of_one_victim_of_failures_and_of_none(tmp_path):
     ]
     for name, made in (('failures', failed), ('none', [])):
         folder = workdir.open_or_create(tmp_path / name, config.to_dict(), {})
-        workdir.write_record(folder, workdir.Record('the command', 'the threat model'))
+        run_record.write(folder, run_record.Record('the command', 'the threat model'))
         reporting.run(folder, made, silent)
         text = (folder / 'report.md').read_text()
         assert (folder / 'report.html').exists()

@@ -23,9 +23,20 @@ def test_standard_output_replaces_what_it_cannot_show(monkeypatch):
 
 
 def test_what_is_no_stream_of_text_stays_as_it_is(monkeypatch):
-    for stream in (None, io.StringIO()):
-        monkeypatch.setattr(sys, 'stdout', stream)
-        process.print_anywhere()
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', stream)
+    process.print_anywhere()
+    assert sys.stdout is stream
+
+
+# Failed on: an AttributeError of the progress bar after `2>&-`, before any row.
+def test_closed_streams_take_what_is_printed(monkeypatch):
+    for name in ('stdout', 'stderr'):
+        monkeypatch.setattr(sys, name, None)
+    process.print_anywhere()
+    for stream in (sys.stdout, sys.stderr):
+        print('Δ', file=stream)
+        assert not stream.isatty()
 
 
 # Failed on: the first line of the table, and a warning that rows are missing, before the files.

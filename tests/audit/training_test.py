@@ -138,6 +138,19 @@ def test_what_needs_ratings_is_refused_without(tmp_path):
     assert len(training.make_interactions(config)[0].users) == 2
 
 
+# Failed on: 'data set ... has no interactions (after its filters)', which names neither.
+def test_a_filter_that_leaves_nothing_is_named(tmp_path):
+    path = tmp_path / 'x.csv'
+    path.write_text('1,7,2\n1,8,4\n2,7,5\n')
+    for fields, message in (
+        ({'rating_threshold': 9.0}, r'data\.rating_threshold=9 leaves none of 3 .* of 2 to 5\.'),
+        ({'k_core': 3}, r'data\.k_core=3 leaves none of 3 interactions'),
+        ({'k_core': 2, 'rating_threshold': 3.0}, r'data\.k_core=2 leaves none of 2 interactions'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.make_interactions(small(name=str(path), **fields))
+
+
 def test_columns_and_header_of_the_config_reach_the_reader(tmp_path):
     path = tmp_path / 'x.csv'
     path.write_text('user,item\nal,bo\nal,cy\n')

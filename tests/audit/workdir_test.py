@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from fedinv_jax.audit import files, workdir
+from fedinv_jax.audit import files, run_record, workdir
 from tests.helpers import contents
 from tests.report.helpers import victim_row
 
@@ -58,11 +58,22 @@ def test_open_writes_the_record_and_opens_again(tmp_path):
 
 
 def test_versions_name_packages_and_device(folder):
-    workdir.write_record(folder, workdir.Record('command', 'threat model'))
+    run_record.write(folder, run_record.Record('command', 'threat model'))
     versions = json.loads((folder / 'versions.json').read_text())
     assert {'fedinv_jax', 'jax', 'jaxlib', 'optax', 'flax', 'numpy', 'python'} <= set(versions)
     assert versions['devices']
     assert re.match(r'\d{4}-\d\d-\d\dT', versions['date'])
+
+
+# Failed on: a traceback, or an error of JSON that names no file.
+@pytest.mark.parametrize('text', ['{"comm', '[]', '\udcff'])
+def test_a_damaged_record_is_named(folder, text):
+    for name, read in {'run': run_record.read, 'versions': run_record.read_versions}.items():
+        (folder / f'{name}.json').write_bytes(text.encode('utf-8', 'surrogateescape'))
+        with pytest.raises(ValueError, match=rf'{name}\.json: expected a JSON object\. Remove'):
+            read(folder)
+    (folder / 'run.json').write_text('{"num_rows": 3, "later": 1}')
+    assert run_record.read(folder) == ('not recorded', 'not recorded', 3)
 
 
 # Failed on a mutant of `_differences` that returns [] for leaves inside dicts, and on folders that
@@ -299,6 +310,38 @@ def test_merged_rows_are_one_file(folder):
     assert users_of(folder) == [1, 0]
 
 
+# Failed on: tracebacks of `null` and of a row without a seed; a mean over NaN or text.
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('null', 'Expected a JSON object, got None'),
+        ('[1]', r'Expected a JSON object, got \[1\]'),
+        (json.dumps({**row(1), 'seed': 'x'}), r"Expected row\['seed'\] of type int, got 'x'"),
+        (json.dumps({k: v for k, v in row(1).items() if k != 'seed'}), r"Expected row\['seed'\]"),
+        (json.dumps({**row(1), 'drift': float('nan')}), 'expected a number, got NaN'),
+    ],
+    ids=['null', 'list', 'text', 'missing', 'NaN'],
+)
+def test_a_line_that_is_no_row_is_an_error_with_its_number(folder, text, message):
+    (folder / 'victims.jsonl').write_text(line(0) + text + '\n')
+    with pytest.raises(ValueError, match=r'victims\.jsonl, line 2: ' + message):
+        workdir.read_rows(folder)
+
+
+def test_what_a_later_version_adds_to_a_row_is_no_error(folder):
+    (folder / 'victims.jsonl').write_text(json.dumps({**row(0), 'later': 1}) + '\n')
+    assert users_of(folder) == [0]
+
+
+# Failed on: 'File exists', after the data were read and the attacks probed.
+def test_a_file_is_no_work_directory(tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('')
+    for path in (file, file / 'below'):
+        with pytest.raises(ValueError, match=r'file is no folder that can be written to'):
+            workdir.check_config(path, CONFIG)
+
+
 def test_only_a_cut_line_leaves_nothing(tmp_path):
     (tmp_path / 'victims.jsonl').write_text('{"us')
     with workdir.locked_rows(tmp_path, log=lambda _: None):
@@ -310,6 +353,20 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(folder):
     (folder / 'victims.jsonl').write_text(line(0) + 'nonsense\n' + line(1))
     with pytest.raises(ValueError, match=r'victims\.jsonl, line 2: expected a JSON object'):
         workdir.read_rows(folder)
+
+
+# Failed on: 'utf-8' codec can't decode byte 0xff, without a file, whichever line it was.
+def test_bytes_of_no_text_are_damage_like_any_other(folder):
+    path = folder / 'victims.jsonl'
+    path.write_bytes(line(0).encode() + b'{"user": "\xff')
+    assert users_of(folder) == [0]
+    path.write_bytes(line(0).encode() + b'{"user": "\xff"}\n')
+    with pytest.raises(ValueError, match=r'victims\.jsonl, line 2: expected a JSON object'):
+        workdir.read_rows(folder)
+    path.unlink()
+    (folder / 'config.json').write_bytes(b'\xff')
+    workdir.open_or_create(folder, CONFIG, DATA)
+    assert workdir.config_hash(folder) == hash_of(CONFIG)
 
 
 # Failed on the mutant without `allow_nan=False`.

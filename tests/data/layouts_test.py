@@ -4,6 +4,7 @@ Each layout is in the shape of a public report of a recommender library that rea
 """
 
 import csv
+import datetime
 import gzip
 import io
 import json
@@ -30,6 +31,12 @@ def read(tmp_path):
 
 def comma(row):
     return row[2].replace('.', ',')
+
+
+def mail(row, zone='+0000'):
+    hours = int(zone) // 100
+    time = datetime.datetime.fromtimestamp(int(row[3]) + 3600 * hours, datetime.UTC)
+    return time.strftime(f'%a %b %d %H:%M:%S {zone} %Y')
 
 
 def quoted(rows):
@@ -83,6 +90,30 @@ LAYOUTS = {
                     'stars': float(row[2]), 'date': iso(row)})
         for row in ROWS
     ),
+    'Foursquare, dates of mails': text(
+        pick(0, 1, lambda row: '40.7', lambda row: '-74.0', 2, mail),
+        header=['userId', 'venueId', 'latitude', 'longitude', 'stars', 'utcTimestamp'],
+    ),
+    'Goodreads': '\n'.join(
+        json.dumps({'user_id': row[0], 'book_id': row[1], 'rating': float(row[2]),
+                    'date_added': mail(row, '-0700'), 'shelves': ['read']})
+        for row in ROWS
+    ),
+    'Netflix': text(pick(0, 2, 3, 1), header=['Cust_Id', 'Rating', 'Timestamp', 'Movie_Id']),
+    'BeerAdvocate': text(pick(1, 3, 2, 0), '\t', ['beer/beerId', 'review/time', 'review/overall',
+                                                 'review/userId']),
+    'plural names': text(ROWS, header=['users', 'items', 'ratings', 'timestamps']),
+    'separator of Excel': 'sep=;\r\n' + text(ROWS, ';', HEADER, end='\r\n'),
+    'rows without content': ';;\n' + text(ROWS[:9], ';') + ';;;;;\n' + text(ROWS[9:], ';') + ';;\n',
+    'files joined with their marks': '\ufeff' + text(ROWS[:9]) + '\ufeff' + text(ROWS[9:]),
+    'header with units': text(
+        ROWS, header=['user id (hashed)', 'movie id [imdb]', 'rating (1-5)', 'time (s)']
+    ),
+    'counts of likes': text(
+        pick(0, 1, 2, 3, lambda row: str(int(row[1]) % 3)),
+        header=['user', 'item', 'stars', 'time', 'likes'],
+    ),
+    'comments of C': '// from x\n' + text(ROWS),
     'TAB among blanks': ''.join(f'{u}\t{i} {r}  {t}\n' for u, i, r, t in ROWS),
     'gzip': gzip.compress(text(ROWS).encode()),
     # The names of the columns, words above values: several of a kind, one of which parses.
@@ -206,7 +237,7 @@ def test_ids_that_begin_like_comments(read):
 REFUSED = {
     'time in the second column': (text(pick(0, 3, 1)), "column 2 .*'user', 'timestamp', 'item'"),
     'date in the second column': (
-        text(pick(0, iso, 1, lambda row: '0')), r"times in column 2 .*'timestamp', 'item', '_'\)"
+        text(pick(0, iso, 1, lambda row: '0')), r"times in column 2 .*'timestamp', 'item'\)"
     ),
     'time first': (text(pick(3, 0, 1)), r"column 1 .*'timestamp', 'user', 'item'"),
     'time before the rating': (text(pick(0, 1, 3, 2)), r"'timestamp', 'rating'\)"),
@@ -262,7 +293,7 @@ REFUSED = {
         text(pick(0, 1, lambda row: 'buy')), r"rating in column 3, found 'buy'. .*data\.columns"
     ),
     'dates and numbers': (text(pick(0, 1, 2, iso)) + text(ROWS[:1]), 'Expected a date like'),
-    'ratings for items': (text(pick(0, 2, 3)), r"Expected item ids, found '\d\.5'"),
+    'ratings for items': (text(pick(0, 2, 3)), r"Expected item ids, found the number '\d\.5'"),
     'numbers of rows for ratings': (
         text([[*row[:2], str(1000 + index)] for index, row in enumerate(ROWS)]),
         'distinct whole numbers in as many rows',
@@ -296,6 +327,52 @@ REFUSED = {
     'a page': ('<!DOCTYPE html>\n', 'found HTML'),
     'Matrix Market': ('%%MatrixMarket matrix\n3 3 1\n1 1 1\n', 'Matrix Market'),
     'half a gzip file': (gzip.compress(text(ROWS).encode())[:40], 'Expected a whole gzip file'),
+    'a pointer of Git LFS': ('version https://git-lfs.github.com/spec/v1\noid 1\n', 'Git LFS'),
+    'PDF': ('%PDF-1.4\n1 0 obj\n', 'found a PDF file'),
+    'bytes of no text': (bytes(range(1, 256)) * 3, 'found a binary file'),
+    'JSON arrays a line': (''.join(f'[{u}, {i}]\n' for u, i, *_ in ROWS), 'jq -r @csv'),
+    'JSON with lists': (
+        '{"user": 1, "item": [2, 3]}\n', r"found '\[...\]'. Write a line for each interaction"
+    ),
+    'a line for each user': (
+        ''.join(' '.join([u, *[i for v, i, *_ in ROWS if v == u]]) + '\n' for u in '123456789'),
+        r'Expected a line for each interaction.*found 9, 10, 11 columns separated by blanks',
+    ),
+    'a line for each value': (
+        ''.join(f'review/userId: {u}\nreview/score: {r}\n\n' for u, _, r, _ in ROWS),
+        'Expected a line for each interaction',
+    ),
+    'places among the columns': (
+        text(pick(0, iso, lambda row: f'30.{row[1]}', lambda row: '-97.8', 1), '\t'),
+        r"such as data.columns=\('user', 'timestamp', '_', '_', 'item'\)",
+    ),
+    'tags for ratings': (
+        text(pick(0, 1, lambda row: 'funny', 3), '::'),
+        r"found 'funny'. .*data.columns=\('user', 'item', '_', 'timestamp'\)",
+    ),
+    'numbers of rows for users': (
+        text([[str(index), *row[:2]] for index, row in enumerate(ROWS)]),
+        r"data.columns=\('_', 'user', 'item'\)",
+    ),
+    'users as a spreadsheet rounds them': (
+        text(pick(lambda row: f'1.2{row[0]}E+17', 1)), r"user ids, found the number '1.2\d+E\+17'"
+    ),
+    'ratings for users': (
+        text(pick(lambda row: str(int(row[3]) % 3 + 1), 0, 1)),
+        r"user ids, found only numbers of 1 to 3, as .*data.columns=\('_', 'user', 'item'\)",
+    ),
+    'ratings second': (
+        text(pick(0, lambda row: str(int(row[3]) % 2), 1)),
+        r"item ids, found only numbers of 0 to 1, as .*data.columns=\('user', '_', 'item'\)",
+    ),
+    'counts in the first row': (
+        f'{NUM_USERS} 40 {len(ROWS)}\n' + text(pick(0, 1, 2), ' '),
+        f'numbers of users, items and rows: {NUM_USERS}, 40, {len(ROWS)}. Remove that row',
+    ),
+    'rows without times': (
+        text(pick(0, 1, 2, lambda row: row[3] if row[1] > '2' else '')),
+        r"found ''. Dates .*data.columns=\('user', 'item', 'rating'\)",
+    ),
     'comments alone': ('# a\n# b\n', 'found only comments'),
 }  # fmt: skip
 
@@ -318,6 +395,60 @@ def test_what_is_named_is_not_refused(read):
     assert "found '01' and '1'" in odd
     content, _ = REFUSED['exchanged, by order']
     assert read(content, columns=('user', 'item', 'timestamp')).num_users == NUM_ITEMS
+
+
+# Failed before, when nothing was said of columns that `data.columns` or a header names.
+def test_what_is_odd_in_named_columns_is_warned_of(read):
+    exchanged = read(text(ROWS), columns=('user', 'item', 'timestamp', 'rating'))
+    (warning,) = exchanged.source.warnings
+    assert 'Expected ratings, found 140' in warning
+    (warning,) = read(text(pick(0, 2, 1)), columns=('user', 'item', 'rating')).source.warnings
+    assert "Expected item ids, found the number '" in warning
+    ids = text(pick(lambda row: f'1.2{row[0]}E+17', 1), header=['user', 'item'])
+    (warning,) = read(ids).source.warnings
+    assert 'Expected user ids, found the number' in warning
+    (warning,) = read(text(pick(0, 1)), header=True, columns=('user', 'item')).source.warnings
+    assert "the header looks like a row: '1, 28'" in warning
+    (warning,) = read(text(pick(0, 1), header=['user', 'item']), header=False).source.warnings
+    assert "the first row looks like a header: 'user, item'" in warning
+
+
+# Failed before: rows of label 0 were interactions without a word.
+def test_a_label_beside_a_rating_is_warned_of(read):
+    rows = pick(0, 1, 2, lambda row: str(int(row[1]) % 2))
+    data = read(text(rows, header=['user', 'item', 'rating', 'is_click']))
+    (warning,) = data.source.warnings
+    assert "'is_click' is not read, as there is a rating" in warning
+    assert len(data.users) == len(ROWS)
+    assert read(text(rows), columns=('user', 'item', '_', 'label')).source.num_interactions < 200
+
+
+def test_one_time_for_all_is_warned_of(read):
+    (warning,) = read(text(pick(0, 1, 2, lambda row: '1400000000'))).source.warnings
+    assert warning == (
+        'every row has the time 1400000000, hence no interaction of a user is the last'
+    )
+
+
+# Failed before: a time of 0 was the first of its user without a word.
+@pytest.mark.parametrize(('time', 'place'), [('0', 'first'), ('-1', 'first'), ('9' * 12, 'last')])
+def test_times_that_are_none_are_warned_of(read, time, place):
+    (warning,) = read(text([*ROWS, ['1', '77', '5', time]])).source.warnings
+    assert warning == (
+        f'1 of {len(ROWS) + 1} times are not of our days as the others are, such as {time}: they '
+        f'count as the {place}'
+    )
+
+
+def test_names_that_are_numbers_are_names(read):
+    rows = pick(0, lambda row: 'ABBA' if row[1] > '2' else '3.5', 2)
+    assert read(text(rows)).source.warnings == ()
+
+
+def test_suggestions_do_not_grow_with_the_columns(read):
+    with pytest.raises(ValueError, match=r"data.columns=\('user', 'item'\)") as error:
+        read(','.join(map(str, range(9999))))
+    assert len(str(error.value)) < 600
 
 
 def test_what_a_header_names_is_warned_of(read):

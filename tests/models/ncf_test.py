@@ -39,8 +39,8 @@ def test_kernels_of_a_start():
 def test_errors():
     with pytest.raises(ValueError, match=r"Unknown kernel_init='zeros'\. Choices: he_normal, unif"):
         models.ncf(3, 2, kernel_init='zeros')
-    for hidden in ((), (4, 0)):
-        with pytest.raises(ValueError, match='to be one or more positive widths'):
+    for hidden in ((), (4, 0), (2.5,), ('4',), (None,)):
+        with pytest.raises(ValueError, match='to be one or more positive integers'):
             models.ncf(3, 2, hidden)
     with pytest.raises(ValueError, match=r'Expected num_items=0 > 0\.'):
         models.ncf(0, 2)

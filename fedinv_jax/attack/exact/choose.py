@@ -59,7 +59,10 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
     attack = MEMBERS[name](known)
     if name not in _COMPARED or not known.structure.items:
         return Choice(name, why, attack, (), known.symmetries)
-    others = {other: MEMBERS[other](known) for other in _WITHOUT_A_MODEL}
+    # Where entries are dropped or noisy, a search for p by the rows alone can find more.
+    searched = name == 'closed_form' and known.lossy and not known.smallest
+    compared = (*_WITHOUT_A_MODEL, 'aligned') if searched else _WITHOUT_A_MODEL
+    others = {other: MEMBERS[other](known) for other in compared}
     why = f'{why}; where it explains less than {" or ".join(others)}, theirs are the labels'
     attack = compare.best_of(known, attack, others)
     return Choice(name, why, attack, (name, *others), known.symmetries)
@@ -84,7 +87,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 }
 
 
-# Solvers that are compared with those that read item rows and no model, where rows are seen.
+# Solvers that are compared with those that read item rows only, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
 

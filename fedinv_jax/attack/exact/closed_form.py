@@ -25,9 +25,11 @@ from fedinv_jax.attack.exact import (
     normal_equations,
     problems,
 )
-from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.attack.exact.known import Attack, EmbeddingRecovery, Known
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
+_APART = 0.1  # relative distance of a kernel from a product that rounding hardly explains
+_SURE = 25.0  # five standard deviations: of a squared residual, beside its size
 _TURNS, _NEWTON = 6, 6  # for noisy channels: alternations, and Newton steps in each
 
 
@@ -52,18 +54,30 @@ def closed_form(known: Known) -> Attack:
         latent = jax.vmap(lambda seen: embedding.exact(found, seen))(transcript.seen)
         if known.lossy and len(transcript.items) <= known.max_dense_candidates:
             latent = jnp.nan_to_num(latent)  # NaN where all entries of a step's bias were dropped
-            return _jointly(known, transcript, latent, excluded)
+            return _jointly(known, transcript, latent, found)
         problem = problems.whitened_problem(known, transcript, latent, excluded)
-        # The error of p by rounding.
-        error = 2.0**-22 * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
+        # The error of p by rounding. Sums in which much cancels have more of it, which shows.
+        apart = jax.vmap(partial(embedding.mismatch, found))(transcript.seen, latent)
+        size = jnp.maximum(4 * known.rounding, apart)[:, None]
+        error = size * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
         signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        error = known.rounding * 2**24 * error * signs
-        answer = solved(known, problem, transcript, excluded, error=error)
-        if answer.certificate is None:
-            return answer
-        return answer._replace(certificate=certificate.for_all_private_states(answer.certificate))
+        answer = solved(known, problem, transcript, excluded, error=error * signs)
+        # The label solve leaves out the kernel: whether that is a product is asked here.
+        if answer.certificate is not None:
+            unique = certificate.for_all_private_states(answer.certificate)
+            answer = answer._replace(certificate=unique)
+        return _unless(answer, ~jnp.all(apart <= _APART))  # NaN: a kernel without a bias
 
     return attack
+
+
+def _unless(answer: Answer, contradicts: Array) -> Answer:
+    """An answer that neither fits nor is certified where the upload contradicts the client."""
+    found = answer.certificate
+    return answer._replace(
+        certificate=found and certificate.unless(found, contradicts),
+        fits=None if answer.fits is None else jnp.where(contradicts, 0, answer.fits),
+    )
 
 
 def solved(
@@ -120,7 +134,7 @@ def solved(
 
 
 def _jointly(
-    known: Known, transcript: Transcript, latent: PyTree, excluded: Sequence[str]
+    known: Known, transcript: Transcript, latent: PyTree, found: EmbeddingRecovery
 ) -> Answer:
     """The answer from noisy uploads: labels and private states in turn, while the fit improves.
 
@@ -133,8 +147,9 @@ def _jointly(
         known: what the attacker knows.
         transcript: what the server holds.
         latent: private states to start from, leaves `[T, ...]`.
-        excluded: leaves that the label solve leaves out.
+        found: leaves that determine p; the label solve leaves out the kernel.
     """
+    excluded = (found.kernel,)
     whole, rest = (
         problems.whitened_problem(known, transcript, latent, out) for out in ((), excluded)
     )
@@ -151,18 +166,18 @@ def _jointly(
         best, _, count = carry
         guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
         equations = normal_equations.equations(rest, guess, known.structure.outer, excluded)
-        found = label_posterior.estimate(equations, log_odds)
+        labels = label_posterior.estimate(equations, log_odds)
 
         def step(_: int, flat: Array) -> Array:
-            left = residual(found, flat)
+            left = residual(labels, flat)
             size = 3 * (1 + 1.5 * jnp.median(jnp.abs(left)))
             weights = 1 / jnp.sqrt(1 + (left / size) ** 2)
-            slope = jax.jacfwd(partial(residual, found))(flat)
+            slope = jax.jacfwd(partial(residual, labels))(flat)
             new = flat - jnp.linalg.lstsq(weights[:, None] * slope, weights * left)[0]
-            return jnp.where(loss(found, new) < loss(found, flat), new, flat)
+            return jnp.where(loss(labels, new) < loss(labels, flat), new, flat)
 
         flat = jax.lax.fori_loop(0, _NEWTON, step, best[1])
-        new = found, flat, loss(found, flat)
+        new = labels, flat, loss(labels, flat)
         better = new[2] < 0.99 * best[2]
         best = optax.tree.where(better, new, best)
         return best, better, count + 1
@@ -173,7 +188,10 @@ def _jointly(
     guess = Guess(best[0], None, unravel(best[1]))
     binary = guess._replace(labels=jnp.round(guess.labels))
     answer = whole.answer(guess, label_solve.fit(whole, binary))
-    return answer._replace(
+    answer = answer._replace(
         certificate=certificate.certify_unknown_private(known, whole, binary, transcript),
         fits=consistency.fits(tree.ravel(whole.residual(binary)), optax.tree.size(guess)),
     )
+    left = jax.vmap(partial(embedding.excess, found))(whole.whiten(transcript.seen))
+    square, size = map(jnp.sum, left)
+    return _unless(answer, square > label_solve.EXPLAINED * size + _SURE)

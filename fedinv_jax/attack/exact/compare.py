@@ -1,7 +1,7 @@
 """Several solvers on one client: the labels that explain best what was seen are kept.
 
-If a client is not quite as described, or noise hides much, a solver that reads item rows without
-a model can be right where the solver with the model is wrong.
+If a client is not quite as described, or noise hides much, a solver that reads item rows alone can
+be right where the solver that reads all leaves is wrong.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def best_of(known: Known, first: Attack, others: Mapping[str, Attack]) -> Attack
     Args:
         known: what the attacker knows.
         first: makes certificates, or none; finds private states.
-        others: by name; they read item rows only. Their answers are never certified.
+        others: by name; they read item rows. Their answers are never certified.
 
     Returns:
         The attack; `kept` of its answer is 0 for the first, else the place among the others.

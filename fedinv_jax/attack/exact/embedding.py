@@ -36,6 +36,56 @@ def exact(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
     return size * jnp.where(known, kernel @ bias / jnp.where(known, squares, 1), 0)
 
 
+def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array:
+    """How far one step's kernel is from `p ⊗ bias`, relative to its size, `[]`; 0 for zeros.
+
+    Args:
+        recovery: leaves that determine p, with a bias.
+        seen: the upload of one step.
+        private: p, `[D]`, as `exact` has it.
+
+    Example:
+        >>> seen = {'kernel': jnp.outer(jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0]))}
+        >>> seen['bias'] = jnp.array([1.0, 2.0])
+        >>> found = EmbeddingRecovery('kernel', 0, 'bias')
+        >>> mismatch(found, seen, exact(found, seen)).item()
+        0.0
+    """
+    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
+    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
+    left = jnp.linalg.norm(kernel - jnp.outer(private, leaves[str(recovery.bias)]))
+    size = jnp.linalg.norm(kernel)
+    return jnp.where(size > 0, left / jnp.where(size > 0, size, 1), 0)
+
+
+def excess(recovery: EmbeddingRecovery, seen: PyTree) -> tuple[Array, Array]:
+    """What no p and e explain of one step's kernel `p ⊗ e` and bias e, however they are chosen.
+
+    `[kernel; bias]` is of rank one, so that its other singular values are what is left
+    (Eckart-Young). Nothing is said, 0, where entries were dropped.
+
+    Args:
+        recovery: leaves that determine p, with a bias.
+        seen: the upload of one step, in units of the noise.
+
+    Returns:
+        The squared norm `[]`, and the numbers that it comes from less those that are fitted.
+
+    Example:
+        >>> seen = {'kernel': jnp.array([[1.0, 2.0], [2.0, 4.0]]), 'bias': jnp.array([1.0, 2.0])}
+        >>> square, size = excess(EmbeddingRecovery('kernel', 0, 'bias'), seen)
+        >>> round(square.item(), 6), size.item()
+        (0.0, 2)
+    """
+    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
+    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
+    bias = leaves[str(recovery.bias)]
+    values = jnp.linalg.svd(jnp.concatenate([kernel, bias[None]]), compute_uv=False)
+    complete = jnp.all((kernel != 0) == (bias != 0))
+    square = jnp.where(complete, jnp.sum(values[1:] ** 2), 0)
+    return square, jnp.asarray(len(kernel) * (len(bias) - 1))
+
+
 def direction(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
     """The unit vector `[D]` along p, up to its sign, from one step's upload.
 

@@ -20,6 +20,17 @@ def test_item_biases_make_the_item_rows_a_layer_with_bias():
     assert 'items/bias' in choice.why
 
 
+# Failed before `aligned` was compared: 10% of the entries of 16 clients, F1 .541 for its .604.
+def test_where_entries_are_lost_the_search_by_rows_is_compared_too():
+    model = ncf(4, (6, 5))
+    known = probed(model, one_step(model), 'items', 'scorer')
+    usual = ('closed_form', 'spectral', 'levels')
+    assert exact.choose(known).compared == usual
+    assert exact.choose(known._replace(lossy=True)).compared == (*usual, 'aligned')
+    half = known._replace(lossy=True, smallest=2.0**-25)
+    assert exact.choose(half).compared == usual
+
+
 def test_an_unknown_member_names_the_choices():
     model = ncf(4, (6, 5))
     update = one_step(model)

@@ -95,6 +95,27 @@ def test_a_zero_upload_fails_and_identical_items_are_not_certified():
         assert not answer.certificate.certified
 
 
+# Failed before the kernel was looked at: it fitted, and was certified. p does not tell, as what was
+# added is orthogonal to the bias.
+@pytest.mark.slow
+def test_a_kernel_that_is_no_product_does_not_fit():
+    model = ncf(6, (16, 12))
+    member, found = attacked(model, one_step(model), ('scorer',), users=1)
+    answer, _, transcript = found[0]
+    assert answer.fits == 1
+    seen = transcript.seen['scorer']
+    bias = np.asarray(seen['items']['bias'][0])
+    other = np.random.default_rng(0).normal(size=bias.shape)
+    other -= other @ bias / (bias @ bias) * bias
+    kernel = np.asarray(seen['private']['kernel'])
+    extra = np.linalg.norm(kernel) * other / np.linalg.norm(other)
+    changed = {**seen, 'private': {'kernel': kernel + 0.5 * extra}}
+    with jax.enable_x64():
+        answer = member.attack(transcript.replace(seen={'scorer': changed}), jax.random.key(0))
+    assert answer.fits == 0
+    assert not answer.certificate.certified
+
+
 @functools.cache
 def closed_form(loss=losses.bce):
     """The member for the model of `own_federation`, compiled once a batch size."""

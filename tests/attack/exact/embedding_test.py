@@ -56,3 +56,29 @@ def test_uploads_of_extreme_size_have_a_direction():
     for scale in (1e-30, 1e30):
         along = embedding.direction(found, {'kernel': scale * jnp.outer(jnp.array([1.0, 2.0]), p)})
         np.testing.assert_allclose(np.abs(along), [0.6, 0, 0.8], atol=1e-6)
+
+
+def test_distance_of_a_kernel_from_a_product():
+    found = EmbeddingRecovery('kernel', 0, 'bias')
+    p, bias = jnp.array([3.0, 4.0]), jnp.array([0.0, 1.0])
+    seen = {'kernel': jnp.outer(p, bias) + jnp.array([[5.0, 0.0], [0.0, 0.0]]), 'bias': bias}
+    np.testing.assert_allclose(embedding.exact(found, seen), p)
+    apart = embedding.mismatch(found, seen, p)
+    np.testing.assert_allclose(apart, 5 / (25 + 25) ** 0.5, rtol=1e-6)
+    zero = {'kernel': jnp.zeros((2, 2)), 'bias': bias}
+    assert embedding.mismatch(found, zero, jnp.zeros(2)) == 0
+
+
+# Failed on: the bias left out; dropped entries taken for zeros.
+def test_what_no_product_explains():
+    found, rng = EmbeddingRecovery('kernel', 0, 'bias'), np.random.default_rng(0)
+    p, bias = rng.normal(size=6), 1e3 * rng.normal(size=20)
+    noise = rng.normal(size=(7, 20))
+    seen = {'kernel': jnp.array(np.outer(p, bias) + noise[:6]), 'bias': jnp.array(bias + noise[6])}
+    square, size = embedding.excess(found, seen)
+    assert size == 6 * 19
+    assert 0.5 * size < square < 1.5 * size
+    wrong = {**seen, 'bias': jnp.array(rng.permutation(bias))}
+    assert embedding.excess(found, wrong)[0] > 1e3 * size
+    dropped = {**seen, 'kernel': seen['kernel'].at[2, 3].set(0)}
+    assert embedding.excess(found, dropped)[0] == 0
