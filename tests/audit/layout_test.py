@@ -90,7 +90,7 @@ def test_arrays_that_are_not_the_models_are_refused(tmp_path, changes, match):
         ({'clinet': {}}, "meta has 'clinet', which is no section. Did you mean 'client'"),
         ({'client': [1]}, r'meta, section client: expected an object of fields, found \[1\]'),
         ({'client': {'optimizer': 'sgd'}}, "expected optimizer like {.*}, found 'sgd'"),
-        ({'client': {'name': 'local_sgd', 'optimizer': {'lr': 0.5}}}, r'client\.optimizer has a field .*lr'),
+        ({'client': {'name': 'local_sgd', 'optimizer': {'lr': 0.5}}}, r'has a field .*lr'),
         ({'client': {'private_learning_rate': None}}, 'expected private_learning_rate like 0.1'),
         (
             {'client': {'optimizer': {'momentum': 'x', 'name': 3}}},
