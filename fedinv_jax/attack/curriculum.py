@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedinv_jax import _validate
 from fedinv_jax.attack.inversion import Inversion, State
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Array, Guess, Key
@@ -64,8 +65,7 @@ def curriculum(solver: Inversion, stages: Sequence[int], num_iterations: int) ->
     """
     if not stages or any(a >= b for a, b in zip((0, *stages), stages, strict=False)):
         raise ValueError(f'Expected stages={tuple(stages)} to increase from 1 or more.')
-    if not num_iterations >= 1:
-        raise ValueError(f'Expected num_iterations={num_iterations} > 0.')
+    _validate.check_range('num_iterations', num_iterations, above=True)
     lengths = jnp.asarray(stages)
 
     def counted(problem: Problem, stage: int | Array) -> Problem:

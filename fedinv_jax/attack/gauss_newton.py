@@ -27,7 +27,9 @@ _DAMPING, _RAISE, _LOWER, _LEAST, _MOST = 1e-2, 5.0, 0.1, 1e-9, 1e6
 _DIRECTIONS = 32  # derivatives taken at once: more need more memory
 
 
-def gauss_newton(damping: float = _DAMPING, stop_below: float = EXPLAINED) -> Inversion:
+def gauss_newton(
+    damping: float = _DAMPING, stop_below: float = EXPLAINED, tolerance: float = 0.0
+) -> Inversion:
     """Levenberg-Marquardt on `|residual|^2 + penalty`, with the labels kept in their box.
 
     An iteration minimises `|r + A dy + B dp|^2 + damping (|dy|^2_A + |dp|^2_B)`, plus the penalty
@@ -47,6 +49,7 @@ def gauss_newton(damping: float = _DAMPING, stop_below: float = EXPLAINED) -> In
     Args:
         damping: initial damping, relative to the squared columns, >= 0.
         stop_below: the run ends at binary labels of a smaller objective; 0: it does not.
+        tolerance: the run ends at an iteration that lowers the objective, but by a smaller share.
 
     Returns:
         The solver; the relaxation must be `relax.identity()`. An iteration needs `K + P` forward
@@ -81,9 +84,10 @@ def gauss_newton(damping: float = _DAMPING, stop_below: float = EXPLAINED) -> In
             best = inversion.keep_best(best, guess, value(problem, guess))
         least, labels = best.objective, best.guess.labels
         damping = jnp.where(least < step.value, _LOWER, _RAISE) * damping
+        stalled = (least < step.value) & (step.value - least < tolerance * step.value)
         explained = jnp.all(labels == jnp.round(labels)) & (least < stop_below)
         new = best._replace(
-            done=~(damping < _MOST) | explained, memory=jnp.maximum(damping, _LEAST)
+            done=~(damping < _MOST) | explained | stalled, memory=jnp.maximum(damping, _LEAST)
         )
         return inversion.advance(state, new, step.finite)
 

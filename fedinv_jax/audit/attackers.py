@@ -49,6 +49,7 @@ SCALES = {'squared': distances.scale, 'squared_per_leaf': distances.scale_per_le
 """Distances that are squares, with their divisors."""
 NEWTON = 'gauss_newton'
 """The solver of mgradinv that is no optimiser of optax."""
+_STALLED = 1e-2  # share by which an iteration of it must lower the objective
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], exact.Known]
 
@@ -237,23 +238,35 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
     return make
 
 
-def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
+def uses_newton(config: Config) -> bool:
+    """Whether mgradinv uses Gauss-Newton: where the config names it, and it applies.
+
+    It needs one client, whose batch is known, and a distance that is a square. Adam takes its place
+    elsewhere.
+    """
+    section, channel_ = config.attack, config.observation
+    applies = channel_.batch_known and channel_.cohort == 1
+    return section.optimizer.name == NEWTON and applies and section.distance in (None, *SCALES)
+
+
+def make_solver(section: Config, num_steps: int, newton: bool) -> inversion.Inversion:
     """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
     stages = curriculum.doubling(num_steps) if section.curriculum else (num_steps,)
     iterations = -(-section.num_iterations // len(stages))
-    if section.optimizer.name == NEWTON:
-        solver = gauss_newton.gauss_newton(stop_below=section.stop_below)
+    if newton:
+        solver = gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
     else:
-        optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
+        named = section.optimizer.copy_and_resolve_references()
+        named.name = 'adam' if named.name == NEWTON else named.name
+        optimizer = training.make_optimizer('attack.optimizer', named, iterations)
         solver = inversion.descent(optimizer, stop_below=section.stop_below)
     return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
 
 
 def _scale(distance: str, transcript: Transcript) -> PyTree:
     """Divisors with which the squared residual of T steps is the mean distance of a step."""
-    of_step = _validate.lookup(f'attack.distance with {NEWTON}', distance, SCALES)
-    steps = len(transcript.rounds)
-    return jax.tree.map(lambda leaf: jnp.sqrt(steps) * leaf, jax.vmap(of_step)(transcript.seen))
+    root = jnp.sqrt(len(transcript.rounds))
+    return jax.tree.map(lambda leaf: root * leaf, jax.vmap(SCALES[distance])(transcript.seen))
 
 
 def make_mgradinv(
@@ -272,8 +285,8 @@ def make_mgradinv(
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
     hypothesis = make_dynamics(str(target.dynamics), target.rounds, init_private)
-    solver = make_solver(section, len(target.rounds))
-    newton = section.optimizer.name == NEWTON
+    newton = uses_newton(config)
+    solver = make_solver(section, len(target.rounds), newton)
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
@@ -301,7 +314,7 @@ def make_mgradinv(
 
     batched = batching.Batched(pose, section.num_restarts)
     mgradinv = partial(batching.run, batched)
-    name = section.optimizer.name
+    name = 'adam' if section.optimizer.name == NEWTON and not newton else section.optimizer.name
     if start is None:
         return Choice(name, '', mgradinv, batched)
     why = f'the start: {start.why}' if start.why else ''

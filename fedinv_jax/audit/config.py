@@ -134,8 +134,14 @@ def default_config() -> Config:
                 'distance': optional(str),
                 # Weights of the priors in mgradinv's objective.
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
-                # Optimiser of mgradinv, by its name in optax; 'decay' is 'cosine' or 'constant'.
-                'optimizer': {'name': 'adam', 'learning_rate': 0.01, 'decay': 'cosine'},
+                # Solver of mgradinv: 'gauss_newton' (float64), or an optimiser by its name in
+                # optax, whose 'decay' is 'cosine' or 'constant'. Gauss-Newton needs one client,
+                # whose batch is known, and a squared distance; elsewhere Adam takes its place.
+                'optimizer': {
+                    'name': 'gauss_newton',
+                    'learning_rate': 0.01,
+                    'decay': 'cosine',
+                },
                 'num_iterations': 1000,  # of the iterative attacks, per victim
                 # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
                 # before. The stages share num_iterations equally.

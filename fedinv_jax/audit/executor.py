@@ -193,9 +193,8 @@ def over_devices(part: Callable[..., Any], own: Transcript) -> Any:
 def warm_up(made: Compiled, block: plan.Block, arguments: Arguments) -> Compiled:
     """Runs a compiled attack once to time it: a few iterations, or all where time is not linear."""
     iterations, part = block.case.config.attack.num_iterations, parts(block, made.slots)[0]
-    spec = registry.ATTACKS[block.setting.attack]
-    counted = spec.iterates and not spec.ends_by_itself
-    few = max(iterations // 50, 1) if counted else iterations
+    whole = settings.ends_by_itself(block.case.config, block.setting.attack)
+    few = iterations if whole else max(iterations // 50, 1)
     seen, keys = arguments(part, made.slots)
     start = time.perf_counter()
     answers = jax.block_until_ready(made.function(seen, keys, few, len(part.users)))

@@ -3,7 +3,7 @@
 import itertools
 from typing import NamedTuple
 
-from fedinv_jax.audit import defences, registry
+from fedinv_jax.audit import attackers, defences, registry
 from fedinv_jax.audit.config import Config
 
 
@@ -83,4 +83,16 @@ def reading(config: Config) -> list[Setting]:
 
 def dtype(config: Config, attack: str) -> str:
     """The float dtype of an attack."""
+    if _is_newton(config, attack):
+        return 'float64'  # its normal equations square the condition number
     return registry.ATTACKS[attack].dtype or config.attack.dtype
+
+
+def ends_by_itself(config: Config, attack: str) -> bool:
+    """Whether the time of an attack is not proportional to `attack.num_iterations`."""
+    spec = registry.ATTACKS[attack]
+    return not spec.iterates or spec.ends_by_itself or _is_newton(config, attack)
+
+
+def _is_newton(config: Config, attack: str) -> bool:
+    return attack == 'mgradinv' and attackers.uses_newton(config)

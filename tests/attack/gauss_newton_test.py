@@ -128,6 +128,19 @@ def test_it_solves_mgradinv_alone_and_by_stages(x64):
             assert answer.objective < 1e-2
 
 
+# Failed on a run that ends with the first iteration that lowers nothing.
+@pytest.mark.usefixtures('float64')
+def test_a_run_ends_where_iterations_no_longer_help():
+    problem, _, _ = linear()
+    for tolerance, ends in ((0.0, False), (0.5, True)):
+        solver = gauss_newton.gauss_newton(0.0, 0.0, tolerance)
+        update = jax.jit(lambda state, s=solver: s.update(problem, state))
+        first = update(solver.init(problem, KEY))  # the optimum, in one iteration
+        assert not first.done
+        worse = first._replace(guess=first.guess._replace(latent=first.guess.latent + 1e-3))
+        assert bool(update(worse).done) == ends
+
+
 def test_refuses():
     with pytest.raises(ValueError, match='damping=-1'):
         gauss_newton.gauss_newton(-1)
