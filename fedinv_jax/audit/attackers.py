@@ -116,8 +116,7 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     defences ignores the penalty on the drift of item rows too.
     """
     section = (config if adaptive else channel.undefended(config)).client
-    assumed = config.attack.private_learning_rate, config.attack.learning_rate
-    client_update = training.make_client_update(section, model, *assumed)
+    client_update = training.make_client_update(section, model)
     size, before = config.observation.cohort, channel.before_sum(config)
     if size == 1:
         return client_update
@@ -314,8 +313,8 @@ def make_mgradinv(
 
     batched = batching.Batched(pose, section.num_restarts)
     mgradinv = partial(batching.run, batched)
-    name = 'adam' if section.optimizer.name == NEWTON and not newton else section.optimizer.name
+    by = 'adam' if section.optimizer.name == NEWTON and not newton else section.optimizer.name
     if start is None:
-        return Choice(name, '', mgradinv, batched)
+        return Choice(by, '', mgradinv, batched)
     why = f'the start: {start.why}' if start.why else ''
-    return Choice(f'{name} from {start.solver}', why, mgradinv, batched)
+    return Choice(f'{by} from {start.solver}', why, mgradinv, batched)

@@ -14,6 +14,7 @@ import optax
 from fedinv_jax import _validate, transcripts, tree
 from fedinv_jax.audit import (
     attackers,
+    beliefs,
     checks,
     files,
     layout,
@@ -55,21 +56,18 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
 
 def _description(config: Config, num_items: int) -> dict[str, Any]:
     """What a transcript file says of the client that it was taken from."""
-    client = config.client.to_dict()
-    known = config.attack.private_learning_rate is None and config.attack.learning_rate is None
-    if not known:
-        del client['private_learning_rate'], client['optimizer']
+    config = beliefs.believed(config)
     usual = config_lib.default_config()
     return {
         'model': {**config.model.to_dict(), 'num_items': num_items},
-        'client': client,
+        'client': config.client.to_dict(),
         'observation': {
             name: value
             for name, value in config.observation.items()
             if name == 'noise'
             or (name not in ('seen', 'batch_known') and value != usual.observation[name])
         },
-        'known': {'batch': config.observation.batch_known, 'step_sizes': known},
+        'known': {'batch': config.observation.batch_known},
     }
 
 
@@ -169,7 +167,7 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
     """
     seen, meta = transcripts.load(path)
     try:
-        config = _described(config, seen, meta)
+        config = beliefs.believed(_described(config, seen, meta))
         model = training.make_model(config.model, len(seen.items))
         layout.check(seen, model)
         training.make_client_update(config.client, model)  # refuses an optimiser's arguments

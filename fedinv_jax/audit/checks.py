@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedinv_jax import _validate, models, server
-from fedinv_jax.audit import attackers, defences, registry, training
+from fedinv_jax.audit import attackers, beliefs, defences, registry, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import columns
@@ -49,8 +49,6 @@ _RANGES = {
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',
-            'attack.learning_rate',
-            'attack.private_learning_rate',
             'attack.optimizer.learning_rate',
             'attack.label_rate_scale',
             'attack.priors.binary',
@@ -125,6 +123,8 @@ def check(config: Config) -> None:
         if values[field] is not None:
             _validate.lookup(field, values[field], choices)
     _check_combinations(config)
+    if config.attack.believes:
+        check(beliefs.believed(config))
     for setting in settings_lib.settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(

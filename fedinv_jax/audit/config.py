@@ -151,10 +151,9 @@ def default_config() -> Config:
                 'warm_start': optional(str),
                 # Learning rate of the labels, relative to that of the private embedding.
                 'label_rate_scale': 30.0,
-                # Client learning rates that the attacker assumes: client.private_learning_rate and
-                # that of client.optimizer; None: the true one.
-                'private_learning_rate': optional(float),
-                'learning_rate': optional(float),
+                # What the attacker believes of the clients where it is not the truth, such as
+                # ('client.private_learning_rate=0.2', 'data.negatives_per_positive=9').
+                'believes': (),
                 'dtype': 'float32',  # dtype of the attacks, except the exact ones (float64)
                 'stop_below': 0.0,  # objective below which mgradinv stops on a victim; 0: never
                 'victims_per_call': 16,  # victims per compiled call, at most

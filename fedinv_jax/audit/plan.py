@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax.audit import attackers, checks, defences, registry, training, workdir
+from fedinv_jax.audit import attackers, beliefs, checks, defences, registry, training, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
@@ -93,10 +93,13 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
     model = training.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, attackers.Choice] = {}
-    probe = functools.cache(functools.partial(attackers.probe, config, model))
+    told = beliefs.believed(config)
+    if told.data.negatives_per_positive != config.data.negatives_per_positive:
+        share = 1 / (1 + told.data.negatives_per_positive)
+    probe = functools.cache(functools.partial(attackers.probe, told, model))
     for setting in dict.fromkeys(map(attack_setting, settings_lib.settings(config))):
         if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
-            attacks[setting] = make_attack(config, setting, model, share, probe)
+            attacks[setting] = make_attack(told, setting, model, share, probe)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(

@@ -1,5 +1,6 @@
 """The threat model of a run as text: what the attacker sees, knows and assumes."""
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import optax
 
 from fedinv_jax import accounting, observe, quality
-from fedinv_jax.audit import defences, plan
+from fedinv_jax.audit import beliefs, defences, plan
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import held_out, provenance, values
@@ -74,8 +75,11 @@ def _span(values: Iterable[int]) -> str:
     return ' to '.join(map(str, dict.fromkeys([ordered[0], ordered[-1]])))
 
 
-def _known(belief: float | None) -> str:
-    return 'known' if belief is None else f'unknown, assumed {belief:g}'
+def _beliefs(config: Config) -> Iterator[str]:
+    """What the attacker believes of the clients that is not so."""
+    for entry in config.attack.believes:
+        field, value = beliefs.parse(entry)
+        yield f'{field} is {value}; the truth is {operator.attrgetter(field)(config)}'
 
 
 def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, str]]:
@@ -90,6 +94,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         *[('left out', text) for text in dict.fromkeys(_left_out(cases))],
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
+        *[('believed', text) for text in _beliefs(config)],
         ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
@@ -163,7 +168,7 @@ def _client(config: Config) -> str:
     if local == 'local_sgd':
         local += (
             f', {client.num_epochs} epochs of {client.optimizer.name} at rate '
-            f'{client.optimizer.learning_rate:g} ({_known(config.attack.learning_rate)})'
+            f'{client.optimizer.learning_rate:g}'
         )
     return (
         f'{config.model.name} (D={config.model.dim}), {local}, {client.loss}, '
@@ -178,8 +183,7 @@ def _private(config: Config, case: plan.Case) -> str:
     if client.name == 'local_sgd' and client.private_optimizer.name != 'sgd':
         optimizer = f' of {client.private_optimizer.name}'
     return (
-        f'user embedding, {size} numbers; learning rate{optimizer} '
-        f'{client.private_learning_rate:g} ({_known(config.attack.private_learning_rate)})'
+        f'user embedding, {size} numbers; learning rate{optimizer} {client.private_learning_rate:g}'
     )
 
 

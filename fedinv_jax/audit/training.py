@@ -149,40 +149,22 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
         ) from error
 
 
-def make_client_update(
-    section: Config,
-    model: Model,
-    private_learning_rate: float | None = None,
-    learning_rate: float | None = None,
-) -> ClientUpdate:
-    """The local training of a config's section 'client'.
-
-    Args:
-        section: the section 'client'.
-        model: the recommender.
-        private_learning_rate: value that an attacker assumes; None: the true one.
-        learning_rate: the same for the local optimiser.
-    """
-    made = _make_client_update(section, model, private_learning_rate, learning_rate)
+def make_client_update(section: Config, model: Model) -> ClientUpdate:
+    """The local training of a config's section 'client'."""
+    made = _make_client_update(section, model)
     return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
 
 
-def _make_client_update(
-    section: Config, model: Model, private_learning_rate: float | None, learning_rate: float | None
-) -> ClientUpdate:
+def _make_client_update(section: Config, model: Model) -> ClientUpdate:
     loss = _validate.lookup('client.loss', section.loss, LOSSES)
-    rate = section.private_learning_rate if private_learning_rate is None else private_learning_rate
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
-        return client.gradient_step(model, loss, rate)
-    own = section.optimizer.copy_and_resolve_references()
-    if learning_rate is not None:
-        own.learning_rate = learning_rate
+        return client.gradient_step(model, loss, section.private_learning_rate)
     private = section.private_optimizer.copy_and_resolve_references().unlock()
-    private.learning_rate = rate
+    private.learning_rate = section.private_learning_rate
     return client.local_sgd(
         model,
         loss,
-        make_optimizer('client.optimizer', own),
+        make_optimizer('client.optimizer', section.optimizer),
         make_optimizer('client.private_optimizer', private),
         section.num_epochs,
         section.batch_size,

@@ -62,7 +62,11 @@ def answer(seen, tmp_path, **changes):
 @pytest.mark.parametrize(
     'changes',
     [
-        {'attack__private_learning_rate': 5.0, 'dynamics__name': ('unrolled',)},
+        {
+            'attack__believes': ('client.private_learning_rate=5',),
+            'dynamics__name': ('unrolled',),
+        },
+        {'attack__optimizer__name': 'gauss_newton'},
         pytest.param(
             {'attack__num_restarts': 8, 'attack__num_iterations': 50},
             id='attack__num_restarts',

@@ -91,7 +91,7 @@ def test_a_saved_transcript_is_what_the_run_attacks(tmp_path, dynamics):
     assert len(seen.participated) == (3 if dynamics == 'unrolled' else 2)
     for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert meta['known'] == {'batch': True, 'step_sizes': True}
+    assert meta['known'] == {'batch': True}
     assert seen.rounds.tolist() == [0, 2]
 
 

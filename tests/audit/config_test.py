@@ -43,7 +43,6 @@ OPTIONAL = [
     ('data.columns', "('user', 'item')", ('user', 'item')),
     ('attack.distance', 'cosine', 'cosine'),
     ('data.synthetic.max_activity', '9', 9),
-    ('attack.private_learning_rate', '1', 1.0),
 ]
 
 

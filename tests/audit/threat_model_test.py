@@ -53,18 +53,18 @@ def test_threat_model_says_what_defends_and_how_many_runs():
     assert 'defence   mean L1 penalty of weight 0.5 on changes of item rows' in text
     assert 'attacker  knows the defences' in text
     assert 'privacy   epsilon = inf (Gaussian noise on each upload' in text
-    assert 'learning rate of adam 0.1 (known)' in text
+    assert 'learning rate of adam 0.1' in text
     assert defences.label(config) == 'item_drift 0.5, noise 0.01'
 
 
-# Failed on the threat model that named the private step size only.
-def test_the_threat_model_says_which_step_sizes_are_known():
+def test_the_threat_model_says_what_is_believed_and_not_true():
     config = small_config()
     config.client.name = 'local_sgd'
-    config.attack.learning_rate = 0.5
+    config.attack.believes = ('client.optimizer.learning_rate=0.5', 'client.num_epochs=3')
     text = threat_model.describe(config, plan.make_cases(config))
-    assert '1 epochs of sgd at rate 0.1 (unknown, assumed 0.5)' in text
-    assert 'learning rate 0.1 (known)' in text
+    assert '1 epochs of sgd at rate 0.1' in text
+    assert 'believed  client.optimizer.learning_rate is 0.5; the truth is 0.1' in text
+    assert 'believed  client.num_epochs is 3; the truth is 1' in text
 
 
 # Failed on the threat model that listed popularity as a prior of attacks that do not get it.

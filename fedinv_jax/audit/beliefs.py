@@ -1,0 +1,67 @@
+"""What an attacker believes of the clients, where that is not the truth."""
+
+import ast
+from typing import Any
+
+import ml_collections
+
+from fedinv_jax import _validate
+from fedinv_jax.audit.config import Config
+
+SECTIONS = ('client', 'observation', 'data')
+"""Sections of the config that describe the clients."""
+
+
+def believed(config: Config) -> Config:
+    """The config as the attacker believes it: with the values of `attack.believes`.
+
+    Attacks are made for this config, and the clients train by the true one.
+
+    Raises:
+        ValueError: for an entry that is not `section.field=value`, or a field that does not exist.
+
+    Example:
+        >>> config = Config({'client': {'num_epochs': 5}, 'attack': {'believes': ()}})
+        >>> config.attack.believes = ('client.num_epochs=1',)
+        >>> believed(config).client.num_epochs, config.client.num_epochs
+        (1, 5)
+    """
+    copy = config.copy_and_resolve_references()
+    copy.attack.believes = ()
+    for entry in config.attack.believes:
+        field, value = parse(entry)
+        *sections, name = field.split('.')
+        section: Any = copy
+        try:
+            for each in sections:
+                section = section[each]
+            section[name] = value
+        except (AttributeError, KeyError, TypeError) as error:
+            known = section if isinstance(section, ml_collections.ConfigDict) else ()
+            raise ValueError(
+                f'attack.believes: {field}={value!r} is not possible.'
+                f'{_validate.hint(name, known)} {str(error).strip()}'
+            ) from error
+    return copy
+
+
+def parse(entry: str) -> tuple[str, Any]:
+    """The field and the value of an entry; a value that is no Python literal is a name.
+
+    Raises:
+        ValueError: for another form, or a section that does not describe the clients.
+
+    Example:
+        >>> parse('client.private_learning_rate=0.2'), parse('client.loss=squared_error')[1]
+        (('client.private_learning_rate', 0.2), 'squared_error')
+    """
+    field, equals, text = map(str.strip, str(entry).partition('='))
+    if not equals or field.split('.')[0] not in SECTIONS or '.' not in field:
+        raise ValueError(
+            f"Expected attack.believes={entry!r} to be like 'client.num_epochs=1', a field of "
+            f'{", ".join(SECTIONS)}.'
+        )
+    try:
+        return field, ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return field, text
