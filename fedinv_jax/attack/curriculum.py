@@ -70,7 +70,7 @@ def curriculum(solver: Inversion, stages: Sequence[int], num_iterations: int) ->
 
     def counted(problem: Problem, stage: int | Array) -> Problem:
         if problem.first is None:
-            raise ValueError('Expected a problem with `first`: this one has no steps to count.')
+            raise ValueError('Expected a problem that can count its first steps (Problem.first).')
         return problem.first(lengths[stage])
 
     def begin(problem: Problem, stage: int | Array, guess: Guess) -> State:

@@ -123,5 +123,5 @@ def test_bad_stages(stages, iterations, message):
 
 def test_a_problem_without_steps():
     solver = curriculum.curriculum(inversion.descent(optax.sgd(0.1)), (1, 2), 1)
-    with pytest.raises(ValueError, match='no steps to count'):
+    with pytest.raises(ValueError, match='count its first steps'):
         solver.init(toy(lambda x: jnp.sum(x**2)), KEY)
