@@ -82,7 +82,22 @@ def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Arr
     return value
 
 
-def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> ClientUpdate:
+def _total_loss(model: Model, loss: Loss, regularizer: Regularizer | None) -> Callable[..., Array]:
+    """`value((shared, private), start, block, batch)`, of a minibatch and of the whole batch."""
+
+    def value(both: tuple[PyTree, PyTree], start: PyTree, block: Batch, batch: Batch) -> Array:
+        fit = mean_loss(model, loss)(*both, block)
+        return fit if regularizer is None else fit + regularizer(*both, start, batch)
+
+    return value
+
+
+def gradient_step(
+    model: Model,
+    loss: Loss,
+    private_learning_rate: float,
+    regularizer: Regularizer | None = None,
+) -> ClientUpdate:
     """One full-batch gradient (FedSGD).
 
     `upload = dL/dshared(shared, private)`, `private' = private - private_learning_rate
@@ -92,6 +107,7 @@ def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> Cli
         model: the recommender.
         loss: elementwise loss.
         private_learning_rate: local step size of the private parameters, >= 0.
+        regularizer: added to the loss; None: no regulariser.
 
     Returns:
         `client_update(shared, private, batch)`, compiled; the upload has the structure, shapes and
@@ -115,11 +131,11 @@ def gradient_step(model: Model, loss: Loss, private_learning_rate: float) -> Cli
         data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
     """
     _validate.check_range('private_learning_rate', private_learning_rate)
-    gradient = jax.grad(mean_loss(model, loss), argnums=(0, 1))
+    gradient = jax.grad(_total_loss(model, loss, regularizer))
 
     @jax.jit
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
-        upload, private_gradient = gradient(shared, private, batch)
+        upload, private_gradient = gradient((shared, private), shared, batch, batch)
         step = jax.tree.map(lambda p, g: p - private_learning_rate * g, private, private_gradient)
         return upload, step
 
@@ -174,11 +190,7 @@ def local_sgd(
         if value is not None and not value >= 1:
             raise ValueError(f'Expected {name}={value} > 0.')
 
-    def total_loss(both: PyTree, start: PyTree, block: Batch, size: Array) -> Array:
-        fit = mean_loss(model, loss)(both[0], both[1], block)
-        return fit if regularizer is None else fit + regularizer(both[0], start, size)
-
-    gradient = jax.grad(total_loss)
+    gradient = jax.grad(_total_loss(model, loss, regularizer))
     optimizers = (optimizer, private_optimizer)
 
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -187,7 +199,7 @@ def local_sgd(
 
         def step(carry: PyTree, block: Batch) -> tuple[PyTree, None]:
             both, states = carry
-            gradients = gradient(both, shared, block, jnp.sum(batch.weights))
+            gradients = gradient(both, shared, block, batch)
             stepped = [
                 opt.update(g, s, part)
                 for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate
-from fedinv_jax.types import Array, PyTree
+from fedinv_jax.types import Array, Batch, Loss, PyTree
 
-Regularizer: TypeAlias = Callable[[PyTree, PyTree, Array], Array]
-"""`regularizer(shared, start, size) -> []`: current and initial parameters, total batch weight."""
+Regularizer: TypeAlias = Callable[[PyTree, PyTree, PyTree, Batch], Array]
+"""`regularizer(shared, private, start, batch) -> []`: the current parameters, the shared ones that
+the client received, and its whole batch."""
 
 
 def bce(logits: Array, labels: Array) -> Array:
@@ -53,6 +54,56 @@ def squared_error(logits: Array, labels: Array) -> Array:
     return (logits - labels) ** 2
 
 
+def smoothed(loss: Loss, share: float) -> Loss:
+    """Label smoothing: the loss at `(1 - share) y + share / 2`.
+
+    Args:
+        loss: of labels in [0, 1].
+        share: in [0, 1]; 0 changes nothing.
+
+    Raises:
+        ValueError: if the share is out of range.
+
+    Example:
+        >>> target = smoothed(lambda logits, labels: labels, 0.25)(0, jnp.array([0.0, 1.0]))
+        >>> target.tolist()
+        [0.125, 0.875]
+
+    References:
+        Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, Rethinking the Inception architecture for computer
+        vision, CVPR 2016, arXiv:1512.00567, section 7.
+    """
+    _validate.check_range('share', share, 0, 1)
+    return lambda logits, labels: loss(logits, (1 - share) * labels + share / 2)
+
+
+def weighted_positives(loss: Loss, weight: float) -> Loss:
+    """Positives count `weight` times: `y weight loss(z, 1) + (1 - y) loss(z, 0)`.
+
+    The same as `loss` for binary labels and weight 1. It is affine in y, whatever the loss, and so
+    is the upload of a gradient step.
+
+    Args:
+        loss: of labels in [0, 1].
+        weight: of a positive, >= 0; a negative has 1.
+
+    Raises:
+        ValueError: if the weight is negative or not finite.
+
+    Example:
+        >>> loss = weighted_positives(squared_error, 4.0)
+        >>> loss(jnp.array([0.5, 0.5]), jnp.array([0.0, 1.0])).tolist()
+        [0.25, 1.0]
+    """
+    _validate.check_range('weight', weight)
+
+    def weighted(logits: Array, labels: Array) -> Array:
+        one, zero = (loss(logits, jnp.full_like(labels, y)) for y in (1, 0))
+        return weight * labels * one + (1 - labels) * zero
+
+    return weighted
+
+
 def item_drift(weight: float) -> Regularizer:
     """L1 penalty on how far the item rows move within a round: `weight mean |q - q^start|`.
 
@@ -64,14 +115,14 @@ def item_drift(weight: float) -> Regularizer:
         weight: >= 0.
 
     Returns:
-        `regularizer(shared, start, size)`, where `size` is the total weight of the client's batch.
+        The regulariser.
 
     Raises:
         ValueError: if the weight is negative.
 
     Example:
         >>> start, now = {'items': jnp.zeros((2, 2))}, {'items': jnp.array([[1.0, -2.0], [0, 0]])}
-        >>> float(item_drift(0.5)(now, start, jnp.array(2.0)))
+        >>> float(item_drift(0.5)(now, None, start, Batch(None, jnp.zeros(2), jnp.ones(2))))
         0.375
 
     References:
@@ -82,11 +133,48 @@ def item_drift(weight: float) -> Regularizer:
     """
     _validate.check_range('weight', weight)
 
-    def regularizer(shared: PyTree, start: PyTree, size: Array) -> Array:
+    def regularizer(shared: PyTree, private: PyTree, start: PyTree, batch: Batch) -> Array:
         moved = optax.tree.sub(shared['items'], start['items'])
         # |x| as x sign(x), whose derivative at 0 is 0: that of jnp.abs is 1.
         total = optax.tree.sum(jax.tree.map(lambda leaf: leaf * jnp.sign(leaf), moved))
         width = sum(leaf.size // len(leaf) for leaf in jax.tree.leaves(moved))
+        size = jnp.sum(batch.weights)
         return weight / width * total / jnp.where(size > 0, size, 1)
+
+    return regularizer
+
+
+def weight_decay(rate: float) -> Regularizer:
+    """L2 term of all parameters that the client trains, `rate / 2 (|shared|^2 + |private|^2)`.
+
+    Item rows count once if a weighted interaction has them, and not at all else. Their upload then
+    is `gradient + rate row`.
+
+    Args:
+        rate: >= 0.
+
+    Returns:
+        The regulariser.
+
+    Raises:
+        ValueError: if the rate is negative or not finite.
+
+    Example:
+        >>> shared = {'items': jnp.array([[1.0], [3.0]]), 'scorer': jnp.array(2.0)}
+        >>> batch = Batch(None, jnp.zeros(2), jnp.array([1.0, 0.0]))
+        >>> float(weight_decay(0.5)(shared, jnp.array([1.0]), shared, batch))
+        1.5
+    """
+    _validate.check_range('rate', rate)
+
+    def regularizer(shared: PyTree, private: PyTree, start: PyTree, batch: Batch) -> Array:
+        used = batch.weights > 0
+        if batch.items is not None:
+            rows = len(jax.tree.leaves(shared['items'])[0])
+            used = jnp.zeros(rows, bool).at[batch.items].max(used)
+        squares = optax.tree.norm((private, shared['scorer']), squared=True)
+        for leaf in jax.tree.leaves(shared['items']):
+            squares += jnp.sum(jax.vmap(jnp.multiply)(used, leaf) ** 2)
+        return rate / 2 * squares
 
     return regularizer

@@ -39,6 +39,7 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
 # field whose value is None is not checked.
 _RANGES = {
     'observation.delta': (0, 1),
+    'client.label_smoothing': (0, 1),
     'seed': (0, 2**32 - 1),  # a larger one has the key of a smaller one
     **dict.fromkeys(
         (
@@ -46,6 +47,8 @@ _RANGES = {
             'data.min_positives',
             'model.scale',
             'client.private_learning_rate',
+            'client.positive_weight',
+            'client.weight_decay',
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',

@@ -78,7 +78,10 @@ def default_config() -> Config:
                 # local training ('local_sgd').
                 'name': 'gradient_step',
                 'loss': 'bce',  # binary cross-entropy; or 'squared_error'
+                'label_smoothing': 0.0,  # labels are trained on as (1 - s) y + s / 2
+                'positive_weight': 1.0,  # weight of an interaction's loss; a negative has 1
                 'private_learning_rate': 0.1,  # learning rate of the private user embedding
+                'weight_decay': 0.0,  # L2 term of all parameters in the client's loss
                 # Used by local_sgd only: the optimisers of the private and of the shared
                 # parameters (private_learning_rate is the rate of the former), the number of
                 # passes over the data, and interactions per minibatch (None: all in one).

@@ -13,7 +13,7 @@ from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, provenance, synthetic
-from fedinv_jax.types import ClientUpdate, Model
+from fedinv_jax.types import ClientUpdate, Loss, Model
 
 MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
 LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
@@ -149,6 +149,26 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
         ) from error
 
 
+def make_loss(section: Config) -> Loss:
+    """The loss of an interaction, by the fields of a config's section 'client'."""
+    loss = _validate.lookup('client.loss', section.loss, LOSSES)
+    if section.positive_weight != 1:
+        loss = losses.weighted_positives(loss, section.positive_weight)
+    return losses.smoothed(loss, section.label_smoothing) if section.label_smoothing else loss
+
+
+def make_regularizer(section: Config) -> losses.Regularizer | None:
+    """What a client adds to its loss, by the fields of a config's section 'client'."""
+    made = []
+    if section.item_drift:
+        made.append(losses.item_drift(section.item_drift))
+    if section.weight_decay:
+        made.append(losses.weight_decay(section.weight_decay))
+    if len(made) < 2:
+        return made[0] if made else None
+    return lambda *arguments: made[0](*arguments) + made[1](*arguments)
+
+
 def make_client_update(section: Config, model: Model) -> ClientUpdate:
     """The local training of a config's section 'client'."""
     made = _make_client_update(section, model)
@@ -156,9 +176,11 @@ def make_client_update(section: Config, model: Model) -> ClientUpdate:
 
 
 def _make_client_update(section: Config, model: Model) -> ClientUpdate:
-    loss = _validate.lookup('client.loss', section.loss, LOSSES)
+    loss = make_loss(section)
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
-        return client.gradient_step(model, loss, section.private_learning_rate)
+        return client.gradient_step(
+            model, loss, section.private_learning_rate, make_regularizer(section)
+        )
     private = section.private_optimizer.copy_and_resolve_references().unlock()
     private.learning_rate = section.private_learning_rate
     return client.local_sgd(
@@ -168,7 +190,7 @@ def _make_client_update(section: Config, model: Model) -> ClientUpdate:
         make_optimizer('client.private_optimizer', private),
         section.num_epochs,
         section.batch_size,
-        losses.item_drift(section.item_drift) if section.item_drift else None,
+        make_regularizer(section),
     )
 
 
@@ -204,6 +226,6 @@ def make_federation(
         clients,
         section.clients_per_round,
         config.data.resample_negatives,
-        _validate.lookup('client.loss', config.client.loss, LOSSES),
+        make_loss(config.client),
         make_cohorts(config, clients),
     )

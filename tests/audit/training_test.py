@@ -196,9 +196,10 @@ def test_the_cosine_decay_ends_at_zero():
 
 # Failed on a message that was optax's own words alone.
 def test_an_argument_that_optax_lacks_is_refused_by_name():
-    section = config_lib.default_config().attack.optimizer
+    section = config_lib.default_config().client.optimizer
+    section.name = 'adam'
     with section.unlocked():
         section.momentum = 0.9
-    message = r"attack\.optimizer has a field that optax does not take: .*'momentum'\. Leave it out"
+    message = r"client\.optimizer has a field that optax does not take: .*'momentum'\. Leave it out"
     with pytest.raises(ValueError, match=message):
-        training.make_optimizer('attack.optimizer', section)
+        training.make_optimizer('client.optimizer', section)
