@@ -58,7 +58,8 @@ def scale_per_leaf(seen: PyTree) -> PyTree:
     """`s`, a scalar per leaf, with `squared_distance_per_leaf(g', g) = sum |(g' - g) / s|^2`.
 
     Example:
-        >>> [round(leaf.item() ** 2, 4) for leaf in scale_per_leaf((jnp.array([3.0]), jnp.array([4.0])))]
+        >>> found = scale_per_leaf((jnp.array([3.0]), jnp.array([4.0])))
+        >>> [round(leaf.item() ** 2, 4) for leaf in found]
         [18.0, 32.0]
     """
     least, count = _least(seen), len(jax.tree.leaves(seen))
