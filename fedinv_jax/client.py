@@ -11,7 +11,7 @@ import optax
 
 from fedinv_jax import _validate, tree
 from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
+from fedinv_jax.types import Array, Batch, ClientUpdate, Leaf, Loss, Model, Observation, PyTree
 
 
 def gather(shared: PyTree, items: Leaf) -> PyTree:
@@ -26,34 +26,6 @@ def gather(shared: PyTree, items: Leaf) -> PyTree:
         [[3.0], [1.0]]
     """
     return {**shared, 'items': tree.take(shared['items'], items)}
-
-
-def resample_negatives(
-    items: Array, labels: Array, weights: Array, num_items: int, key: Key
-) -> Array:
-    """Replaces a batch's negatives by as many distinct items, drawn from all but its positives.
-
-    Args:
-        items: int32 `[B]`, distinct where `weights > 0`.
-        labels: float `[B]`, above 0 for positives.
-        weights: float `[B]`, 0 for padding, whose items are not changed.
-        num_items: N.
-        key: PRNG key.
-
-    Returns:
-        The new items, int32 `[B]`.
-
-    Example:
-        >>> args = jnp.array([4, 0, 1]), jnp.array([0.0, 1.0, 0.0]), jnp.ones(3)
-        >>> resample_negatives(*args, num_items=3, key=jax.random.key(0)).tolist()
-        [2, 0, 1]
-    """
-    negative = (weights > 0) & (labels == 0)
-    draw = jax.random.uniform(key, (num_items,), 'float32')
-    positive = jnp.where((weights > 0) & (labels > 0), items, num_items)
-    order = jnp.argsort(draw.at[positive].set(jnp.inf, mode='drop'))
-    rank = jnp.clip(jnp.cumsum(negative) - 1, 0, num_items - 1)
-    return jnp.where(negative, order[rank].astype(items.dtype), items)
 
 
 def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +47,11 @@ def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Arr
     """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 if all w_b = 0."""
 
     def value(shared: PyTree, private: PyTree, batch: Batch) -> Array:
-        losses = loss(model.score(shared, private, batch.items), batch.labels)
+        if batch.key is None or model.noisy_score is None:
+            logits = model.score(shared, private, batch.items)
+        else:
+            logits = model.noisy_score(shared, private, batch.items, batch.key)
+        losses = loss(logits, batch.labels)
         total = jnp.sum(batch.weights)
         return jnp.sum(batch.weights * losses) / jnp.where(total > 0, total, 1)
 
@@ -150,12 +126,14 @@ def local_sgd(
     num_epochs: int = 1,
     batch_size: int | None = None,
     regularizer: Regularizer | None = None,
+    shuffle: bool = False,
 ) -> ClientUpdate:
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
     Every local step computes one gradient in (shared, private) and applies both optimisers.
-    Minibatches are consecutive parts of the stored order. Optimiser moments are reset at every
-    call. A minibatch with zero total weight (padding) changes neither parameters nor moments.
+    Minibatches are consecutive parts of the stored order, or of a new order in each epoch.
+    Optimiser moments are reset at every call. A minibatch with zero total weight (padding) changes
+    neither parameters nor moments.
 
     Args:
         model: the recommender.
@@ -165,6 +143,8 @@ def local_sgd(
         num_epochs: passes over the batch, >= 1.
         batch_size: entries per minibatch; None: the full batch.
         regularizer: added to the loss of every local step; None: no regulariser.
+        shuffle: whether each epoch has an order of its own, drawn from the batch's key; a replay
+            without the key uses the stored order.
 
     Returns:
         `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
@@ -210,12 +190,12 @@ def local_sgd(
             )
             return optax.tree.where(jnp.sum(block.weights) > 0, new, carry), None
 
-        blocks = _blocks(batch, batch_size)
-
-        def epoch(carry: PyTree, _: None) -> tuple[PyTree, None]:
+        def epoch(carry: PyTree, number: Array) -> tuple[PyTree, None]:
+            key = None if batch.key is None else jax.random.fold_in(batch.key, number)
+            blocks = _blocks(batch._replace(key=key), batch_size, shuffle)
             return jax.lax.scan(step, carry, blocks)[0], None
 
-        (end, private), _ = jax.lax.scan(epoch, (start, states), None, length=num_epochs)[0]
+        (end, private), _ = jax.lax.scan(epoch, (start, states), jnp.arange(num_epochs))[0]
         return jax.tree.map(jnp.subtract, shared, end), private
 
     return client_update
@@ -311,15 +291,22 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
     return client_update_
 
 
-def _blocks(batch: Batch, size: int | None) -> Batch:
+def _blocks(batch: Batch, size: int | None, shuffle: bool) -> Batch:
     """Splits a batch into minibatches `[num_minibatches, size]`; weight 0 pads the last one."""
     length = batch.labels.shape[0]
     if size is None or size >= length:
         return jax.tree.map(lambda leaf: leaf[None], batch)
     items = jnp.arange(length) if batch.items is None else batch.items
+    order = jnp.arange(length)
+    if shuffle and batch.key is not None:  # padding stays last
+        draw = jax.random.uniform(batch.key, (length,), 'float32')
+        order = jnp.argsort(jnp.where(batch.weights > 0, draw, jnp.inf))
     padding = -length % size
 
     def split(leaf: Array) -> Array:
-        return jnp.pad(leaf, (0, padding)).reshape(-1, size)
+        return jnp.pad(leaf[order], (0, padding)).reshape(-1, size)
 
-    return jax.tree.map(split, Batch(items, batch.labels, batch.weights))
+    blocks = jax.tree.map(split, Batch(items, batch.labels, batch.weights))
+    if batch.key is None:
+        return blocks
+    return blocks._replace(key=jax.random.split(batch.key, len(blocks.labels)))

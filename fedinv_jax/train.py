@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, compilation, losses, server, tree
+from fedinv_jax import client, compilation, losses, sampling, server, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
 
@@ -124,7 +124,7 @@ def federation(
         clients: groups of clients.
         clients_per_round: number of clients sampled in each round; None: all clients.
         resample_negatives: whether a client draws new negatives each round, see
-            `client.resample_negatives`.
+            `sampling.resample_negatives`.
         loss: the clients' elementwise loss, for `Federation.loss`.
         cohorts: of secure aggregation; None: the server sees every upload.
 
@@ -262,9 +262,9 @@ def _train(
     keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
     if parts.resample_negatives:
         num_items = jax.tree.leaves(shared['items'])[0].shape[0]
-        items = client.resample_negatives(items, labels, weights, num_items, keys[2])
+        items = sampling.resample_negatives(items, labels, weights, num_items, keys[2])
     own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
-    batch = parts.observation.perturb(Batch(None, labels, weights), own)
+    batch = parts.observation.perturb(Batch(None, labels, weights, keys[0]), own)
     upload, private = parts.client_update(client.gather(shared, items), private, batch)
     seen, channel = parts.observation.observe(upload, channel, keys[1])
     return server.Uploads(seen, items, batch.weights > 0, jnp.asarray(True)), private, channel

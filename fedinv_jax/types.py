@@ -39,11 +39,14 @@ class Batch(NamedTuple):
             that table in order (B is then its length). Entries with the same item share a row.
         labels: float `[B]` in [0, 1].
         weights: float `[B]` >= 0; 0 marks padding.
+        key: of the client's randomness in this round (dropout, order of minibatches); None: nothing
+            is random. An attacker does not have it.
     """
 
     items: Array | None
     labels: Array
     weights: Array
+    key: 'Key | None' = None
 
 
 class InitShared(Protocol):
@@ -68,11 +71,20 @@ class Score(Protocol):
 
 
 class Model(NamedTuple):
-    """A recommender as pure functions; `models.from_flax` makes one from a flax module."""
+    """A recommender as pure functions; `models.from_flax` makes one from a flax module.
+
+    Attributes:
+        init_shared: draws the shared parameters.
+        init_private: draws the private parameters of a client.
+        score: the logits.
+        noisy_score: `noisy_score(shared, private, items, key) -> logits`, in training, of a model
+            with dropout; None: training uses `score`.
+    """
 
     init_shared: InitShared
     init_private: InitPrivate
     score: Score
+    noisy_score: 'Callable[[PyTree, PyTree, Array | None, Key], Array] | None' = None
 
 
 class Loss(Protocol):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, losses, models, types
+from fedinv_jax import client, losses, models, sampling, types
 from tests import reference
 
 N, D = 7, 3
@@ -388,7 +388,7 @@ def test_adam_on_padding_has_a_derivative_and_takes_the_same_steps():
 def test_negatives_are_uniform_among_the_other_items():
     items = jnp.array([3, 1, 4, 0, 0], jnp.int32)
     labels, weights = jnp.array([0.0, 1, 0.75, 0, 0]), jnp.array([1.0, 1, 1, 1, 0])
-    draw = lambda key: client.resample_negatives(items, labels, weights, 7, key)  # noqa: E731
+    draw = lambda key: sampling.resample_negatives(items, labels, weights, 7, key)  # noqa: E731
     drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
     assert drawn.dtype == np.int32
     np.testing.assert_array_equal(drawn[:, [1, 2, 4]], np.tile([1, 4, 0], (4000, 1)))

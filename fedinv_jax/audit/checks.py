@@ -40,6 +40,8 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
 _RANGES = {
     'observation.delta': (0, 1),
     'client.label_smoothing': (0, 1),
+    'client.batch_share': (0, 1),
+    'model.dropout': (0, 1),
     'seed': (0, 2**32 - 1),  # a larger one has the key of a smaller one
     **dict.fromkeys(
         (

@@ -72,6 +72,7 @@ def default_config() -> Config:
                 'scale': 0.1,  # standard deviation of the initial embeddings
                 # Initial kernels of the scorer, with biases of zero; or 'uniform' (ncf).
                 'kernel_init': 'he_normal',
+                'dropout': 0.0,  # probability that a hidden unit is dropped in training (ncf)
             },
             'client': {
                 # The upload: one gradient ('gradient_step'), or the change of the parameters over
@@ -89,6 +90,10 @@ def default_config() -> Config:
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
                 'num_epochs': 1,
                 'batch_size': optional(int),
+                # Whether minibatches have another order in each epoch, which no attacker knows.
+                'shuffle': False,
+                # Share of its interactions that a client trains on in a round, drawn anew.
+                'batch_share': 1.0,
                 # Multiply an upload by the number of the client's examples (FedAvg).
                 'weight_by_num_examples': False,
                 **defences.defaults('client'),

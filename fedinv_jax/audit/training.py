@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, client, losses, models, server, train
+from fedinv_jax import _validate, client, losses, models, sampling, server, train
 from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
@@ -121,7 +121,11 @@ def make_clients(
 def make_model(section: Config, num_items: int) -> Model:
     """The model of a config's section 'model'."""
     make = _validate.lookup('model.name', section.name, MODELS)
-    own = ('hidden', 'use_bias', 'kernel_init') if section.name == 'ncf' else ('item_bias',)
+    own = (
+        ('hidden', 'use_bias', 'kernel_init', 'dropout')
+        if section.name == 'ncf'
+        else ('item_bias',)
+    )
     return make(
         num_items, section.dim, scale=section.scale, **{name: section[name] for name in own}
     )
@@ -172,6 +176,8 @@ def make_regularizer(section: Config) -> losses.Regularizer | None:
 def make_client_update(section: Config, model: Model) -> ClientUpdate:
     """The local training of a config's section 'client'."""
     made = _make_client_update(section, model)
+    if section.batch_share != 1:
+        made = sampling.subsampled(made, section.batch_share)
     return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
 
 
@@ -191,6 +197,7 @@ def _make_client_update(section: Config, model: Model) -> ClientUpdate:
         section.num_epochs,
         section.batch_size,
         make_regularizer(section),
+        section.shuffle,
     )
 
 

@@ -44,14 +44,16 @@ class MLP(nn.Module):
         use_bias: whether the layers, including the output, have biases.
         kernel_init: 'he_normal', `N(0, 2 / fan_in)` with zero biases, or 'uniform', kernels and
             biases on `+-1 / sqrt(fan_in)`; the first layer's fan-in is that of both blocks.
+        dropout: probability that a hidden unit is dropped in training, anew for each item.
     """
 
     hidden: Sequence[int]
     use_bias: bool = True
     kernel_init: str = 'he_normal'
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, private: Array, rows: Array) -> Array:
+    def __call__(self, private: Array, rows: Array, training: bool = False) -> Array:
         """Returns logits `[B]` for a private embedding `[D]` and item rows `[B, D]`."""
 
         def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
@@ -71,7 +73,8 @@ class MLP(nn.Module):
             'items', widths[0], fan_in, self.use_bias
         )(rows)
         for layer, (before, width) in enumerate(itertools.pairwise(widths), start=1):
-            x = dense(f'layer_{layer}', width, before, self.use_bias)(nn.relu(x))
+            x = nn.Dropout(self.dropout, deterministic=not training)(nn.relu(x))
+            x = dense(f'layer_{layer}', width, before, self.use_bias)(x)
         return x[..., 0]
 
 
@@ -130,6 +133,7 @@ def ncf(
     use_bias: bool = True,
     scale: float = 0.1,
     kernel_init: str = 'he_normal',
+    dropout: float = 0.0,
 ) -> Model:
     """Neural collaborative filtering, `z_i = MLP([p; q_i])`.
 
@@ -140,14 +144,15 @@ def ncf(
         use_bias: whether the layers have biases.
         scale: standard deviation of the initial embeddings.
         kernel_init: 'he_normal' or 'uniform', see `MLP`.
+        dropout: probability that a hidden unit is dropped in training, in [0, 1).
 
     Returns:
         The model, see `from_flax`; scorer leaves `private/kernel [D, H]`,
         `items/{kernel [D, H], bias [H]}`, `layer_1/{kernel, bias}`, ...
 
     Raises:
-        ValueError: if a size is not positive, there is no hidden layer, or the initialiser is
-            unknown.
+        ValueError: if a size is not positive, there is no hidden layer, the initialiser is unknown,
+            or `dropout` is out of range.
 
     Example:
         >>> model = ncf(num_items=5, dim=2, hidden=(3,))
@@ -164,4 +169,15 @@ def ncf(
         raise ValueError(f'Expected hidden={hidden} to be one or more positive integers.')
     if kernel_init not in KERNELS:
         raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')
-    return from_flax(MLP(hidden, use_bias, kernel_init), num_items, dim, scale)
+    if not 0 <= dropout < 1:
+        raise ValueError(f'Expected dropout={dropout} in [0, 1).')
+    module = MLP(hidden, use_bias, kernel_init, dropout)
+    model = from_flax(module, num_items, dim, scale)
+
+    def noisy_score(shared: PyTree, private: PyTree, items: Array | None, key: Key) -> Array:
+        rows = tree.take(shared['items'], items)['embedding']
+        parameters = {'params': shared['scorer']}
+        logits = module.apply(parameters, private, rows, training=True, rngs={'dropout': key})
+        return jnp.asarray(logits)
+
+    return model._replace(noisy_score=noisy_score) if dropout else model
