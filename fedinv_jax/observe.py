@@ -184,6 +184,37 @@ def add_gaussian_noise(scale: float) -> Observation:
     return chain()._replace(observe=observe, variance=variance) if scale else chain()
 
 
+def cast(dtype: str) -> Observation:
+    """Rounds an upload to a coarser dtype before it is sent; the server reads it as it was sent.
+
+    The attacker predicts the upload itself: rounding has no useful derivative.
+
+    Args:
+        dtype: a float dtype, such as 'float16' or 'bfloat16'.
+
+    Returns:
+        The stage; structure and dtypes of the upload are kept.
+
+    Raises:
+        ValueError: if `dtype` is no dtype of floating-point numbers.
+
+    Example:
+        >>> cast('bfloat16').observe({'scorer': jnp.array([1.001])}, (), None)[0]['scorer'].tolist()
+        [1.0]
+    """
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(f'Expected dtype={dtype!r} to be a float dtype.') from error
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f'Expected dtype={dtype!r} to be a float dtype.')
+
+    def observe(upload: PyTree, state: Any, key: Key) -> tuple[PyTree, Any]:
+        return jax.tree.map(lambda leaf: leaf.astype(kind).astype(leaf.dtype), upload), state
+
+    return chain()._replace(observe=observe)
+
+
 def share(*prefixes: str) -> Observation:
     """Keeps the leaves below these names; the others are dropped from the tree.
 

@@ -158,7 +158,8 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     """The structure of the client update, as an attacker that sees `seen` probes it on draws."""
     client_update = make_replay(config, model, adaptive)
     observation = make_observation(config, seen, adaptive)
-    rounding = 2.0**-24 if config.client.precision == 'float32' else 2.0**-53
+    sent = jnp.finfo(config.client.upload_dtype or config.client.precision)
+    rounding = float(sent.eps) / 2
     with jax.enable_x64():
         share = channel.trained_share(
             config, 1 / (1 + config.data.negatives_per_positive), adaptive

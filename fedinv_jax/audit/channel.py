@@ -36,7 +36,9 @@ def _stages(config: defences.Config, *acts_on: str) -> list[tuple[defences.Defen
 
 def channel(config: defences.Config) -> Observation:
     """The stages between a client's labels and the upload that leaves the client."""
-    return observe.chain(*(stage for _, stage in _stages(config, 'labels', 'upload')))
+    stages = [stage for _, stage in _stages(config, 'labels', 'upload')]
+    dtype = config.client.upload_dtype
+    return observe.chain(*stages, *([observe.cast(dtype)] if dtype else []))
 
 
 def after_sum(config: defences.Config) -> Observation:

@@ -41,6 +41,7 @@ _RANGES = {
     'observation.delta': (0, 1),
     'client.label_smoothing': (0, 1),
     'client.batch_share': (0, 1),
+    'attack.wrong_items': (0, 1),
     'model.dropout': (0, 1),
     'seed': (0, 2**32 - 1),  # a larger one has the key of a smaller one
     **dict.fromkeys(
@@ -86,6 +87,7 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'client.name': training.CLIENTS,
     'client.loss': training.LOSSES,
     'client.precision': _DTYPES,
+    'client.upload_dtype': ('float16', 'bfloat16', 'float32'),
     'client.optimizer.name': training.OPTIMIZERS,
     'client.private_optimizer.name': training.OPTIMIZERS,
     'server.optimizer.name': training.OPTIMIZERS,

@@ -99,6 +99,9 @@ def default_config() -> Config:
                 **defences.defaults('client'),
                 # dtype of training and uploads; 'float64' tests whether rounding limits an attack.
                 'precision': 'float32',
+                # dtype that uploads are rounded to before they are sent, 'float16' or 'bfloat16';
+                # None: that of the training.
+                'upload_dtype': optional(str),
             },
             'server': {
                 # SGD is FedSGD with gradient_step; with local_sgd and rate 1 it is FedAvg.
@@ -162,6 +165,10 @@ def default_config() -> Config:
                 # What the attacker believes of the clients where it is not the truth, such as
                 # ('client.private_learning_rate=0.2', 'data.negatives_per_positive=9').
                 'believes': (),
+                # Share of the batch's items that the attacker takes for other ones, and whether it
+                # knows in which rounds a victim took part (if not: in all).
+                'wrong_items': 0.0,
+                'participation_known': True,
                 'dtype': 'float32',  # dtype of the attacks, except the exact ones (float64)
                 'stop_below': 0.0,  # objective below which mgradinv stops on a victim; 0: never
                 'victims_per_call': 16,  # victims per compiled call, at most

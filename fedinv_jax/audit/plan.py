@@ -264,5 +264,5 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
         'solver': case.attacks[attack_setting(setting)].solver,
         'iterations': config.attack.num_iterations if spec.iterates else 0,
         'dtype': settings_lib.dtype(config, setting.attack),
-        'upload_dtype': config.client.precision,
+        'upload_dtype': config.client.upload_dtype or config.client.precision,
     }

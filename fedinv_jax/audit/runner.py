@@ -1,6 +1,7 @@
 """Runs a config's attacks on its victims, block by block, and writes rows, summary and report."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -274,7 +275,10 @@ def transcripts(
         every_round=setting.dynamics == 'unrolled',
         batch_known=config.observation.batch_known,
         cohort_size=config.observation.cohort,
+        believe=functools.partial(_mistaken, case, users) if reads else lambda items: items,
     )
+    if not config.attack.participation_known:
+        found = dataclasses.replace(found, participated=np.ones_like(found.participated))
     if reads and not config.attack.popularity:
         return found
     candidates = np.broadcast_to(found.items, found.log_odds.shape)
@@ -284,6 +288,19 @@ def transcripts(
         own -= np.isin(items, case.interactions.items[first:last])
     known = clients_lib.log_odds(counts, case.num_users - 1)
     return dataclasses.replace(found, log_odds=known)
+
+
+def _mistaken(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
+    """The candidates `[V, K]`, a share of which (`attack.wrong_items`) are other items."""
+    share, number = case.config.attack.wrong_items, case.interactions.num_items
+    if not share:
+        return items
+    items = np.array(np.broadcast_to(items, (len(users), items.shape[-1])))
+    for user, own in zip(users, items, strict=True):
+        random = np.random.default_rng([case.config.seed, user])
+        wrong, others = random.random(len(own)) < share, random.integers(number, size=len(own))
+        own[wrong] = others[wrong]
+    return items
 
 
 def truths(

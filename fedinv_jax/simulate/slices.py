@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -71,6 +71,7 @@ def transcripts(
     every_round: bool = False,
     batch_known: bool = True,
     cohort_size: int = 1,
+    believe: Callable[[np.ndarray], np.ndarray] = lambda items: items,
 ) -> Transcript:
     """Returns the transcripts of several clients, sliced out of a recording.
 
@@ -85,6 +86,7 @@ def transcripts(
             are the whole catalogue (K = N).
         cohort_size: M, under secure aggregation; smaller cohorts are padded with members without
             a batch, so that all victims have the same number of candidates.
+        believe: `believe(items [V, K]) -> items`, which the attacker takes the candidates for.
 
     Returns:
         The transcripts, stacked along `axes`, with log odds of zero; NumPy leaves. Under secure
@@ -110,6 +112,7 @@ def transcripts(
     uploads = _seen(recording, rounds, seen, g, members[:, 0], items, real, rows) if seen else {}
     if not batch_known:
         items, weights = np.arange(_num_items(recording), dtype=np.int32), None
+    items = believe(items)
     parameters = [client.gather(s.shared, items) for s in snapshots]
     # Where clients have their own item rows, the clients' axis comes first and the steps' second.
     step_axes = {'items': 1} if batch_known else {}
