@@ -11,18 +11,20 @@ MGradInv run on the same 32 victims. Arms `synthetic_...` are the same on synthe
 Results: docs/assumptions.md.
 """
 
+from typing import Any
+
 from fedinv_jax.audit import config as config_lib
 
 _UNROLLED = {'dynamics': {'name': ('unrolled',)}}
 
 
-def _client(believed: str, **changes) -> dict:
+def _client(believed: str, **changes: Any) -> dict[str, Any]:
     """An arm with another client, which the attacker does not know."""
     return {'client': changes, 'attack': {'believes': (believed,) if believed else ()}}
 
 
 _EPOCHS = {'name': 'local_sgd', 'batch_size': 32, 'shuffle': True}
-ASSUMPTIONS = {
+ASSUMPTIONS: dict[str, dict[str, Any]] = {
     'headline': {},
     'no_popularity': {'attack': {'popularity': False}},
     'private_rate_twice': {

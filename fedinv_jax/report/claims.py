@@ -36,7 +36,8 @@ class Comparison(NamedTuple):
         effect: by metric, the `inference.confidence_interval` of the paired difference.
         popularity: by metric, that of the paired difference of `better` to the popularity baseline;
             None if the baseline was not run.
-        p: by metric, `inference.paired_p` of the paired difference.
+        p: by metric, `inference.paired_p` of the paired difference; in a report Holm's, see
+            `corrected`.
         means: by metric, the means in the two settings, over the pairs.
         num_victims: number of victims in `better`; one without a counterpart in `worse` is
             undefined in `effect`.
@@ -126,6 +127,23 @@ def _comparison(claim: str, better: _Rows, worse: _Rows, baseline: _Rows | None)
         {name: (mean(0, name), mean(1, name)) for name in _METRICS},
         len(better),
     )
+
+
+def corrected(groups: Sequence[Sequence[Comparison]]) -> list[list[Comparison]]:
+    """The comparisons of a report with p-values that are Holm's over all of them, by metric.
+
+    Args:
+        groups: the comparisons of each run.
+    """
+    every = [one for group in groups for one in group]
+    adjusted = {name: inference.holm([one.p[name] for one in every]) for name in _METRICS}
+    found = iter(
+        [
+            one._replace(p={name: adjusted[name][index] for name in _METRICS})
+            for index, one in enumerate(every)
+        ]
+    )
+    return [[next(found) for _ in group] for group in groups]
 
 
 HOLDS, REVERSE, FULL, LEVEL, FEW, NOTHING = (

@@ -9,7 +9,7 @@ from fedinv_jax.report import claims, conclusions, html, tables
 from fedinv_jax.report.rows import Summary
 
 # Columns of the table of a claim.
-_COLUMNS = ('attack', 'verdict', 'compared', 'AUC', 'ΔAUC', 'p', 'ΔF1', 'ΔAUC to popularity')
+_COLUMNS = ('attack', 'verdict', 'compared', 'AUC', 'ΔAUC', 'p (Holm)', 'ΔF1', 'ΔAUC to popularity')
 
 
 def claims_table(comparisons: Sequence[claims.Comparison]) -> str:
@@ -227,7 +227,10 @@ def _words(comparisons: Sequence[claims.Comparison]) -> list[str]:
         shown = max(telling or members, key=lambda one: abs(one.effect['auc']['mean'] or 0))
         victims = shown.num_victims
         effect = tables.estimate(shown.effect['auc'], victims, '+')
-        numbers = [f'{claims.name_of(shown.better, members)}: ΔAUC {effect}', f'p = {_p(shown)}']
+        numbers = [
+            f'{claims.name_of(shown.better, members)}: ΔAUC {effect}',
+            f'p = {_p(shown)} (Holm)',
+        ]
         if shown.popularity:
             over = tables.estimate(shown.popularity['auc'], victims, '+')
             numbers.append(f'ΔAUC to popularity {over}')
@@ -256,6 +259,8 @@ def pages(
         missing: by name of a run that the study lacks, the reason.
         defences: see `markdown`.
     """
+    family = claims.corrected([part.comparisons for part in parts])
+    parts = [part._replace(comparisons=own) for part, own in zip(parts, family, strict=True)]
     text = markdown(parts, command, versions, missing, defences)
     title = ', '.join(part.name for part in parts)
     return {

@@ -18,6 +18,7 @@ def _numbers(values: Iterable[float | None]) -> np.ndarray:
 def confidence_interval(
     values: Iterable[float | None],
     seeds: Sequence[int] | None = None,
+    users: Sequence[int] | None = None,
     limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> ConfidenceInterval:
     """Mean of the defined values with its 95% confidence interval.
@@ -25,11 +26,13 @@ def confidence_interval(
     With one seed: the percentile bootstrap over victims. With G seeds, the victims of a seed are
     not independent: `mean +- t_{G-1} s` with the cluster-robust standard error of the mean,
     `s^2 = G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`. For seeds of equal size this is
-    the t-interval of the seeds' means.
+    the t-interval of the seeds' means. Neither are the rows of a user in several seeds: with
+    `users`, `s^2` is that of seeds plus that of users less that of (seed, user), if it is larger.
 
     Args:
         values: one number per victim; None, NaN or infinite where undefined.
         seeds: seed of each victim; None: all have the same seed.
+        users: user of each victim; None: all differ.
         limits: smallest and largest possible value; the interval is clipped to them.
 
     Returns:
@@ -44,17 +47,19 @@ def confidence_interval(
     References:
         Cameron and Miller, A practitioner's guide to cluster-robust inference, Journal of Human
         Resources 50(2), 2015, pp. 317-372, doi:10.3368/jhr.50.2.317.
+        Cameron, Gelbach, Miller, Robust inference with multiway clustering, Journal of Business and
+        Economic Statistics 29(2), 2011, doi:10.1198/jbes.2010.07136 (seeds and users).
     """
     numbers = _numbers(values)
     known = np.isfinite(numbers)
     defined, undefined = numbers[known], int(np.sum(~known))
-    clusters = np.zeros(defined.size) if seeds is None else np.asarray(seeds)[known]
+    clusters = _clusters(seeds, users, known)
     if not defined.size:
         return {'mean': None, 'low': None, 'high': None, 'undefined': undefined}
     mean, low, high = (float(defined[0]),) * 3
     if np.ptp(defined) > 0:
         mean = float(np.mean(defined))
-        several = len(np.unique(clusters)) > 1
+        several = len(np.unique(clusters[0])) > 1
         ends = _clustered(defined, clusters) if several else _bootstrap(defined)
         low, high = (float(end) for end in np.clip(ends, *limits))
     return {'mean': mean, 'low': low, 'high': high, 'undefined': undefined}
@@ -72,6 +77,15 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     return bounds.low, bounds.high
 
 
+def _clusters(
+    seeds: Sequence[int] | None, users: Sequence[int] | None, known: np.ndarray
+) -> np.ndarray:
+    """Seed and user of the known victims, `[2, n]`; users are numbered if they are not given."""
+    count = len(known)
+    ways = [np.zeros(count) if seeds is None else seeds, range(count) if users is None else users]
+    return np.array([np.asarray(way)[known] for way in ways])
+
+
 def _clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
     error, freedom = _clustered_error(values, clusters)
     half = scipy.stats.t.ppf(0.975, freedom) * error
@@ -80,10 +94,91 @@ def _clustered(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
 
 def _clustered_error(values: np.ndarray, clusters: np.ndarray) -> tuple[float, int]:
     """The cluster-robust standard error of the mean, and its degrees of freedom."""
-    sums = [np.sum(values[clusters == one] - np.mean(values)) for one in np.unique(clusters)]
-    count = len(sums)
-    error = np.sqrt(count / (count - 1) * np.sum(np.square(sums))) / values.size
-    return float(error), count - 1
+    apart = values - np.mean(values)
+
+    def variance(keys: np.ndarray) -> float:
+        _, group = np.unique(keys, axis=1, return_inverse=True)
+        sums = np.bincount(group.ravel(), apart)
+        return len(sums) / (len(sums) - 1) * np.sum(sums**2) if len(sums) > 1 else 0.0
+
+    by_seed, by_user, by_both = map(variance, (clusters[:1], clusters[1:], clusters))
+    error = np.sqrt(max(by_seed, by_seed + by_user - by_both)) / values.size
+    return float(error), len(np.unique(clusters[0])) - 1
+
+
+def proportion_interval(
+    values: Iterable[bool | float | None],
+    seeds: Sequence[int] | None = None,
+    users: Sequence[int] | None = None,
+) -> ConfidenceInterval:
+    """Share of victims that are 1, with its 95% Wilson interval.
+
+    A share of 0 or 1 has an interval, too: `n` victims cannot exclude a rate of about `3 / n`. The
+    number of victims is divided by the design effect, the cluster-robust variance over that of
+    independent victims, if that is above 1; a user with several rows counts once.
+
+    Args:
+        values: 0 or 1 per victim; None where undefined.
+        seeds: see `confidence_interval`.
+        users: see `confidence_interval`.
+
+    Returns:
+        See `confidence_interval`.
+
+    Example:
+        >>> found = proportion_interval([1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+        >>> found['mean'], round(found['low'], 3), found['high']
+        (1.0, 0.722, 1.0)
+
+    References:
+        Wilson, Probable inference, the law of succession, and statistical inference, Journal of the
+        American Statistical Association 22(158), 1927, doi:10.1080/01621459.1927.10502953.
+        Kish, Survey sampling, Wiley 1965, section 8.2 (design effect).
+    """
+    numbers = _numbers(values)
+    known = np.isfinite(numbers)
+    defined, undefined = numbers[known], int(np.sum(~known))
+    if not defined.size:
+        return {'mean': None, 'low': None, 'high': None, 'undefined': undefined}
+    clusters = _clusters(seeds, users, known)
+    share = float(np.mean(defined))
+    size = float(len(np.unique(clusters[1])))
+    if 0 < share < 1 and len(np.unique(clusters[0])) > 1:
+        error, _ = _clustered_error(defined, clusters)
+        size = min(size, share * (1 - share) / error**2) if error else size
+    z2 = scipy.stats.norm.ppf(0.975) ** 2
+    middle = (share + z2 / (2 * size)) / (1 + z2 / size)
+    half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * size)) / size) / (1 + z2 / size)
+    low, high = np.clip((middle - half, middle + half), 0, 1)
+    return {
+        'mean': share,
+        'low': 0.0 if share == 0 else float(low),
+        'high': 1.0 if share == 1 else float(high),
+        'undefined': undefined,
+    }
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's adjusted p-values of a family of tests; None is no test.
+
+    `p'_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))` for the ordered p-values of m tests. Rejecting
+    where `p' < .05` makes at most one false rejection in the family with probability .05.
+
+    Example:
+        >>> holm([0.01, None, 0.04, 0.03])
+        [0.03, None, 0.06, 0.06]
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+        Statistics 6(2), 1979, pp. 65-70.
+    """
+    tests = sorted((p, index) for index, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for place, (p, index) in enumerate(tests):
+        largest = max(largest, min(1.0, (len(tests) - place) * p))
+        adjusted[index] = largest
+    return adjusted
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -93,7 +188,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(defined)) if defined.size else None
 
 
-def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | None:
+def paired_p(
+    values: Iterable[float | None], seeds: Sequence[int], users: Sequence[int] | None = None
+) -> float | None:
     """Two-sided p-value of the hypothesis that the mean paired difference is 0.
 
     With several seeds: a t-test with the cluster-robust standard error of `confidence_interval`.
@@ -103,6 +200,7 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
     Args:
         values: one difference per victim; None where undefined.
         seeds: seed of each victim.
+        users: user of each victim; None: all differ.
 
     Returns:
         The p-value; 1 if there is one victim or all differences are 0, None if none is defined.
@@ -113,12 +211,12 @@ def paired_p(values: Iterable[float | None], seeds: Sequence[int]) -> float | No
     """
     numbers = _numbers(values)
     known = np.isfinite(numbers)
-    defined, clusters = numbers[known], np.asarray(seeds)[known]
+    defined, clusters = numbers[known], _clusters(seeds, users, known)
     if not defined.size:
         return None
     if defined.size == 1 or not np.any(defined):
         return 1.0
-    if len(np.unique(clusters)) == 1:
+    if len(np.unique(clusters[0])) == 1:
         flipped = scipy.stats.permutation_test(
             (defined,),
             np.mean,

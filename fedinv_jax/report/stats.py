@@ -34,7 +34,7 @@ OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'dtype')
 STEPS = ('num_gradients', 'interval', 'solver')
 """Keys that are ignored when T gradients are paired with one; the solver may depend on T."""
 
-_LIMITS = dict.fromkeys((*METRICS[:8], 'certified'), (0.0, 1.0))
+_LIMITS = dict.fromkeys(METRICS[:8], (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
 FEW = 5
 """Smallest number of victims for a verdict."""
@@ -87,13 +87,20 @@ def differences(pairs: Iterable[tuple[VictimRow, VictimRow]], metric: str) -> li
 
 def compared(
     victims: Sequence[VictimRow], others: Iterable[VictimRow], metric: str
-) -> tuple[list[float | None], list[int]]:
-    """`differences` for all victims and their seeds; None for a victim that is not in `others`."""
+) -> tuple[list[float | None], list[int], list[int]]:
+    """`differences` of all victims, their seeds and users; None for one that is not in `others`."""
     pairs = pair(victims, others)
     known = {_victim(row) for row, _ in pairs}
-    lonely = [row['seed'] for row in victims if _victim(row) not in known]
+    lonely = [row for row in victims if _victim(row) not in known]
     values = [*differences(pairs, metric), *[None] * len(lonely)]
-    return values, [*(row['seed'] for row, _ in pairs), *lonely]
+    return values, *_who([*(row for row, _ in pairs), *lonely])
+
+
+def _who(rows: Iterable[VictimRow]) -> tuple[list[int], list[int]]:
+    """Seeds and users of rows; the users of a synthetic data set are others for each seed."""
+    rows = list(rows)
+    users = [row['user'] + (row['data'] == 'synthetic') * (row['seed'] << 32) for row in rows]
+    return [row['seed'] for row in rows], users
 
 
 def _difference(
@@ -114,15 +121,17 @@ def _victim(row: VictimRow) -> tuple[int, int]:
 def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
     """The mean and confidence interval of each metric, those of `METRICS` first."""
     others = {name for row in victims for name in row['metrics']}.difference(METRICS)
-    seeds = [row['seed'] for row in victims]
-    return {
-        name: inference.confidence_interval(
-            [row['metrics'].get(name) for row in victims],
-            seeds,
-            _LIMITS.get(name, (-np.inf, np.inf)),
+    who = _who(victims)
+
+    def about(name: str) -> ConfidenceInterval:
+        values = [row['metrics'].get(name) for row in victims]
+        if name == 'exact':
+            return inference.proportion_interval(values, *who)
+        return inference.confidence_interval(
+            values, *who, limits=_LIMITS.get(name, (-np.inf, np.inf))
         )
-        for name in (*METRICS, *sorted(others))
-    }
+
+    return {name: about(name) for name in (*METRICS, *sorted(others))}
 
 
 def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
@@ -130,11 +139,7 @@ def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
     made = [row for row in victims if row['certified'] is not None]
     certified = [row for row in made if row['certified']]
     unique = [row for row in made if row['locally_unique']]
-    share = inference.confidence_interval(
-        [row['certified'] for row in victims],
-        [row['seed'] for row in victims],
-        _LIMITS['certified'],
-    )
+    share = inference.proportion_interval([row['certified'] for row in victims], *_who(victims))
     return {
         'certified': share if made else None,
         'num_certified': len(certified) if made else None,
@@ -159,7 +164,7 @@ def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | No
     names = next(iter(by_seed.values()))
     return {
         name: inference.confidence_interval(
-            [found[name] for found in by_seed.values()], list(by_seed), (0.0, 1.0)
+            [found[name] for found in by_seed.values()], list(by_seed), limits=(0.0, 1.0)
         )
         for name in names
     }

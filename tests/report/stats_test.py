@@ -168,7 +168,7 @@ def test_interval_of_several_seeds_edge_cases():
     equal = {'mean': 0.5, 'low': 0.5, 'high': 0.5, 'undefined': 0}
     assert inference.confidence_interval([0.5] * 4, [0, 0, 1, 1]) == equal
     # Clipped to what the numbers can be, the mean within.
-    found = inference.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], (0.0, 1.0))
+    found = inference.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1], limits=(0.0, 1.0))
     assert (found['low'], found['mean'], found['high']) == (0.0, 0.75, 1.0)
     assert inference.confidence_interval([1.0, 1.0, 0.5, 0.5], [0, 0, 1, 1])['high'] > 1
     # One seed alone is the bootstrap over victims, also where the others have nothing defined.
@@ -272,3 +272,59 @@ def test_summary_rows_carry_the_defences():
     (only,) = stats.summarize([victim_row(0, **changes), victim_row(1, **changes)])['rows']
     assert {key: only[key] for key in changes} == changes
     assert only['family'] == 'descent'
+
+
+# Expected values as arithmetic: V = V_seed + V_user - V_(seed, user).
+def test_a_user_of_several_seeds_does_not_count_twice():
+    values, seeds, users = [0.0, 0.2, 0.1, 0.9, 0.8, 1.0], [0, 0, 0, 1, 1, 1], [1, 2, 3, 1, 2, 4]
+    apart = np.array(values) - 0.5
+
+    def variance(groups):
+        sums = np.array([apart[group].sum() for group in groups])
+        return len(sums) / (len(sums) - 1) * np.sum(sums**2)
+
+    by_seed = variance([[0, 1, 2], [3, 4, 5]])
+    by_user = variance([[0, 3], [1, 4], [2], [5]])
+    by_both = variance([[i] for i in range(6)])
+    assert by_user < by_both  # here users in several seeds vary less than others
+    found = inference.confidence_interval(values, seeds, users)
+    half = scipy.stats.t.ppf(0.975, 1) * np.sqrt(by_seed) / 6
+    assert found['high'] == pytest.approx(0.5 + half)
+    values = [0.0, 1.0, 0.5, 0.1, 0.9, 0.5]  # users are alike in both seeds
+    apart = np.array(values) - 0.5
+    users = [1, 2, 3, 1, 2, 3]
+    total = (
+        variance([[0, 1, 2], [3, 4, 5]]) + variance([[0, 3], [1, 4], [2, 5]])
+        - variance([[i] for i in range(6)])
+    )  # fmt: skip
+    half = scipy.stats.t.ppf(0.975, 1) * np.sqrt(total) / 6
+    found = inference.confidence_interval(values, seeds, users)
+    assert found['low'] == pytest.approx(0.5 - half)
+    alone = inference.confidence_interval(values, seeds)
+    assert found['high'] - found['low'] > alone['high'] - alone['low']
+
+
+# Wilson's interval as statsmodels gives it: proportion_confint(8, 10, method='wilson').
+def test_a_share_has_a_wilson_interval():
+    found = inference.proportion_interval([1] * 8 + [0] * 2 + [None])
+    assert found['low'] == pytest.approx(0.490162, abs=1e-6)
+    assert found['high'] == pytest.approx(0.943318, abs=1e-6)
+    assert (found['mean'], found['undefined']) == (0.8, 1)
+    none = inference.proportion_interval([0.0] * 20)
+    assert (none['mean'], none['low']) == (0, 0)
+    assert none['high'] == pytest.approx(0.161125, abs=1e-6)
+    # A user that counts in two seeds is one user; seeds that differ widen the interval.
+    twice = inference.proportion_interval([0.0] * 20, [0] * 10 + [1] * 10, [*range(10)] * 2)
+    assert twice == {**inference.proportion_interval([0.0] * 10), 'undefined': 0}
+    apart = inference.proportion_interval([1] * 9 + [0] + [0] * 9 + [1], [0] * 10 + [1] * 10)
+    even = inference.proportion_interval([1, 0] * 10, [0] * 10 + [1] * 10)
+    assert apart['mean'] == even['mean'] == 0.5
+    assert apart['high'] - apart['low'] > 1.5 * (even['high'] - even['low'])
+    assert inference.proportion_interval([None])['mean'] is None
+
+
+def test_holm_as_arithmetic():
+    assert inference.holm([0.01, 0.2, 0.02]) == [0.03, 0.2, 0.04]
+    assert inference.holm([0.03, 0.03]) == [0.06, 0.06]
+    assert inference.holm([None, 0.7, 0.9]) == [None, 1.0, 1.0]
+    assert inference.holm([]) == []
