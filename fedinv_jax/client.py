@@ -297,16 +297,17 @@ def _blocks(batch: Batch, size: int | None, shuffle: bool) -> Batch:
     if size is None or size >= length:
         return jax.tree.map(lambda leaf: leaf[None], batch)
     items = jnp.arange(length) if batch.items is None else batch.items
-    order = jnp.arange(length)
+    stored = Batch(items, batch.labels, batch.weights)
     if shuffle and batch.key is not None:  # padding stays last
         draw = jax.random.uniform(batch.key, (length,), 'float32')
         order = jnp.argsort(jnp.where(batch.weights > 0, draw, jnp.inf))
+        stored = tree.take(jax.tree.map(jnp.asarray, stored), order)
     padding = -length % size
 
     def split(leaf: Array) -> Array:
-        return jnp.pad(leaf[order], (0, padding)).reshape(-1, size)
+        return jnp.pad(leaf, (0, padding)).reshape(-1, size)
 
-    blocks = jax.tree.map(split, Batch(items, batch.labels, batch.weights))
+    blocks = jax.tree.map(split, stored)
     if batch.key is None:
         return blocks
     return blocks._replace(key=jax.random.split(batch.key, len(blocks.labels)))
