@@ -54,9 +54,9 @@ def read(folder: pathlib.Path) -> Record:
 
 
 def read_versions(folder: pathlib.Path) -> dict[str, Any]:
-    """Packages and devices of the run in a folder, see `versions`."""
+    """Packages and devices of the run in a folder, see `versions`; 'not recorded' without them."""
     path = folder / 'versions.json'
-    return _object(path) if path.exists() else versions()
+    return _object(path) if path.exists() else {'versions': _NOTHING}
 
 
 def _object(path: pathlib.Path) -> dict[str, Any]:

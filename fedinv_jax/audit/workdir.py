@@ -14,10 +14,11 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from fedinv_jax.audit import compatibility, defences, files
 from fedinv_jax.audit.config import Config, default_config
+from fedinv_jax.data import values
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
@@ -96,7 +97,7 @@ def _stored(folder: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text(encoding='utf-8', errors='backslashreplace'))
+        stored = json.loads(_text(path))
     except json.JSONDecodeError:
         return None
     if not (isinstance(stored, dict) and isinstance(stored.get('config'), dict)):
@@ -177,9 +178,7 @@ def read_rows(folder: pathlib.Path) -> list[VictimRow]:
     found = {
         path: text[: text.rfind('\n') + 1].splitlines()
         for path in sorted(folder.glob(_ROWS), key=_shard_number)
-        for text in [
-            path.read_text(encoding='utf-8', errors='backslashreplace')
-        ]  # no JSON: `_parse` says where
+        for text in [_text(path)]
     }
     if not any(found.values()):
         return []
@@ -276,7 +275,12 @@ def _shard_number(path: pathlib.Path) -> list[int]:
     return [int(part) for part in re.findall(r'\d+', path.name)]
 
 
-def _no_number(name: str) -> None:
+def _text(path: pathlib.Path) -> str:
+    """The text of a file; bytes that are no UTF-8 are escaped: no JSON, whose reader says where."""
+    return path.read_text(encoding='utf-8', errors='backslashreplace')
+
+
+def _no_number(name: str) -> NoReturn:
     raise ValueError(f'expected a number, got {name}')
 
 
@@ -299,4 +303,4 @@ def _differences(before: Any, after: Any, name: str = '') -> list[tuple[str, Any
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 200 else f'{text[:199]}…'
+    return text if len(text) <= values.LONGEST else f'{text[: values.LONGEST - 1]}…'

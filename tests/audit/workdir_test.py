@@ -65,6 +65,11 @@ def test_versions_name_packages_and_device(folder):
     assert re.match(r'\d{4}-\d\d-\d\dT', versions['date'])
 
 
+# Failed on the versions of the present process.
+def test_versions_that_were_not_recorded_are_said_to_be_so(folder):
+    assert run_record.read_versions(folder) == {'versions': 'not recorded'}
+
+
 # Failed on: a traceback, or an error of JSON that names no file.
 @pytest.mark.parametrize('text', ['{"comm', '[]', '\udcff'])
 def test_a_damaged_record_is_named(folder, text):

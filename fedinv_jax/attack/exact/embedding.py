@@ -26,14 +26,24 @@ def exact(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
     Raises:
         ValueError: if the recovery has no bias.
     """
-    if recovery.bias is None:
-        raise ValueError(f'Expected an embedding recovery with a bias, got {recovery}.')
-    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
-    kernel, bias = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0), leaves[recovery.bias]
+    kernel, bias = _kernel(recovery, seen), _bias(recovery, seen)
     squares = jnp.sum(jnp.where(kernel != 0, bias**2, 0), axis=1)
     known = squares > 0
     size = jnp.where(jnp.any(bias != 0), 1.0, jnp.nan)
     return size * jnp.where(known, kernel @ bias / jnp.where(known, squares, 1), 0)
+
+
+def _kernel(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
+    """The kernel's leaf `[D, H]`, p's axis first."""
+    leaf = flax.traverse_util.flatten_dict(seen, sep='/')[recovery.kernel]
+    return jnp.moveaxis(leaf, recovery.axis, 0)
+
+
+def _bias(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
+    """The bias's leaf `[H]`."""
+    if recovery.bias is None:
+        raise ValueError(f'Expected an embedding recovery with a bias, got {recovery}.')
+    return flax.traverse_util.flatten_dict(seen, sep='/')[recovery.bias]
 
 
 def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array:
@@ -42,7 +52,13 @@ def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array
     Args:
         recovery: leaves that determine p, with a bias.
         seen: the upload of one step.
-        private: p, `[D]`, as `exact` has it.
+        private: p, `[D]`, as `exact` returns it.
+
+    Returns:
+        float `[]` >= 0, `|kernel - p ⊗ bias| / |kernel|`; NaN where p is.
+
+    Raises:
+        ValueError: if the recovery has no bias.
 
     Example:
         >>> seen = {'kernel': jnp.outer(jnp.array([3.0, 1.0]), jnp.array([1.0, 2.0]))}
@@ -51,9 +67,8 @@ def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array
         >>> mismatch(found, seen, exact(found, seen)).item()
         0.0
     """
-    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
-    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
-    left = jnp.linalg.norm(kernel - jnp.outer(private, leaves[str(recovery.bias)]))
+    kernel = _kernel(recovery, seen)
+    left = jnp.linalg.norm(kernel - jnp.outer(private, _bias(recovery, seen)))
     size = jnp.linalg.norm(kernel)
     return jnp.where(size > 0, left / jnp.where(size > 0, size, 1), 0)
 
@@ -69,7 +84,11 @@ def excess(recovery: EmbeddingRecovery, seen: PyTree) -> tuple[Array, Array]:
         seen: the upload of one step, in units of the noise.
 
     Returns:
-        The squared norm `[]`, and the numbers that it comes from less those that are fitted.
+        The squared norm, float `[]`, and the degrees of freedom that it has, int `[]`: the numbers
+        of kernel and bias less those that are fitted, `D (H - 1)`.
+
+    Raises:
+        ValueError: if the recovery has no bias.
 
     Example:
         >>> seen = {'kernel': jnp.array([[1.0, 2.0], [2.0, 4.0]]), 'bias': jnp.array([1.0, 2.0])}
@@ -77,9 +96,7 @@ def excess(recovery: EmbeddingRecovery, seen: PyTree) -> tuple[Array, Array]:
         >>> round(square.item(), 6), size.item()
         (0.0, 2)
     """
-    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
-    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
-    bias = leaves[str(recovery.bias)]
+    kernel, bias = _kernel(recovery, seen), _bias(recovery, seen)
     values = jnp.linalg.svd(jnp.concatenate([kernel, bias[None]]), compute_uv=False)
     complete = jnp.all((kernel != 0) == (bias != 0))
     square = jnp.where(complete, jnp.sum(values[1:] ** 2), 0)
@@ -91,8 +108,7 @@ def direction(recovery: EmbeddingRecovery, seen: PyTree) -> Array:
 
     This is the first left singular vector of the kernel's leaf, or zero if that leaf is zero.
     """
-    leaves = flax.traverse_util.flatten_dict(seen, sep='/')
-    kernel = jnp.moveaxis(leaves[recovery.kernel], recovery.axis, 0)
+    kernel = _kernel(recovery, seen)
     size = jnp.max(jnp.abs(kernel))
     scaled = kernel / jnp.where(size > 0, size, 1)
     vector = jnp.linalg.eigh(scaled @ scaled.T)[1][:, -1]

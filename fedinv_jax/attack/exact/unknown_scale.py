@@ -71,7 +71,7 @@ def _private_state(
     solver = label_solve.label_solve(
         known.structure.outer, max_dense_candidates=known.max_dense_candidates
     )
-    # Scales 6% apart, from 1/8 to 20 times the size of a fresh embedding.
+    # Scales 6% apart, from 1/8 to 19 times the size of a fresh embedding.
     sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
     best = partial(_best_scale, _Line(problem, solver, along), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))

@@ -16,9 +16,10 @@ _PANELS = 4  # rows of heat maps
 def constraints_vs_num_gradients(summary: Summary) -> Any | None:
     """Draws the rank, the certified share and F1 against T, for attacks with certificates.
 
-    There is one curve per combination of the other keys (first round, interval), with 95%
-    confidence intervals over victims of the share and F1. A dashed line is the number of unknowns,
-    the largest possible rank.
+    If no answer is certified and some are locally unique, the share is that of the latter, without
+    an interval. There is one curve per combination of the other keys (first round, interval), with
+    95% confidence intervals over victims of the share and F1. A dashed line is the number of
+    unknowns, the largest possible rank.
 
     Args:
         summary: the result of `stats.summarize`.
@@ -36,10 +37,20 @@ def constraints_vs_num_gradients(summary: Summary) -> Any | None:
     def rank(row: SummaryRow) -> ConfidenceInterval:
         return {'mean': row['rank'], 'low': row['rank'], 'high': row['rank'], 'undefined': 0}
 
+    def locally_unique(row: SummaryRow) -> ConfidenceInterval:
+        share = (row['num_locally_unique'] or 0) / row['num_victims']
+        return {'mean': share, 'low': share, 'high': share, 'undefined': 0}
+
+    def certified(row: SummaryRow) -> ConfidenceInterval | None:
+        return row['certified']
+
+    local = any(row['num_locally_unique'] for row in attacks)
+    local &= not any(row['num_certified'] for row in attacks)
+    word, share = ('locally unique', locally_unique) if local else ('certified', certified)
     for axis, title, value_of in zip(
         axes[0],
-        ('rank of the Jacobian (mean)', 'certified (share of victims)', 'F1 (mean over victims)'),
-        (rank, lambda row: row['certified'], lambda row: row['metrics']['f1']),
+        ('rank of the Jacobian (mean)', f'{word} (share of victims)', 'F1 (mean over victims)'),
+        (rank, share, lambda row: row['metrics']['f1']),
         strict=True,
     ):
         canvas.plot_curves(axis, curves, value_of, steps)
@@ -176,7 +187,7 @@ def margin_vs_f1(rows: Iterable[VictimRow]) -> Any | None:
             )  # fmt: skip
     axis.set_xscale('log')
     axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel(f'margin / noise (ratio{beyond}; other labels explain less above 1)')
+    axis.set_xlabel(f'margin / noise (ratio{beyond})\nabove 1 other labels explain less')
     axis.set_ylabel('F1 of the victim')
     canvas.grid(axis, 'both')
     canvas.legend(page, axis, place='upper', size=9)

@@ -37,6 +37,22 @@ def test_rank_share_and_unknowns():
 
 
 # One gradient has no interval: its column is the same at each. What was not run stays white.
+# Failed on a panel that always shows certified answers, of which there are none here.
+def test_where_none_is_certified_the_share_is_of_locally_unique_answers():
+    local = [
+        certified_row(user, certified=False, locally_unique=user > 0, num_gradients=1)
+        for user in range(4)
+    ]
+    for rows, word, expected in (
+        (local, 'locally unique', 0.75),
+        ([*local, certified_row(4, num_gradients=1)], 'certified', 0.2),
+        ([certified_row(user, certified=False) for user in range(4)], 'certified', 0.0),
+    ):
+        share = identifiability.constraints_vs_num_gradients(stats.summarize(rows)).axes[1]
+        assert share.get_ylabel() == f'{word} (share of victims)'
+        assert np.ravel(share.lines[0].get_ydata()) == pytest.approx([expected])
+
+
 def test_heat_maps():
     page = identifiability.intervals(stats.summarize(rows_of(CELLS)))
     f1, share = (np.ma.filled(axis.images[0].get_array(), np.nan) for axis in page.axes[:2])
