@@ -134,6 +134,7 @@ class SummaryRow(_Shared):
     metrics: dict[str, ConfidenceInterval]
     difference_to_popularity: dict[str, ConfidenceInterval] | None
     difference_to_one_gradient: dict[str, ConfidenceInterval] | None
+    difference_to_fewer_gradients: dict[str, ConfidenceInterval] | None
     certified: ConfidenceInterval | None
     num_certified: int | None
     num_exact_certified: int | None

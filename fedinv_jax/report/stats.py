@@ -33,6 +33,7 @@ OF_ATTACK = ('attack', 'attacker', 'dynamics', 'solver', 'iterations', 'dtype')
 
 STEPS = ('num_gradients', 'interval', 'solver')
 """Keys that are ignored when T gradients are paired with one; the solver may depend on T."""
+_COUNT = ('num_gradients', 'solver')  # ignored when T gradients are paired with fewer
 
 _LIMITS = dict.fromkeys(METRICS[:8], (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
@@ -185,6 +186,7 @@ def _summary_row(
     victims: Sequence[VictimRow],
     popularity: Sequence[VictimRow] | None,
     one_gradient: Sequence[VictimRow] | None,
+    fewer: Sequence[VictimRow] | None,
 ) -> SummaryRow:
     """The summary row of one setting, given the rows of its counterparts (None if missing)."""
     first, seeds = victims[0], {row['seed'] for row in victims}
@@ -206,6 +208,7 @@ def _summary_row(
         'metrics': _metrics(victims),
         'difference_to_popularity': _difference(victims, popularity),
         'difference_to_one_gradient': _difference(victims, one_gradient),
+        'difference_to_fewer_gradients': _difference(victims, fewer),
         **_certificates(victims),
         'failures': _failures(victims),
     }
@@ -220,11 +223,12 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
 
     Returns:
         `{'schema': 2, 'rows': [...]}`, strict JSON (null where undefined), with a
-        `rows.SummaryRow` for each setting in order of first appearance. `metrics` and both
+        `rows.SummaryRow` for each setting in order of first appearance. `metrics` and the
         differences hold confidence intervals over the victims of all seeds.
         `difference_to_popularity` pairs each victim with the popularity baseline in the same
         setting (ignoring the keys `OF_ATTACK`), `difference_to_one_gradient` with T = 1 (ignoring
-        the keys `STEPS`); null without a counterpart. `certified` is the share of victims whose
+        the keys `STEPS`), `difference_to_fewer_gradients` with the next smaller T > 1 at the same
+        interval; null without a counterpart. `certified` is the share of victims whose
         answer is certified, `num_exact_certified` the number of certified answers that are the
         truth (all, if certificates are right); `rank` and `unknowns` are means. `failures` counts
         failed victims by reason.
@@ -236,11 +240,16 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
     baselines = {setting(v[0], OF_ATTACK): v for v in groups if v[0]['attack'] == 'popularity'}
     single = {setting(v[0], STEPS): v for v in groups if v[0]['num_gradients'] == 1}
 
+    def fewer(row: VictimRow) -> list[VictimRow] | None:
+        several = [v for v in groups if 1 < v[0]['num_gradients'] < row['num_gradients']]
+        same = [v for v in several if setting(v[0], _COUNT) == setting(row, _COUNT)]
+        return max(same, key=lambda victims: victims[0]['num_gradients'], default=None)
+
     def summary(victims: Sequence[VictimRow]) -> SummaryRow:
         first = victims[0]
         is_baseline = first['attack'] == 'popularity'
         baseline = None if is_baseline else baselines.get(setting(first, OF_ATTACK))
         one = single.get(setting(first, STEPS)) if first['num_gradients'] > 1 else None
-        return _summary_row(victims, baseline, one)
+        return _summary_row(victims, baseline, one, fewer(first))
 
     return {'schema': 2, 'rows': [summary(victims) for victims in groups]}

@@ -99,6 +99,7 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
     victims, failed = row['num_victims'], row['num_failed']
     popularity = auc_of(row['difference_to_popularity'])
     one = auc_of(row['difference_to_one_gradient'])
+    fewer = auc_of(row['difference_to_fewer_gradients'])
     values: Mapping[str, Any] = row
     return {
         **{title(key): show(values[key]) for key in keys},
@@ -109,6 +110,7 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
         **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
         'ΔAUC to popularity': estimate(popularity, victims, '+'),
         'ΔAUC to one gradient': estimate(one, victims, '+'),
+        'ΔAUC to fewer gradients': estimate(fewer, victims, '+'),
         's per victim': f'{row["seconds_per_victim"]:.2g}',
     }
 
@@ -118,7 +120,9 @@ def _baseline_lines(
 ) -> list[dict[str, str]]:
     """A baseline's lines, merged into one if they are equal for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
-    blank |= {'ΔAUC to one gradient': '-', 's per victim': '-'}
+    blank |= dict.fromkeys(
+        ('ΔAUC to one gradient', 'ΔAUC to fewer gradients', 's per victim'), '-'
+    )
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
         rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))
