@@ -204,7 +204,6 @@ def tiny(**attack):
             **attack,
         }
     )
-    config.attack.optimizer.name = 'adam'  # compiles faster
     return config
 
 

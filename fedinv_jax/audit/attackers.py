@@ -238,27 +238,14 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
     return make
 
 
-def uses_newton(config: Config) -> bool:
-    """Whether mgradinv uses Gauss-Newton: where the config names it, and it applies.
-
-    It needs one client, whose batch is known, and a distance that is a square. Adam takes its place
-    elsewhere.
-    """
-    section, channel_ = config.attack, config.observation
-    applies = channel_.batch_known and channel_.cohort == 1
-    return section.optimizer.name == NEWTON and applies and section.distance in (None, *SCALES)
-
-
-def make_solver(section: Config, num_steps: int, newton: bool) -> inversion.Inversion:
+def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
     """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
     stages = curriculum.doubling(num_steps) if section.curriculum else (num_steps,)
     iterations = -(-section.num_iterations // len(stages))
-    if newton:
+    if section.optimizer.name == NEWTON:
         solver = gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
     else:
-        named = section.optimizer.copy_and_resolve_references()
-        named.name = 'adam' if named.name == NEWTON else named.name
-        optimizer = training.make_optimizer('attack.optimizer', named, iterations)
+        optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
         solver = inversion.descent(optimizer, stop_below=section.stop_below)
     return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
 
@@ -285,8 +272,8 @@ def make_mgradinv(
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
     hypothesis = make_dynamics(str(target.dynamics), target.rounds, init_private)
-    newton = uses_newton(config)
-    solver = make_solver(section, len(target.rounds), newton)
+    newton = section.optimizer.name == NEWTON
+    solver = make_solver(section, len(target.rounds))
     noisy = adaptive and defences.is_noisy(config)
     name = section.distance or ('squared' if noisy else 'squared_per_leaf')
     distance = _validate.lookup('attack.distance', name, DISTANCES)
@@ -314,7 +301,7 @@ def make_mgradinv(
 
     batched = batching.Batched(pose, section.num_restarts)
     mgradinv = partial(batching.run, batched)
-    by = 'adam' if section.optimizer.name == NEWTON and not newton else section.optimizer.name
+    by = section.optimizer.name
     if start is None:
         return Choice(by, '', mgradinv, batched)
     why = f'the start: {start.why}' if start.why else ''

@@ -192,10 +192,27 @@ def _check_combinations(config: Config) -> None:
     for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
+    if attack.optimizer.name == attackers.NEWTON:
+        _check_newton(config)
     if attack.warm_start is not None:
         _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
         if attack.warm_start == 'exact' and attack.dtype == 'float32':
             raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
+
+
+def _check_newton(config: Config) -> None:
+    """Rejects mgradinv by Gauss-Newton where its objective is not a square of K labels."""
+    distance, observation = config.attack.distance, config.observation
+    if distance not in (None, *attackers.SCALES):
+        raise ValueError(
+            f'attack.optimizer.name={attackers.NEWTON!r} minimises squares: attack.distance='
+            f'{distance!r} is none. Choices: {", ".join(attackers.SCALES)}.'
+        )
+    if not observation.batch_known or observation.cohort > 1:
+        raise ValueError(
+            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and '
+            'observation.cohort=1. Use an optimiser, such as adam.'
+        )
 
 
 def _check_numbers(config: Config) -> None:

@@ -145,11 +145,10 @@ def default_config() -> Config:
                 'distance': optional(str),
                 # Weights of the priors in mgradinv's objective.
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
-                # Solver of mgradinv: 'gauss_newton' (float64), or an optimiser by its name in
-                # optax, whose 'decay' is 'cosine' or 'constant'. Gauss-Newton needs one client,
-                # whose batch is known, and a squared distance; elsewhere Adam takes its place.
+                # Solver of mgradinv: an optimiser by its name in optax, whose 'decay' is 'cosine' or
+                # 'constant'; or 'gauss_newton' (float64), for one client whose batch is known.
                 'optimizer': {
-                    'name': 'gauss_newton',
+                    'name': 'adam',
                     'learning_rate': 0.01,
                     'decay': 'cosine',
                 },

@@ -95,4 +95,4 @@ def ends_by_itself(config: Config, attack: str) -> bool:
 
 
 def _is_newton(config: Config, attack: str) -> bool:
-    return attack == 'mgradinv' and attackers.uses_newton(config)
+    return attack == 'mgradinv' and config.attack.optimizer.name == attackers.NEWTON

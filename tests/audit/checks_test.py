@@ -121,6 +121,14 @@ def test_counts_below_one(field, value):
             r"attack\.warm_start='exact' needs attack\.dtype='float64'",
         ),
         ({'client.precision': 'float64'}, r"needs attack\.dtype='float64'"),
+        *(
+            ({'attack.optimizer.name': 'gauss_newton', **change}, f"gauss_newton' {message}")
+            for change, message in (
+                ({'attack.distance': 'cosine'}, 'minimises squares'),
+                ({'observation.batch_known': False, 'observation.seen': ('scorer',)}, 'needs'),
+                ({'observation.cohort': 4}, 'needs'),
+            )
+        ),
         ({'observation.delta': 0.0}, r'Expected 0 < observation\.delta=0\.0 < 1'),
         *(
             (

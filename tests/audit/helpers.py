@@ -27,7 +27,6 @@ def small(**data):
     config.data.synthetic.update({'num_users': 12, 'num_items': 60})
     config.data.update(data)
     config.attack.num_victims = 4
-    config.attack.optimizer.name = 'adam'
     return config
 
 
@@ -39,7 +38,6 @@ def small_config():
     config.model.update({'dim': 2, 'hidden': (4,)})
     config.observation.seen = ('scorer',)
     config.attack.update({'num_victims': 2, 'num_iterations': 5, 'victims_per_call': 2})
-    config.attack.optimizer.name = 'adam'
     return config
 
 
