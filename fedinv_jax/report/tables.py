@@ -120,9 +120,7 @@ def _baseline_lines(
 ) -> list[dict[str, str]]:
     """A baseline's lines, merged into one if they are equal for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
-    blank |= dict.fromkeys(
-        ('ΔAUC to one gradient', 'ΔAUC to fewer gradients', 's per victim'), '-'
-    )
+    blank |= dict.fromkeys(('ΔAUC to one gradient', 'ΔAUC to fewer gradients', 's per victim'), '-')
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
         rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))

@@ -99,10 +99,8 @@ def test_pairing_takes_noise_out_that_victims_share():
 
 def test_several_gradients_are_paired_with_the_next_fewer_at_the_same_interval():
     # Mutants: the smallest T instead of the next smaller one; ignoring the interval.
-    rows = [
-        victim_row(0, auc, steps=steps, interval=interval)
-        for steps, interval, auc in ((1, None, 0.5), (2, 1, 0.6), (4, 1, 0.7), (8, 1, 0.9), (8, 9, 1))
-    ]
+    settings = (1, None, 0.5), (2, 1, 0.6), (4, 1, 0.7), (8, 1, 0.9), (8, 9, 1)
+    rows = [victim_row(0, auc, steps=steps, interval=interval) for steps, interval, auc in settings]
     found = [row['difference_to_fewer_gradients'] for row in stats.summarize(rows)['rows']]
     assert [one and round(one['auc']['mean'], 9) for one in found] == [None, None, 0.1, 0.2, None]
 

@@ -98,8 +98,8 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
         return (
             'sparse',
             'the batch is unknown: p is determined exactly at every step, and the upload is a '
-            'sparse sum of the uploads of single items of the catalogue; public popularity is the '
-            'prior',
+            'sparse sum of the uploads of single items of the catalogue; public popularity, where '
+            'it is given, is the prior',
         )
     if known.structure.affine and found is not None:
         if found.bias is not None:
@@ -107,7 +107,7 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
                 'closed_form',
                 f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
                 'and the upload is affine in the labels; if there are too few equations, public '
-                'popularity is the prior',
+                'popularity, where it is given, is the prior',
             )
         return (
             'scaled',
