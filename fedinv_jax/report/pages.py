@@ -13,11 +13,13 @@ two is generated:
     <!-- end -->
 
 A column is `title = cell`. A cell is text with paths into a row in braces, with a format if the
-default does not fit (`{drift:.2f}`). `{auc where num_gradients=2}` takes the value from another row
-of the same line: if a column says `where`, the rows that agree in all others share a line.
+default does not fit (`{drift:.2f}`; `{attack:s}` is the name as in a config). If a column has a
+condition (`{auc where num_gradients=2}`), the rows that agree in the columns without one share a
+line, and the value is that of the row which fulfils the condition.
 """
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,9 +28,7 @@ from fedinv_jax.report import results, tables, tradeoff
 from fedinv_jax.report.results import Row
 
 _MARKED = re.compile(
-    r'(?P<mark><!-- table (?P<head>[^\n]*)\n(?P<columns>(?:[^\n]+\n)*?)-->\n)'
-    r'(?P<body>(?:(?!<!-- table ).)*?)(?P<end><!-- end -->)',
-    re.S,
+    r'(?P<mark><!-- table (?P<head>[^\n>]*)\n(?P<columns>(?:[^\n]+\n)*?)-->\n).*?<!-- end -->', re.S
 )
 _HOLE = re.compile(r'\{([^{}:]+?)(?: where ([^{}:]+))?(?::([^{}]*))?\}')
 # Names of a row as the pages write them.
@@ -37,9 +37,10 @@ _WORDS = {
     'raifle': 'RAIFLE', 'inverting_gradients': 'Inverting Gradients', 'ml-100k': 'MovieLens-100K',
     'amazon-instant-video': 'Amazon Instant Video',
 }  # fmt: skip
-_MARKS = 'abcdefgh'
+_MARKS = string.ascii_lowercase  # of epsilons that mean different things
+_ENDS = ('mean', 'low', 'high')
 # What a caption says of intervals that rest on few training runs, by the number of seeds.
-_ONLY = {1: ' over victims only', 2: ', from two training runs only',
+_ONLY = {1: ', over victims only', 2: ', from two training runs only',
          3: ', from three training runs only'}  # fmt: skip
 
 
@@ -75,13 +76,13 @@ def render(page: str, found: Mapping[str, Mapping[str, Any]]) -> str:
         try:
             made = _table(match['head'], match['columns'], found)
         except ValueError as error:
-            raise ValueError(f'<!-- table {match["head"]}: {error}') from error
-        return f'{match["mark"]}\n{made}\n\n{match["end"]}'
+            raise ValueError(f'Table {match["head"]}: {error}') from error
+        return f'{match["mark"]}\n{made}\n\n<!-- end -->'
 
     made, count = _MARKED.subn(table, page)
     if count != page.count('<!-- table '):
         raise ValueError(
-            'Expected each <!-- table ... --> to have columns, a line each, and <!-- end -->.'
+            'Expected each mark of a table to have columns, a line for each, and <!-- end -->.'
         )
     return made
 
@@ -97,12 +98,12 @@ def unmarked(page: str) -> list[str]:
         >>> unmarked('| field | meaning |\n|---|---|\n| `clip` | norm of an upload |')
         []
     """
-    grids = re.findall(r'(?:^\|.*\n?)+', _MARKED.sub('', page), re.M)
+    grids = re.findall(r'(?:^ *\|.*\n?)+', _MARKED.sub('', page), re.M)
     heads = []
     for grid in grids:
         head, _, *body = grid.splitlines()
         if re.search(r'\| *[-+]?[.\d]|(?<![\w.])[-+]?\d*\.\d', '\n'.join(body)):
-            heads.append(head)
+            heads.append(head.strip())
     return heads
 
 
@@ -117,8 +118,8 @@ def _table(head: str, columns: str, found: Mapping[str, Mapping[str, Any]]) -> s
     lines = _lines(parsed, rows)
     body = [[_cell(column.cell, line, rows) for column in parsed] for line in lines]
     heads = [column.title for column in parsed]
-    grid = [heads, ['---'] * len(heads), *body]
-    text = '\n'.join(f'| {" | ".join(line)} |' for line in grid)
+    texts = [f'| {" | ".join(line)} |' for line in (heads, *body)]
+    text = '\n'.join([texts[0], f'|{"---|" * len(heads)}', *texts[1:]])
     brackets = any('[' in cell for line in body for cell in line)
     return f'{text}\n\n{_caption(packed, rows, parsed, brackets)}'
 
@@ -166,62 +167,66 @@ def _show(value: Any, path: str, spec: str, notes: Sequence[str]) -> str:
     """A value as the text of a cell."""
     if path == 'epsilon' and value is not None:
         mark = f' ({_MARKS[notes.index(tradeoff.meaning(value))]})' if len(notes) > 1 else ''
-        return number(value['epsilon'], ',.3g' if value['epsilon'] < 100 else ',.0f') + mark
+        return _number(value['epsilon'], ',.3g' if value['epsilon'] < 100 else ',.0f') + mark
     sign = '+' if path.startswith('difference') else ''
     if isinstance(value, Mapping):
-        mean, *ends = (number(value[key], spec or f'{sign}.3f') for key in value if key in _ENDS)
+        mean, *ends = (_number(value[key], spec or f'{sign}.3f') for key in value if key in _ENDS)
         rest = f' [{", ".join(ends)}]' if ends else ''
         without = f' ({value["undefined"]} undefined)' if 'undefined' in value else ''
         return f'{mean}{rest}{without}'
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, int):
-        return number(value, spec or ',d')
+        return _number(value, spec or ',d')
     if isinstance(value, float):
-        return number(value, spec or f'{sign}.3f')
-    return _WORDS.get(value, value) if isinstance(value, str) else tables.show(value)
+        return _number(value, spec or f'{sign}.3f')
+    if isinstance(value, str):
+        return value if spec == 's' else _WORDS.get(value, value)
+    return tables.show(value)
 
 
-_ENDS = ('mean', 'low', 'high')
-
-
-def number(value: float, spec: str) -> str:
-    """A number without the zero before its point: `number(0.5, '+.3f') == '+.500'`."""
+def _number(value: float, spec: str) -> str:
+    """A number without the zero before its point: `_number(0.5, '+.3f') == '+.500'`."""
     return re.sub(r'^([-+]?)0(?=\.\d)', r'\1', format(value, spec))
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
     """What the epsilons of rows mean, without repetition."""
-    return list(
-        dict.fromkeys(tradeoff.meaning(row['epsilon']) for row in rows if row.get('epsilon'))
-    )
+    known = [row['epsilon'] for row in rows if row.get('epsilon')]
+    return list(dict.fromkeys(map(tradeoff.meaning, known)))
 
 
 def _caption(
     packed: Mapping[str, Any], rows: Sequence[Row], columns: Sequence[Column], brackets: bool
 ) -> str:
-    """The line below a table: victims and seeds, how the intervals are made, date and device."""
+    """The lines below a table: victims and seeds, intervals, date and device; each epsilon."""
+    parts = [*_victims(rows), *(_intervals(rows) if brackets else ())]
+    text = '; '.join([*parts, f'{packed["date"]}, {packed["device"]}.'])
+    shown = any(path == 'epsilon' for column in columns for path, _, _ in column.holes)
+    notes = _notes(rows) if shown else []
+    marks = [f' ({mark})' for mark in _MARKS[: len(notes)]] if len(notes) > 1 else ['']
+    lines = [f'Epsilon{mark}: {note}.' for mark, note in zip(marks, notes, strict=False)]
+    return '\n'.join([text[0].upper() + text[1:], *lines])
+
+
+def _victims(rows: Sequence[Row]) -> list[str]:
+    """How many victims and seeds the rows have, and how many victims failed."""
     seeds, victims = (_range(rows, key) for key in ('num_seeds', 'num_victims'))
-    paths = {path for column in columns for path, *_ in column.holes}
-    parts = []
-    if victims:
-        runs = ' of one training run' if seeds == '1' else f' over {seeds} seeds' * bool(seeds)
-        parts.append(f'{victims} victims{runs}')
-    if brackets:
-        ways = dict.fromkeys(row['intervals'] for row in rows if 'intervals' in row)
-        shares = dict.fromkeys(row['of_shares'] for row in rows if 'of_shares' in row)
-        most = max(row.get('num_seeds', 0) for row in rows)
-        parts.append(
-            f'95% intervals: {" or ".join(ways)}{_ONLY.get(most, "")}'
-            + f', {" or ".join(shares)} for shares of victims' * bool(shares and 'exact' in paths)
-        )
-    parts.append(f'{packed["date"]}, {packed["device"]}')
-    text = '; '.join(parts)
-    notes = _notes(rows) if 'epsilon' in paths else []
-    marks = [f' ({mark})' for mark in _MARKS] if len(notes) > 1 else ['']
-    lines = [f'{text[0].upper()}{text[1:]}.']
-    lines += [f'Epsilon{mark}: {note}.' for mark, note in zip(marks, notes, strict=False)]
-    return '\n'.join(lines)
+    failed = max(row.get('num_failed', 0) for row in rows)
+    if not victims:
+        return []
+    runs = ' of one training run' if seeds == '1' else f' over {seeds} seeds' * bool(seeds)
+    return [f'{victims} victims{runs}', *[f'up to {failed} of them failed'] * bool(failed)]
+
+
+def _intervals(rows: Sequence[Row]) -> list[str]:
+    """How the intervals in a table are made, and if they rest on few training runs."""
+    seeds: dict[str, list[int]] = {}
+    for row in rows:
+        if 'confidence_intervals' in row:
+            seeds.setdefault(row['confidence_intervals'], []).append(row['num_seeds'])
+    ways = [way + _ONLY.get(min(numbers), '') for way, numbers in seeds.items()]
+    return [f'95% confidence intervals: {" or ".join(ways)}'] if ways else []
 
 
 def _range(rows: Sequence[Row], key: str) -> str:

@@ -43,7 +43,7 @@ def _row(row: SummaryRow) -> Row:
     values: Mapping[str, Any] = row
     return {
         **{name: values[name] for name in _PLAIN},
-        **_intervals(row['num_seeds']),
+        'confidence_intervals': _intervals(row['num_seeds']),
         **(_estimates(row['metrics'], _METRICS) or {}),
         **(_estimates(row['quality'], tuple(row['quality'] or ())) or {}),
         **{
@@ -53,10 +53,10 @@ def _row(row: SummaryRow) -> Row:
     }
 
 
-def _intervals(num_seeds: int) -> Row:
-    """How the confidence intervals of a summary are made, as text; see `inference`."""
+def _intervals(num_seeds: int) -> str:
+    """How the confidence intervals of a summary are made, see `inference`."""
     way = 'bootstrap' if num_seeds == 1 else 't-based, clustered by seed and user'
-    return {'intervals': way, 'of_shares': 'Wilson'}
+    return f'{way} (exact matches: Wilson)'
 
 
 def rows(found: Iterable[SummaryRow]) -> list[Row]:
@@ -196,7 +196,7 @@ def select(rows: Sequence[Row], conditions: str) -> list[Row]:
 
     Example:
         >>> rows = [{'attack': 'dlg', 'T': 1}, {'attack': 'exact', 'T': 2}, {'attack': 'random'}]
-        >>> [row['attack'] for row in select(rows, 'T=1; attack=random|dlg')]
+        >>> [row['attack'] for row in select(rows, 'attack=random|dlg; T=1')]
         ['random', 'dlg']
     """
     kept = list(rows)
