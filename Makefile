@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 # A test process on each of up to four cores; what a file's tests share is made once.
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help demo test test-fast lint bench wheel clean
+.PHONY: help demo test test-fast lint tables bench wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -32,6 +32,9 @@ lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+tables: $(VENV)/.installed  ## write the tables of measured numbers into the pages, from results/
+	$(RUN) scripts/tables.py
 
 bench: $(VENV)/.installed  ## speed of MGradInv, exact attacks and training, and the share of the machine's rate
 	$(RUN) benchmarks/mgradinv.py

@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedinv_jax.audit import defences, files, run_record, workdir
-from fedinv_jax.report import claims, document, figures, stats, tables, tradeoff
+from fedinv_jax.report import claims, document, figures, results, stats, tables, tradeoff
 from fedinv_jax.report import rows as rows_lib
 from fedinv_jax.report.figures import tradeoff as tradeoff_figure
 from fedinv_jax.report.rows import VictimRow
@@ -101,17 +102,15 @@ def rewrite(folder: str, log: Log = print) -> None:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise ValueError(f'There is no folder {root}.')
-    single = (root / 'config.json').exists()
-    runs = [root] if single else sorted(path.parent for path in root.glob('*/config.json'))
+    runs = _runs(root)
     found = [(path, workdir.read_rows(path)) for path in runs]
     found = [(path, rows) for path, rows in found if rows]
     if not found:
         raise ValueError(f'Neither {root} nor a folder in it has rows of a run.')
     parts = [run(path, rows, log) for path, rows in found]
-    if single:
+    if runs == [root]:
         return
-    path = root / 'study.json'
-    record = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    record = _study(root)
     command = record.get('command') or run_record.read(found[0][0]).command
     without = {p.name: 'no rows yet' for p in runs if p not in dict(found)}
     missing = {**record.get('missing', {}), **without}
@@ -136,3 +135,69 @@ def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
             tradeoff.details(found),
         ]
     )
+
+
+def keep(folders: Sequence[str], conditions: str = '') -> dict[str, Any]:
+    """The content of `results/NAME/summary.json`, see `report.results`, from work directories.
+
+    Rows of several runs are told apart by `arm`, the name of the run's folder. The command is
+    without the work directory, and without folders before `scripts/` and `configs/`.
+
+    Args:
+        folders: work directories of runs or of studies, all complete.
+        conditions: which settings to keep, see `report.results.select`; claims and best attacks
+            are those of all settings.
+
+    Raises:
+        ValueError: if a folder has no complete run, or no row has a value of the conditions.
+    """
+    roots = [pathlib.Path(folder) for folder in folders]
+    runs = [run for root in roots for run in _runs(root)]
+    for path in runs or roots:
+        if not (path / 'summary.json').exists():
+            raise ValueError(f'{path} holds no complete run: expected {path / "summary.json"}.')
+    victims = [workdir.read_rows(path) for path in runs]
+    summaries = [stats.summarize(rows) for rows in victims]
+    tests = claims.corrected([claims.compare(stats.fitting(rows)) for rows in victims])
+    points = tradeoff.points(summaries, defences.kinds())
+    lists: dict[str, list[results.Row]] = {'rows': [], 'claims': [], 'defences': []}
+    for path, summary, found in zip(runs, summaries, tests, strict=True):
+        arm = {'arm': path.name} if len(runs) > 1 else {}
+        lists['rows'] += [arm | row for row in results.rows(summary['rows'])]
+        lists['claims'] += [arm | row for row in results.claims(found, summary['rows'])]
+    if len({point.defence for point in points}) > 1:
+        lists['defences'] = results.defences(points)
+    about = [run_record.read_versions(path) for path in runs]
+    machine = about[-1]
+    devices = ' and '.join(dict.fromkeys(machine.get('devices', ())))
+    head = {
+        'command': '\n'.join(_command(root) for root in roots),
+        'date': max(str(each.get('date', ''))[:10] for each in about),
+        'device': f'{machine.get("cpus")} CPU cores' if devices == 'cpu: cpu' else devices,
+        'versions': {
+            name: value
+            for name, value in machine.items()
+            if name not in ('date', 'cpus', 'devices', 'platform')
+        },
+    }
+    lists['rows'] = results.select(lists['rows'], conditions)
+    return results.pack(head, lists)
+
+
+def _runs(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a work directory's runs: its own, or those of the arms of a study."""
+    single = (root / 'config.json').exists()
+    return [root] if single else sorted(path.parent for path in root.glob('*/config.json'))
+
+
+def _study(root: pathlib.Path) -> dict[str, Any]:
+    """The record of a study; empty for a run, and for a study that is not complete."""
+    path = root / 'study.json'
+    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+
+def _command(root: pathlib.Path) -> str:
+    """The command of a work directory, without places of the machine."""
+    command = _study(root).get('command') or run_record.read(_runs(root)[0]).command
+    command = re.sub(r""" --workdir[= ]('[^']*'|\S+)""", '', command)
+    return re.sub(r'(?<=[ =])/\S*?/(?=(scripts|configs)/)', '', command)

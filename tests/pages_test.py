@@ -1,0 +1,45 @@
+"""The tables of the pages hold the numbers of the files in results/, and no others."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from fedinv_jax.report import pages, results
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+# Pages of measured numbers.
+MEASURED = ['README.md', 'defences.md', 'exact.md', 'performance.md', 'results.md']
+FILES = {path.parent.name: path for path in ROOT.glob('results/*/summary.json')}
+CONTENT = {name: json.loads(path.read_text(encoding='utf-8')) for name, path in FILES.items()}
+
+
+# Failed on: a digit changed in a table, in a caption and in a file.
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+def test_page_and_files_agree(path):
+    page = path.read_text(encoding='utf-8')
+    assert pages.render(page, CONTENT) == page, 'run `make tables`'
+
+
+# Failed on: the second mark of a table removed, with the first one.
+@pytest.mark.parametrize('path', [p for p in PAGES if p.name in MEASURED], ids=lambda p: p.name)
+def test_tables_of_measured_numbers_are_generated(path):
+    page = path.read_text(encoding='utf-8')
+    assert '<!-- table ' in page
+    assert pages.unmarked(page) == []
+
+
+# Failed on: a file without a date; one written with an indent; one that no page shows.
+@pytest.mark.parametrize('name', sorted(FILES))
+def test_files_say_where_their_numbers_come_from(name):
+    found, text = CONTENT[name], FILES[name].read_text(encoding='utf-8')
+    assert text == results.text(found)
+    assert [*found][:5] == list(results.HEAD)
+    assert re.match(r'\d{4}-\d\d-\d\d', found['date'])
+    assert found['command']
+    assert found['device']
+    assert 'jax' in found['versions']
+    assert not re.search(r'[ "=]/\w', text), 'a place of some machine'
+    assert any(f'<!-- table {name}' in path.read_text(encoding='utf-8') for path in PAGES)
