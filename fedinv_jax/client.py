@@ -127,13 +127,15 @@ def local_sgd(
     batch_size: int | None = None,
     regularizer: Regularizer | None = None,
     shuffle: bool = False,
+    learning_rate_decay: float = 1.0,
 ) -> ClientUpdate:
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
     Every local step computes one gradient in (shared, private) and applies both optimisers.
-    Minibatches are consecutive parts of the stored order, or of a new order in each epoch.
-    Optimiser moments are reset at every call. A minibatch with zero total weight (padding) changes
-    neither parameters nor moments.
+    Minibatches are consecutive parts of the stored order, or of a new order in each epoch. Both
+    learning rates of epoch e = 0, 1, ... are multiplied by `learning_rate_decay**e`. Optimiser
+    moments are reset at every call. A minibatch with zero total weight (padding) changes neither
+    parameters nor moments.
 
     Args:
         model: the recommender.
@@ -145,13 +147,14 @@ def local_sgd(
         regularizer: added to the loss of every local step; None: no regulariser.
         shuffle: whether each epoch has an order of its own, drawn from the batch's key; a replay
             without the key uses the stored order.
+        learning_rate_decay: factor of both learning rates from one epoch to the next, >= 0.
 
     Returns:
         `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
         upload is r times that of `gradient_step`.
 
     Raises:
-        ValueError: if a count is below 1.
+        ValueError: if a count is below 1, or `learning_rate_decay` is negative or not finite.
 
     Example:
         >>> from fedinv_jax import losses, models
@@ -169,6 +172,7 @@ def local_sgd(
     for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
         if value is not None and not value >= 1:
             raise ValueError(f'Expected {name}={value} > 0.')
+    _validate.check_range('learning_rate_decay', learning_rate_decay)
 
     gradient = jax.grad(_total_loss(model, loss, regularizer))
     optimizers = (optimizer, private_optimizer)
@@ -177,7 +181,7 @@ def local_sgd(
         start = (shared, private)
         states = tuple(opt.init(part) for opt, part in zip(optimizers, start, strict=True))
 
-        def step(carry: PyTree, block: Batch) -> tuple[PyTree, None]:
+        def step(decay: Array, carry: PyTree, block: Batch) -> tuple[PyTree, None]:
             both, states = carry
             gradients = gradient(both, shared, block, batch)
             stepped = [
@@ -185,7 +189,7 @@ def local_sgd(
                 for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)
             ]
             new = (
-                tuple(optax.apply_updates(p, u) for p, (u, _) in zip(both, stepped, strict=True)),
+                tuple(_apply(p, u, decay) for p, (u, _) in zip(both, stepped, strict=True)),
                 tuple(s for _, s in stepped),
             )
             return optax.tree.where(jnp.sum(block.weights) > 0, new, carry), None
@@ -193,7 +197,8 @@ def local_sgd(
         def epoch(carry: PyTree, number: Array) -> tuple[PyTree, None]:
             key = None if batch.key is None else jax.random.fold_in(batch.key, number)
             blocks = _blocks(batch._replace(key=key), batch_size, shuffle)
-            return jax.lax.scan(step, carry, blocks)[0], None
+            decay = learning_rate_decay**number
+            return jax.lax.scan(functools.partial(step, decay), carry, blocks)[0], None
 
         (end, private), _ = jax.lax.scan(epoch, (start, states), jnp.arange(num_epochs))[0]
         return jax.tree.map(jnp.subtract, shared, end), private
@@ -289,6 +294,11 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), uploads), private
 
     return client_update_
+
+
+def _apply(parameters: PyTree, updates: PyTree, decay: Array) -> PyTree:
+    """Parameters after an optimiser's step whose learning rate is multiplied by `decay`."""
+    return jax.tree.map(lambda p, u: p + decay.astype(p.dtype) * u, parameters, updates)
 
 
 def _blocks(batch: Batch, size: int | None, shuffle: bool) -> Batch:

@@ -88,6 +88,7 @@ class Federation(NamedTuple):
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
         cohorts: see `Cohorts`.
+        resample_negatives: whether a client's batch has other negatives in each round.
     """
 
     init: Callable[[Key], State]
@@ -97,6 +98,7 @@ class Federation(NamedTuple):
     loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
     cohorts: Cohorts | None
+    resample_negatives: bool
 
 
 def federation(
@@ -123,8 +125,7 @@ def federation(
         federated_server: aggregation and optimiser.
         clients: groups of clients.
         clients_per_round: number of clients sampled in each round; None: all clients.
-        resample_negatives: whether a client draws new negatives each round, see
-            `sampling.resample_negatives`.
+        resample_negatives: whether clients draw new negatives each round (`sampling`).
         loss: the clients' elementwise loss, for `Federation.loss`.
         cohorts: of secure aggregation; None: the server sees every upload.
 
@@ -151,6 +152,7 @@ def federation(
         loss=partial(_mean_loss, parts),
         clients=groups,
         cohorts=cohorts,
+        resample_negatives=resample_negatives,
     )
 
 
@@ -162,17 +164,17 @@ def uploads(federation: Federation, key: Key) -> Callable[[PyTree, int, Local, i
         key: PRNG key of the run's rounds.
 
     Returns:
-        `uploads(shared, round, locals, most) -> seen`: uploads of V clients of one group, leaves
-        `[V, ...]` on the host. `most` is the largest V of a group: all its calls are compiled for
-        one shape. Uploads have JAX's default float dtype when `train.uploads` is called.
+        `uploads(shared, round, locals, most) -> seen, items`: uploads of V clients of one group,
+        leaves `[V, ...]` on the host, in JAX's default float dtype of this call, and the items of
+        their batches, `[V, B]`. All calls are compiled for `most` clients, the largest V.
     """
     wide = jnp.result_type(float) == jnp.float64
 
     @compilation.jit
-    def compute(shared: PyTree, round_: Array, locals_: Local) -> PyTree:
-        return jax.vmap(partial(federation.train, shared, round_, key))(locals_)[0].uploads
+    def compute(shared: PyTree, round_: Array, locals_: Local) -> tuple[PyTree, Array]:
+        return jax.vmap(partial(federation.train, shared, round_, key))(locals_)[0][:2]
 
-    def in_chunks(shared: PyTree, round_: int, locals_: Local, most: int) -> PyTree:
+    def in_chunks(shared: PyTree, round_: int, locals_: Local, most: int) -> tuple[PyTree, Array]:
         count, batch = locals_.items.shape
         size = max(min(most, _CLIENTS_PER_CALL, _ENTRIES // batch), 1)
         found = []

@@ -8,9 +8,9 @@ from fedinv_jax.types import Answer, Array, Key, Transcript
 
 
 def _top_share(scores: Array, transcript: Transcript, share: float) -> Answer:
-    """The answer whose positives are the `round(share * number of candidates)` highest scores."""
+    """The answer whose positives are as many of the highest scores as interactions are expected."""
     where = candidates.mask(transcript)
-    count = jnp.round(share * jnp.sum(where)).astype(int)
+    count = jnp.round(candidates.expected(transcript, share)).astype(int)
     rank = jnp.argsort(jnp.argsort(jnp.where(where, -scores, jnp.inf)))
     return Answer(scores, (rank < count) & where, None, jnp.zeros(()))
 
@@ -21,7 +21,7 @@ def random(transcript: Transcript, key: Key, share: float) -> Answer:
     Args:
         transcript: of one client; only its candidates are used.
         key: PRNG key.
-        share: public share of interactions among candidates, in [0, 1].
+        share: public share of interactions in a batch, in [0, 1].
     """
     return _top_share(jax.random.uniform(key, transcript.items.shape), transcript, share)
 
@@ -31,6 +31,6 @@ def popularity(transcript: Transcript, share: float) -> Answer:
 
     Args:
         transcript: of one client; only its candidates and `log_odds` are used.
-        share: public share of interactions among candidates, in [0, 1].
+        share: public share of interactions in a batch, in [0, 1].
     """
     return _top_share(jax.nn.sigmoid(transcript.log_odds), transcript, share)

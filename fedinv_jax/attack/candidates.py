@@ -16,6 +16,17 @@ def mask(transcript: Transcript) -> Array:
     return jnp.zeros(transcript.items.shape, bool).at[transcript.slot].max(weighted)
 
 
+def expected(transcript: Transcript, positives: float) -> Array:
+    """Expected number `[]` of interactions among the candidates: the share in a batch, counted.
+
+    Every batch of a client has all of its interactions, whether its negatives change or not. In a
+    cohort, each step has other members.
+    """
+    if transcript.weights is None or transcript.rows is not None:
+        return positives * jnp.sum(mask(transcript))
+    return positives * jnp.max(jnp.sum(transcript.weights > 0, axis=1))
+
+
 def log_odds(transcript: Transcript, positives: float) -> Array:
     """Log odds `[K]` that a candidate of a known batch is an interaction, by public popularity.
 
@@ -27,5 +38,5 @@ def log_odds(transcript: Transcript, positives: float) -> Array:
         positives: public share of interactions in a batch.
     """
     log_odds = jnp.where(mask(transcript), transcript.log_odds, -jnp.inf)
-    count = positives * jnp.sum(mask(transcript))
-    return log_odds - jax.nn.logsumexp(log_odds) + jnp.log(count)
+    total = jax.nn.logsumexp(log_odds)
+    return log_odds - total + jnp.log(expected(transcript, positives))

@@ -41,6 +41,7 @@ _RANGES = {
     'observation.delta': (0, 1),
     'client.label_smoothing': (0, 1),
     'client.batch_share': (0, 1),
+    'client.learning_rate_decay': (0, 1),
     'attack.wrong_items': (0, 1),
     'model.dropout': (0, 1),
     'seed': (0, 2**32 - 1),  # a larger one has the key of a smaller one
@@ -173,10 +174,26 @@ def _check_combinations(config: Config) -> None:
         raise ValueError(
             f"attack.name={alone[0]!r} assumes binary labels: it needs data.labels='implicit'."
         )
-    if config.data.resample_negatives and config.observation.batch_known:
+    fresh_and_known = config.data.resample_negatives and config.observation.batch_known
+    if fresh_and_known and 'unrolled' in config.dynamics.name:
         raise ValueError(
-            'With new negatives each round, the items of a known batch that recur are the '
-            'interactions: data.resample_negatives needs observation.batch_known=False.'
+            'With new negatives each round, the batches between the observed rounds hold other '
+            'items: with data.resample_negatives and observation.batch_known, dynamics.name must '
+            'be free or static.'
+        )
+    if attack.wrong_items and (
+        not config.observation.batch_known
+        or config.observation.cohort > 1
+        or config.data.resample_negatives
+    ):
+        raise ValueError(
+            'attack.wrong_items needs one client with a known batch that stays the same: '
+            'observation.batch_known=True, cohort=1 and data.resample_negatives=False.'
+        )
+    if attack.placebo and config.observation.cohort > 1:
+        raise ValueError(
+            'attack.placebo reads the upload of another victim, which may be in the same cohort: '
+            'it needs observation.cohort=1.'
         )
     if 0 < attack.num_victims < config.num_seeds:
         raise ValueError(
@@ -189,7 +206,8 @@ def _check_combinations(config: Config) -> None:
     if config.data.columns is not None:
         columns.check(config.data.columns)
     default = default_config().client
-    for field in ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift'):
+    local = ('private_optimizer', 'optimizer', 'num_epochs', 'batch_size', 'item_drift')
+    for field in (*local, 'learning_rate_decay', 'shuffle'):
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     if attack.optimizer.name == attackers.NEWTON:
@@ -284,8 +302,11 @@ def _check_defences(config: Config) -> None:
                 'A sum hides how many clients touched a row: with observation.cohort above 1, '
                 'server.aggregate_items and aggregate_scorer must be sum or mean.'
             )
-        if not section.batch_known:
-            raise ValueError('observation.cohort above 1 needs observation.batch_known=True.')
+        if not section.batch_known or config.data.resample_negatives:
+            raise ValueError(
+                'observation.cohort above 1 needs observation.batch_known=True and '
+                'data.resample_negatives=False.'
+            )
         alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
         if alone or attack.warm_start is not None:
             raise ValueError(

@@ -89,6 +89,8 @@ def default_config() -> Config:
                 'private_optimizer': {'name': 'sgd'},
                 'optimizer': {'name': 'sgd', 'learning_rate': 0.1},
                 'num_epochs': 1,
+                # Factor of both learning rates from one local epoch to the next.
+                'learning_rate_decay': 1.0,
                 'batch_size': optional(int),
                 # Whether minibatches have another order in each epoch, which no attacker knows.
                 'shuffle': False,
@@ -168,6 +170,9 @@ def default_config() -> Config:
                 # knows in which rounds a victim took part (if not: in all).
                 'wrong_items': 0.0,
                 'participation_known': True,
+                # Whether each attack that reads uploads also runs on the uploads of another victim,
+                # scored against the labels of its own: what it finds without the victim's uploads.
+                'placebo': False,
                 'dtype': 'float32',  # dtype of the attacks, except the exact ones (float64)
                 'stop_below': 0.0,  # objective below which mgradinv stops on a victim; 0: never
                 'victims_per_call': 16,  # victims per compiled call, at most

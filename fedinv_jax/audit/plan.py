@@ -138,7 +138,7 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
     """User indices of the victims, drawn among the clients without replacement.
 
     Raises:
-        ValueError: if there are fewer clients than victims.
+        ValueError: if there are fewer clients than victims, or a placebo has no other victim.
     """
     attack = config.attack
     least, most = attack.min_positives, attack.max_positives or np.inf
@@ -155,6 +155,11 @@ def choose_victims(config: Config, clients: Sequence[clients_lib.Clients]) -> li
         raise ValueError(
             f'Expected 0 <= attack.num_victims={count} <= {len(users)} clients (of '
             f'attack.min_positives={least} to attack.max_positives={attack.max_positives}).'
+        )
+    if attack.placebo and count < 2:
+        raise ValueError(
+            f'attack.placebo reads the uploads of another victim of the same seed: seed '
+            f'{config.seed} has one victim. Raise attack.num_victims.'
         )
     # A random stream apart from the clients' ([seed, user]) and the generator's ([seed, 0, 2]).
     drawn = np.random.default_rng([config.seed, 0, 3]).permutation(users)[:count]
@@ -217,10 +222,11 @@ def part(blocks: Sequence[Block], shard: workdir.Shard) -> list[Block]:
 def attack_setting(setting: Setting) -> Setting:
     """The setting without the fields that its attack does not depend on.
 
-    These are the first round and, except for the hypothesis 'unrolled', the interval.
+    These are the first round, whether it is a placebo and, except for the hypothesis 'unrolled',
+    the interval.
     """
     interval = setting.interval if setting.dynamics == 'unrolled' else None
-    return setting._replace(first_round=0, interval=interval)
+    return setting._replace(first_round=0, interval=interval, placebo=False)
 
 
 def keys(block: Block) -> list[workdir.Key]:
@@ -246,7 +252,7 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
     config, spec = case.config, registry.ATTACKS[setting.attack]
     return {
         'attack': setting.attack,
-        'family': spec.family,
+        'family': 'baseline' if setting.placebo else spec.family,
         'dynamics': setting.dynamics,
         'num_gradients': setting.num_gradients,
         'first_round': setting.first_round,
@@ -257,6 +263,7 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
         'defences': defences.numbers(config),
         'labels_changed': defences.labels_changed(config),
         'attacker': 'adaptive' if setting.adaptive else 'blind',
+        'placebo': setting.placebo,
         'data': config.data.name,
         'model': config.model.name,
         'client': config.client.name,

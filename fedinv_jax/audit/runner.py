@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -267,6 +268,8 @@ def transcripts(
 ) -> Transcript:
     """Transcripts of victims of one group; popularity excludes a victim's own interactions."""
     config, reads = case.config, registry.ATTACKS[setting.attack].family != 'baseline'
+    if setting.placebo:
+        return _placebos(case, recording, setting._replace(placebo=False), users)
     found = simulate.transcripts(
         recording,
         users,
@@ -290,16 +293,31 @@ def transcripts(
     return dataclasses.replace(found, log_odds=known)
 
 
+def _placebos(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
+) -> Transcript:
+    """The transcripts of victims, each with the uploads of the next victim by user index."""
+    found, order = transcripts(case, recording, setting, users), sorted(case.victims)
+    seen = []
+    for index, user in enumerate(users):
+        other = order[(order.index(user) + 1) % len(order)]
+        own = tree.take_along(found, simulate.axes(found), index)
+        seen.append(simulate.seen_of_another(own, transcript(case, recording, setting, other)))
+    return dataclasses.replace(found, seen=jax.tree.map(lambda *leaves: np.stack(leaves), *seen))
+
+
 def _mistaken(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
-    """The candidates `[V, K]`, a share of which (`attack.wrong_items`) are other items."""
-    share, number = case.config.attack.wrong_items, case.interactions.num_items
+    """The candidates `[V, K]`, some of which (`attack.wrong_items`) are items of no batch."""
+    share = case.config.attack.wrong_items
     if not share:
         return items
-    items = np.array(np.broadcast_to(items, (len(users), items.shape[-1])))
+    items, group = items.copy(), plan.group_of(case, users[0])
     for user, own in zip(users, items, strict=True):
         random = np.random.default_rng([case.config.seed, user])
-        wrong, others = random.random(len(own)) < share, random.integers(number, size=len(own))
-        own[wrong] = others[wrong]
+        size = int(np.sum(group.weights[group.users == user] > 0))
+        others = np.setdiff1d(np.arange(case.interactions.num_items), own[:size])
+        wrong = random.choice(size, min(math.ceil(share * size), len(others)), replace=False)
+        own[wrong] = random.choice(others, len(wrong), replace=False)
     return items
 
 

@@ -18,6 +18,7 @@ class Setting(NamedTuple):
         interval: rounds from one observed round to the next; None at T = 1.
         seen: parts of the upload that the attacker sees.
         adaptive: whether the attacker knows the defences.
+        placebo: whether the attack reads the uploads of another victim.
     """
 
     attack: str
@@ -27,6 +28,7 @@ class Setting(NamedTuple):
     interval: int | None
     seen: tuple[str, ...]
     adaptive: bool = True
+    placebo: bool = False
 
     @property
     def rounds(self) -> list[int]:
@@ -39,7 +41,7 @@ def settings(config: Config) -> list[Setting]:
 
     An axis that does not affect an attack is not combined with it: the interval at T = 1, the
     hypothesis of an attack without a choice, and `adaptive` where knowing the defences changes
-    nothing.
+    nothing. A placebo follows each setting that it belongs to.
     """
     axes = itertools.product(
         config.observation.seen,
@@ -61,10 +63,17 @@ def settings(config: Config) -> list[Setting]:
                 interval if num_gradients > 1 else None,
                 tuple(seen.split('+')),
                 adaptive or not any(registry.adapts_to(attack, each) for each in used),
+                placebo,
             )
             for seen, first_round, num_gradients, interval, attack, dynamics, adaptive in axes
+            for placebo in _placebos(config, attack)
         )
     )
+
+
+def _placebos(config: Config, attack: str) -> tuple[bool, ...]:
+    reads = registry.ATTACKS[attack].family != 'baseline'
+    return (False, True) if reads and config.attack.placebo else (False,)
 
 
 def reading(config: Config) -> list[Setting]:

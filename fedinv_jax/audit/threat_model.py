@@ -52,6 +52,10 @@ _ASSUMED = {
 }
 
 
+_PLACEBO = (
+    'each attack that reads uploads also runs on those of another victim, scored against the '
+    'labels of its own: what it finds without the uploads of its victim'
+)
 _TOO_FEW = {
     'loo99': f'fewer than {held_out.NEGATIVES} items that they never interacted with',
     'full': f'ranked among {quality.K} items or fewer',
@@ -87,6 +91,9 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     number = min(_num_clients(case) for case in cases)
     batch = 'unknown: every item of the catalogue is a candidate'
     batch += '; new negatives each round' * config.data.resample_negatives
+    known = 'items known, labels unknown'
+    if config.data.resample_negatives:
+        known += '; new negatives each round: items that recur are the interactions'
     return [
         ('server', 'honest but curious: follows the protocol, and analyses the uploads'),
         ('data', _data(config, cases)),
@@ -95,13 +102,14 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         *[('believed', text) for text in _beliefs(config)],
-        ('batch', 'items known, labels unknown' if config.observation.batch_known else batch),
+        ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
         *[('defence', text) for text in defences.sentences(config) or ['none']],
         *[('attacker', text) for text in _attackers(config)],
         *[('privacy', accounting.describe(each)) for each in defences.guarantees(config, number)],
         ('priors', _priors(config, cases[0])),
+        *[('placebo', _PLACEBO)] * config.attack.placebo,
         *[('symmetry', text) for text in _symmetries(config)],
         *_solvers(cases[0]),
     ]  # fmt: skip

@@ -198,6 +198,7 @@ def _make_client_update(section: Config, model: Model) -> ClientUpdate:
         section.batch_size,
         make_regularizer(section),
         section.shuffle,
+        section.learning_rate_decay,
     )
 
 

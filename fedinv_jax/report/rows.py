@@ -14,14 +14,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 Family = Literal['baseline', 'descent', 'recipe', 'exact']
-"""Kind of attack: a baseline reads no upload."""
+"""Kind of attack: a baseline reads no upload of the victim."""
 
 Defences = dict[str, float | list[str]]
 """Strength of each defence, by the name of its field: `{'clip': 20.0, 'uploaded': ['items']}`."""
 
 
 class Setting(TypedDict):
-    """The keys that identify a setting: rows with equal values belong to the same setting."""
+    """The keys that identify a setting: rows with equal values belong to the same setting.
+
+    `placebo`: whether the attack read the uploads of another victim instead of the victim's own.
+    """
 
     attack: str
     dynamics: str | None
@@ -32,6 +35,7 @@ class Setting(TypedDict):
     batch_known: bool
     defence: str
     attacker: Literal['adaptive', 'blind']
+    placebo: bool
     data: str
     model: str
     client: str
@@ -233,8 +237,8 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 
 # What older rows do not have.
 _LATER: dict[str, Any] = {
-    'attacker': 'adaptive', 'reason': None, 'training_loss': None, 'quality': None,
-    'epsilon': None, 'fits': None, 'kept': None, 'symmetry': None,
+    'attacker': 'adaptive', 'placebo': False, 'reason': None, 'training_loss': None,
+    'quality': None, 'epsilon': None, 'fits': None, 'kept': None, 'symmetry': None,
     **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 

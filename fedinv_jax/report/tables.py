@@ -30,6 +30,16 @@ def show(value: Any) -> str:
     return '+'.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def attack_name(row: Mapping[str, Any]) -> str:
+    """The attack of a row as tables have it.
+
+    Example:
+        >>> attack_name({'attack': 'exact', 'placebo': True})
+        'exact (placebo)'
+    """
+    return f'{row["attack"]} (placebo)' if row['placebo'] else str(row['attack'])
+
+
 def distinct(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The distinct values of each key of the setting, as text; the interval at T = 1 is ignored."""
     values: dict[str, dict[str, None]] = {key: {} for key in SETTING}
@@ -103,6 +113,7 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
     values: Mapping[str, Any] = row
     return {
         **{title(key): show(values[key]) for key in keys},
+        'attack': attack_name(row),
         'drift': '-' if row['drift'] is None else f'{row["drift"]:.3f}',
         'victims': f'{victims} ({failed} failed)' if failed else str(victims),
         'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
@@ -139,9 +150,9 @@ def table(
     """The summary as an aligned Markdown table with a line per setting, baselines last.
 
     A line above the table has the keys with the same value for all attacks. Numbers are
-    `mean [95% confidence interval]`. A baseline with equal numbers for every T and upload has one
-    line. The column 'certified' is the number of certified victims, 'rank' the mean rank of the
-    uploads' Jacobian / its number of columns.
+    `mean [95% confidence interval]`. A placebo is a baseline like 'exact (placebo)'. A baseline
+    with equal numbers for every T and upload has one line. The column 'certified' is the number of
+    certified victims, 'rank' the mean rank of the uploads' Jacobian / its number of columns.
 
     Args:
         summary: the result of `stats.summarize`.
@@ -153,6 +164,7 @@ def table(
     baselines = [row for row in rows if row['family'] == 'baseline']
     varied = varying(attacks or rows)
     keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in varied]
+    others = [key for key in SETTING if key not in (*keys, 'placebo')]  # in the attack's name
     lines = [_line(row, keys, metrics) for row in attacks]
     lines += _baseline_lines(baselines, [_line(row, keys, metrics) for row in baselines])
     columns = [
@@ -163,7 +175,7 @@ def table(
     ]
     grid = markdown(columns, [[line[column] for column in columns] for line in lines])
     seeds = dict.fromkeys(seed for row in rows for seed in row['seed'])
-    shared = [f'{title(key)} {_each(attacks or rows, key)}' for key in SETTING if key not in keys]
+    shared = [f'{title(key)} {_each(attacks or rows, key)}' for key in others]
     shared.append(f'seed{"s" * (len(seeds) > 1)} {", ".join(map(str, seeds))}')
     return f'All attacks: {", ".join(shared)}.\n\n{grid}\n'
 
@@ -249,13 +261,13 @@ def certificates(summary: Summary) -> list[str]:
     Args:
         summary: the result of `stats.summarize`.
     """
-    attacks = [row for row in attacks_of(summary) if row['certified'] is not None]
-    varied = [key for key in varying(attacks) if key not in ('attack', 'solver')]
+    attacks = [row for row in summary['rows'] if row['certified'] is not None]
+    varied = [key for key in varying(attacks) if key not in ('attack', 'placebo', 'solver')]
     lines = []
     for row in attacks:
         certified, exact = row['num_certified'] or 0, row['num_exact_certified'] or 0
         lines.append(
-            f'{", ".join([row["attack"], *_where(row, varied)])}: {certified} of '
+            f'{", ".join([attack_name(row), *_where(row, varied)])}: {certified} of '
             f'{row["num_victims"]} histories are certified as fully recovered; certificates do not '
             'use the truth.'
         )

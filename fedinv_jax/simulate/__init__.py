@@ -4,6 +4,7 @@ One run serves all attacks: `record` keeps the state at the requested rounds, `t
 what the server knows about one client, `truth` what it does not know. No other module makes truth.
 """
 
+from fedinv_jax.simulate.matching import seen_of_another
 from fedinv_jax.simulate.recording import Recording, Snapshot, record
 from fedinv_jax.simulate.slices import axes, transcript, transcripts, truth, truths
 
@@ -12,6 +13,7 @@ __all__ = [
     'Snapshot',
     'axes',
     'record',
+    'seen_of_another',
     'transcript',
     'transcripts',
     'truth',

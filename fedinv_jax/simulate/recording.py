@@ -55,6 +55,8 @@ class Recording(NamedTuple):
         uploads: `uploads(round, group, positions) -> seen`: the uploads, after the channel, of a
             group's kept clients at `positions` if they take part in a kept round, leaves
             `[len(positions), ...]`.
+        items: `items(round, group, positions) -> int32 [len(positions), B]`: the items of their
+            batches in that round; None if a client has the same batch in all rounds.
         end: the state at the end of the training.
     """
 
@@ -62,6 +64,7 @@ class Recording(NamedTuple):
     cohorts: tuple[np.ndarray, ...] | None
     snapshots: dict[int, Snapshot]
     uploads: Callable[[int, int, np.ndarray], PyTree]
+    items: Callable[[int, int, np.ndarray], np.ndarray] | None
     end: State
 
 
@@ -126,8 +129,9 @@ def record(
         for group, index in zip(federation.clients, chosen, strict=True)
     )
     recompute = train.uploads(federation, run_key)
-    uploads = partial(_uploads, recompute, clients, snapshots)
-    return Recording(clients, cohorts, snapshots, uploads, state)
+    sent = partial(_sent, recompute, clients, snapshots)
+    items = (lambda *of: sent(*of)[1]) if federation.resample_negatives else None
+    return Recording(clients, cohorts, snapshots, lambda *of: sent(*of)[0], items, state)
 
 
 def _chosen(
@@ -183,15 +187,15 @@ def _keep(federation: Federation, chosen: Sequence[np.ndarray]) -> Callable:
     return keep
 
 
-def _uploads(
-    recompute: Callable[[PyTree, int, train.Local, int], PyTree],
+def _sent(
+    recompute: Callable[[PyTree, int, train.Local, int], tuple[PyTree, np.ndarray]],
     clients: Sequence[Clients],
     snapshots: Mapping[int, Snapshot],
     round_: int,
     g: int,
     positions: np.ndarray,
-) -> PyTree:
-    """`Recording.uploads`; `recompute` is a function from `train.uploads`."""
+) -> tuple[PyTree, np.ndarray]:
+    """`Recording.uploads` and `.items`; `recompute` is a function from `train.uploads`."""
     own, kept = clients[g], snapshots[round_]
     data = own.users, own.items, own.labels, own.weights, kept.private[g], kept.channel[g]
     return recompute(kept.shared, round_, train.Local(*tree.take(data, positions)), len(own.users))

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fedinv_jax import client, observe, tree
+from fedinv_jax.simulate import matching
 from fedinv_jax.simulate.recording import Recording, Snapshot
 from fedinv_jax.types import GroundTruth, PyTree, Transcript
 
@@ -89,13 +90,16 @@ def transcripts(
         believe: `believe(items [V, K]) -> items`, which the attacker takes the candidates for.
 
     Returns:
-        The transcripts, stacked along `axes`, with log odds of zero; NumPy leaves. Under secure
-        aggregation each is the transcript of a whole cohort: the candidates are those of its M
-        members, `[M B]`, the victim's first; weights are 0 where a member did not take part.
+        The transcripts, stacked along `axes`, with log odds of zero; NumPy leaves. If the negatives
+        differ between rounds and the batches are known, the candidates are the items of all T
+        batches, `[T B]`, and weights are 0 where one is not in the batch. Under secure aggregation
+        each is the transcript of a whole cohort: the candidates are those of its M members,
+        `[M B]`, the victim's first; weights are 0 where a member did not take part.
 
     Raises:
         ValueError: if `rounds` do not increase or were not recorded, if the users are not recorded
-            clients of one group, or if item rows or sums are seen although the batch is not known.
+            clients of one group, if item rows or sums are seen although the batch is not known, or
+            if the negatives differ between rounds and those in between are to be kept.
     """
     snapshots = _snapshots(recording, rounds, every_round)
     if not batch_known and any(name.split('/')[0] == 'items' for name in seen):
@@ -110,6 +114,15 @@ def transcripts(
         in_sum = present
     weights = np.repeat(in_sum, group.weights.shape[1], axis=2) * real[:, None]
     uploads = _seen(recording, rounds, seen, g, members[:, 0], items, real, rows) if seen else {}
+    if batch_known and (union := _union(recording, rounds, g, members[:, 0])) is not None:
+        if every_round:
+            raise ValueError(
+                'With other negatives in each round, the batches of the rounds in between are not '
+                'candidates: every_round=True needs the same negatives in all rounds.'
+            )
+        items, weights = union.items, union.member.astype(weights.dtype)
+        uploads = {name: matching.spread(part, union) if name == 'items' else part
+                   for name, part in uploads.items()}  # fmt: skip
     if not batch_known:
         items, weights = np.arange(_num_items(recording), dtype=np.int32), None
     items = believe(items)
@@ -154,6 +167,9 @@ def truths(
     group = recording.clients[g]
     labels, real = _side_by_side(group.labels, members), _side_by_side(group.weights, members)
     evaluated = (real > 0) & (np.arange(real.shape[1]) < group.weights.shape[1])
+    if batch_known and (union := _union(recording, rounds, g, members[:, 0])) is not None:
+        labels = matching.spread(np.repeat(labels[:, None], len(rounds), axis=1), union).max(1)
+        evaluated = union.member.any(1)
     if not batch_known:
         which, where = np.nonzero(evaluated)
         known, labels = labels, np.zeros((len(users), _num_items(recording)), labels.dtype)
@@ -211,6 +227,16 @@ def _positions(recording: Recording, users: Sequence[int]) -> tuple[int, np.ndar
         if position.keys() >= set(users):
             return g, np.array([position[user] for user in users])
     raise ValueError(f'Expected recorded victims of one group; users {[*users][:5]} are not.')
+
+
+def _union(
+    recording: Recording, rounds: Sequence[int], g: int, positions: np.ndarray
+) -> matching.Union | None:
+    """The items of clients' batches in these rounds; None if all batches are the same."""
+    if recording.items is None:
+        return None
+    items = np.stack([recording.items(int(round_), g, positions) for round_ in rounds], axis=1)
+    return matching.union(items, recording.clients[g].weights[positions] > 0)
 
 
 def _side_by_side(leaf: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -281,7 +281,34 @@ def test_items_seen_with_the_batch_unknown(seen):
 
 def test_fresh_negatives_with_the_batch_known():
     config = config_with('data.resample_negatives', True)
-    with pytest.raises(ValueError, match=r'needs observation\.batch_known=False'):
+    checks.check(config)
+    config.dynamics.name = ('free', 'unrolled')
+    with pytest.raises(ValueError, match=r'dynamics\.name must be free or static'):
+        checks.check(config)
+    config.observation.update({'batch_known': False, 'seen': ('scorer',)})
+    checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'observation.cohort': 2, 'attack.placebo': True}, r'it needs observation\.cohort=1'),
+        ({'observation.cohort': 2, 'attack.wrong_items': 0.1}, r'attack\.wrong_items needs one'),
+        ({'observation.cohort': 2, 'data.resample_negatives': True}, 'cohort above 1 needs'),
+        ({'data.resample_negatives': True, 'attack.wrong_items': 0.1}, 'needs one client with a'),
+        (
+            {'client.learning_rate_decay': 0.5},
+            r"learning_rate_decay needs client\.name='local_sgd'",
+        ),
+        ({'client.shuffle': True}, r"client\.shuffle needs client\.name='local_sgd'"),
+        ({'client.learning_rate_decay': 1.5}, r'client\.learning_rate_decay=1\.5'),
+    ],
+    ids=str,
+)
+def test_what_an_attacker_may_lack_and_what_that_needs(changes, message):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
         checks.check(config)
 
 

@@ -62,6 +62,7 @@ def test_every_smoke_study_runs(path, tmp_path):
     assert page.count('data:image/png;base64,') == len(figures)
     # What the study is for is in it: the claims that it can speak to, or the frontier.
     purposes = {
+        'assumptions': '| exact (placebo) ',
         'attacks': '**C1, ',
         'convergence': '**C2, ',
         'defences': 'Leakage against utility',

@@ -31,6 +31,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'defences': {},
         'labels_changed': False,
         'attacker': 'adaptive',
+        'placebo': False,
         'data': 'synthetic',
         'model': 'ncf',
         'client': 'gradient_step',

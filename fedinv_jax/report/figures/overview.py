@@ -36,7 +36,8 @@ def metrics_vs_num_gradients(summary: Summary) -> Any | None:
         attacks = canvas.nearest([row for row in attacks if row['first_round'] == first])
         curves = canvas.curves(attacks)
     steps = sorted({row['num_gradients'] for row in attacks})
-    found = {row['attack'] for row in summary['rows'] if row['family'] == 'baseline'}
+    found = {row['attack'] for row in summary['rows']
+             if row['family'] == 'baseline' and not row['placebo']}  # fmt: skip
     baselines = dict(zip(sorted(found), itertools.cycle(_STYLES)))
     height = 3.4 + canvas.legend_height(len(curves) + 2)
     page, axes = canvas.page(len(stats.COMPARED), 1, 10, height)

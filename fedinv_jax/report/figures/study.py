@@ -249,7 +249,8 @@ def _dots(axis: Any, place: int, values: np.ndarray) -> None:
 def _who(row: VictimRow) -> str:
     """The attack's name, with its hypothesis unless that is 'free'."""
     chosen = row['dynamics'] not in (None, 'free')
-    return f'{row["attack"]} ({row["dynamics"]})' if chosen else str(row['attack'])
+    name = tables.attack_name(row)
+    return f'{name} ({row["dynamics"]})' if chosen else name
 
 
 def runtime(summary: Summary) -> Any | None:
