@@ -9,7 +9,7 @@ from fedinv_jax.report.rows import Summary, SummaryRow
 _MOST = 3  # attacks that a table holds
 _COLUMNS = ('AUC', 'F1', 'exact match', 'certified', 'fits')
 _LEGEND = (
-    'AUC and F1: means over victims [95% confidence interval]. The other columns count victims: all '
+    'AUC and F1: means over victims [95% confidence interval]. Other columns count victims: all '
     'labels right, certified, and, of those for whom it is known, uploads that fit what the client '
     'is said to send. A placebo attacks the upload of another victim.'
 )
