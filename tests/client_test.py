@@ -338,6 +338,25 @@ def test_one_sgd_epoch_is_rate_times_gradient():
     assert_trees_close(private_sgd, private_step, rtol=1e-10)
 
 
+# Failed on mutants: the shared rate only, the private rate only, `decay**(number + 1)`.
+def test_both_learning_rates_decay_from_epoch_to_epoch():
+    shared, private = parameters(MODELS['mf_bias'])
+
+    def update(rate, **how):
+        model, sgd = MODELS['mf_bias'], (optax.sgd(0.2 * rate), optax.sgd(0.3 * rate))
+        return client.local_sgd(model, losses.bce, *sgd, batch_size=2, **how)
+
+    with jax.enable_x64(True):
+        batch = types.Batch(ITEMS, LABELS, WEIGHTS)
+        found = update(1, num_epochs=3, learning_rate_decay=0.5)(shared, private, batch)
+        end = shared, private
+        for rate in (1, 0.5, 0.25):
+            upload, kept = update(rate)(*end, batch)
+            end = jax.tree.map(jnp.subtract, end[0], upload), kept
+        expected = jax.tree.map(jnp.subtract, shared, end[0]), end[1]
+    assert_trees_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize('kind', ['gradient_step', 'adam'])
 @pytest.mark.parametrize('x64', [False, True])
 def test_structure_and_dtypes(kind, x64):
@@ -362,6 +381,8 @@ def test_errors():
         client.local_sgd(model, losses.bce, sgd, sgd, num_epochs=0)
     with pytest.raises(ValueError, match=r'Expected batch_size=0 > 0\.'):
         client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
+    with pytest.raises(ValueError, match=r'Expected learning_rate_decay=-0\.5 >= 0'):
+        client.local_sgd(model, losses.bce, sgd, sgd, learning_rate_decay=-0.5)
 
 
 # Failed on mutant: the optimiser as it is (NaN where a row has no gradient).

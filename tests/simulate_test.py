@@ -9,7 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, compress, losses, models, observe, server, simulate, train, tree
+from fedinv_jax import (
+    client,
+    compress,
+    losses,
+    models,
+    observe,
+    server,
+    simulate,
+    train,
+    tree,
+    types,
+)
 from fedinv_jax.data import clients as clients_lib
 from tests import reference
 
@@ -600,3 +611,60 @@ def test_what_cannot_be_sliced(recording, changes, message):
     if 'seen' not in changes:
         with pytest.raises(ValueError, match=message):
             simulate.truth(recording, **{'user': 3, 'rounds': (0, 2), **changes})
+
+
+# Failed on mutants: rows in the order of the batch, the members of the first round in all rounds,
+# the rows and the labels of padding kept.
+@pytest.mark.parametrize('rounds', [[2], [0, 2, 5]])
+def test_candidates_are_the_items_of_all_batches_where_negatives_change(rounds):
+    with jax.enable_x64(True):
+        run = federation('ncf', fresh=True)
+        recording = simulate.record(run, KEY, [2, 4], rounds, range(rounds[-1]))
+        assert federation('ncf').resample_negatives is False
+        update = client.gradient_step(model_of('ncf'), losses.bce, 0.4)
+        found = simulate.transcripts(recording, [2, 4], rounds, PARTS)
+        truths = simulate.truths(recording, [2, 4], rounds)
+        sizes = set()
+        for v, user in enumerate((2, 4)):
+            seen = tree.take_along(found, simulate.axes(found), v)
+            truth = tree.take(truths, v)
+            items, labels = DATA[user]
+            positives = {item for item, label in zip(items, labels, strict=True) if label}
+            real = seen.weights.any(0)
+            np.testing.assert_array_equal(truth.weights, real)
+            assert len(set(seen.items[real])) == real.sum()
+            assert set(seen.items[truth.labels > 0]) == positives
+            np.testing.assert_array_equal(seen.weights.sum(1), len(items))
+            np.testing.assert_array_equal(seen.weights[:, truth.labels > 0], 1)
+            sizes.add(real.sum() > len(items))
+            for t in range(len(rounds)):
+                shared, private = tree.take((seen.shared, truth.private), t)
+                batch = types.Batch(None, truth.labels, seen.weights[t])
+                assert_trees_close(update(shared, private, batch)[0], tree.take(seen.seen, t))
+        assert (True in sizes) == (len(rounds) > 1)
+    with pytest.raises(ValueError, match='every_round=True needs the same negatives'):
+        simulate.transcripts(recording, [2, 4], rounds, PARTS, every_round=True)
+
+
+# Failed on mutants: the rows in the order of the other client's batch; rows for the padding of the
+# victim, whose item 0 the other client has.
+def test_the_uploads_of_another_client(recording):
+    own = simulate.transcript(recording, 3, [0, 2], PARTS)
+    other = simulate.transcript(recording, 1, [0, 2], PARTS)
+    seen = simulate.seen_of_another(own, other)
+    assert_trees_close(seen['scorer'], other.seen['scorer'])
+    assert jax.tree.map(np.shape, seen) == jax.tree.map(np.shape, own.seen)
+    rows, theirs = seen['items']['embedding'], other.seen['items']['embedding']
+    items, size = DATA[1][0], len(DATA[3][0])
+    common = [item in items for item in own.items[:size]]
+    assert (any(common), all(common)) == (True, False)
+    for k, item in enumerate(own.items[:size]):
+        expected = theirs[:, items.index(item)] if item in items else np.zeros((2, D))
+        np.testing.assert_array_equal(rows[:, k], expected)
+    assert not rows[:, size:].any()
+    # Item 0 is padding of one and a candidate of the other.
+    back = simulate.seen_of_another(other, own)['items']['embedding']
+    assert not back[:, len(items) :].any()
+    unknown = [simulate.transcript(recording, user, [0], ['scorer'], False, False)
+               for user in (3, 1)]  # fmt: skip
+    assert simulate.seen_of_another(*unknown) is unknown[1].seen

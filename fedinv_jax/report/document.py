@@ -5,7 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fedinv_jax.report import claims, conclusions, html, tables
+from fedinv_jax.report import arms, claims, conclusions, html, tables
 from fedinv_jax.report.rows import Summary
 
 # Columns of the table of a claim.
@@ -196,6 +196,8 @@ def markdown(
     ]
     title = ', '.join(part.name for part in parts)
     blocks = [f'# Privacy audit by gradient inversion: {title}', '## Verdict', *short]
+    if side_by_side := arms.table({part.name: part.summary for part in parts}):
+        blocks.insert(1, f'## Arms side by side\n\n{side_by_side}')
     if defences:
         blocks.insert(1, f'## Leakage against utility\n\n{defences}')
     if missing:

@@ -146,6 +146,7 @@ class SummaryRow(_Shared):
     num_exact_locally_unique: int | None
     rank: float | None
     unknowns: float | None
+    num_fits: int
     num_misfits: int
     failures: dict[str, int]
 

@@ -199,6 +199,7 @@ def _summary_row(
         'num_seeds': len(seeds),
         'num_victims': len(victims),
         'num_failed': sum(row['status'] != 'ok' for row in victims),
+        'num_fits': sum(row['fits'] is True for row in victims),
         'num_misfits': len(victims) - len(fitting(victims)),
         'drift': inference.mean(row['drift'] for row in victims),
         'training_loss': inference.mean(row['training_loss'] for row in victims),
@@ -230,8 +231,9 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
         the keys `STEPS`), `difference_to_fewer_gradients` with the next smaller T > 1 at the same
         interval; null without a counterpart. `certified` is the share of victims whose
         answer is certified, `num_exact_certified` the number of certified answers that are the
-        truth (all, if certificates are right); `rank` and `unknowns` are means. `failures` counts
-        failed victims by reason.
+        truth (all, if certificates are right); `rank` and `unknowns` are means. `num_fits` and
+        `num_misfits` count the victims whose uploads are, or are not, what the client is said to
+        send; the rest is unknown. `failures` counts failed victims by reason.
 
     Raises:
         ValueError: if a victim has two rows in one setting.

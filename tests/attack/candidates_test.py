@@ -22,6 +22,18 @@ def test_candidates():
     )
 
 
+# A client's batches all have its interactions. Failed on: the share of all candidates.
+def test_interactions_are_expected_in_a_batch_where_negatives_change():
+    transcript = make_transcript('mf', ('items',), 'gradient_step')[0]
+    assert candidates.expected(transcript, 0.25) == 0.25 * B
+    weights = np.array([[1.0, 1, 1, 0], [1, 0, 1, 1]])
+    fresh = transcript.replace(weights=weights)
+    np.testing.assert_array_equal(candidates.mask(fresh), [True] * 4)
+    np.testing.assert_allclose(candidates.expected(fresh, 0.25), 0.75)
+    assert candidates.expected(fresh.replace(rows=np.arange(4)), 0.25) == 1
+    assert candidates.expected(fresh.replace(weights=None), 0.25) == 1
+
+
 # Failed on mutant: the sum over padding too.
 def test_odds_add_up_to_the_expected_count():
     weights = jnp.array([[1.0, 1, 1, 1, 0]])

@@ -41,6 +41,22 @@ def test_exact_attacks_have_one_hypothesis():
         assert settings_lib.dtype(config, name) == ('float64' if name in exact else 'float32')
 
 
+# Failed on: placebos of the baselines, whose answers use no upload.
+def test_a_placebo_of_each_attack_that_reads_uploads():
+    config = config_lib.default_config()
+    config.attack.update({'name': ('exact', 'popularity', 'mgradinv'), 'num_gradients': (2,)})
+    assert not any(setting.placebo for setting in settings_lib.settings(config))
+    config.attack.placebo = True
+    found = [(setting.attack, setting.placebo) for setting in settings_lib.settings(config)]
+    assert found == [
+        ('exact', False),
+        ('exact', True),
+        ('popularity', False),
+        ('mgradinv', False),
+        ('mgradinv', True),
+    ]
+
+
 def test_rounds_of_a_setting():
     setting = settings_lib.Setting('mgradinv', 'free', 3, 5, 10, ('scorer',))
     assert setting.rounds == [5, 15, 25]

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import models
+from fedinv_jax import models, tree
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, training
 from fedinv_jax.data import interactions
@@ -60,6 +60,35 @@ def test_leave_one_out_leaves_one_out():
     config.data.leave_one_out = True
     train = training.make_interactions(config)[0]
     assert len(everything.items) - len(train.items) == everything.num_users
+
+
+# Failed, field by field, on the mutants that ignore it.
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('batch_share', 0.5),
+        ('label_smoothing', 0.1),
+        ('learning_rate_decay', 0.5),
+        ('positive_weight', 4.0),
+        ('shuffle', True),
+        ('weight_decay', 0.1),
+    ],
+)
+def test_how_a_client_trains_reaches_its_upload(field, value):
+    config = small_config()
+    config.client.update({'name': 'local_sgd', 'num_epochs': 2, 'batch_size': 3})
+    model = training.make_model(config.model, 6)
+    shared = model.init_shared(jax.random.key(0))
+    private = model.init_private(jax.random.key(1))
+    batch = Batch(None, np.array([1.0, 0, 0, 1, 0, 1]), np.ones(6), jax.random.key(2))
+
+    def upload():
+        update = training.make_client_update(config.client, model)
+        return tree.ravel(update(shared, private, batch)[0])
+
+    usual = upload()
+    config.client[field] = value
+    assert not np.allclose(upload(), usual, rtol=1e-3)
 
 
 def test_lbfgs_sets_its_own_step():

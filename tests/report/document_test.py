@@ -3,7 +3,14 @@
 import pathlib
 
 from fedinv_jax.report import claims, document, stats, tables
-from tests.report.helpers import cells_of, certified_row, rows_of, study_rows, victim_row
+from tests.report.helpers import (
+    cells_of,
+    certified_row,
+    placebo_row,
+    rows_of,
+    study_rows,
+    victim_row,
+)
 
 TABLE = {(1, 0, None): 0.6, (4, 0, 10): 0.8, (4, 50, 10): 0.7}
 BETTER = {(1, 0, None): 0.6, (2, 0, 10): 0.7}
@@ -42,9 +49,10 @@ def test_a_report_of_several_runs():
     parts = [part_of([victim_row(0)], name=name) for name in ('one', 'two')]
     text = document.markdown(parts, '', {}, {'three': 'no data'}, 'The frontier.')
     heads = [line for line in text.splitlines() if line.startswith('#')]
-    assert heads[:6] == [
+    assert heads[:7] == [
         '# Privacy audit by gradient inversion: one, two',
         '## Leakage against utility',
+        '## Arms side by side',
         '## Verdict',
         '### one',
         '### two',
@@ -139,3 +147,5 @@ def test_answers_that_do_not_fit_are_counted_apart():
     assert 'answers do not fit' not in markdown(fine)
     assert 'No attack was run' in markdown(wrong)
     assert '**2 of 2 answers do not fit**' in markdown(wrong)
+    placebo = [placebo_row(user, fits=False) for user in range(4)]
+    assert 'answers do not fit' not in markdown([*fine, *placebo])

@@ -95,6 +95,12 @@ def certified_row(user, auc=1.0, exact=1.0, certified=True, **changes):
     }
 
 
+def placebo_row(user, auc=0.6, **changes):
+    """A row of an exact attack that read the uploads of another victim."""
+    made = certified_row(user, auc, 0.0, certified=False)
+    return {**made, 'family': 'baseline', 'placebo': True, **changes}
+
+
 def study_rows(steps=(1, 2, 4), seens=(('scorer',), ('items', 'scorer')), victims=8, items=20):
     """Rows of an attack that gains .05 of AUC per gradient, beside both baselines."""
     rows = []

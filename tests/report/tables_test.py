@@ -1,7 +1,7 @@
 """The summary as a table and in words: settings, baselines once, verdicts, certificates."""
 
 from fedinv_jax.report import stats, tables
-from tests.report.helpers import cells_of, certified_row, study_rows, victim_row
+from tests.report.helpers import cells_of, certified_row, placebo_row, study_rows, victim_row
 
 
 def test_a_table_is_aligned():
@@ -99,6 +99,32 @@ def test_table_keeps_baselines_apart_whose_numbers_differ():
     ]
     _, *body = cells_of(tables.table(stats.summarize(rows)))
     assert [line[:2] for line in body[2:]] == [['random', '1'], ['random', '2']]
+
+
+# Failed on: the placebo among the attacks, without the popularity baseline as its counterpart, and
+# named like the attack itself.
+def test_a_placebo_is_a_baseline_with_a_name_of_its_own():
+    rows = [
+        row
+        for user in range(6)
+        for row in (
+            certified_row(user, 0.9),
+            placebo_row(user),
+            victim_row(user, 0.5, 'popularity'),
+        )
+    ]
+    summary = stats.summarize(rows)
+    text = tables.table(summary)
+    assert 'placebo' not in text.splitlines()[0]
+    head, *body = cells_of(text)
+    assert [line[0] for line in body] == ['exact', 'exact (placebo)', 'popularity']
+    gains = [line[head.index('ΔAUC to popularity')][:6] for line in body]
+    assert gains == ['+0.400', '+0.100', '-']
+    assert [row['placebo'] for row in tables.attacks_of(summary)] == [False]
+    lines = tables.certificates(summary)
+    assert [line[:20] for line in lines] == ['exact, T = 1: 6 of 6', 'exact (placebo), T =']
+    wrong = stats.summarize([placebo_row(0, certified=True)])
+    assert 'NOT the truth' in tables.certificates(wrong)[1]
 
 
 def test_table_without_rows():

@@ -4,7 +4,7 @@ import pytest
 
 from fedinv_jax.report import stats
 from fedinv_jax.report.figures import overview
-from tests.report.helpers import study_rows, victim_row
+from tests.report.helpers import certified_row, placebo_row, study_rows, victim_row
 
 
 def test_a_curve_for_each_upload_and_a_line_for_each_baseline():
@@ -18,6 +18,13 @@ def test_a_curve_for_each_upload_and_a_line_for_each_baseline():
     assert levels == {'--': pytest.approx(0.885), ':': pytest.approx(0.535)}
     labels = [text.get_text() for text in page.legends[0].get_texts()]
     assert labels[2:] == ['popularity baseline', 'random baseline']
+
+
+# Failed on: 'exact baseline', at the height of the attack itself.
+def test_a_placebo_is_no_line():
+    rows = [each for user in range(3) for each in (certified_row(user), placebo_row(user))]
+    page = overview.metrics_vs_num_gradients(stats.summarize(rows))
+    assert not [text.get_text() for text in page.legends[0].get_texts() if 'base' in str(text)]
 
 
 # Failed on the mutant that knows a victim by its user alone: two seeds may have one number.

@@ -78,6 +78,14 @@ def test_every_victim_is_a_dot():
     assert [label.get_text() for label in axis.get_yticklabels()] == ['popularity', 'mgradinv']
 
 
+def test_the_dots_of_a_placebo_are_apart():
+    made = rows_of({(1, 0, None): 0.7}, 'exact')
+    placebo = [{**row, 'family': 'baseline', 'placebo': True} for row in made]
+    (axis,) = axes_of(study.distributions([*made, *placebo]))
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ['exact (placebo)', 'exact']
+
+
 def test_runtime():
     made = rows_of(ROUNDS) + rows_of({(1, 0, None): 0.4}, 'exact', seconds=0.01)
     (axis,) = axes_of(study.runtime(stats.summarize(made)))
