@@ -61,6 +61,6 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     )
     config = config_lib.variant(config, arg)
     if arg == 'smoke':
-        config.attack.interval = (1, 120)
+        config.attack.update({'num_gradients': (1, 2), 'interval': (1, 120)})
         config.server.num_rounds = 130
     return config

@@ -19,13 +19,18 @@ from fedinv_jax.types import Array, Guess, Key
 
 
 def doubling(num_steps: int, first: int = 2) -> tuple[int, ...]:
-    """Stages of `first`, twice as many, ... and all steps.
+    """Stages of `first` steps, which come twice, then twice as many, ... and all steps.
+
+    All later stages start from the answer of the first ones, which therefore get more iterations.
+    docs/mgradinv.md has how the stages were chosen.
 
     Example:
         >>> doubling(8), doubling(5), doubling(2), doubling(1)
-        ((2, 4, 8), (2, 4, 5), (2,), (1,))
+        ((2, 2, 4, 8), (2, 2, 4, 5), (2,), (1,))
     """
-    stages = [min(first, num_steps)]
+    if num_steps <= first:
+        return (num_steps,)
+    stages = [first, first]
     while stages[-1] < num_steps:
         stages.append(min(2 * stages[-1], num_steps))
     return tuple(stages)
@@ -49,7 +54,7 @@ def curriculum(solver: Inversion, stages: Sequence[int], num_iterations: int) ->
 
     Args:
         solver: runs each stage from its beginning.
-        stages: numbers of steps, increasing to T, at least one.
+        stages: numbers of steps, at least one, none smaller than the one before; the last one is T.
         num_iterations: of each stage, >= 1.
 
     Returns:
@@ -57,14 +62,16 @@ def curriculum(solver: Inversion, stages: Sequence[int], num_iterations: int) ->
         stage, its states have those of `solver`.
 
     Raises:
-        ValueError: if the stages do not increase from 1 or more, or `num_iterations` is below 1.
+        ValueError: if a stage is below 1 or the one before, or `num_iterations` is below 1.
 
     References:
         Bengio, Louradour, Collobert, Weston, Curriculum learning, ICML 2009,
         doi:10.1145/1553374.1553380.
     """
-    if not stages or any(a >= b for a, b in zip((0, *stages), stages, strict=False)):
-        raise ValueError(f'Expected stages={tuple(stages)} to increase from 1 or more.')
+    if not stages or any(a > b for a, b in zip((1, *stages), stages, strict=False)):
+        raise ValueError(
+            f'Expected stages={tuple(stages)} to start at 1 or more and not to decrease.'
+        )
     _validate.check_range('num_iterations', num_iterations, above=True)
     lengths = jnp.asarray(stages)
 

@@ -156,7 +156,7 @@ def default_config() -> Config:
                 },
                 'num_iterations': 1000,  # of the iterative attacks, per victim
                 # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
-                # before. The stages share num_iterations equally.
+                # before. The stages share num_iterations; the first has two shares.
                 'curriculum': True,
                 'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
                 # Exact attack from whose answer mgradinv starts; None: a random start.

@@ -112,7 +112,7 @@ def test_the_start_of_the_problem_is_the_start_of_the_first_stage():
 @pytest.mark.parametrize(
     ('stages', 'iterations', 'message'),
     [
-        ((), 1, r'stages=\(\) to increase'), ((2, 2), 1, 'to increase'), ((0, 2), 1, 'to increase'),
+        ((), 1, r'stages=\(\) to start'), ((4, 2), 1, 'not to decrease'), ((0, 2), 1, 'to start'),
         ((1, 2), 0, 'num_iterations=0 > 0'),
     ],
 )  # fmt: skip
