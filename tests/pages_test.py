@@ -11,7 +11,9 @@ from fedinv_jax.report import pages, results
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 # Pages of measured numbers.
-MEASURED = ['README.md', 'defences.md', 'exact.md', 'performance.md', 'results.md']
+MEASURED = [
+    'README.md', 'assumptions.md', 'defences.md', 'exact.md', 'mgradinv.md', 'performance.md', 'results.md',
+]  # fmt: skip
 FILES = {path.parent.name: path for path in ROOT.glob('results/*/summary.json')}
 CONTENT = {name: json.loads(path.read_text(encoding='utf-8')) for name, path in FILES.items()}
 

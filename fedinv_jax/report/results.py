@@ -23,8 +23,8 @@ HEAD = ('command', 'date', 'device', 'versions', 'shared')
 _METRICS = ('auc', 'average_precision', 'f1', 'exact', 'private_error')
 _DIFFERENCES = ('auc', 'f1')
 _PLAIN = (
-    *stats.SETTING, 'defences', 'labels_changed', 'num_seeds', 'num_victims',
-    'num_failed', 'num_misfits', 'drift', 'training_loss', 'epsilon', 'seconds_per_victim',
+    *stats.SETTING, 'defences', 'labels_changed', 'num_seeds', 'num_victims', 'num_failed',
+    'num_fits', 'num_misfits', 'drift', 'training_loss', 'epsilon', 'seconds_per_victim',
     'num_certified', 'num_locally_unique', 'rank', 'unknowns',
 )  # fmt: skip
 # What a baseline, which reads no upload, does not depend on.
@@ -48,7 +48,11 @@ def _row(row: SummaryRow) -> Row:
         **(_estimates(row['quality'], tuple(row['quality'] or ())) or {}),
         **{
             name: _estimates(values[name], _DIFFERENCES)
-            for name in ('difference_to_popularity', 'difference_to_one_gradient')
+            for name in (
+                'difference_to_popularity',
+                'difference_to_one_gradient',
+                'difference_to_fewer_gradients',
+            )
         },
     }
 
