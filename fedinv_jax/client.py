@@ -308,8 +308,9 @@ def _blocks(batch: Batch, size: int | None, shuffle: bool) -> Batch:
         return jax.tree.map(lambda leaf: leaf[None], batch)
     items = jnp.arange(length) if batch.items is None else batch.items
     stored = Batch(items, batch.labels, batch.weights)
-    if shuffle and batch.key is not None:  # padding stays last
-        draw = jax.random.uniform(batch.key, (length,), 'float32')
+    of_order, of_steps = (None, None) if batch.key is None else jax.random.split(batch.key)
+    if shuffle and of_order is not None:  # padding stays last
+        draw = jax.random.uniform(of_order, (length,), 'float32')
         order = jnp.argsort(jnp.where(batch.weights > 0, draw, jnp.inf))
         stored = tree.take(jax.tree.map(jnp.asarray, stored), order)
     padding = -length % size
@@ -318,6 +319,6 @@ def _blocks(batch: Batch, size: int | None, shuffle: bool) -> Batch:
         return jnp.pad(leaf, (0, padding)).reshape(-1, size)
 
     blocks = jax.tree.map(split, stored)
-    if batch.key is None:
+    if of_steps is None:
         return blocks
-    return blocks._replace(key=jax.random.split(batch.key, len(blocks.labels)))
+    return blocks._replace(key=jax.random.split(of_steps, len(blocks.labels)))

@@ -23,7 +23,7 @@ from fedinv_jax.attack import (
     relax,
 )
 from fedinv_jax.attack.exact import probing
-from fedinv_jax.audit import channel, defences, training
+from fedinv_jax.audit import channel, defences, precision, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import (
     Answer,
@@ -160,6 +160,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     observation = make_observation(config, seen, adaptive)
     sent = jnp.finfo(config.client.upload_dtype or config.client.precision)
     rounding = float(sent.eps) / 2
+    half = precision.named(sent.dtype.name)
     with jax.enable_x64():
         share = channel.trained_share(
             config, 1 / (1 + config.data.negatives_per_positive), adaptive
@@ -167,15 +168,17 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
         if config.observation.cohort > 1:
             init_private = make_init_private(config, model)
             known = probing.unprobed(client_update, observation, init_private, rounding, share)
-            return known._replace(max_dense_candidates=config.attack.max_dense_candidates)
+            known = known._replace(max_dense_candidates=config.attack.max_dense_candidates)
+            return precision.assumed(known, half)
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
-        return exact.probe(
+        known = exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
         )._replace(
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,
             max_dense_candidates=config.attack.max_dense_candidates,
         )
+        return precision.assumed(known, half)
 
 
 def make_exact(target: Target, solver: str | None = None) -> Choice:
@@ -240,8 +243,16 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
 
 def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
     """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
-    stages = curriculum.doubling(num_steps) if section.curriculum else (num_steps,)
-    iterations = -(-section.num_iterations // len(stages))
+    total, several = section.num_iterations, section.curriculum and not section.warm_start
+    stages = curriculum.doubling(num_steps) if several else (num_steps,)
+    if total < len(stages):
+        raise ValueError(
+            f'Expected attack.num_iterations={total} to be at least {len(stages)}, one for each '
+            f'stage at T = {num_steps} (attack.curriculum).'
+        )
+    iterations = -(-total // len(stages))
+    if stages[1:]:  # some are left for the last stage
+        iterations = min(iterations, (total - 1) // (len(stages) - 1))
     if section.optimizer.name == NEWTON:
         solver = gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
     else:

@@ -159,7 +159,7 @@ def default_config() -> Config:
                 # before. The stages share num_iterations; the first has two shares.
                 'curriculum': True,
                 'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
-                # Exact attack from whose answer mgradinv starts; None: a random start.
+                # Exact attack from whose answer mgradinv starts, without stages; None: random.
                 'warm_start': optional(str),
                 # Learning rate of the labels, relative to that of the private embedding.
                 'label_rate_scale': 30.0,

@@ -94,12 +94,15 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     model = training.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, attackers.Choice] = {}
     told = beliefs.believed(config)
-    if told.data.negatives_per_positive != config.data.negatives_per_positive:
-        share = 1 / (1 + told.data.negatives_per_positive)
+    believed, negatives = share, told.data.negatives_per_positive
+    if config.observation.batch_known and negatives != config.data.negatives_per_positive:
+        believed = 1 / (1 + negatives)
     probe = functools.cache(functools.partial(attackers.probe, told, model))
     for setting in dict.fromkeys(map(attack_setting, settings_lib.settings(config))):
         if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
-            attacks[setting] = make_attack(told, setting, model, share, probe)
+            of_baseline = registry.ATTACKS[setting.attack].family == 'baseline'
+            known = share if of_baseline else believed
+            attacks[setting] = make_attack(told, setting, model, known, probe)
         else:
             attacks[setting] = like.attacks[setting]
     return Case(

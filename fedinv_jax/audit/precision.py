@@ -24,6 +24,11 @@ class Precision(NamedTuple):
 _COARSE = (Precision('bfloat16', 2.0**-8, 2.0**-134), Precision('float16', 2.0**-11, 2.0**-25))
 
 
+def named(dtype: str) -> Precision | None:
+    """The precision of uploads of that dtype; None for float32 and finer."""
+    return next((each for each in _COARSE if each.name == dtype), None)
+
+
 def declared(uploads: PyTree) -> Precision | None:
     """The coarsest type that uploads are stored in; None for float32 and finer."""
     names = {leaf.dtype.name for leaf in jax.tree.leaves(uploads)}

@@ -313,7 +313,7 @@ def _mistaken(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.nd
         return items
     items, group = items.copy(), plan.group_of(case, users[0])
     for user, own in zip(users, items, strict=True):
-        random = np.random.default_rng([case.config.seed, user])
+        random = np.random.default_rng([case.config.seed, user, 7])  # not the stream of negatives
         size = int(np.sum(group.weights[group.users == user] > 0))
         others = np.setdiff1d(np.arange(case.interactions.num_items), own[:size])
         wrong = random.choice(size, min(math.ceil(share * size), len(others)), replace=False)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fedinv_jax import client, transcripts, tree
-from fedinv_jax.audit import attackers, capture, plan, training
+from fedinv_jax.audit import attackers, capture, plan, precision, training
 from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.types import Answer, Batch, Transcript
-from tests.audit.helpers import small, small_config
+from tests.audit.helpers import attacked, small, small_config
 from tests.helpers import silent
 
 
@@ -228,3 +228,40 @@ def test_who_knows_of_top_k_knows_that_small_rows_are_missing():
     adaptive, blind = (attackers.probe(config, model, ('items',), knows) for knows in (True, False))
     assert adaptive.largest
     assert not blind.largest
+
+
+# Failed on stages that leave the last one no iteration: no finite objective then.
+@pytest.mark.parametrize(('steps', 'iterations'), [(4, 4), (8, 9)])
+def test_every_stage_of_a_short_curriculum_has_an_iteration(steps, iterations):
+    config = small_config()
+    config.server.num_rounds = steps
+    config.attack.update({'name': ('mgradinv',), 'num_gradients': (steps,), 'interval': (1,)})
+    config.attack.num_iterations = iterations
+    rows = attacked(plan.blocks(plan.make_cases(config)))
+    assert {row['status'] for row in rows.values()} == {'ok'}
+    config.attack.num_iterations = 2
+    with pytest.raises(ValueError, match='at least [34], one for each'):
+        plan.make_cases(config)
+
+
+# Failed on a curriculum that starts from the warm start and leaves it.
+def test_a_warm_start_has_all_steps_from_the_beginning():
+    section = small_config().attack
+    section.warm_start = 'exact'
+    solver = attackers.make_solver(section, 8)
+    section.curriculum = False
+    assert solver.init.__qualname__ == attackers.make_solver(section, 8).init.__qualname__
+
+
+# Failed on a probe that took uploads in half precision for coarsely rounded, but exact, ones: the
+# same uploads from a file were read with the smallest number of their type.
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_uploads_in_half_precision_are_known_as_those_of_a_file_are(dtype):
+    config = small_config()
+    model = training.make_model(config.model, 20)
+    finer = attackers.probe(config, model, ('items', 'scorer'))
+    config.client.upload_dtype = dtype
+    known = attackers.probe(config, model, ('items', 'scorer'))
+    assert known.lossy
+    file = precision.assumed(finer, precision.named(dtype))
+    assert (known.rounding, known.smallest) == (file.rounding, file.smallest)

@@ -59,6 +59,10 @@ def test_clients_train_by_the_truth_and_attacks_are_made_for_the_belief(monkeypa
     assert case.config.client.private_learning_rate == 0.1
     assert {target.config.client.private_learning_rate for target in made} == {0.3}
     assert {target.share for target in made} == {0.5}
+    config.observation.batch_known = False  # then it is a share of the whole catalogue
+    made.clear()
+    share = plan.make_case(config).share
+    assert {target.share for target in made} == {share}
 
 
 # Failed on: padding counted, items of the batch taken for others of it, none wrong at 1%.
