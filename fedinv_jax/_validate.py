@@ -21,7 +21,13 @@ def lookup(field: str, name: str, choices: Mapping[str, Any] | Sequence[str]) ->
 
 
 def check_range(
-    name: str, value: float, least: float = 0.0, most: float = math.inf, *, above: bool = False
+    name: str,
+    value: float,
+    least: float = 0.0,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
 ) -> None:
     """Refuses a number out of bounds, and one that is not finite: NaN lies in no range.
 
@@ -31,6 +37,7 @@ def check_range(
         least: least value.
         most: largest value.
         above: whether `least` itself is refused.
+        below: whether `most` itself is refused.
 
     Raises:
         ValueError: if it is out of range.
@@ -41,10 +48,12 @@ def check_range(
         Traceback (most recent call last):
         ValueError: Expected scale=inf >= 0 and finite.
     """
-    if math.isfinite(value) and (value > least if above else value >= least) and value <= most:
+    high_enough = value > least if above else value >= least
+    low_enough = value < most if below else value <= most
+    if math.isfinite(value) and high_enough and low_enough:
         return
     if most < math.inf:
-        bound = f'in [{least}, {most}]'
+        bound = f'in {"(" if above else "["}{least}, {most}{")" if below else "]"}'
     else:
         bound = f'{">" if above else ">="} {least:g}' + ' and finite' * math.isinf(value)
     raise ValueError(f'Expected {name}={value} {bound}.')

@@ -3,8 +3,6 @@
 import ast
 from typing import Any
 
-import ml_collections
-
 from fedinv_jax import _validate
 from fedinv_jax.audit.config import Config
 
@@ -18,7 +16,8 @@ def believed(config: Config) -> Config:
     Attacks are made for this config, and the clients train by the true one.
 
     Raises:
-        ValueError: for an entry that is not `section.field=value`, or a field that does not exist.
+        ValueError: for an entry that is not `section.field=value`, a field that does not exist, or
+            a value of another type.
 
     Example:
         >>> config = Config({'client': {'num_epochs': 5}, 'attack': {'believes': ()}})
@@ -32,17 +31,21 @@ def believed(config: Config) -> Config:
         field, value = parse(entry)
         *sections, name = field.split('.')
         section: Any = copy
+        for each in sections:
+            section = _known(section, each, field)[each]
         try:
-            for each in sections:
-                section = section[each]
-            section[name] = value
-        except (AttributeError, KeyError, TypeError) as error:
-            known = section if isinstance(section, ml_collections.ConfigDict) else ()
-            raise ValueError(
-                f'attack.believes: {field}={value!r} is not possible.'
-                f'{_validate.hint(name, known)} {str(error).strip()}'
-            ) from error
+            _known(section, name, field)[name] = value
+        except TypeError as error:
+            raise ValueError(f'{field}={value!r} is not possible. {error}') from error
     return copy
+
+
+def _known(section: Any, name: str, field: str) -> Config:
+    """The section itself, if it has something called `name`, of the field `field`."""
+    names = section if isinstance(section, Config) else ()
+    if name not in names:
+        raise ValueError(f'The config has no field {field!r}.{_validate.hint(name, names)}')
+    return section
 
 
 def parse(entry: str) -> tuple[str, Any]:
@@ -58,7 +61,7 @@ def parse(entry: str) -> tuple[str, Any]:
     field, equals, text = map(str.strip, str(entry).partition('='))
     if not equals or field.split('.')[0] not in SECTIONS or '.' not in field:
         raise ValueError(
-            f"Expected attack.believes={entry!r} to be like 'client.num_epochs=1', a field of "
+            f"Expected {entry!r} to be like 'client.num_epochs=1', a field of "
             f'{", ".join(SECTIONS)}.'
         )
     try:

@@ -81,6 +81,9 @@ _RANGES = {
         (1.0, math.inf),
     ),
 }
+# Fields of which the smallest value, or the largest, is itself out of range.
+_ABOVE = ('client.batch_share', 'observation.delta')
+_BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.ties': ('item', 'random'),
     'model.name': training.MODELS,
@@ -131,8 +134,6 @@ def check(config: Config) -> None:
         if values[field] is not None:
             _validate.lookup(field, values[field], choices)
     _check_combinations(config)
-    if config.attack.believes:
-        check(beliefs.believed(config))
     for setting in settings_lib.settings(config):
         if setting.rounds[-1] >= config.server.num_rounds:
             raise ValueError(
@@ -153,6 +154,11 @@ def check(config: Config) -> None:
                 'Item rows reveal which items are in the batch: observation.seen with items needs '
                 'observation.batch_known=True.'
             )
+    if config.attack.believes:  # last: what is wrong with the config itself is no belief
+        try:
+            check(beliefs.believed(config))
+        except ValueError as error:
+            raise ValueError(f'attack.believes: {error}') from error
 
 
 def _check_combinations(config: Config) -> None:
@@ -244,7 +250,9 @@ def _check_numbers(config: Config) -> None:
     ranges = _RANGES | {d.field: d.bounds for d in defences.DEFENCES if d.kind is not tuple}
     for name, (least, most) in ranges.items():
         if values.get(name) is not None:
-            _validate.check_range(name, values[name], least, most)
+            _validate.check_range(
+                name, values[name], least, most, above=name in _ABOVE, below=name in _BELOW
+            )
 
 
 def _fields(section: Config, prefix: str = '') -> dict[str, Any]:
@@ -285,8 +293,6 @@ def _check_defences(config: Config) -> None:
             'observation.label_epsilon and pseudo_rate change binary labels: they need '
             "data.labels='implicit'."
         )
-    if section.delta in (0, 1):
-        raise ValueError(f'Expected 0 < observation.delta={section.delta} < 1.')
     if section.error_feedback and section.top_k_share == 1 and section.random_k_share == 1:
         raise ValueError(
             'observation.error_feedback needs observation.top_k_share or random_k_share below 1.'

@@ -10,7 +10,7 @@ import optax
 from fedinv_jax import accounting, observe, quality
 from fedinv_jax.audit import beliefs, defences, plan
 from fedinv_jax.audit import settings as settings_lib
-from fedinv_jax.audit.config import Config
+from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import held_out, provenance, values
 from fedinv_jax.data import interactions as interactions_lib
 
@@ -52,6 +52,18 @@ _ASSUMED = {
 }
 
 
+# What a client does where a field differs from its default.
+_TRAINS = {
+    'model.dropout': 'dropout {:g}',
+    'client.label_smoothing': 'labels smoothed by {:g}',
+    'client.positive_weight': "weight {:g} of an interaction's loss",
+    'client.weight_decay': 'weight decay {:g}',
+    'client.learning_rate_decay': 'both learning rates times {:g} after each epoch',
+    'client.batch_size': 'minibatches of {}',
+    'client.shuffle': 'minibatches in another order in each epoch',
+    'client.batch_share': 'trains on a random share {:g} of its batch in each round',
+    'client.weight_by_num_examples': 'uploads times the number of its examples',
+}
 _PLACEBO = (
     'each attack that reads uploads also runs on those of another victim, scored against the '
     'labels of its own: what it finds without the uploads of its victim'
@@ -84,6 +96,9 @@ def _beliefs(config: Config) -> Iterator[str]:
     for entry in config.attack.believes:
         field, value = beliefs.parse(entry)
         yield f'{field} is {value}; the truth is {operator.attrgetter(field)(config)}'
+    if not config.attack.participation_known:
+        number = config.server.clients_per_round or 'all'
+        yield f'its victim takes part in every round; the truth is {number} clients a round'
 
 
 def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, str]]:
@@ -92,6 +107,11 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     batch = 'unknown: every item of the catalogue is a candidate'
     batch += '; new negatives each round' * config.data.resample_negatives
     known = 'items known, labels unknown'
+    if config.attack.wrong_items:
+        known = (
+            f'items known but for a share {config.attack.wrong_items:g}, at least one, that the '
+            'attacker takes for items of no batch; labels unknown'
+        )
     if config.data.resample_negatives:
         known += '; new negatives each round: items that recur are the interactions'
     return [
@@ -101,7 +121,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         *[('left out', text) for text in dict.fromkeys(_left_out(cases))],
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
-        *[('believed', text) for text in _beliefs(config)],
+        *[('believes', text) for text in _beliefs(config)],
         ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
@@ -178,10 +198,14 @@ def _client(config: Config) -> str:
             f', {client.num_epochs} epochs of {client.optimizer.name} at rate '
             f'{client.optimizer.learning_rate:g}'
         )
-    return (
-        f'{config.model.name} (D={config.model.dim}), {local}, {client.loss}, '
-        f'uploads in {client.precision}'
-    )
+    default, words = default_config(), []
+    for field, text in _TRAINS.items():
+        value, usual = (operator.attrgetter(field)(each) for each in (config, default))
+        if value != usual:
+            words.append(text.format(value))
+    dtype = f'uploads in {client.upload_dtype or client.precision}'
+    head = f'{config.model.name} (D={config.model.dim})'
+    return ', '.join([head, local, client.loss, *words, dtype])
 
 
 def _private(config: Config, case: plan.Case) -> str:

@@ -1,5 +1,7 @@
 """What attacks are made for where the attacker is wrong about the clients."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,21 +27,43 @@ def test_values_are_literals_or_names():
     assert config.client.optimizer.learning_rate == 0.5
 
 
+# Failed on messages without 'attack.believes: ', and on `_known` of the last name of the field in
+# the place of a section's.
 @pytest.mark.parametrize(
     ('entry', 'match'),
     [
         ('client.num_epochs', "to be like 'client.num_epochs=1'"),
         ('model.dim=3', 'a field of client, observation, data'),
         ('client=3', "to be like 'client.num_epochs=1'"),
-        ('client.num_epoch=3', "client.num_epoch=3 is not possible. Did you mean 'num_epochs'"),
-        ('client.num_epochs.x=3', 'client.num_epochs.x=3 is not possible'),
+        ('client.num_epoch=3', "no field 'client.num_epoch'. Did you mean 'num_epochs'?"),
+        ('client.optimiser.name=x', "no field 'client.optimiser.name'. Did you mean 'optimizer'"),
+        ('client.num_epochs.x=3', "no field 'client.num_epochs.x'."),
         ('client.num_epochs=text', "client.num_epochs='text' is not possible"),
-        ('client.num_epochs=0', r'client\.num_epochs=0'),
+        ('client.num_epochs=0', 'Expected client.num_epochs=0 >= 1.'),
+        ('client.loss=bse', "Unknown client.loss='bse'. Did you mean 'bce'?"),
     ],
 )
 def test_wrong_beliefs_are_refused(entry, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=r'^attack\.believes: .*' + re.escape(match)) as caught:
         checks.check(believing(entry))
+    assert 'fields present' not in str(caught.value)
+
+
+# Failed on the name of the field itself as the nearest one.
+def test_a_believed_value_of_another_type_has_no_nearest_name():
+    with pytest.raises(ValueError, match="'tuple'") as caught:
+        checks.check(believing('observation.seen=items'))
+    assert str(caught.value).startswith("attack.believes: observation.seen='items' is not possible")
+    assert 'Did you mean' not in str(caught.value)
+
+
+# Failed on beliefs that are checked before the rounds.
+def test_what_is_wrong_with_the_config_is_no_belief():
+    config = believing('client.private_learning_rate=0.3')
+    config.server.num_rounds = 1
+    config.attack.num_gradients = (2,)
+    with pytest.raises(ValueError, match=r'^The last observed round'):
+        checks.check(config)
 
 
 # Failed on victims that train as is believed, on attacks made for the true config, and on a share

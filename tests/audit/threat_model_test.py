@@ -63,8 +63,56 @@ def test_the_threat_model_says_what_is_believed_and_not_true():
     config.attack.believes = ('client.optimizer.learning_rate=0.5', 'client.num_epochs=3')
     text = threat_model.describe(config, plan.make_cases(config))
     assert '1 epochs of sgd at rate 0.1' in text
-    assert 'believed  client.optimizer.learning_rate is 0.5; the truth is 0.1' in text
-    assert 'believed  client.num_epochs is 3; the truth is 1' in text
+    assert 'believes  client.optimizer.learning_rate is 0.5; the truth is 0.1' in text
+    assert 'believes  client.num_epochs is 3; the truth is 1' in text
+    assert len(lines_of(text, 'believes')) == 2
+    config.attack.update({'believes': (), 'participation_known': False})
+    config.server.clients_per_round = 7
+    text = threat_model.describe(config, plan.make_cases(config))
+    assert lines_of(text, 'believes') == [
+        'its victim takes part in every round; the truth is 7 clients a round'
+    ]
+
+
+# Failed on the mutants `client.precision` for the dtype of uploads, `value == usual`, and on a
+# table without any one of the fields.
+def test_threat_model_says_how_the_client_differs_from_the_default():
+    config = small_config()
+    plain = 'ncf (D=16), gradient_step, bce, uploads in float32'
+    config.model.dim = 16
+    assert lines_of(threat_model.describe(config, plan.make_cases(config)), 'client') == [plain]
+    config.client.name = 'local_sgd'
+    config.model.dropout = 0.2
+    config.client.update(
+        {
+            'label_smoothing': 0.1,
+            'positive_weight': 4.0,
+            'weight_decay': 1e-4,
+            'learning_rate_decay': 0.5,
+            'batch_size': 8,
+            'shuffle': True,
+            'batch_share': 0.75,
+            'weight_by_num_examples': True,
+            'upload_dtype': 'float16',
+        }
+    )
+    assert lines_of(threat_model.describe(config, plan.make_cases(config)), 'client') == [
+        'ncf (D=16), local_sgd, 1 epochs of sgd at rate 0.1, bce, dropout 0.2, labels smoothed by '
+        "0.1, weight 4 of an interaction's loss, weight decay 0.0001, both learning rates times "
+        '0.5 after each epoch, minibatches of 8, minibatches in another order in each epoch, '
+        'trains on a random share 0.75 of its batch in each round, uploads times the number of its '
+        'examples, uploads in float16'
+    ]
+
+
+# Failed on the threat model that took all items for known.
+def test_threat_model_says_which_items_are_wrong():
+    config = small_config()
+    config.attack.wrong_items = 0.05
+    assert lines_of(threat_model.describe(config, plan.make_cases(config)), 'batch') == [
+        'items known but for a share 0.05, at least one, that the attacker takes for items of no '
+        'batch; labels unknown'
+    ]
 
 
 # Failed on the threat model that listed popularity as a prior of attacks that do not get it.
