@@ -1,5 +1,6 @@
 """Work directories -> summary, figures and report, for a run and for a study of several arms."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -144,18 +145,22 @@ def keep(folders: Sequence[str], conditions: str = '') -> dict[str, Any]:
     without the work directory, and without folders before `scripts/` and `configs/`.
 
     Args:
-        folders: work directories of runs or of studies, all complete.
+        folders: work directories of runs, of arms of a study, or of whole studies, all complete.
         conditions: which settings to keep, see `report.results.select`; claims and best attacks
             are those of all settings.
 
     Raises:
-        ValueError: if a folder has no complete run, or no row has a value of the conditions.
+        ValueError: if a folder has no complete run or study, if two runs have one name, or if no
+            row has a value of the conditions.
     """
     roots = [pathlib.Path(folder) for folder in folders]
-    runs = [run for root in roots for run in _runs(root)]
-    for path in runs or roots:
-        if not (path / 'summary.json').exists():
-            raise ValueError(f'{path} holds no complete run: expected {path / "summary.json"}.')
+    runs = [run for root in roots for run in _complete(root)]
+    for one, other in itertools.combinations(runs, 2):
+        if one.name == other.name:
+            raise ValueError(
+                f'Two runs are called {one.name}: {one} and {other}. Leave one out, or rename its '
+                'folder.'
+            )
     victims = [workdir.read_rows(path) for path in runs]
     summaries = [stats.summarize(rows) for rows in victims]
     tests = claims.corrected([claims.compare(stats.fitting(rows)) for rows in victims])
@@ -188,6 +193,26 @@ def _runs(root: pathlib.Path) -> list[pathlib.Path]:
     """The folders of a work directory's runs: its own, or those of the arms of a study."""
     single = (root / 'config.json').exists()
     return [root] if single else sorted(path.parent for path in root.glob('*/config.json'))
+
+
+def _complete(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a work directory's runs, if none is missing and all are complete."""
+    single, record = (root / 'config.json').exists(), _study(root)
+    if not single and not record:
+        raise ValueError(
+            f'{root} is no run and no complete study: it has neither config.json nor study.json. '
+            'Complete the study, or name the folders of the arms to keep.'
+        )
+    if without := ', '.join(record.get('missing', ())):
+        raise ValueError(
+            f'The study {root} is without {without}. Complete it, or name the folders of the arms '
+            'to keep.'
+        )
+    runs = _runs(root)
+    for path in runs:
+        if not (path / 'summary.json').exists():
+            raise ValueError(f'{path} holds no complete run: expected {path / "summary.json"}.')
+    return runs
 
 
 def _study(root: pathlib.Path) -> dict[str, Any]:

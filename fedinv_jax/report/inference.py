@@ -113,9 +113,10 @@ def proportion_interval(
 ) -> ConfidenceInterval:
     """Share of victims that are 1, with its 95% Wilson interval.
 
-    A share of 0 or 1 has an interval, too: `n` victims cannot exclude a rate of about `3 / n`. The
-    number of victims is divided by the design effect, the cluster-robust variance over that of
-    independent victims, if that is above 1; a user with several rows counts once.
+    A share of 0 or 1 has an interval, too: `n` victims cannot exclude a rate of about `3 / n`. A
+    user with several rows counts once. With G seeds, the number of victims is
+    `p (1 - p) / s^2 (z / t_{G-1})^2` for the share p and its cluster-robust standard error s (the
+    number divided by the design effect, and by what G - 1 degrees of freedom cost), at most n.
 
     Args:
         values: 0 or 1 per victim; None where undefined.
@@ -133,7 +134,8 @@ def proportion_interval(
     References:
         Wilson, Probable inference, the law of succession, and statistical inference, Journal of the
         American Statistical Association 22(158), 1927, doi:10.1080/01621459.1927.10502953.
-        Kish, Survey sampling, Wiley 1965, section 8.2 (design effect).
+        Korn and Graubard, Confidence intervals for proportions with small expected number of
+        positive counts estimated from survey data, Survey Methodology 24(2), 1998, pp. 193-201.
     """
     numbers = _numbers(values)
     known = np.isfinite(numbers)
@@ -142,11 +144,12 @@ def proportion_interval(
         return {'mean': None, 'low': None, 'high': None, 'undefined': undefined}
     clusters = _clusters(seeds, users, known)
     share = float(np.mean(defined))
-    size = float(len(np.unique(clusters[1])))
+    size, z = float(len(np.unique(clusters[1]))), scipy.stats.norm.ppf(0.975)
     if 0 < share < 1 and len(np.unique(clusters[0])) > 1:
-        error, _ = _clustered_error(defined, clusters)
-        size = min(size, share * (1 - share) / error**2) if error else size
-    z2 = scipy.stats.norm.ppf(0.975) ** 2
+        error, freedom = _clustered_error(defined, clusters)
+        wide = error * scipy.stats.t.ppf(0.975, freedom) / z
+        size = min(size, share * (1 - share) / wide**2) if wide else size
+    z2 = z**2
     middle = (share + z2 / (2 * size)) / (1 + z2 / size)
     half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * size)) / size) / (1 + z2 / size)
     low, high = np.clip((middle - half, middle + half), 0, 1)

@@ -31,6 +31,9 @@ _MARKED = re.compile(
     r'(?P<mark><!-- table (?P<head>[^\n>]*)\n(?P<columns>(?:[^\n]+\n)*?)-->\n).*?<!-- end -->', re.S
 )
 _HOLE = re.compile(r'\{([^{}:]+?)(?: where ([^{}:]+))?(?::([^{}]*))?\}')
+_NUMBER = re.compile(r'[-+]?[\d,]*\.?\d+(e[-+]?\d+)?%?,?')
+_DIFFERENCE = re.compile(r'(?<![\w-])[-+]\d*\.\d')
+_BETWEEN = ('of', 'to', '/', '→')  # the numbers of a cell
 # Names of a row as the pages write them.
 _WORDS = {
     'mgradinv': 'MGradInv', 'tgias_ro': 'TGIAs-RO', 'dlg': 'DLG', 'imia': 'IMIA',
@@ -90,21 +93,32 @@ def render(page: str, found: Mapping[str, Mapping[str, Any]]) -> str:
 def unmarked(page: str) -> list[str]:
     r"""The tables of a page that hold measured numbers and are not generated.
 
-    A cell holds one if it begins with a number, or has a number with a point in it.
+    These are tables with a cell that is a number or several (`.8 [.7, .9]`, `3 of 8`, `.5 → .8`),
+    or has a difference in it: a signed number with a point (`holds (+.145)`).
 
     Example:
-        >>> unmarked('| T | AUC |\n|---|---|\n| 1 | .797 |')
-        ['| T | AUC |']
+        >>> unmarked('| attack | AUC |\n|---|---|\n| DLG | .797 [.75, .84] |')
+        ['| attack | AUC |']
         >>> unmarked('| field | meaning |\n|---|---|\n| `clip` | norm of an upload |')
+        []
+        >>> unmarked('| arm | known |\n|---|---|\n| rate twice | .2, .05: wrong |')
         []
     """
     grids = re.findall(r'(?:^ *\|.*\n?)+', _MARKED.sub('', page), re.M)
     heads = []
     for grid in grids:
         head, _, *body = grid.splitlines()
-        if re.search(r'\| *[-+]?[.\d]|(?<![\w.])[-+]?\d*\.\d', '\n'.join(body)):
+        if any(_is_measured(cell) for line in body for cell in line.split('|')):
             heads.append(head.strip())
     return heads
+
+
+def _is_measured(cell: str) -> bool:
+    """Whether a cell has a difference, or only numbers apart from what is in brackets."""
+    parts = re.sub(r'\[.*?\]|\(.*?\)', '', cell).replace(' ,', ',').split()
+    numbers = [part for part in parts if part not in _BETWEEN]
+    only_numbers = bool(numbers) and all(map(_NUMBER.fullmatch, numbers))
+    return only_numbers or bool(_DIFFERENCE.search(cell))
 
 
 def _table(head: str, columns: str, found: Mapping[str, Mapping[str, Any]]) -> str:

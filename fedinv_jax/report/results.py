@@ -27,7 +27,7 @@ _PLAIN = (
     'num_fits', 'num_misfits', 'drift', 'training_loss', 'epsilon', 'seconds_per_victim',
     'num_certified', 'num_locally_unique', 'rank', 'unknowns',
 )  # fmt: skip
-# What a baseline, which reads no upload, does not depend on.
+# What a baseline, which reads no upload, does not depend on; a placebo does.
 _OF_UPLOADS = ('num_gradients', 'first_round', 'interval', 'seen', 'drift', 'training_loss',
                'seconds_per_victim', 'difference_to_one_gradient')  # fmt: skip
 
@@ -66,7 +66,8 @@ def _intervals(num_seeds: int) -> str:
 def rows(found: Iterable[SummaryRow]) -> list[Row]:
     """The rows of a summary in small form.
 
-    A baseline with equal numbers for every T, round and upload has one row without these keys.
+    A baseline with equal numbers for every T, round and upload has one row without these keys. A
+    placebo reads an upload and keeps them.
 
     Args:
         found: summary rows, see `stats.summarize`.
@@ -74,7 +75,7 @@ def rows(found: Iterable[SummaryRow]) -> list[Row]:
     made: dict[str, Row] = {}
     for row in found:
         small = _row(row)
-        if row['family'] == 'baseline':
+        if row['family'] == 'baseline' and not row['placebo']:
             small |= dict.fromkeys(_OF_UPLOADS)
         made.setdefault(json.dumps(small), small)
     return list(made.values())

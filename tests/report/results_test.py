@@ -5,7 +5,14 @@ import json
 import pytest
 
 from fedinv_jax.report import claims, results, stats, tradeoff
-from tests.report.helpers import EPSILON, certified_row, rows_of, study_rows, victim_row
+from tests.report.helpers import (
+    EPSILON,
+    certified_row,
+    placebo_row,
+    rows_of,
+    study_rows,
+    victim_row,
+)
 
 
 # Failed on: a row of a baseline for each T; the T of an attack dropped too.
@@ -35,6 +42,16 @@ def test_baselines_with_other_numbers_stay_apart():
     rows = [victim_row(0, auc, 'popularity', steps) for auc, steps in ((0.5, 1), (0.75, 2))]
     made = results.rows(stats.summarize(rows)['rows'])
     assert [row['auc']['mean'] for row in made] == [0.5, 0.75]
+
+
+# Failed on: a placebo taken for a baseline that reads no upload, so without T and the rest.
+def test_placebos_keep_what_they_read():
+    rows = [placebo_row(0, num_gradients=steps, drift=0.25) for steps in (1, 4)]
+    made = results.rows(stats.summarize(rows)['rows'])
+    assert [row['num_gradients'] for row in made] == [1, 4]
+    for row in made:
+        assert (row['placebo'], row['first_round'], row['seen']) == (True, 0, ['scorer'])
+        assert (row['drift'], row['seconds_per_victim']) == (0.25, 0.5)
 
 
 def test_certificates_and_several_seeds():
