@@ -240,7 +240,7 @@ def test_every_stage_of_a_short_curriculum_has_an_iteration(steps, iterations):
     rows = attacked(plan.blocks(plan.make_cases(config)))
     assert {row['status'] for row in rows.values()} == {'ok'}
     config.attack.num_iterations = 2
-    with pytest.raises(ValueError, match='at least [34], one for each'):
+    with pytest.raises(ValueError, match=r'at least [34], one for each'):
         plan.make_cases(config)
 
 
