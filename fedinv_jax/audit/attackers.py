@@ -160,7 +160,6 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
     observation = make_observation(config, seen, adaptive)
     sent = jnp.finfo(config.client.upload_dtype or config.client.precision)
     rounding = float(sent.eps) / 2
-    half = precision.named(sent.dtype.name)
     with jax.enable_x64():
         share = channel.trained_share(
             config, 1 / (1 + config.data.negatives_per_positive), adaptive
@@ -169,7 +168,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             init_private = make_init_private(config, model)
             known = probing.unprobed(client_update, observation, init_private, rounding, share)
             known = known._replace(max_dense_candidates=config.attack.max_dense_candidates)
-            return precision.assumed(known, half)
+            return precision.assumed(known, precision.of(known))
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         known = exact.probe(
             client_update, observation, model.init_private, draws, rounding, share
@@ -178,7 +177,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             resample_negatives=config.data.resample_negatives,
             max_dense_candidates=config.attack.max_dense_candidates,
         )
-        return precision.assumed(known, half)
+        return precision.assumed(known, precision.of(known))
 
 
 def make_exact(target: Target, solver: str | None = None) -> Choice:

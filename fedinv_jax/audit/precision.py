@@ -24,11 +24,6 @@ class Precision(NamedTuple):
 _COARSE = (Precision('bfloat16', 2.0**-8, 2.0**-134), Precision('float16', 2.0**-11, 2.0**-25))
 
 
-def named(dtype: str) -> Precision | None:
-    """The precision of uploads of that dtype; None for float32 and finer."""
-    return next((each for each in _COARSE if each.name == dtype), None)
-
-
 def declared(uploads: PyTree) -> Precision | None:
     """The coarsest type that uploads are stored in; None for float32 and finer."""
     names = {leaf.dtype.name for leaf in jax.tree.leaves(uploads)}
@@ -50,7 +45,7 @@ def undeclared(uploads: PyTree) -> Precision | None:
 
 
 def of(known: Known) -> Precision | None:
-    """The precision that `assumed` has written down."""
+    """The coarse precision with the rounding of what is known; None for float32 and finer."""
     return next((each for each in _COARSE if each.rounding == known.rounding), None)
 
 

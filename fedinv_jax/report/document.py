@@ -194,8 +194,7 @@ def markdown(
         )
         for part in parts
     ]
-    title = ', '.join(part.name for part in parts)
-    blocks = [f'# Privacy audit by gradient inversion: {title}', '## Verdict', *short]
+    blocks = [f'# Privacy audit by gradient inversion: {_names(parts)}', '## Verdict', *short]
     if side_by_side := arms.table({part.name: part.summary for part in parts}):
         blocks.insert(1, f'## Arms side by side\n\n{side_by_side}')
     if defences:
@@ -264,8 +263,12 @@ def pages(
     family = claims.corrected([part.comparisons for part in parts])
     parts = [part._replace(comparisons=own) for part, own in zip(parts, family, strict=True)]
     text = markdown(parts, command, versions, missing, defences)
-    title = ', '.join(part.name for part in parts)
     return {
         'report.md': text,
-        'report.html': html.html(text, folder, f'Privacy audit: {title}'),
+        'report.html': html.html(text, folder, f'Privacy audit: {_names(parts)}'),
     }
+
+
+def _names(parts: Sequence[Part]) -> str:
+    """The runs of a report as its title has them; their number if they are many."""
+    return ', '.join(part.name for part in parts) if len(parts) <= 8 else f'{len(parts)} arms'

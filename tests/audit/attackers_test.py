@@ -263,5 +263,5 @@ def test_uploads_in_half_precision_are_known_as_those_of_a_file_are(dtype):
     config.client.upload_dtype = dtype
     known = attackers.probe(config, model, ('items', 'scorer'))
     assert known.lossy
-    file = precision.assumed(finer, precision.named(dtype))
+    file = precision.assumed(finer, precision.declared({'a': np.zeros(1, jnp.dtype(dtype))}))
     assert (known.rounding, known.smallest) == (file.rounding, file.smallest)

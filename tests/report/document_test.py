@@ -60,6 +60,9 @@ def test_a_report_of_several_runs():
     ]
     assert '- three: no data' in text
     assert heads.count('### Results') == 2
+    many = [part_of([victim_row(0)], name=f'arm{number}') for number in range(9)]
+    title = document.markdown(many, '', {}, {}).splitlines()[0]
+    assert title == '# Privacy audit by gradient inversion: 9 arms'
 
 
 def test_the_kind_of_interval_is_said():
