@@ -5,7 +5,8 @@ rounds that are ten apart, and knows the batch, but not the private learning rat
 the private embedding of each round for another unknown (hypothesis 'free'). In each arm the
 clients train by other rules than the attacker believes (`attack.believes`), or the attacker lacks
 something; docs/assumptions.md has a sentence for each. The exact attack and MGradInv run on the
-same 32 victims. Arms `synthetic_...` are the same on synthetic data.
+same 32 victims; on 8 where each step of the attack replays several local ones, to stay within six
+hours. Arms `synthetic_...` are the same on synthetic data.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_assumptions.py
     python scripts/study.py --config=configs/study_assumptions.py --arms=synthetic_five_epochs
@@ -23,6 +24,12 @@ def _client(believed: str = '', **changes: Any) -> dict[str, Any]:
     return {'client': changes, 'attack': {'believes': (believed,) if believed else ()}}
 
 
+def _replayed(believed: str = '', **changes: Any) -> dict[str, Any]:
+    """An arm whose attacker replays several local steps in each of its own: 8 victims."""
+    arm = _client(believed, name='local_sgd', **changes)
+    return {**arm, 'attack': {**arm['attack'], 'num_victims': 8}}
+
+
 def _unrolled(believed: str = '', **changes: Any) -> dict[str, Any]:
     """An arm whose attacker replays the private learning rate, in all rounds between."""
     return {
@@ -38,7 +45,6 @@ def _item_rows(**data: Any) -> dict[str, Any]:
     return {**seen, 'data': data, 'attack': {'placebo': True}}
 
 
-_FIVE: dict[str, Any] = {'name': 'local_sgd', 'num_epochs': 5}
 _SOME: dict[str, Any] = {'server': {'clients_per_round': 50}}  # of 305 (MovieLens-100K) or 111
 ASSUMPTIONS: dict[str, dict[str, Any]] = {
     'headline_private_rate_unknown': {'attack': {'placebo': True}},
@@ -51,12 +57,12 @@ ASSUMPTIONS: dict[str, dict[str, Any]] = {
         **_unrolled(**_SOME), 'attack': {'participation_known': False},
     },
     'half_of_the_batch': _client(batch_share=0.5),
-    'minibatches_in_order': _client(name='local_sgd', batch_size=32),
-    'minibatches_shuffled': _client(name='local_sgd', batch_size=32, shuffle=True),
-    'five_epochs': _client(**_FIVE),
-    'five_epochs_for_one': _client('client.num_epochs=1', **_FIVE),
-    'rate_decay_unknown': _client(
-        'client.learning_rate_decay=1.', **_FIVE, learning_rate_decay=0.7
+    'minibatches_in_order': _replayed(batch_size=32),
+    'minibatches_shuffled': _replayed(batch_size=32, shuffle=True),
+    'five_epochs': _replayed(num_epochs=5),
+    'five_epochs_for_one': _client('client.num_epochs=1', name='local_sgd', num_epochs=5),
+    'rate_decay_unknown': _replayed(
+        'client.learning_rate_decay=1.', num_epochs=5, learning_rate_decay=0.7
     ),
     'dropout': {'model': {'dropout': 0.1}},
     'weight_decay_1e-4': _client('client.weight_decay=0.', weight_decay=1e-4),
@@ -113,5 +119,12 @@ def _smoke(config: config_lib.Config) -> config_lib.Config:
         {'name': ('exact', 'mgradinv', 'popularity'), 'num_victims': 2, 'num_gradients': (2,)}
     )
     few = {'server': {'clients_per_round': 2}}
-    arms = {name: {**arm, **few} if 'server' in arm else arm for name, arm in ASSUMPTIONS.items()}
+    arms = {
+        name: {
+            **arm,
+            **(few if 'server' in arm else {}),
+            'attack': {**arm.get('attack', {}), 'num_victims': 2},
+        }
+        for name, arm in ASSUMPTIONS.items()
+    }
     return config_lib.with_arms(config, arms)

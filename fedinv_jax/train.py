@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import client, compilation, losses, sampling, server, tree
+from fedinv_jax.cohorts import Cohorts
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
 
@@ -35,22 +36,6 @@ class State(NamedTuple):
     server: Any
     private: tuple[PyTree, ...]
     channel: tuple[PyTree, ...]
-
-
-class Cohorts(NamedTuple):
-    """Secure aggregation: the server sees the sum of each cohort's uploads, but no upload.
-
-    The sum is over whole item tables, so that it hides which rows a client touched.
-
-    Attributes:
-        of: per group of clients, int `[C]`, the cohort of each client, below `number`.
-        number: G, the number of cohorts in all groups.
-        after: the channel after the sum, a stage without state, such as noise.
-    """
-
-    of: tuple[np.ndarray, ...]
-    number: int
-    after: Observation
 
 
 class Local(NamedTuple):
@@ -87,6 +72,8 @@ class Federation(NamedTuple):
             in a round, a `server.Uploads` without leading axis, and the client's new states.
         loss: `loss(state) -> []`, the mean over clients of the loss on their own batches.
         clients: the groups of clients.
+        members: `members(round, key, always_sampled) -> int [C]`: over all groups, the cohort that
+            each client's upload is in; -1: in none.
         cohorts: see `Cohorts`.
         resample_negatives: whether a client's batch has other negatives in each round.
     """
@@ -97,6 +84,7 @@ class Federation(NamedTuple):
     train: Callable[[PyTree, Leaf, Key, Local], tuple[server.Uploads, PyTree, PyTree]]
     loss: Callable[[State], Array]
     clients: tuple[Clients, ...]
+    members: Callable[[Leaf, Key, tuple[Array, ...]], Array]
     cohorts: Cohorts | None
     resample_negatives: bool
 
@@ -151,6 +139,7 @@ def federation(
         train=partial(_train, parts),
         loss=partial(_mean_loss, parts),
         clients=groups,
+        members=partial(_members, parts),
         cohorts=cohorts,
         resample_negatives=resample_negatives,
     )
@@ -255,6 +244,15 @@ def _active(
     return [(own <= last) | must for own, must in zip(draws, always_sampled, strict=True)]
 
 
+def _members(parts: _Parts, round_: Leaf, key: Key, always_sampled: tuple[Array, ...]) -> Array:
+    """The cohort that each client's upload is in; -1: in none."""
+    active = _active(parts, round_, key, always_sampled)
+    of = [jnp.zeros(len(own), int) for own in active]
+    if parts.cohorts is not None:
+        of = parts.cohorts.of(round_, key)
+    return jnp.where(jnp.concatenate(active), jnp.concatenate(of), -1)
+
+
 def _train(
     parts: _Parts, shared: PyTree, round_: Leaf, key: Key, local: Local
 ) -> tuple[server.Uploads, PyTree, PyTree]:
@@ -299,7 +297,7 @@ def _step_group(
     group, count, size = parts.clients[g], len(active), _chunk_size(parts, g)
     # Indices of the participants, then padding.
     order = jnp.nonzero(active, size=count + -count % size, fill_value=_NO_CLIENT)[0]
-    of = None if parts.cohorts is None else jnp.asarray(parts.cohorts.of[g])
+    of = None if parts.cohorts is None else parts.cohorts.of(state.round, key)[g]
     data = _data(group)
     train = partial(_train, parts, state.shared, state.round, key)
 

@@ -163,6 +163,30 @@ class Transcript:
     rows: Leaf = None
 
 
+class Sums(NamedTuple):
+    """What an honest-but-curious server knows under secure aggregation when cohorts change.
+
+    All arrays are on the host; the sums of T rounds may be larger than a device's memory.
+
+    Attributes:
+        shared: the parameters that the server sent in each observed round, T trees.
+        seen: the cohorts' sums of each round, T trees with leaves `[G, ...]` like the parameters.
+        members: int `[T, C]`, the cohort of each client of the federation; -1: in none.
+        rounds: int32 `[T]`, server rounds, increasing.
+        users: int `[C]`, the clients' user indices.
+        items: int32 `[C, B]`, the items of the clients' batches; None: not known.
+        weights: float `[C, B]`, weights of the batch entries, 0 for padding; None: not known.
+    """
+
+    shared: list[PyTree]
+    seen: list[PyTree]
+    members: Leaf
+    rounds: Leaf
+    users: Leaf
+    items: Leaf = None
+    weights: Leaf = None
+
+
 @flax.struct.dataclass
 class GroundTruth:
     """What the server does not know about the same client; only `simulate` makes one.

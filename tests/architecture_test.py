@@ -79,6 +79,7 @@ VICTIM = {
     'models',
     'losses',
     'client',
+    'cohorts',
     'sampling',
     'observe',
     'compress',
@@ -211,7 +212,7 @@ def test_the_truth_has_one_source_and_few_readers():
     sources = [m for m, tree in TREES.items() if constructs(tree, 'GroundTruth')]
     assert sources == ['simulate.slices']
     readers = {m for m, tree in TREES.items() if mentions(tree, 'GroundTruth')}
-    assert readers <= {'simulate.slices', 'metrics', 'audit.scoring', 'audit.runner'}
+    assert readers <= {'simulate.slices', 'metrics', 'audit.scoring', 'audit.knowledge'}
 
 
 # Failed on `-> tuple[Transcript, GroundTruth]` in simulate/slices.py, and on a `found:

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from fedinv_jax import client, data, losses, models, observe, server, simulate, train, tree, types
+from fedinv_jax import cohorts as cohorts_lib
 from fedinv_jax.attack import dynamics, objective, relax
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import checks
@@ -31,7 +32,7 @@ def federation(size=None, after=None, per_round=None, clients=CLIENTS):
     cohorts = None
     if size:
         of, number = clients_lib.cohorts(clients, size, seed=0)
-        cohorts = train.Cohorts(of, number, after or observe.chain())
+        cohorts = cohorts_lib.fixed(of, number, after or observe.chain())
     return train.federation(
         MODEL, UPDATE, observe.chain(), server.server(optax.sgd(0.5)), clients,
         per_round, cohorts=cohorts,
@@ -80,7 +81,7 @@ def test_what_is_seen_is_the_sum_of_the_uploads(per_round):
                     ),
                     'scorer': jax.tree.map(np.asarray, upload['scorer']),
                 }
-                index = run.cohorts.of[g][c]
+                index = run.cohorts.fixed[g][c]
                 before = expected[index]
                 expected[index] = own if before is None else jax.tree.map(np.add, before, own)
         assert jax.tree.leaves(other.sums)[0].shape[0] == run.cohorts.number
@@ -259,4 +260,98 @@ def test_noise_on_a_sum_needs_one():
     config = config_lib.default_config()
     config.observation.sum_noise = 1.0
     with pytest.raises(ValueError, match=r'needs observation\.cohort above 1'):
+        checks.check(config)
+
+
+# The sums of cohorts that change are those of their members, who differ from round to round.
+# Failed on: one draw for all rounds; victims that always take part; absent clients in a cohort.
+@pytest.mark.parametrize('kind', ['redrawn', 'sampled'])
+def test_sums_of_cohorts_that_change(kind):
+    per_round = 9 if kind == 'sampled' else None
+    after = observe.chain()
+    made = {
+        'redrawn': lambda: cohorts_lib.redrawn(CLIENTS, M, after),
+        'sampled': lambda: cohorts_lib.sampled(CLIENTS, after),
+    }[kind]()
+
+    def run(cohorts):
+        return train.federation(
+            MODEL, UPDATE, observe.chain(), server.server(optax.sgd(0.5)), CLIENTS,
+            per_round, cohorts=cohorts,
+        )  # fmt: skip
+
+    observed, victims = [0, 2], every_user()[:2]
+    together = simulate.record(run(made), KEY, victims, observed)
+    # Uploads of single clients in the same rounds, whoever took part.
+    alone = simulate.record(run(None), KEY, every_user(), observed)
+    found = simulate.sums(together, observed, ['items'])
+    assert found.users.tolist() == every_user()
+    for t, round_ in enumerate(observed):
+        members = found.members[t]
+        if kind == 'sampled':
+            assert sorted(set(members)) == [-1, 0]
+            assert np.sum(members >= 0) == per_round
+        else:
+            counts = np.bincount(members, minlength=made.number)
+            assert made.number == -(-len(members) // M)
+            assert counts.max() <= M
+            assert np.ptp(counts) <= 1
+        if round_:
+            continue  # later parameters differ: in the run alone everybody is observed
+        total = [np.zeros((N, 4)) for _ in range(made.number)]
+        column = 0
+        for g, group in enumerate(CLIENTS):
+            for c in range(len(group.users)):
+                rows = alone.uploads(round_, g, np.array([c]))['items']['embedding'][0]
+                real = group.weights[c] > 0
+                if members[column] >= 0:
+                    total[members[column]] += table(rows[real], group.items[c][real])
+                own = found.weights[column] > 0
+                np.testing.assert_array_equal(found.items[column][own], group.items[c][real])
+                column += 1
+        close(np.stack(total), found.seen[t]['items']['embedding'])
+    assert np.any(found.members[0] != found.members[1])
+    # Victims take part like all others.
+    present = np.concatenate([together.snapshots[0].participated[g] for g in range(len(CLIENTS))])
+    assert present.sum() == (found.members[0][:2] >= 0).sum()
+
+
+def test_sums_are_of_rounds_and_cohorts_that_were_recorded():
+    fixed = simulate.record(federation(M), KEY, every_user()[:1], [0])
+    with pytest.raises(ValueError, match='Expected a recording of cohorts that change'):
+        simulate.sums(fixed, [0], ['items'])
+    sampled = cohorts_lib.sampled(CLIENTS, observe.chain())
+    run = train.federation(
+        MODEL, UPDATE, observe.chain(), server.server(optax.sgd(0.5)), CLIENTS, 5, cohorts=sampled
+    )
+    changing = simulate.record(run, KEY, every_user()[:1], [0])
+    with pytest.raises(ValueError, match=r'\[3\] were not observed'):
+        simulate.sums(changing, [0, 3], ['items'])
+    assert simulate.sums(changing, [0], ['items'], batch_known=False).items is None
+    with pytest.raises(ValueError, match='Expected size=0 >= 1'):
+        cohorts_lib.redrawn(CLIENTS, 0, observe.chain())
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'attack.name': ('spectral',)}, "use 'unmix'"),
+        ({'observation.cohort': 5}, 'to be server.clients_per_round=4'),
+        ({'observation.batch_known': False}, "only 'projection' tells"),
+        ({'observation.seen': ('scorer',)}, 'observation.seen must contain items'),
+        ({'attack.unmix_reader': ('replay',), 'client.name': 'local_sgd'}, 'replays one gradient'),
+        ({'attack.unmix_reader': ('unmix',)}, 'attack.unmix_reader'),
+        ({'observation.cohort_membership': 'fixed'}, 'separates the sums of cohorts that change'),
+        ({'observation.cohort': 1}, 'observation.cohort above 1'),
+        ({'observation.cohort_membership': 'fixd'}, "Did you mean 'fixed'"),
+    ],
+)
+def test_what_changing_cohorts_do_not_allow(changes, message):
+    config = config_lib.default_config()
+    config.observation.update({'cohort': 4, 'cohort_membership': 'sampled'})
+    config.server.clients_per_round = 4
+    config.attack.name = ('unmix',)
+    checks.check(config)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message.replace('.', r'\.')):
         checks.check(config)

@@ -19,6 +19,7 @@ PAGE = ROOT / 'docs' / 'messages.md'
 SPEAKERS = (
     '_transcript_checks', '_validate', 'data', 'transcripts', 'report.rows',
     'audit.capture._read', 'audit.capture._verdict', 'audit.changed_uploads', 'audit.checks',
+    'audit.defence_checks',
     'audit.compatibility', 'audit.layout', 'audit.main._errors_as_lines', 'audit.main._parse.hint',
     'audit.misfit', 'audit.packaged', 'audit.reporting.rewrite.without', 'audit.reporting.run.note',
     'audit.runner.run', 'audit.scoring', 'audit.threat_model._TOO_FEW',

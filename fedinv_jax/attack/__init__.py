@@ -15,6 +15,7 @@ from fedinv_jax.attack import (
     priors,
     recipes,
     relax,
+    unmix,
     whitening,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     'priors',
     'recipes',
     'relax',
+    'unmix',
     'whitening',
 ]

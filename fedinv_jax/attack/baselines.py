@@ -26,6 +26,21 @@ def random(transcript: Transcript, key: Key, share: float) -> Answer:
     return _top_share(jax.random.uniform(key, transcript.items.shape), transcript, share)
 
 
+def intersection(transcript: Transcript) -> Answer:
+    """The items that come back, where item rows are seen and negatives are drawn afresh.
+
+    A client's interactions are in all of its T batches, other items only by chance. The score is
+    the share of the batches that hold the item; labels are those in all of them if T > 1. The
+    server needs no gradient for it: it bounds every attack from below there.
+
+    Args:
+        transcript: of one client; only its `weights` `[T, K]` are used.
+    """
+    present = jnp.mean(transcript.weights > 0, axis=0, dtype=jnp.result_type(float))
+    several = transcript.weights.shape[0] > 1
+    return Answer(present, (present == 1) & several, None, jnp.zeros(()))
+
+
 def popularity(transcript: Transcript, share: float) -> Answer:
     """Scores by popularity among OTHER users: the sigmoid of the public log odds.
 

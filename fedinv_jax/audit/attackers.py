@@ -23,7 +23,7 @@ from fedinv_jax.attack import (
     relax,
 )
 from fedinv_jax.attack.exact import probing
-from fedinv_jax.audit import channel, defences, precision, training
+from fedinv_jax.audit import channel, defences, precision, secure_aggregation, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import (
     Answer,
@@ -69,6 +69,7 @@ class Target(NamedTuple):
         probe: `probe(seen, adaptive) -> Known`: the function `probe` of this module with config and
             model bound. It takes seconds; its result depends on neither the attack, nor the rounds,
             nor the seed.
+        reader: what reads the rows that `unmix` separates; None for another attack.
     """
 
     config: Config
@@ -80,6 +81,7 @@ class Target(NamedTuple):
     model: Model
     share: float
     probe: Probe
+    reader: str | None = None
 
 
 class Choice(NamedTuple):
@@ -125,10 +127,24 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     return client.cohort(client_update, size)
 
 
+def of_one_client(config: Config) -> Config:
+    """The config whose server sees each upload; nothing acts on sums."""
+    copy = config.copy_and_resolve_references()
+    copy.observation.update({'cohort': 1, 'cohort_membership': 'fixed', 'sum_noise': 0.0})
+    return copy
+
+
+def unweighted(config: Config) -> Config:
+    """The config whose clients do not multiply their uploads by their number of examples."""
+    copy = config.copy_and_resolve_references()
+    copy.client.weight_by_num_examples = False
+    return copy
+
+
 def make_init_private(config: Config, model: Model) -> InitPrivate:
     """`init(key)` of the private parameters to recover: of one client, or of a whole cohort."""
     size = config.observation.cohort
-    if size == 1:
+    if size == 1 or secure_aggregation.changes(config):
         return model.init_private
     return lambda key: jax.vmap(model.init_private)(jax.random.split(key, size))
 

@@ -17,6 +17,7 @@ from fedinv_jax.audit import (
     beliefs,
     checks,
     files,
+    knowledge,
     layout,
     misfit,
     plan,
@@ -46,7 +47,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     """
     case = plan.make_case(config_lib.single_seeds(config)[0])
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
-    seen = runner.transcript(case, runner.train(case), setting, case.victims[0])
+    seen = knowledge.transcript(case, runner.train(case), setting, case.victims[0])
     transcripts.save(path, seen, _description(config, case.interactions.num_items))
     log(
         f'{path}: {setting.num_gradients} uploads of one client, rounds '

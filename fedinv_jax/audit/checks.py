@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedinv_jax import _validate, models, server
-from fedinv_jax.audit import attackers, beliefs, defences, registry, training
+from fedinv_jax.audit import (
+    attackers,
+    beliefs,
+    defence_checks,
+    defences,
+    registry,
+    secure_aggregation,
+    training,
+)
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import columns
@@ -34,6 +42,7 @@ _AXES: dict[str, Mapping[str, Any] | Sequence[Any]] = {
     'attack.first_round': (),
     'attack.interval': (),
     'attack.adaptive': (True, False),
+    'attack.unmix_reader': registry.readers(),
 }
 # Smallest and largest value of a field; the bounds of the defences' fields are in `DEFENCES`. A
 # field whose value is None is not checked.
@@ -97,6 +106,7 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'server.optimizer.name': training.OPTIMIZERS,
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
+    'observation.cohort_membership': secure_aggregation.MEMBERSHIPS,
     'attack.distance': attackers.DISTANCES,
     'attack.optimizer.name': (*training.OPTIMIZERS, attackers.NEWTON),
     'attack.optimizer.decay': training.DECAYS,
@@ -149,7 +159,8 @@ def check(config: Config) -> None:
                 f'attack.name={setting.attack!r} reads item rows: observation.seen='
                 f'{"+".join(setting.seen)!r} does not contain them.'
             )
-        if rows_seen and not config.observation.batch_known:
+        known = config.observation.batch_known or secure_aggregation.changes(config)
+        if rows_seen and not known:
             raise ValueError(
                 'Item rows reveal which items are in the batch: observation.seen with items needs '
                 'observation.batch_known=True.'
@@ -174,7 +185,7 @@ def _check_combinations(config: Config) -> None:
             'the uploads.'
         )
     _check_numbers(config)
-    _check_defences(config)
+    defence_checks.check(config)
     alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
     if config.data.labels == 'ratings' and alone:
         raise ValueError(
@@ -262,60 +273,3 @@ def _fields(section: Config, prefix: str = '') -> dict[str, Any]:
         inner = isinstance(value, Config)
         found |= _fields(value, f'{prefix}{name}.') if inner else {f'{prefix}{name}': value}
     return found
-
-
-def _check_defences(config: Config) -> None:
-    """Rejects defences that contradict other fields, and attacks that cannot run under them."""
-    section, attack = config.observation, config.attack
-    for part in section.uploaded:
-        _validate.lookup('observation.uploaded', part, defences.PARTS)
-    if not section.uploaded:
-        raise ValueError('Expected observation.uploaded to name at least one of: items, scorer.')
-    for setting in settings_lib.settings(config):
-        for part in setting.seen:
-            _validate.lookup('part in observation.seen', part.split('/')[0], defences.PARTS)
-        hidden = {part.split('/')[0] for part in setting.seen} - set(section.uploaded)
-        if hidden:
-            raise ValueError(
-                f'observation.seen contains {"+".join(sorted(hidden))}, which is not in '
-                f'observation.uploaded={section.uploaded}.'
-            )
-    drawn = defences.labels_changed(config)
-    noisy = defences.is_noisy(config) or section.error_feedback
-    if config.data.resample_negatives and (drawn or noisy):
-        raise ValueError(
-            'data.resample_negatives cannot be combined with observation.label_epsilon, '
-            'pseudo_rate, noise, sum_noise or error_feedback: items that recur would reveal the '
-            'interactions, and the entries of a batch belong to other items each round.'
-        )
-    if drawn and config.data.labels == 'ratings':
-        raise ValueError(
-            'observation.label_epsilon and pseudo_rate change binary labels: they need '
-            "data.labels='implicit'."
-        )
-    if section.error_feedback and section.top_k_share == 1 and section.random_k_share == 1:
-        raise ValueError(
-            'observation.error_feedback needs observation.top_k_share or random_k_share below 1.'
-        )
-    if section.sum_noise and section.cohort == 1:
-        raise ValueError(
-            'observation.sum_noise is noise on the sum of a cohort: it needs observation.cohort '
-            'above 1. For noise on each upload use observation.noise.'
-        )
-    if section.cohort > 1:
-        if 'mean_over_touched' in (config.server.aggregate_items, config.server.aggregate_scorer):
-            raise ValueError(
-                'A sum hides how many clients touched a row: with observation.cohort above 1, '
-                'server.aggregate_items and aggregate_scorer must be sum or mean.'
-            )
-        if not section.batch_known or config.data.resample_negatives:
-            raise ValueError(
-                'observation.cohort above 1 needs observation.batch_known=True and '
-                'data.resample_negatives=False.'
-            )
-        alone = [name for name in attack.name if registry.ATTACKS[name].one_client]
-        if alone or attack.warm_start is not None:
-            raise ValueError(
-                "attack.name='exact' and attack.warm_start assume the upload of one client: with "
-                "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
-            )

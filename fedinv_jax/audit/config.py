@@ -119,6 +119,10 @@ def default_config() -> Config:
                 # Parts of an upload that the attacker sees, joined by '+'.
                 'seen': ('items+scorer',),
                 'batch_known': True,  # whether the attacker knows which items are in the batch
+                # With observation.cohort: who is summed with whom. The same clients in all rounds
+                # ('fixed'), other cohorts in each round ('redrawn'), or the participants of the
+                # round ('sampled'; observation.cohort is then server.clients_per_round).
+                'cohort_membership': 'fixed',
                 # One field per defence, all switched off; `defences.DEFENCES` documents each.
                 **defences.defaults('observation'),
                 # With top_k_share or random_k_share: entries that are dropped from an upload are
@@ -154,6 +158,9 @@ def default_config() -> Config:
                     'learning_rate': 0.01,
                     'decay': 'cosine',
                 },
+                # What reads the item rows that unmix separates: an attack that reads rows,
+                # 'projection', or 'replay', which separates labels in the place of rows.
+                'unmix_reader': ('spectral',),
                 'num_iterations': 1000,  # of the iterative attacks, per victim
                 # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
                 # before. The stages share num_iterations; the first has two shares.

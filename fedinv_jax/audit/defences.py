@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from ml_collections import config_dict
 
 from fedinv_jax import accounting, compress, observe, perturb
-from fedinv_jax.audit import compatibility
+from fedinv_jax.audit import compatibility, secure_aggregation
 from fedinv_jax.audit import guarantees as guarantees_lib
 from fedinv_jax.report import tradeoff
 from fedinv_jax.types import Observation
@@ -93,11 +93,6 @@ def _with_feedback(name: str) -> Callable[[Config], dict[str, Any]]:
         return {name: section[name], **({'error_feedback': 1} if section.error_feedback else {})}
 
     return numbers
-
-
-def _cohort(config: Config) -> dict[str, Any]:
-    part = config.server.clients_per_round
-    return {'cohort': config.observation.cohort, **({'clients_per_round': part} if part else {})}
 
 
 _NOISE = 'Gaussian noise of standard deviation'
@@ -217,15 +212,11 @@ DEFENCES: tuple[Defence, ...] = (
     Defence(
         'observation.cohort', 1, int, 'cohort',
         'secure aggregation: number of clients whose sum alone the server sees',
-        lambda c: f'secure aggregation: only sums over cohorts of at most {c.observation.cohort} '
-        'clients are seen; which clients took part, and with which items, is known',
+        secure_aggregation.sentence,
         bounds=(1, math.inf),
         acts_on='sum',
-        label=lambda c: f'cohort {c.observation.cohort:g}' + (
-            f', {c.server.clients_per_round:g} clients a round'
-            if c.server.clients_per_round is not None else ''
-        ),
-        numbers=_cohort,
+        label=secure_aggregation.label,
+        numbers=secure_aggregation.numbers,
     ),
     Defence(
         'observation.sum_noise', 0.0, float, 'sum noise',
@@ -242,6 +233,8 @@ DEFENCES: tuple[Defence, ...] = (
 _MODIFIERS = {
     'error_feedback': tradeoff.Kind('with error feedback', False),
     'clients_per_round': tradeoff.Kind('clients a round', False),
+    'redrawn': tradeoff.Kind('redrawn each round', False),
+    'sampled': tradeoff.Kind('sampled each round', False),
 }
 
 

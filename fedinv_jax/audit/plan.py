@@ -133,6 +133,7 @@ def make_attack(
         model,
         share,
         probe,
+        setting.reader,
     )
     return registry.ATTACKS[setting.attack].make(target)
 
@@ -229,6 +230,8 @@ def attack_setting(setting: Setting) -> Setting:
     the interval.
     """
     interval = setting.interval if setting.dynamics == 'unrolled' else None
+    if registry.ATTACKS[setting.attack].reads_sums:  # of any number it makes one upload
+        setting = setting._replace(num_gradients=1)
     return setting._replace(first_round=0, interval=interval, placebo=False)
 
 
@@ -267,6 +270,7 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
         'labels_changed': defences.labels_changed(config),
         'attacker': 'adaptive' if setting.adaptive else 'blind',
         'placebo': setting.placebo,
+        'reader': setting.reader,
         'data': config.data.name,
         'model': config.model.name,
         'client': config.client.name,

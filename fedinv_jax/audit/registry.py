@@ -8,7 +8,8 @@ and a test.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fedinv_jax.attack import baselines, recipes
+from fedinv_jax.attack import baselines, recipes, unmix
+from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, defences
 from fedinv_jax.audit.attackers import Choice, Target
 
@@ -30,6 +31,7 @@ class AttackSpec(NamedTuple):
             those that change the share of labels 1 or keep only large entries; or 'none'.
         dtype: float dtype of the attack; None: `attack.dtype`.
         one_client: whether it assumes the upload of one client with binary labels.
+        reads_sums: whether it reads the sums of cohorts that change (`attack.unmix`).
     """
 
     make: Callable[[Target], Choice]
@@ -43,6 +45,7 @@ class AttackSpec(NamedTuple):
     adapts_to: Literal['all', 'shares', 'none'] = 'all'
     dtype: str | None = None
     one_client: bool = False
+    reads_sums: bool = False
 
 
 def _exact(
@@ -63,6 +66,25 @@ def _random(target: Target) -> Choice:
     )
 
 
+def _intersection(target: Target) -> Choice:
+    del target
+    return Choice('count', '', lambda transcript, key, _: baselines.intersection(transcript))
+
+
+def _unmix(target: Target) -> Choice:
+    """`target.reader` on one upload, the mean of a client's."""
+    name = str(target.reader)
+    if name == 'replay':
+        return Choice(name, '', lambda seen, key, _: unmix.read_labels(seen))
+    if name == 'projection':
+        return Choice(name, '', lambda seen, key, _: item_rows.projection(seen, target.share))
+    one = attackers.of_one_client(target.config)
+    made = ATTACKS[name].make(
+        target._replace(config=one, attack=name, dynamics='free', rounds=(0,), adaptive=False)
+    )
+    return made._replace(solver=name if made.solver is None else made.solver)
+
+
 def _popularity(target: Target) -> Choice:
     return Choice(
         None, '', lambda transcript, key, _: baselines.popularity(transcript, target.share)
@@ -76,6 +98,10 @@ ATTACKS: dict[str, AttackSpec] = {
     'popularity': AttackSpec(
         _popularity, 'baseline', 'popularity of the items among other users', knows_share=True,
         adapts_to='none',
+    ),
+    'intersection': AttackSpec(
+        _intersection, 'recipe', 'the items that come back, where negatives are drawn afresh',
+        reads_rows=True, adapts_to='none',
     ),
     'mgradinv': AttackSpec(
         attackers.make_mgradinv, 'descent',
@@ -116,12 +142,27 @@ ATTACKS: dict[str, AttackSpec] = {
         adapts_to='shares',
     ),
     'summed': _exact("spectral on the sum of the steps' item rows", adapts_to='shares'),
+    'unmix': AttackSpec(
+        _unmix, 'exact', "each client's mean upload from the sums of cohorts that change, given to "
+        'an attack on one upload (attack.unmix_reader)', knows_share=True, adapts_to='none',
+        dtype='float64', reads_sums=True,
+    ),
 }  # fmt: skip
 
 
 def solvers() -> list[str]:
     """Names of the exact attacks, from whose answer MGradInv may start."""
-    return [name for name, spec in ATTACKS.items() if spec.family == 'exact']
+    exact = {name: spec for name, spec in ATTACKS.items() if spec.family == 'exact'}
+    return [name for name, spec in exact.items() if not spec.reads_sums]
+
+
+def readers() -> list[str]:
+    """What may read the rows that `unmix` separates (`attack.unmix_reader`)."""
+    return [
+        'projection',
+        'replay',
+        *(n for n, s in ATTACKS.items() if s.family != 'baseline' and not s.reads_sums),
+    ]
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:

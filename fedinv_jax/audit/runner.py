@@ -1,46 +1,39 @@
 """Runs a config's attacks on its victims, block by block, and writes rows, summary and report."""
 
-import dataclasses
-import functools
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from fedinv_jax import accounting, quality, simulate, tree
+from fedinv_jax import accounting, quality, simulate
 from fedinv_jax.audit import (
     checks,
     compiling,
     defences,
     executor,
     files,
+    knowledge,
     plan,
     progress,
-    registry,
     reporting,
     run_record,
     scoring,
     threat_model,
     training,
+    unmixing,
     workdir,
 )
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
-from fedinv_jax.audit.settings import Setting
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.report import document
 from fedinv_jax.report.rows import VictimRow
-from fedinv_jax.types import Array, GroundTruth, Transcript
 
 Log = Callable[[str], None]
 
-# One random stream per purpose: these numbers are folded into the run's root key.
-_TRAINING, _ATTACK = 0, 1
+_TRAINING = 0  # stream of the run's root key; `knowledge` and `unmixing` take others
 
 
 def run(
@@ -223,7 +216,8 @@ def _attack_seed(
     number = sum(len(group.users) for group in case.clients)
     epsilon = accounting.against_server(defences.guarantees(config, number))
     timings = compiling.Timings(time.perf_counter() - start, after)
-    of = partial(arguments, recording)
+    separate = unmixing.separator(case, recording)
+    of = partial(knowledge.arguments, recording, separate=separate)
     compiling.compile_all(of, blocks, later, functions, timings, log)
     weights = [executor.seconds(functions, block) for block in blocks]
     reserve = executor.memory_semaphore(config.run.memory_mib * 2**20)
@@ -234,10 +228,10 @@ def _attack_seed(
             with executor.dtype_scope(part), reserve(found.memory):
                 seen, keys = of(part, found.slots)
                 answers, seconds = executor.run(found, part, seen, keys)
-            truth = truths(case, recording, part.setting, part.users)
+            truth = knowledge.truths(case, recording, part.setting, part.users)
             loss = float(recording.snapshots[part.setting.first_round].loss)
             shared = scoring.Run(loss, measured, epsilon, seconds / len(part.users))
-            made += scoring.rows(part, answers, seen.seen, truth, shared)
+            made += scoring.rows(part, answers, seen, truth, shared)
         return made
 
     with progress.bar(f'attacking, seed {config.seed}', config.run.progress) as update:
@@ -253,92 +247,3 @@ def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, floa
     with jax.enable_x64(case.config.client.precision == 'float64'):
         end = recording.end
         return quality.evaluate(case.model, end.shared, end.private, case.clients, case.held)
-
-
-def transcript(
-    case: plan.Case, recording: simulate.Recording, setting: Setting, user: int
-) -> Transcript:
-    """What the server knows about a victim in a setting."""
-    found = transcripts(case, recording, setting, [user])
-    return tree.take_along(found, simulate.axes(found), 0)
-
-
-def transcripts(
-    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
-) -> Transcript:
-    """Transcripts of victims of one group; popularity excludes a victim's own interactions."""
-    config, reads = case.config, registry.ATTACKS[setting.attack].family != 'baseline'
-    if setting.placebo:
-        return _placebos(case, recording, setting._replace(placebo=False), users)
-    found = simulate.transcripts(
-        recording,
-        users,
-        setting.rounds,
-        setting.seen if reads else (),
-        every_round=setting.dynamics == 'unrolled',
-        batch_known=config.observation.batch_known,
-        cohort_size=config.observation.cohort,
-        believe=functools.partial(_mistaken, case, users) if reads else lambda items: items,
-    )
-    if not config.attack.participation_known:
-        found = dataclasses.replace(found, participated=np.ones_like(found.participated))
-    if reads and not config.attack.popularity:
-        return found
-    candidates = np.broadcast_to(found.items, found.log_odds.shape)
-    counts = case.counts[candidates]
-    for user, items, own in zip(users, candidates, counts, strict=True):
-        first, last = np.searchsorted(case.interactions.users, [user, user + 1])
-        own -= np.isin(items, case.interactions.items[first:last])
-    known = clients_lib.log_odds(counts, case.num_users - 1)
-    return dataclasses.replace(found, log_odds=known)
-
-
-def _placebos(
-    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
-) -> Transcript:
-    """The transcripts of victims, each with the uploads of the next victim by user index."""
-    found, order = transcripts(case, recording, setting, users), sorted(case.victims)
-    seen = []
-    for index, user in enumerate(users):
-        other = order[(order.index(user) + 1) % len(order)]
-        own = tree.take_along(found, simulate.axes(found), index)
-        seen.append(simulate.seen_of_another(own, transcript(case, recording, setting, other)))
-    return dataclasses.replace(found, seen=jax.tree.map(lambda *leaves: np.stack(leaves), *seen))
-
-
-def _mistaken(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
-    """The candidates `[V, K]`, some of which (`attack.wrong_items`) are items of no batch."""
-    share = case.config.attack.wrong_items
-    if not share:
-        return items
-    items, group = items.copy(), plan.group_of(case, users[0])
-    for user, own in zip(users, items, strict=True):
-        random = np.random.default_rng([case.config.seed, user, 7])  # not the stream of negatives
-        size = int(np.sum(group.weights[group.users == user] > 0))
-        others = np.setdiff1d(np.arange(case.interactions.num_items), own[:size])
-        wrong = random.choice(size, min(math.ceil(share * size), len(others)), replace=False)
-        own[wrong] = random.choice(others, len(wrong), replace=False)
-    return items
-
-
-def truths(
-    case: plan.Case, recording: simulate.Recording, setting: Setting, users: Sequence[int]
-) -> GroundTruth:
-    """What the server does not know about the victims: labels and private parameters."""
-    section = case.config.observation
-    found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
-    return tree.cast_floats(found, settings_lib.dtype(case.config, setting.attack))
-
-
-def arguments(
-    recording: simulate.Recording, part: plan.Block, slots: int
-) -> tuple[Transcript, Array]:
-    """Transcripts and keys of a block's victims, padded to `slots` with copies of the first."""
-    config, users = part.case.config, np.asarray(part.users, np.int32)
-    order = np.where(np.arange(slots) < len(users), np.arange(slots), 0)
-    found = transcripts(part.case, recording, part.setting, part.users)
-    found = tree.take_along(found, simulate.axes(found), order)
-    key = jax.random.fold_in(jax.random.key(config.seed), _ATTACK)
-    keys = jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users[order]))
-    # Cast to the solver's dtype; the values stay those that the client sent.
-    return tree.cast_floats(found, settings_lib.dtype(config, part.setting.attack)), keys

@@ -13,7 +13,7 @@ from fedinv_jax import compilation, metrics, tree
 from fedinv_jax.audit import plan
 from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
-from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree
+from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree, Transcript
 
 # Number of victims whose rows hold the scores, for a figure.
 _EXAMPLES = 4
@@ -37,19 +37,23 @@ class Run(NamedTuple):
 
 
 def rows(
-    block: plan.Block, answers: Answer, seen: PyTree, truths: GroundTruth, run: Run
+    block: plan.Block, answers: Answer, seen: Transcript, truths: GroundTruth, run: Run
 ) -> list[VictimRow]:
     """The rows of a block's victims.
 
     Args:
         block: a block of V victims.
         answers: answers of the attack, leading axis >= V; later entries are padding.
-        seen: uploads that the attack read, with the same leading axis.
+        seen: the transcripts that the attack read, with the same leading axis.
         truths: ground truth of the V victims.
         run: numbers that the rows share.
     """
     case, setting = block.case, block.setting
-    values, finite = _evaluate_block(answers, truths), _finite(seen, len(block.users))
+    finite, present = _finite(seen.seen, len(block.users)), np.any(seen.participated, axis=1)
+    if setting.dynamics is not None:  # an attack that reads uploads; without one it has no answer
+        there = np.resize(finite & present[: len(finite)], len(answers.objective))
+        answers = answers._replace(objective=jnp.where(there, answers.objective, jnp.nan))
+    values = _evaluate_block(answers, truths)
     certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
@@ -69,6 +73,8 @@ def rows(
         ok = bool(found['ok'])
         certificate = None if certificates is None else tree.take(certificates, index)
         reason = 'the objective is not finite' if finite[index] else 'the upload is not finite'
+        if not present[index]:
+            reason = 'the client took part in none of the observed rounds'
         new = {
             **columns,
             'user': user,

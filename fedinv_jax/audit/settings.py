@@ -19,6 +19,7 @@ class Setting(NamedTuple):
         seen: parts of the upload that the attacker sees.
         adaptive: whether the attacker knows the defences.
         placebo: whether the attack reads the uploads of another victim.
+        reader: what reads the rows that the attack unmixes; None for other attacks.
     """
 
     attack: str
@@ -29,6 +30,7 @@ class Setting(NamedTuple):
     seen: tuple[str, ...]
     adaptive: bool = True
     placebo: bool = False
+    reader: str | None = None
 
     @property
     def rounds(self) -> list[int]:
@@ -48,7 +50,7 @@ def settings(config: Config) -> list[Setting]:
         config.attack.first_round,
         config.attack.num_gradients,
         config.attack.interval,
-        config.attack.name,
+        _attacks(config),
         config.dynamics.name,
         config.attack.adaptive,
     )
@@ -64,11 +66,28 @@ def settings(config: Config) -> list[Setting]:
                 tuple(seen.split('+')),
                 adaptive or not any(registry.adapts_to(attack, each) for each in used),
                 placebo,
+                reader,
             )
             for seen, first_round, num_gradients, interval, attack, dynamics, adaptive in axes
             for placebo in _placebos(config, attack)
+            for reader in _readers(config, attack)
         )
     )
+
+
+def _attacks(config: Config) -> tuple[str, ...]:
+    """The config's attacks, and `intersection` where item rows are seen and negatives are new."""
+    names = tuple(config.attack.name)
+    seen = all('items' in part.split('+') for part in config.observation.seen)
+    attacked = any(registry.ATTACKS[name].family != 'baseline' for name in names)
+    applies = (
+        attacked and seen and config.observation.batch_known and config.data.resample_negatives
+    )
+    return (*names, 'intersection') if applies and 'intersection' not in names else names
+
+
+def _readers(config: Config, attack: str) -> tuple[str | None, ...]:
+    return config.attack.unmix_reader if registry.ATTACKS[attack].reads_sums else (None,)
 
 
 def _placebos(config: Config, attack: str) -> tuple[bool, ...]:

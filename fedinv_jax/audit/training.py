@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, client, losses, models, sampling, server, train
+from fedinv_jax import _validate, client, cohorts, losses, models, sampling, server, train
 from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
@@ -202,13 +202,16 @@ def _make_client_update(section: Config, model: Model) -> ClientUpdate:
     )
 
 
-def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> train.Cohorts | None:
+def make_cohorts(config: Config, clients: Sequence[clients_lib.Clients]) -> cohorts.Cohorts | None:
     """The cohorts of secure aggregation; None without it."""
-    section = config.observation
+    section, after = config.observation, channel.after_sum(config)
+    if section.cohort_membership == 'sampled':
+        return cohorts.sampled(clients, after)
     if section.cohort == 1:
         return None
-    of, number = clients_lib.cohorts(clients, section.cohort, config.seed)
-    return train.Cohorts(of, number, channel.after_sum(config))
+    if section.cohort_membership == 'redrawn':
+        return cohorts.redrawn(clients, section.cohort, after)
+    return cohorts.fixed(*clients_lib.cohorts(clients, section.cohort, config.seed), after)
 
 
 def make_federation(

@@ -24,6 +24,7 @@ class Setting(TypedDict):
     """The keys that identify a setting: rows with equal values belong to the same setting.
 
     `placebo`: whether the attack read the uploads of another victim instead of the victim's own.
+    `reader`: the attack that read what `unmix` separated; None for other attacks.
     """
 
     attack: str
@@ -36,6 +37,7 @@ class Setting(TypedDict):
     defence: str
     attacker: Literal['adaptive', 'blind']
     placebo: bool
+    reader: str | None
     data: str
     model: str
     client: str
@@ -238,7 +240,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 
 # What older rows do not have.
 _LATER: dict[str, Any] = {
-    'attacker': 'adaptive', 'placebo': False, 'reason': None, 'training_loss': None,
+    'attacker': 'adaptive', 'placebo': False, 'reader': None, 'reason': None, 'training_loss': None,
     'quality': None, 'epsilon': None, 'fits': None, 'kept': None, 'symmetry': None,
     **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip

@@ -28,7 +28,7 @@ METRICS = (
 )  # fmt: skip
 COMPARED = ('auc', 'average_precision', 'f1')
 
-OF_ATTACK = ('attack', 'attacker', 'placebo', 'dynamics', 'solver', 'iterations', 'dtype')
+OF_ATTACK = ('attack', 'attacker', 'placebo', 'reader', 'dynamics', 'solver', 'iterations', 'dtype')
 """Keys of the setting that are ignored when a row is paired with its baseline."""
 
 STEPS = ('num_gradients', 'interval', 'solver')

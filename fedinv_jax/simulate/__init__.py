@@ -7,6 +7,7 @@ what the server knows about one client, `truth` what it does not know. No other 
 from fedinv_jax.simulate.matching import seen_of_another
 from fedinv_jax.simulate.recording import Recording, Snapshot, record
 from fedinv_jax.simulate.slices import axes, transcript, transcripts, truth, truths
+from fedinv_jax.simulate.sums import sums
 
 __all__ = [
     'Recording',
@@ -14,6 +15,7 @@ __all__ = [
     'axes',
     'record',
     'seen_of_another',
+    'sums',
     'transcript',
     'transcripts',
     'truth',

@@ -33,6 +33,8 @@ class Snapshot(NamedTuple):
         loss: `[]`, the mean over all clients of their loss before the round.
         sums: under secure aggregation the sums seen of the kept cohorts, leaves `[G, ...]` like the
             parameters; else None.
+        members: int `[C]`, where the cohorts change: the cohort of every client of the federation
+            in this round, group after group; -1: it did not take part. Else None.
     """
 
     shared: PyTree
@@ -41,16 +43,18 @@ class Snapshot(NamedTuple):
     participated: tuple[Array, ...]
     loss: Array
     sums: PyTree = None
+    members: Array | None = None
 
 
 class Recording(NamedTuple):
     """The kept rounds of one training run.
 
     Attributes:
-        clients: per group, the kept clients: the victims and, under secure aggregation, the other
-            members of their cohorts.
+        clients: per group, the kept clients: the victims and, under secure aggregation with fixed
+            cohorts, the other members of their cohorts.
         cohorts: per group, int `[V]`, index of each kept client's cohort among the kept cohorts;
-            None without secure aggregation.
+            None without fixed cohorts.
+        everyone: per group, all clients of the federation, where the cohorts change; else None.
         snapshots: kept round -> snapshot.
         uploads: `uploads(round, group, positions) -> seen`: the uploads, after the channel, of a
             group's kept clients at `positions` if they take part in a kept round, leaves
@@ -62,6 +66,7 @@ class Recording(NamedTuple):
 
     clients: tuple[Clients, ...]
     cohorts: tuple[np.ndarray, ...] | None
+    everyone: tuple[Clients, ...] | None
     snapshots: dict[int, Snapshot]
     uploads: Callable[[int, int, np.ndarray], PyTree]
     items: Callable[[int, int, np.ndarray], np.ndarray] | None
@@ -82,7 +87,9 @@ def record(
     Args:
         federation: the federation.
         key: PRNG key of the whole run.
-        victims: user indices; they take part in every observed round, beside the sampled clients.
+        victims: user indices; they take part in every observed round, beside the sampled clients,
+            except where cohorts change: there the sums of many rounds with and without them tell
+            more than their presence.
         observed: the rounds, counted from 0, in which the victims upload.
         between: further rounds whose parameters and participation are kept, for `unrolled`.
         num_rounds: least number of rounds; the training also reaches the last kept round.
@@ -103,12 +110,16 @@ def record(
     wanted = [np.isin(group.users, victims) for group in federation.clients]
     always_sampled = tuple(map(jnp.asarray, wanted))
     nobody = tuple(jnp.zeros_like(mask) for mask in always_sampled)
+    summed = federation.cohorts is not None
+    changing = federation.cohorts is not None and federation.cohorts.fixed is None
+    if changing:
+        always_sampled = nobody
     chosen, cohorts, sums_kept = _chosen(federation, wanted)
     advance, keep = _advance(federation), _keep(federation, chosen)
     init_key, run_key = jax.random.split(key)
     state, snapshots = compilation.jit(federation.init)(init_key), {}
     # The last kept round need not be trained, except for its sums.
-    last = max(kept[-1] + (cohorts is not None), num_rounds)
+    last = max(kept[-1] + summed, num_rounds)
     for stop in sorted({*kept, last}):
         while (done := int(state.round)) < stop:
             rounds = min(stop - done, _ROUNDS_PER_CALL)
@@ -121,9 +132,12 @@ def record(
         if stop < last:
             state, sums = advance(state, run_key, must, 1)
             progress(stop + 1, last)
-            if cohorts is not None and stop in observed:
-                sums = jax.device_get(tree.take(sums, sums_kept))
-                snapshots[stop] = snapshots[stop]._replace(sums=sums)
+            if summed and stop in observed:
+                own = jax.device_get(tree.take(sums, sums_kept))
+                members = federation.members(stop, run_key, must) if changing else None
+                snapshots[stop] = snapshots[stop]._replace(
+                    sums=own, members=jax.device_get(members)
+                )
     clients = tuple(
         dataclasses.replace(group, **{name: leaf[index] for name, leaf in vars(group).items()})
         for group, index in zip(federation.clients, chosen, strict=True)
@@ -131,7 +145,8 @@ def record(
     recompute = train.uploads(federation, run_key)
     sent = partial(_sent, recompute, clients, snapshots)
     items = (lambda *of: sent(*of)[1]) if federation.resample_negatives else None
-    return Recording(clients, cohorts, snapshots, lambda *of: sent(*of)[0], items, state)
+    everyone = federation.clients if changing else None
+    return Recording(clients, cohorts, everyone, snapshots, lambda *of: sent(*of)[0], items, state)
 
 
 def _chosen(
@@ -142,15 +157,14 @@ def _chosen(
     Returns:
         Per group, the positions of the kept clients; `Recording.cohorts`; the kept cohorts.
     """
-    if federation.cohorts is None:
-        return [np.flatnonzero(mask) for mask in victims], None, np.zeros(0, int)
-    kept = np.unique(
-        np.concatenate([of[mask] for of, mask in zip(federation.cohorts.of, victims, strict=True)])
-    )
-    chosen = [np.flatnonzero(np.isin(of, kept)) for of in federation.cohorts.of]
+    if federation.cohorts is None or federation.cohorts.fixed is None:
+        number = 0 if federation.cohorts is None else federation.cohorts.number
+        return [np.flatnonzero(mask) for mask in victims], None, np.arange(number)
+    every = federation.cohorts.fixed
+    kept = np.unique(np.concatenate([of[mask] for of, mask in zip(every, victims, strict=True)]))
+    chosen = [np.flatnonzero(np.isin(of, kept)) for of in every]
     cohorts = tuple(
-        np.searchsorted(kept, of[positions])
-        for of, positions in zip(federation.cohorts.of, chosen, strict=True)
+        np.searchsorted(kept, of[positions]) for of, positions in zip(every, chosen, strict=True)
     )
     return chosen, cohorts, kept
 

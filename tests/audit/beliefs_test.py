@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fedinv_jax.audit import attackers, beliefs, checks, plan, runner
+from fedinv_jax.audit import attackers, beliefs, checks, knowledge, plan, runner
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked, small_config
 
@@ -99,7 +99,7 @@ def test_wrong_items_are_of_no_batch_and_at_least_one(share):
     setting = settings_lib.settings(config)[0]
     padded = False
     for user in case.victims:
-        seen = runner.transcript(case, recording, setting, user)
+        seen = knowledge.transcript(case, recording, setting, user)
         (place,) = np.flatnonzero(plan.group_of(case, user).users == user)
         items = plan.group_of(case, user).items[place]
         real = seen.weights[0] > 0
@@ -111,7 +111,7 @@ def test_wrong_items_are_of_no_batch_and_at_least_one(share):
         np.testing.assert_array_equal(seen.shared['items']['embedding'][0], shared[seen.items])
         popular = settings_lib.settings(config)[1]
         assert popular.dynamics is None
-        believed = runner.transcript(case, recording, popular, user)
+        believed = knowledge.transcript(case, recording, popular, user)
         np.testing.assert_array_equal(believed.items, items)
         padded |= not real.all()
     assert padded
@@ -150,7 +150,7 @@ def test_participation_in_every_round_is_believed():
     absent = 0
     for user in known.victims:
         truth, believed = (
-            runner.transcript(case, recording, setting, user).participated
+            knowledge.transcript(case, recording, setting, user).participated
             for case in (known, unknown)
         )
         absent += np.sum(~truth)

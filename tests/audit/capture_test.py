@@ -8,7 +8,7 @@ import pytest
 import sklearn.metrics
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import capture, plan, runner
+from fedinv_jax.audit import capture, knowledge, plan, runner
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import (
@@ -87,7 +87,7 @@ def test_a_saved_transcript_is_what_the_run_attacks(tmp_path, dynamics):
     seen, meta = transcripts.load(tmp_path / 't.npz')
     case = plan.make_case(config)
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
-    expected = runner.transcript(case, runner.train(case), setting, case.victims[0])
+    expected = knowledge.transcript(case, runner.train(case), setting, case.victims[0])
     assert len(seen.participated) == (3 if dynamics == 'unrolled' else 2)
     for a, b in zip(jax.tree.leaves(seen), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import tree
-from fedinv_jax.audit import executor, plan, runner
+from fedinv_jax.audit import executor, knowledge, plan, runner
 from tests.audit.helpers import bias_sign, replace_attack
 from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
 
@@ -23,7 +23,7 @@ def test_what_is_tried_to_its_end(monkeypatch):
     names = ('exact', 'dlg', 'mgradinv', 'popularity')
     config = tiny(name=names, num_gradients=(1,), num_victims=2, num_iterations=60)
     case = plan.make_case(config)
-    arguments = functools.partial(runner.arguments, runner.train(case))
+    arguments = functools.partial(knowledge.arguments, runner.train(case))
     for block in plan.blocks([case]):
         with executor.dtype_scope(block):
             made = executor.compile_(block, arguments, 2.0**40)
@@ -76,7 +76,7 @@ def test_a_memory_bound_makes_calls_smaller_and_changes_rounding_only(block_and_
 def block_and_arguments():
     """Two victims of MGradInv, and what a compiled attack on them is called with."""
     case = plan.make_case(tiny(name=('mgradinv',)))
-    return plan.blocks([case])[0], functools.partial(runner.arguments, runner.train(case))
+    return plan.blocks([case])[0], functools.partial(knowledge.arguments, runner.train(case))
 
 
 # Failed on: memory that nobody waits for.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import simulate
-from fedinv_jax.audit import plan, runner
+from fedinv_jax.audit import knowledge, plan, runner
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked, small_config
 from tests.helpers import compilations, no_figures, rows_of, run, silent, tiny  # noqa: F401
@@ -37,7 +37,7 @@ def test_a_placebo_reads_the_uploads_of_the_next_victim(whole):
     shuffled = case._replace(victims=users[::-1])
     for user, other in zip(users, [*users[1:], users[0]], strict=True):
         found, truth, sent = (
-            runner.transcript(case, recording, *which)
+            knowledge.transcript(case, recording, *which)
             for which in ((setting, user), (own, user), (own, other))
         )
         chex.assert_trees_all_equal(found.replace(seen=None), truth.replace(seen=None))
@@ -45,7 +45,7 @@ def test_a_placebo_reads_the_uploads_of_the_next_victim(whole):
         rows = found.seen['items']['embedding']
         assert np.any(rows)
         assert not np.array_equal(rows, truth.seen['items']['embedding'])
-        chex.assert_trees_all_equal(runner.transcript(shuffled, recording, setting, user), found)
+        chex.assert_trees_all_equal(knowledge.transcript(shuffled, recording, setting, user), found)
 
 
 def test_rows_of_a_placebo_are_those_of_a_baseline(whole, tmp_path):

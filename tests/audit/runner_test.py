@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from fedinv_jax.audit import plan, runner, workdir
+from fedinv_jax.audit import knowledge, plan, runner, workdir
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.report import stats
@@ -58,7 +58,7 @@ def test_the_attack_recovers_what_items_give_away(whole):
         assert len(row['scores']) == row['num_positives'] + row['num_negatives']
 
 
-# Failed on the mutant of `runner.transcript` that leaves the victim in the counts, and on one of
+# Failed on the mutant of `knowledge.transcript` that leaves the victim in the counts, and on one of
 # `baselines` that sorts upwards.
 def test_popularity_is_that_of_the_other_users(whole):
     case = plan.make_case(tiny())
@@ -270,7 +270,7 @@ def test_noise_on_the_uploads(tmp_path):
     recording = runner.train(case)
     padded = 0
     for user in case.victims:
-        seen = runner.transcript(case, recording, setting, user)
+        seen = knowledge.transcript(case, recording, setting, user)
         real = seen.weights[0] > 0
         rows = seen.seen['items']['embedding']
         assert np.std(rows[:, real]) == pytest.approx(10, rel=0.2)

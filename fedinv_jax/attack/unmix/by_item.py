@@ -1,0 +1,156 @@
+"""A system for each item, whose unknowns are those of the clients that have the item."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import tree
+from fedinv_jax.attack.unmix import filters
+from fedinv_jax.types import Array, PyTree, Sums
+
+_ENTRIES = 2**22  # of the mixtures that one compiled call works on
+
+
+def mean_rows(sums: Sums, clients: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
+    """Estimates the mean item rows of clients' batches, with a system for each item.
+
+    An item's sums are mixtures of the rows of those clients whose batches hold the item; the server
+    knows them.
+
+    Args:
+        sums: what the server sees, with batches, item rows seen.
+        clients: V columns of `sums.members`.
+        weights: `[C]`, see `memberships`. Where a client's loss is a mean over its batch, its rows
+            are the smaller the larger the batch: with weights of 1 / batch size the unknowns have
+            one scale, and a ridge fits all of them.
+
+    Returns:
+        float `[V, B, F]`, all leaves of an item concatenated; 0 for padding, NaN for a client that
+        is in no sum.
+
+    Raises:
+        ValueError: if no item rows are seen, or no batches known.
+    """
+    check_batches(sums)
+    mixture = filters.mixture(sums, weights)
+
+    def data(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.concatenate([rows_of(part, 2, np)[:, items] for part in sums.seen])
+        return np.ones((len(items), len(rows))), np.moveaxis(rows, 1, 0)
+
+    return solve(sums, clients, mixture, data, weighted=False)
+
+
+def rows_of(part: PyTree, axes: int, numpy: Any = jnp) -> Any:
+    """Item rows `[..., N, F]` with `axes` axes before F, all leaves of an item concatenated."""
+    leaves = jax.tree.leaves(dict(part).get('items', {}))
+    if not leaves:
+        raise ValueError('Expected item rows to be seen: observation.seen needs items.')
+    return numpy.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
+
+
+class _Entries(NamedTuple):
+    """All clients' batch entries, ordered by item and client; item i's are from `starts[i]` on."""
+
+    clients: np.ndarray
+    weights: np.ndarray
+    starts: np.ndarray
+
+
+def _entries(sums: Sums) -> _Entries:
+    who, where = np.nonzero(sums.weights > 0)
+    items = sums.items[who, where]
+    order = np.lexsort((who, items))
+    starts = np.searchsorted(items[order], np.arange(items.max() + 2))
+    return _Entries(who[order], sums.weights[who, where][order], starts)
+
+
+def solve(
+    sums: Sums,
+    clients: Sequence[int],
+    mixture: np.ndarray,
+    data: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    weighted: bool,
+) -> np.ndarray:
+    """Solves a ridge regression for each item of the clients' batches.
+
+    Args:
+        sums: what the server sees, with batches.
+        clients: V columns of the mixture.
+        mixture: `[S, C]`.
+        data: `data(items [n]) -> scale [n, S], sums [n, S, F]`; item i's system has the mixture
+            `scale_i * mixture`, of the columns of the clients that have the item.
+        weighted: whether a column counts with the weight of the client's batch entry.
+
+    Returns:
+        float `[V, B, F]`, 0 for padding, NaN for a client that is in no sum.
+
+    Raises:
+        ValueError: if none of the clients is in a sum.
+    """
+    entries, chosen = _entries(sums), np.asarray(clients)
+    absent = ~mixture[:, chosen].any(axis=0)
+    v, b = np.nonzero((sums.weights[chosen] > 0) & ~np.asarray(absent)[:, None])
+    if not len(v):
+        raise ValueError('Expected at least one of the clients to be in a sum.')
+    items = sums.items[chosen[v], b]
+    sizes = np.maximum(np.diff(entries.starts)[items], 8)
+    buckets = np.minimum(2 ** np.ceil(np.log2(sizes)).astype(int), len(sums.items))
+    with_nobody = jnp.asarray(np.pad(mixture, [(0, 0), (0, 1)]))  # a column of zeros for padding
+    found = np.zeros((*sums.items[chosen].shape, data(items[:1])[1].shape[2]))
+    for size in np.unique(buckets):
+        wanted = np.unique(items[buckets == size])
+        step = max(_ENTRIES // (len(mixture) * int(size)), jax.local_device_count())
+        step -= step % jax.local_device_count()
+        for start in range(0, len(wanted), step):
+            part = wanted[start : start + step]
+            part = np.pad(part, (0, -len(part) % min(step, len(wanted))), mode='edge')
+            columns, weights = _columns(entries, part, int(size), mixture.shape[1])
+            counted = weights if weighted else np.sign(weights)
+            solved = np.asarray(_solve(with_nobody, columns, counted, *data(part)))
+            here = np.isin(items, part)
+            row = np.searchsorted(part, items[here])
+            column = np.argmax(columns[row] == chosen[v[here], None], axis=1)
+            found[v[here], b[here]] = solved[row, column]
+    found[absent] = np.nan
+    return found
+
+
+def _columns(
+    entries: _Entries, items: np.ndarray, size: int, nobody: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The clients that have each item and the weights of their entries, `[n, size]`; padded."""
+    columns, weights = np.full((len(items), size), nobody), np.zeros((len(items), size))
+    for row, item in enumerate(items):
+        own = slice(entries.starts[item], entries.starts[item + 1])
+        columns[row, : own.stop - own.start] = entries.clients[own]
+        weights[row, : own.stop - own.start] = entries.weights[own]
+    return columns, weights
+
+
+@jax.jit
+def _solve(mixture: Array, columns: Array, weights: Array, scale: Array, sums: Array) -> Array:
+    """`ridge_solve` of n items with c columns each: float `[n, c, F]`, sharded over the items."""
+
+    def one(columns: Array, weights: Array, scale: Array, sums: Array) -> Array:
+        return filters.ridge_solve(scale[:, None] * mixture[:, columns] * weights, sums)
+
+    def part(*items: Array) -> Array:
+        return jax.lax.map(lambda item: one(*item), items)
+
+    own = jax.sharding.PartitionSpec('rows')
+    mapped = jax.shard_map(part, mesh=tree.device_mesh('rows'), in_specs=own, out_specs=own)
+    return mapped(columns, weights, scale, sums)
+
+
+def check_batches(sums: Sums) -> None:
+    """Refuses sums without batches.
+
+    Raises:
+        ValueError: if no batches are known.
+    """
+    if sums.items is None or sums.weights is None:
+        raise ValueError('Expected sums with batches: this attack needs observation.batch_known.')

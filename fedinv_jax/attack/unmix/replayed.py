@@ -1,0 +1,120 @@
+"""Labels from sums, with the rows that a client sends for each label replayed in every round."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax.attack import candidates
+from fedinv_jax.attack.unmix import by_item, filters
+from fedinv_jax.types import Answer, Array, Batch, ClientUpdate, PyTree, Sums, Transcript
+
+
+def replayed_rows(
+    client_update: ClientUpdate, privates: PyTree, shared: PyTree
+) -> tuple[Array, Array]:
+    """The item rows that a client sends for label 0 and for label 1, for weight 1 of the loss.
+
+    The mean over draws of the private state, which the server does not know.
+
+    Args:
+        client_update: of one client, one gradient of a mean over its batch.
+        privates: R draws of the private parameters, leaves `[R, ...]`.
+        shared: the parameters of one round.
+
+    Returns:
+        Two arrays float `[N, F]`.
+    """
+    number = jax.tree.leaves(shared['items'])[0].shape[0]
+
+    def rows(label: float, private: PyTree) -> Array:
+        labels = jnp.full(number, label)
+        upload, _ = client_update(shared, private, Batch(None, labels, jnp.ones(number)))
+        return number * by_item.rows_of(upload, 1)
+
+    zeros, ones = (jax.vmap(partial(rows, label))(privates).mean(axis=0) for label in (0.0, 1.0))
+    return zeros, ones
+
+
+def labels(
+    sums: Sums,
+    clients: Sequence[int],
+    replay: Callable[[PyTree], tuple[Array, Array]],
+    share: float,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Estimates the labels of clients' batches where the rows of each round are replayed.
+
+    With `r^0_ti` and `r^1_ti` from `replayed_rows`, client c sends for item i in round t about
+
+        a_c w_ci (r^0_ti + y_ci d_ti),    d_ti = r^1_ti - r^0_ti,
+
+    with the weights w_ci of its batch, and `a_c = 1 / sum_i w_ci` for a loss that is a mean. Only
+    `y_ci` is unknown, and the same in all rounds. Along `d_ti`, the sums of an item are linear in
+    the labels of the clients that have it; ridge regression towards the public share of
+    interactions estimates them. Unlike `by_item.mean_rows` it has one unknown for a client and item
+    instead of F, and uploads may drift with the parameters.
+
+    Args:
+        sums: what the server sees, with batches, item rows seen.
+        clients: V columns of `sums.members`.
+        replay: `replay(shared) -> (rows of label 0, rows of label 1)` of one round.
+        share: public share of interactions in a batch.
+        weights: `[C]`, the a_c; None: 1.
+
+    Returns:
+        float `[V, B]`, labels that are not confined to [0, 1]; `share` for padding, NaN for a
+        client that is in no sum.
+
+    Raises:
+        ValueError: if no item rows are seen, or no batches known.
+    """
+    by_item.check_batches(sums)
+    mixture = filters.mixture(sums, weights)
+    groups = filters.num_cohorts(sums)
+    along = jax.jit(partial(_along, replay))
+    found = [jax.device_get(along(*pair)) for pair in zip(sums.shared, sums.seen, strict=True)]
+    norms, base = (
+        np.repeat(np.stack([part[index] for part in found]), groups, axis=0) for index in (0, 1)
+    )
+    seen = np.concatenate([part[2] for part in found])
+    # What every client would add with the public share as its label.
+    expected = (base + share * norms) * (mixture @ _dense_weights(sums, norms.shape[1]))
+
+    def data(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return norms[:, items].T, (seen - expected)[:, items].T[..., None]
+
+    return share + by_item.solve(sums, clients, mixture, data, weighted=True)[..., 0]
+
+
+def read_labels(transcript: Transcript) -> Answer:
+    """The answer from labels of `labels`, in the transcript as `items/label` `[1, K, 1]`.
+
+    Returns:
+        Labels above 1/2; scores `sigmoid(8 (y - 1/2))`, in the order of the estimates. The
+        objective is the mean squared distance to the nearest label.
+    """
+    where = candidates.mask(transcript)
+    estimate = transcript.seen['items']['label'][0, :, 0]
+    labels = (estimate > 0.5) & where
+    off = jnp.sum((estimate - labels) ** 2, where=where) / jnp.maximum(jnp.sum(where), 1)
+    return Answer(jnp.where(where, jax.nn.sigmoid(8 * (estimate - 0.5)), 0), labels, None, off)
+
+
+def _along(
+    replay: Callable[[PyTree], tuple[Array, Array]], shared: PyTree, seen: PyTree
+) -> tuple[Array, Array, Array]:
+    """Norms `[N]` of `d_ti`, and along it the rows `[N]` of label 0 and the sums `[G, N]`."""
+    zeros, ones = replay(shared)
+    norms = jnp.linalg.norm(ones - zeros, axis=1)
+    unit = (ones - zeros) / jnp.where(norms > 0, norms, 1)[:, None]
+    return norms, jnp.sum(zeros * unit, axis=1), jnp.sum(by_item.rows_of(seen, 2) * unit, axis=-1)
+
+
+def _dense_weights(sums: Sums, num_items: int) -> np.ndarray:
+    """Weights of the batch entries as a matrix `[C, N]`."""
+    found = np.zeros((len(sums.items), num_items), np.float32)
+    np.add.at(found, (np.arange(len(sums.items))[:, None], sums.items), sums.weights)
+    return found

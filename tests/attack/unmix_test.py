@@ -1,0 +1,172 @@
+"""Unmix: clients' uploads from the sums of cohorts that change, against dense float64 solves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedinv_jax import client, losses, models
+from fedinv_jax.attack import unmix
+from fedinv_jax.attack.unmix import by_item, filters
+from fedinv_jax.types import Sums
+
+pytestmark = pytest.mark.usefixtures('float64')
+C, N, B, F, T = 12, 9, 4, 3, 30
+KEY = jax.random.key(0)
+
+
+def federation(seed=0, drift=0.0, groups=1, weights=None):
+    """Sums of clients whose rows are constant but for `drift`, and the clients' mean rows."""
+    rng = np.random.default_rng(seed)
+    items = np.stack([rng.choice(N, B, replace=False) for _ in range(C)])
+    real = np.ones((C, B))
+    real[0, -1] = 0  # padding
+    rows = rng.normal(size=(C, B, F)) * real[..., None]
+    scorer = rng.normal(size=(C, 2))
+    members = rng.integers(-1, groups, size=(T, C))
+    counted = np.ones(C) if weights is None else weights
+    seen = []
+    for of in members:
+        total = {'items': {'embedding': np.zeros((groups, N, F))}, 'scorer': np.zeros((groups, 2))}
+        for c in np.flatnonzero(of >= 0):
+            moved = rows[c] + drift * rng.normal(size=(B, F)) * real[c][:, None]
+            for b in range(B):
+                total['items']['embedding'][of[c], items[c, b]] += counted[c] * moved[b]
+            total['scorer'][of[c]] += counted[c] * scorer[c]
+        seen.append(total)
+    sums = Sums([], seen, members, np.arange(T), np.arange(C), items, real)
+    return sums, rows, scorer
+
+
+def table(sums, rows, c):
+    """A client's rows in the catalogue, zero elsewhere."""
+    found = np.zeros((N, F))
+    np.add.at(found, sums.items[c], rows[c])
+    return found
+
+
+# Failed on members counted from 1, and on cohorts of a round in another order than the sums.
+@pytest.mark.parametrize('groups', [1, 3])
+def test_uploads_that_do_not_drift_are_found(groups):
+    sums, rows, scorer = federation(groups=groups)
+    found = unmix.mean_uploads(sums, [0, 5], KEY)
+    for v, c in enumerate([0, 5]):
+        np.testing.assert_allclose(found['scorer'][v], scorer[c], atol=1e-5)
+        np.testing.assert_allclose(found['items']['embedding'][v], table(sums, rows, c), atol=1e-5)
+    np.testing.assert_allclose(unmix.mean_rows(sums, [0, 5]), rows[[0, 5]], atol=1e-5)
+
+
+# With fewer sums than clients the items' own systems are still determined: each has few clients.
+# Failed on systems of all clients.
+def test_known_batches_need_fewer_sums():
+    sums, rows, _ = federation(seed=1)
+    few = sums._replace(seen=sums.seen[:10], members=sums.members[:10])
+    touching = np.bincount(sums.items[sums.weights > 0], minlength=N)
+    assert len(few.seen) < C
+    assert touching.max() < len(few.seen)
+    np.testing.assert_allclose(unmix.mean_rows(few, [3]), rows[[3]], atol=1e-4)
+    wide = unmix.mean_uploads(few, [3], KEY)['items']['embedding'][0]
+    assert np.abs(wide - table(sums, rows, 3)).max() > 0.1
+
+
+# Failed on the ridge left out, and on the dual and the primal form exchanged.
+@pytest.mark.parametrize('shape', [(7, 12), (12, 7), (9, 9)])
+def test_the_filter_is_that_of_a_dense_solve(shape):
+    rng = np.random.default_rng(3)
+    mixture = (rng.random(shape) < 0.5).astype(float)
+    data = rng.normal(size=(shape[0], 5))
+    clients = np.arange(3)
+    found = unmix.filters_of(jnp.asarray(mixture), clients, jnp.asarray(data))
+    solved = unmix.ridge_solve(jnp.asarray(mixture), jnp.asarray(data))
+    mean = np.trace(mixture @ mixture.T) / np.linalg.matrix_rank(mixture)
+    best, score = None, np.inf
+    for ridge in np.logspace(-8, 2, 41) * mean:
+        inverse = np.linalg.inv(mixture @ mixture.T + ridge * np.eye(shape[0]))
+        hat = mixture @ mixture.T @ inverse
+        value = np.sum((data - hat @ data) ** 2) / np.trace(np.eye(shape[0]) - hat) ** 2
+        if value < score * (1 - 1e-9):
+            best, score = inverse, value
+    np.testing.assert_allclose(found, best @ mixture[:, :3], rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(solved, mixture.T @ best @ data, rtol=1e-5, atol=1e-8)
+
+
+# Failed on a pass that leaves the last rounds out.
+def test_streaming_is_the_same_as_all_at_once(monkeypatch):
+    sums, *_ = federation(drift=0.3, groups=2)
+    whole = unmix.mean_uploads(sums, [0, 1], KEY), unmix.mean_rows(sums, [0, 1])
+    monkeypatch.setattr(filters, '_ENTRIES', 7 * 2 * (N * F + 2))
+    monkeypatch.setattr(by_item, '_ENTRIES', 1)
+    parts = unmix.mean_uploads(sums, [0, 1], KEY), unmix.mean_rows(sums, [0, 1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), whole, parts)
+
+
+# Failed on weights that are left out.
+def test_weights_of_a_sum():
+    weights = np.linspace(1, 5, C)
+    sums, rows, scorer = federation(weights=weights)
+    found = unmix.mean_uploads(sums, [4], KEY, weights)
+    np.testing.assert_allclose(found['scorer'][0], scorer[4], atol=1e-5)
+    np.testing.assert_allclose(unmix.mean_rows(sums, [4], weights), rows[[4]], atol=1e-5)
+    unweighted = unmix.mean_rows(sums, [4])
+    np.testing.assert_allclose(unweighted, weights[4] * rows[[4]], atol=1e-4)
+
+
+def test_a_client_in_no_sum_has_no_upload():
+    sums, *_ = federation()
+    members = sums.members.copy()
+    members[:, 2] = -1  # nobody knows that client 2 took part
+    absent = sums._replace(members=members)
+    found = unmix.mean_rows(absent, [2, 3])
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
+    assert np.isnan(unmix.mean_uploads(absent, [2], KEY)['scorer']).all()
+    with pytest.raises(ValueError, match='at least one of the clients to be in a sum'):
+        unmix.mean_rows(absent, [2])
+
+
+# Who took part is what the filter knows: with the memberships of other rounds, nothing is found.
+def test_wrong_memberships_find_nothing():
+    sums, rows, _ = federation(seed=5)
+    wrong = sums._replace(members=np.roll(sums.members, 1, axis=0))
+    found = unmix.mean_rows(wrong, range(C))
+    signs = np.sign(found) == np.sign(rows)
+    share = signs[rows != 0].mean()
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(np.sum(rows != 0))
+
+
+def test_what_must_be_known():
+    sums, *_ = federation()
+    with pytest.raises(ValueError, match='Expected sums with batches'):
+        unmix.mean_rows(sums._replace(items=None, weights=None), [0])
+    hidden = sums._replace(seen=[{'scorer': part['scorer']} for part in sums.seen])
+    with pytest.raises(ValueError, match='Expected item rows to be seen'):
+        unmix.mean_rows(hidden, [0])
+
+
+# The clients' own update, replayed with their own private embedding, gives their labels although
+# every round has other parameters. Failed on the label-0 rows left out, on weights without `/ W`.
+def test_labels_where_parameters_drift():
+    model, rng = models.ncf(N, 4, hidden=(6,), scale=0.5), np.random.default_rng(2)
+    update = client.gradient_step(model, losses.bce, 0.0)
+    sums, _, _ = federation(seed=2)
+    private = model.init_private(KEY)  # the same for all clients
+    labels = (rng.random((C, B)) < 0.4).astype(float)
+    shared, seen = [], []
+    for t, of in enumerate(sums.members):
+        shared.append(model.init_shared(jax.random.fold_in(KEY, t)))
+        total = np.zeros((1, N, 4))
+        for c in np.flatnonzero(of >= 0):
+            batch = client.Batch(None, labels[c], sums.weights[c])
+            rows = client.gather(shared[-1], sums.items[c])
+            upload = update(rows, private, batch)[0]['items']['embedding']
+            for b in np.flatnonzero(sums.weights[c]):
+                total[0, sums.items[c, b]] += upload[b]
+        seen.append({'items': {'embedding': total}})
+    sums = sums._replace(shared=shared, seen=seen)
+
+    def replay(shared):
+        return unmix.replayed_rows(update, private[None], shared)
+
+    found = unmix.labels(sums, range(C), replay, 0.4, 1 / sums.weights.sum(axis=1))
+    real = sums.weights > 0
+    np.testing.assert_allclose(found[real], labels[real], atol=1e-3)
