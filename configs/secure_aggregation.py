@@ -2,7 +2,7 @@
 
 Matrix factorisation, MovieLens-100K, FedSGD. The server sees the sum of the participants' uploads
 and knows who took part and the items of their batches. `unmix` separates each client's mean upload
-from the sums of 128 rounds; popularity is the baseline.
+from the sums of T rounds; popularity is the baseline.
 
     FEDINV_DATA_DIR=$DATA python scripts/attack.py --config=configs/secure_aggregation.py
 
@@ -30,9 +30,9 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             'num_gradients': (8, 32, 64, 128),
         }
     )
-    config = config_lib.variant(config, arg)
     if arg:
+        config = config_lib.variant(config, arg)
+        config.data.max_users = 60
         config.server.clients_per_round = config.observation.cohort = 16
-        config.data.name, config.num_seeds = 'synthetic', 1
         config.attack.num_gradients = (8, 64)
     return config

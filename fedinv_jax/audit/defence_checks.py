@@ -102,8 +102,17 @@ def _check_changing(config: Config) -> None:
                 "cohorts that change use 'unmix', and give it what unmix separates with "
                 f"attack.unmix_reader=('{name}',)."
             )
-    for reader in attack.unmix_reader if 'unmix' in attack.name else ():
+    read = any(registry.ATTACKS[name].reads_sums for name in attack.name)
+    for reader in attack.unmix_reader if read else ():
         _check_reader(config, reader)
+    if 'joint' in attack.name:
+        if not section.batch_known:
+            raise ValueError("attack.name='joint' needs observation.batch_known=True.")
+        if other := [each for each in attack.unmix_reader if each not in ('spectral', 'replay')]:
+            raise ValueError(
+                "attack.name='joint' starts from attack.unmix_reader 'spectral' or 'replay', not "
+                f'{other[0]!r}.'
+            )
 
 
 def _check_reader(config: Config, reader: str) -> None:

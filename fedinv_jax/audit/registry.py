@@ -85,6 +85,11 @@ def _unmix(target: Target) -> Choice:
     return made._replace(solver=name if made.solver is None else made.solver)
 
 
+def _joint(target: Target) -> Choice:
+    by = target.config.attack.optimizer.name
+    return Choice(by, '', lambda seen, key, _: unmix.read_labels(seen))
+
+
 def _popularity(target: Target) -> Choice:
     return Choice(
         None, '', lambda transcript, key, _: baselines.popularity(transcript, target.share)
@@ -146,6 +151,11 @@ ATTACKS: dict[str, AttackSpec] = {
         _unmix, 'exact', "each client's mean upload from the sums of cohorts that change, given to "
         'an attack on one upload (attack.unmix_reader)', knows_share=True, adapts_to='none',
         dtype='float64', reads_sums=True,
+    ),
+    'joint': AttackSpec(
+        _joint, 'descent', 'mgradinv on the labels and private parameters of all clients whose '
+        'uploads are in the sums, started from what unmix reads', knows_share=True, iterates=True,
+        ends_by_itself=True, adapts_to='none', reads_sums=True,
     ),
 }  # fmt: skip
 

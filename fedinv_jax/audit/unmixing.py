@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, simulate, tree
-from fedinv_jax.attack import unmix
+from fedinv_jax import client, observe, simulate, tree
+from fedinv_jax.attack import relax, unmix
+from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, plan
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
-_SKETCH, _DRAWS = 2, 3  # streams of the run's key; the training takes 0, the attacks 1
+_SKETCH, _DRAWS, _SEARCH = 2, 3, 4  # streams of the run's key; training and attacks take 0 and 1
+_START = 0.02, 0.98  # labels from which `joint` starts are no further from 1/2
 _PRIVATES = 16  # draws of the private parameters over which `replay` averages
 
 
@@ -35,17 +38,19 @@ class Separated(NamedTuple):
 
 
 def separator(case: plan.Case, recording: simulate.Recording) -> Callable[[Setting], Separated]:
-    """`separate(setting)` for the case's victims, computed once for equal rounds and parts."""
+    """`separate(setting)` for the case's victims, computed once for settings that share it."""
     lock = threading.Lock()
 
     @functools.cache
-    def compute(rounds: tuple[int, ...], seen: tuple[str, ...], replay: bool) -> Separated:
+    def compute(setting: Setting) -> Separated:
         with jax.enable_x64():
-            return _separate(case, recording, rounds, seen, replay)
+            return _separate(case, recording, setting)
 
     def separate(setting: Setting) -> Separated:
+        if setting.attack == 'unmix' and setting.reader != 'replay':  # they read the same rows
+            setting = setting._replace(reader=None)
         with lock:  # blocks ask at the same time
-            return compute(tuple(setting.rounds), setting.seen, setting.reader == 'replay')
+            return compute(setting)
 
     return separate
 
@@ -82,33 +87,86 @@ def transcripts(
     )
 
 
-def _separate(
-    case: plan.Case,
-    recording: simulate.Recording,
-    rounds: tuple[int, ...],
-    seen: tuple[str, ...],
-    replay: bool,
-) -> Separated:
-    """Separates the uploads of the case's victims."""
+def _separate(case: plan.Case, recording: simulate.Recording, setting: Setting) -> Separated:
+    """Separates the uploads, or the labels, of the case's victims."""
     known, key = case.config.observation.batch_known, jax.random.key(case.config.seed)
-    sums = simulate.sums(recording, rounds, seen, known)
+    sums = simulate.sums(recording, setting.rounds, setting.seen, known)
     place = {int(user): index for index, user in enumerate(sums.users)}
     victims = [place[user] for user in case.victims]
-    parts: dict[str, PyTree] = {}
-    if replay:
-        parts['items'] = {'label': _labels(case, sums, victims, jax.random.fold_in(key, _DRAWS))}
+    if setting.attack == 'joint':
+        parts: dict[str, PyTree] = _as_rows(_joint(case, sums, setting, key)[victims])
+    elif setting.reader == 'replay':
+        parts = _as_rows(_labels(case, sums, victims, key))
     else:
-        whole = sums
-        if known and 'items' in sums.seen[0]:
-            rows = unmix.mean_rows(sums, victims, _weights(case, sums))
-            parts['items'] = _split(rows, sums.seen[0]['items'])
-            whole = sums._replace(seen=[_without_items(part) for part in sums.seen])
-        if jax.tree.leaves(whole.seen[0]):
-            parts |= unmix.mean_uploads(whole, victims, jax.random.fold_in(key, _SKETCH))
+        parts = _uploads(case, sums, victims, key)
     shared = jax.tree.map(
         lambda *leaves: np.mean(np.stack(leaves, dtype=np.float64), axis=0), *sums.shared
     )
     return Separated(parts, shared, (sums.members[:, victims] >= 0).any(axis=0))
+
+
+def _as_rows(labels: np.ndarray) -> dict[str, PyTree]:
+    """Labels `[V, B]` in the place of item rows, for `unmix.read_labels`."""
+    return {'items': {'label': labels[..., None]}}
+
+
+def _uploads(
+    case: plan.Case, sums: Sums, victims: Sequence[int], key: jax.Array
+) -> dict[str, PyTree]:
+    """Mean uploads of clients: item rows of their batches where they are known."""
+    parts: dict[str, PyTree] = {}
+    if sums.items is not None and 'items' in sums.seen[0]:
+        rows = unmix.mean_rows(sums, victims, _weights(case, sums))
+        parts['items'] = _split(rows, sums.seen[0]['items'])
+        sums = sums._replace(seen=[_without_items(part) for part in sums.seen])
+    if jax.tree.leaves(sums.seen[0]):
+        parts |= unmix.mean_uploads(sums, victims, jax.random.fold_in(key, _SKETCH))
+    return parts
+
+
+def _joint(case: plan.Case, sums: Sums, setting: Setting, key: jax.Array) -> np.ndarray:
+    """Labels `[C, B]` of all clients, started from what `setting.reader` reads."""
+    config, every = case.config, range(len(sums.users))
+    if setting.reader == 'replay':
+        start = np.clip(_labels(case, sums, every, key), *_START)
+    else:
+        rows = unmix.mean_rows(sums, every, _weights(case, sums))
+        start = _sides(rows, sums, case.share)
+    start = np.nan_to_num(start, nan=case.share)
+    one, parts = attackers.of_one_client(config), unmix.joint.groups(sums)
+    with jax.enable_x64(config.attack.dtype == 'float64'):
+        relaxation = relax.sigmoid(config.attack.label_rate_scale)
+        problem = unmix.joint.problem(
+            sums,
+            parts,
+            attackers.make_replay(one, case.model),
+            observe.share(*setting.seen),
+            case.model.init_private,
+            relaxation,
+            start,
+        )
+        solver = attackers.make_solver(config.attack, 1)
+        answer = unmix.joint.solve(
+            problem, solver, jax.random.fold_in(key, _SEARCH), config.attack.num_iterations
+        )
+    found = unmix.joint.by_client(parts, answer.scores, start)
+    found[~(sums.members >= 0).any(axis=0)] = np.nan
+    return found
+
+
+def _sides(rows: np.ndarray, sums: Sums, share: float) -> np.ndarray:
+    """Scores `[C, B]` of `item_rows.spectral` on each client's rows `[C, B, F]`."""
+
+    def one(rows: jax.Array, items: jax.Array, weights: jax.Array) -> jax.Array:
+        seen = Transcript(
+            shared={}, seen={'items': {'row': rows[None]}}, rounds=jnp.zeros(1, int),
+            participated=jnp.ones(1, bool), items=items, slot=None, weights=weights[None],
+            log_odds=jnp.zeros(items.shape),
+        )  # fmt: skip
+        return item_rows.spectral(seen, share).scores
+
+    batch = rows, sums.items, sums.weights
+    return np.asarray(jax.jit(lambda args: jax.lax.map(lambda own: one(*own), args))(batch))
 
 
 def _weights(case: plan.Case, sums: Sums) -> np.ndarray | None:
@@ -135,16 +193,13 @@ def _split(rows: np.ndarray, like: PyTree) -> PyTree:
     )
 
 
-def _labels(case: plan.Case, sums: Sums, victims: list[int], key: jax.Array) -> np.ndarray:
-    """Labels `[V, B, 1]` of the victims' batches, see `unmix.labels`."""
-    config = attackers.of_one_client(case.config)
-    one = attackers.unweighted(config)
-    update = attackers.make_replay(one, case.model)
-    privates = jax.vmap(case.model.init_private)(jax.random.split(key, _PRIVATES))
-    return unmix.labels(
-        sums,
-        victims,
-        functools.partial(unmix.replayed_rows, update, privates),
-        case.share,
-        _weights(case, sums),
-    )[..., None]
+def _labels(case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array) -> np.ndarray:
+    """Labels `[V, B]` of clients' batches, see `unmix.labels`."""
+    update = attackers.make_replay(
+        attackers.unweighted(attackers.of_one_client(case.config)), case.model
+    )
+    drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), _PRIVATES)
+    replay = functools.partial(
+        unmix.replayed_rows, update, jax.vmap(case.model.init_private)(drawn)
+    )
+    return unmix.labels(sums, clients, replay, case.share, _weights(case, sums))

@@ -1,5 +1,7 @@
 """From answers to rows: each victim alone, failures and certificates."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -48,7 +50,8 @@ def test_a_failure_says_why_and_leaves_no_certificate(damaged, reason):
     answers = Answer(
         labels, labels > 0.5, np.ones((2, 4)), np.array([0.1, np.nan]), sure, np.array([1, 1])
     )
-    seen = {'items': np.array([[1.0], [np.nan if damaged else 1.0]])}
+    uploads = {'items': np.array([[1.0], [np.nan if damaged else 1.0]])}
+    seen = types.SimpleNamespace(seen=uploads, participated=np.ones((2, 1), bool))
     shared = scoring.Run(0.5, None, None, 1.0)
     fine, failed = scoring.rows(block, answers, seen, truths, shared)
     assert (fine['status'], fine['reason'], fine['certified']) == ('ok', None, True)

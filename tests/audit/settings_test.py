@@ -36,7 +36,7 @@ def test_exact_attacks_have_one_hypothesis():
         ('mgradinv', 'unrolled'),
         ('mgradinv', 'static'),
     ]
-    exact = ('exact', 'sign', 'spectral', 'summed')
+    exact = ('exact', 'sign', 'spectral', 'summed', 'unmix')
     for name in registry.ATTACKS:
         assert settings_lib.dtype(config, name) == ('float64' if name in exact else 'float32')
 

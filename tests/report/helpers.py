@@ -32,6 +32,7 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'labels_changed': False,
         'attacker': 'adaptive',
         'placebo': False,
+        'reader': None,
         'data': 'synthetic',
         'model': 'ncf',
         'client': 'gradient_step',

@@ -59,7 +59,7 @@ def test_keys_that_are_missing_or_unknown():
 
 
 def test_the_setting_and_the_certificate_are_keys_of_a_row():
-    assert len(stats.SETTING) == 17
+    assert len(stats.SETTING) == 18
     assert set(stats.SETTING) < set(rows.VictimRow.__annotations__)
     assert set(stats.CERTIFICATE) < set(rows.VictimRow.__annotations__)
     assert set(stats.SETTING) < set(rows.SummaryRow.__annotations__)
@@ -118,10 +118,18 @@ def test_upgrade_knows_the_solvers_of_schema_1():
 def test_upgrade_fills_in_what_the_first_rows_lack():
     row = {**victim_row(0), 'schema': 1}
     later = ('attacker', 'training_loss', 'epsilon', 'quality', 'certified', 'margin')
-    for name in ('family', 'defences', 'labels_changed', 'config_hash', 'placebo', *later):
+    for name in (
+        'family',
+        'defences',
+        'labels_changed',
+        'config_hash',
+        'placebo',
+        'reader',
+        *later,
+    ):
         row.pop(name, None)
     new = rows.upgrade(row, OF_CONFIG)
-    assert (new['attacker'], new['placebo']) == ('adaptive', False)
+    assert (new['attacker'], new['placebo'], new['reader']) == ('adaptive', False, None)
     assert all(new[name] is None for name in later[1:])
 
 

@@ -1,11 +1,13 @@
 """Attacks on the sums of cohorts that change from round to round (secure aggregation)."""
 
+from fedinv_jax.attack.unmix import joint
 from fedinv_jax.attack.unmix.by_item import mean_rows
 from fedinv_jax.attack.unmix.filters import filters_of, mean_uploads, memberships, ridge_solve
 from fedinv_jax.attack.unmix.replayed import labels, read_labels, replayed_rows
 
 __all__ = [
     'filters_of',
+    'joint',
     'labels',
     'mean_rows',
     'mean_uploads',

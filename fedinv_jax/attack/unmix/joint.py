@@ -1,0 +1,260 @@
+"""Joint: labels and private parameters of all clients that the sums hold, at once.
+
+    min over y, p of sum_t |predict_t(y, p) - S_t|^2 / |S|^2,
+    predict_t[g] = sum_{c in cohort g of round t} client_update(shared_t, p_c, (items_c, y_c))
+
+is MGradInv's objective (`objective.problem`) for the sums of cohorts that change. Every client's
+upload is in several sums with other clients each time, so that few rounds determine all of them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import tree
+from fedinv_jax.attack import distances, inversion, objective
+from fedinv_jax.attack.relax import Relaxation
+from fedinv_jax.attack.unmix import by_item, filters
+from fedinv_jax.types import (
+    Answer,
+    Array,
+    Batch,
+    ClientUpdate,
+    Guess,
+    InitPrivate,
+    Key,
+    Observation,
+    PyTree,
+    Sums,
+)
+
+
+class Group(NamedTuple):
+    """Clients of similar batch size, and which of them are in each sum.
+
+    Attributes:
+        clients: int `[C]`, columns of `Sums.members`.
+        entries: int `[C, B]`, which of the client's batch entries in `Sums.items` these are.
+        items: int `[C, B]`.
+        weights: float `[C, B]`.
+        active: int `[T, M]`, positions in the group of those that took part; C pads.
+        cohorts: int `[T, M]`, their cohorts.
+    """
+
+    clients: np.ndarray
+    entries: np.ndarray
+    items: np.ndarray
+    weights: np.ndarray
+    active: np.ndarray
+    cohorts: np.ndarray
+
+
+def groups(sums: Sums, ratio: float = 1.5) -> list[Group]:
+    """Divides the clients of the sums into groups whose batches differ by at most `ratio`.
+
+    Clients in no sum are in no group.
+
+    Raises:
+        ValueError: if no batches are known.
+    """
+    by_item.check_batches(sums)
+    sizes = np.count_nonzero(sums.weights, axis=1)
+    present = np.any(sums.members >= 0, axis=0)
+    made, left = [], np.flatnonzero(present)
+    while len(left):
+        largest = sizes[left].max()
+        own = left[sizes[left] > largest / ratio]
+        left = np.setdiff1d(left, own)
+        made.append(_group(sums, own, int(largest)))
+    return made
+
+
+def _group(sums: Sums, clients: np.ndarray, size: int) -> Group:
+    """A group; each client's entries of weight 0 come last."""
+    order = np.argsort(sums.weights[clients] == 0, axis=1, kind='stable')[:, :size]
+    members = sums.members[:, clients]
+    most = int(np.max(np.sum(members >= 0, axis=1)))
+    active = np.full((len(members), most), len(clients))
+    cohorts = np.zeros((len(members), most), int)
+    for t, own in enumerate(members):
+        there = np.flatnonzero(own >= 0)
+        active[t, : len(there)] = there
+        cohorts[t, : len(there)] = own[there]
+    items, weights = (
+        np.take_along_axis(leaf[clients], order, axis=1) for leaf in (sums.items, sums.weights)
+    )
+    return Group(clients, order, items, weights, active, cohorts)
+
+
+def problem(
+    sums: Sums,
+    parts: Sequence[Group],
+    client_update: ClientUpdate,
+    after: Observation,
+    init_private: InitPrivate,
+    relaxation: Relaxation,
+    start: np.ndarray,
+    unrolled: bool = False,
+) -> objective.Problem:
+    """The problem of all clients in the sums, for a solver such as `inversion.descent`.
+
+    Args:
+        sums: what the server sees, with batches.
+        parts: see `groups`.
+        client_update: of one client, as the attacker knows it.
+        after: the channel after the sum, as the attacker models it; its `init` and `predict` are
+            used.
+        init_private: draws the private parameters of one client.
+        relaxation: of the labels.
+        start: labels from which the search starts, `[C, B]` as in `Sums.items`.
+        unrolled: whether private parameters change as the clients train, from the first round on;
+            every round is then in the sums. If not, they are the same in all rounds.
+
+    Returns:
+        The problem. A guess has the labels of all groups in one vector, and a tuple of the groups'
+        private parameters, leaves `[C, ...]`.
+    """
+    data = [(jnp.asarray(part.items), jnp.asarray(part.weights)) for part in parts]
+    rounds = [(jnp.asarray(part.active), jnp.asarray(part.cohorts)) for part in parts]
+    dtype = jnp.result_type(float)
+    shared, seen = (
+        tree.cast_floats(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), dtype)
+        for trees in (sums.shared, sums.seen)
+    )
+    number = filters.num_cohorts(sums)
+    norms = jax.tree.map(lambda leaf: jnp.sqrt(jnp.sum(leaf**2)), seen)
+
+    def split(labels: Array) -> list[Array]:
+        parted = jnp.split(labels, np.cumsum([part.items.size for part in parts])[:-1])
+        return [y.reshape(part.items.shape) for y, part in zip(parted, parts, strict=True)]
+
+    def one(shared: PyTree, private: PyTree, items: Array, labels: Array, weights: Array) -> tuple:
+        rows = {**shared, 'items': tree.take(shared['items'], items)}
+        return client_update(rows, private, Batch(None, labels, weights))
+
+    def train(privates: tuple, labels: list, shared: PyTree, where: list) -> tuple:
+        """The sums `[G, ...]` of a round, and the private parameters after it."""
+        total, moved = _zeros(shared, number), []
+        for (items, weights), own, y, (active, cohorts) in zip(
+            data, privates, labels, where, strict=True
+        ):
+            chosen = jnp.minimum(active, len(y) - 1)
+            batch = tree.take((items, y, weights), chosen)
+            uploads, new = jax.vmap(one, in_axes=(None, 0, 0, 0, 0))(
+                shared, tree.take(own, chosen), *batch
+            )
+            total = _add(total, uploads, batch[0], batch[2] > 0, active < len(y), cohorts)
+            moved.append(
+                jax.tree.map(
+                    lambda old, rows, at=active: old.at[at].set(rows, mode='drop'), own, new
+                )
+            )
+        return total, tuple(moved)
+
+    def predict(guess: Guess) -> PyTree:
+        labels = split(relaxation.decode(guess.labels))
+
+        @jax.checkpoint
+        def step(privates: tuple, now: tuple) -> tuple:
+            shared, seen, where = now
+            total, moved = train(privates, labels, shared, where)
+            predicted, _ = after.predict(total, seen, after.init(total))
+            return moved if unrolled else privates, predicted
+
+        return jax.lax.scan(step, guess.latent, (shared, seen, rounds))[1]
+
+    def whiten(uploads: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, norm: leaf / jnp.where(norm > 0, norm, 1), uploads, norms)
+
+    def residual(guess: Guess) -> PyTree:
+        return whiten(jax.tree.map(jnp.subtract, predict(guess), seen))
+
+    def init(key: Key) -> Guess:
+        keys = jax.random.split(key, sum(len(part.clients) for part in parts))
+        ends = np.cumsum([len(part.clients) for part in parts])[:-1]
+        latent = tuple(
+            tree.cast_floats(jax.vmap(init_private)(own), dtype) for own in jnp.split(keys, ends)
+        )
+        own_start = [start[part.clients[:, None], part.entries].ravel() for part in parts]
+        labels = jnp.asarray(np.concatenate(own_start), dtype)
+        return Guess(relaxation.encode(labels), None, latent)
+
+    def answer(guess: Guess, value: Array) -> Answer:
+        scores = relaxation.decode(guess.labels)
+        return Answer(scores, scores > 0.5, guess.latent, value)
+
+    return objective.Problem(
+        init,
+        predict,
+        whiten,
+        residual,
+        lambda guess: distances.squared_norm(residual(guess)),
+        answer,
+    )
+
+
+def by_client(parts: Sequence[Group], labels: Array, like: np.ndarray) -> np.ndarray:
+    """The labels of an answer as `[C, B]`; clients in no sum have those of `like`."""
+    found, ends = np.array(like), np.cumsum([part.items.size for part in parts])[:-1]
+    for part, own in zip(parts, np.split(np.asarray(labels), ends), strict=True):
+        found[part.clients[:, None], part.entries] = own.reshape(part.items.shape)
+    return found
+
+
+def private_alone(problem: objective.Problem) -> objective.Problem:
+    """The problem whose labels stay as they are."""
+
+    def with_fixed(guess: Guess) -> Array:
+        return problem.objective(guess._replace(labels=jax.lax.stop_gradient(guess.labels)))
+
+    return problem._replace(objective=with_fixed)
+
+
+def solve(
+    problem: objective.Problem, solver: inversion.Inversion, key: Key, num_iterations: int
+) -> Answer:
+    """The answer after a quarter of the iterations on the private parameters alone, then on all.
+
+    Started with labels that are mostly right, private parameters are found fast; started together
+    with arbitrary ones, they would first turn labels away from the start.
+    """
+    first = num_iterations // 4
+
+    @jax.jit
+    def run(key: Key) -> inversion.State:
+        found = inversion.search(private_alone(problem), solver, key, first)
+        return inversion.search(
+            problem._replace(init=lambda key: found.guess), solver, key, num_iterations - first
+        )
+
+    found = run(key)
+    return problem.answer(found.guess, found.objective)
+
+
+def _zeros(shared: PyTree, number: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), shared)
+
+
+def _add(
+    total: PyTree, uploads: PyTree, items: Array, real: Array, there: Array, cohorts: Array
+) -> PyTree:
+    """Adds uploads `[M, ...]` of a round to the sums `[G, ...]`; padding adds nothing."""
+
+    def only(leaf: Array, kept: Array) -> Array:
+        return jnp.where(kept.reshape(kept.shape + (1,) * (leaf.ndim - kept.ndim)), leaf, 0)
+
+    rows = there[:, None] & real
+    return {
+        name: jax.tree.map(
+            (lambda sum_, leaf: sum_.at[cohorts[:, None], items].add(only(leaf, rows)))
+            if name == 'items'
+            else (lambda sum_, leaf: sum_.at[cohorts].add(only(leaf, there))),
+            part,
+            uploads[name],
+        )
+        for name, part in total.items()
+        if name in uploads
+    }
