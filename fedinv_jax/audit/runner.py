@@ -17,6 +17,7 @@ from fedinv_jax.audit import (
     knowledge,
     plan,
     progress,
+    registry,
     reporting,
     run_record,
     scoring,
@@ -217,6 +218,9 @@ def _attack_seed(
     epsilon = accounting.against_server(defences.guarantees(config, number))
     timings = compiling.Timings(time.perf_counter() - start, after)
     separate = unmixing.separator(case, recording)
+    for setting in dict.fromkeys(block.setting for block in blocks):
+        if registry.ATTACKS[setting.attack].reads_sums:
+            separate(setting)
     of = partial(knowledge.arguments, recording, separate=separate)
     compiling.compile_all(of, blocks, later, functions, timings, log)
     weights = [executor.seconds(functions, block) for block in blocks]

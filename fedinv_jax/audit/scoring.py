@@ -52,7 +52,8 @@ def rows(
     finite, present = _finite(seen.seen, len(block.users)), np.any(seen.participated, axis=1)
     if setting.dynamics is not None:  # an attack that reads uploads; without one it has no answer
         there = np.resize(finite & present[: len(finite)], len(answers.objective))
-        answers = answers._replace(objective=jnp.where(there, answers.objective, jnp.nan))
+        objective: Any = np.where(there, np.asarray(answers.objective), np.nan)
+        answers = answers._replace(objective=objective)
     values = _evaluate_block(answers, truths)
     certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
     choice = case.attacks[plan.attack_setting(setting)]

@@ -13,11 +13,12 @@ import numpy as np
 from fedinv_jax import client, observe, simulate, tree
 from fedinv_jax.attack import relax, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, plan
+from fedinv_jax.audit import attackers, plan, progress
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
 _SKETCH, _DRAWS, _SEARCH = 2, 3, 4  # streams of the run's key; training and attacks take 0 and 1
+Update = Callable[[int, int], None]
 _START = 0.02, 0.98  # labels from which `joint` starts are no further from 1/2
 _PRIVATES = 16  # draws of the private parameters over which `replay` averages
 
@@ -38,13 +39,18 @@ class Separated(NamedTuple):
 
 
 def separator(case: plan.Case, recording: simulate.Recording) -> Callable[[Setting], Separated]:
-    """`separate(setting)` for the case's victims, computed once for settings that share it."""
+    """`separate(setting)` for the case's victims, computed once for settings that share it.
+
+    The first call of a setting shows a progress bar.
+    """
     lock = threading.Lock()
 
     @functools.cache
     def compute(setting: Setting) -> Separated:
         with jax.enable_x64():
-            return _separate(case, recording, setting)
+            what = f'{setting.attack}, T = {setting.num_gradients}, seed {case.config.seed}'
+            with progress.bar(what, case.config.run.progress) as update:
+                return _separate(case, recording, setting, update)
 
     def separate(setting: Setting) -> Separated:
         if setting.attack == 'unmix' and setting.reader != 'replay':  # they read the same rows
@@ -87,18 +93,20 @@ def transcripts(
     )
 
 
-def _separate(case: plan.Case, recording: simulate.Recording, setting: Setting) -> Separated:
+def _separate(
+    case: plan.Case, recording: simulate.Recording, setting: Setting, update: Update
+) -> Separated:
     """Separates the uploads, or the labels, of the case's victims."""
     known, key = case.config.observation.batch_known, jax.random.key(case.config.seed)
     sums = simulate.sums(recording, setting.rounds, setting.seen, known)
     place = {int(user): index for index, user in enumerate(sums.users)}
     victims = [place[user] for user in case.victims]
     if setting.attack == 'joint':
-        parts: dict[str, PyTree] = _as_rows(_joint(case, sums, setting, key)[victims])
+        parts: dict[str, PyTree] = _as_rows(_joint(case, sums, setting, key, update)[victims])
     elif setting.reader == 'replay':
-        parts = _as_rows(_labels(case, sums, victims, key))
+        parts = _as_rows(_labels(case, sums, victims, key, update))
     else:
-        parts = _uploads(case, sums, victims, key)
+        parts = _uploads(case, sums, victims, key, update)
     shared = jax.tree.map(
         lambda *leaves: np.mean(np.stack(leaves, dtype=np.float64), axis=0), *sums.shared
     )
@@ -111,12 +119,12 @@ def _as_rows(labels: np.ndarray) -> dict[str, PyTree]:
 
 
 def _uploads(
-    case: plan.Case, sums: Sums, victims: Sequence[int], key: jax.Array
+    case: plan.Case, sums: Sums, victims: Sequence[int], key: jax.Array, update: Update
 ) -> dict[str, PyTree]:
     """Mean uploads of clients: item rows of their batches where they are known."""
     parts: dict[str, PyTree] = {}
     if sums.items is not None and 'items' in sums.seen[0]:
-        rows = unmix.mean_rows(sums, victims, _weights(case, sums))
+        rows = unmix.mean_rows(sums, victims, _weights(case, sums), update)
         parts['items'] = _split(rows, sums.seen[0]['items'])
         sums = sums._replace(seen=[_without_items(part) for part in sums.seen])
     if jax.tree.leaves(sums.seen[0]):
@@ -124,13 +132,15 @@ def _uploads(
     return parts
 
 
-def _joint(case: plan.Case, sums: Sums, setting: Setting, key: jax.Array) -> np.ndarray:
+def _joint(
+    case: plan.Case, sums: Sums, setting: Setting, key: jax.Array, update: Update
+) -> np.ndarray:
     """Labels `[C, B]` of all clients, started from what `setting.reader` reads."""
     config, every = case.config, range(len(sums.users))
     if setting.reader == 'replay':
-        start = np.clip(_labels(case, sums, every, key), *_START)
+        start = np.clip(_labels(case, sums, every, key, update), *_START)
     else:
-        rows = unmix.mean_rows(sums, every, _weights(case, sums))
+        rows = unmix.mean_rows(sums, every, _weights(case, sums), update)
         start = _sides(rows, sums, case.share)
     start = np.nan_to_num(start, nan=case.share)
     one, parts = attackers.of_one_client(config), unmix.joint.groups(sums)
@@ -147,7 +157,7 @@ def _joint(case: plan.Case, sums: Sums, setting: Setting, key: jax.Array) -> np.
         )
         solver = attackers.make_solver(config.attack, 1)
         answer = unmix.joint.solve(
-            problem, solver, jax.random.fold_in(key, _SEARCH), config.attack.num_iterations
+            problem, solver, jax.random.fold_in(key, _SEARCH), config.attack.num_iterations, update
         )
     found = unmix.joint.by_client(parts, answer.scores, start)
     found[~(sums.members >= 0).any(axis=0)] = np.nan
@@ -193,13 +203,15 @@ def _split(rows: np.ndarray, like: PyTree) -> PyTree:
     )
 
 
-def _labels(case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array) -> np.ndarray:
+def _labels(
+    case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array, update: Update
+) -> np.ndarray:
     """Labels `[V, B]` of clients' batches, see `unmix.labels`."""
-    update = attackers.make_replay(
+    client_update = attackers.make_replay(
         attackers.unweighted(attackers.of_one_client(case.config)), case.model
     )
     drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), _PRIVATES)
     replay = functools.partial(
-        unmix.replayed_rows, update, jax.vmap(case.model.init_private)(drawn)
+        unmix.replayed_rows, client_update, jax.vmap(case.model.init_private)(drawn)
     )
-    return unmix.labels(sums, clients, replay, case.share, _weights(case, sums))
+    return unmix.labels(sums, clients, replay, case.share, _weights(case, sums), update)

@@ -14,7 +14,19 @@ from fedinv_jax.types import Array, PyTree, Sums
 _ENTRIES = 2**22  # of the mixtures that one compiled call works on
 
 
-def mean_rows(sums: Sums, clients: Sequence[int], weights: np.ndarray | None = None) -> np.ndarray:
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress report."""
+
+
+def mean_rows(
+    sums: Sums,
+    clients: Sequence[int],
+    weights: np.ndarray | None = None,
+    progress: Progress = _silent,
+) -> np.ndarray:
     """Estimates the mean item rows of clients' batches, with a system for each item.
 
     An item's sums are mixtures of the rows of those clients whose batches hold the item; the server
@@ -26,6 +38,7 @@ def mean_rows(sums: Sums, clients: Sequence[int], weights: np.ndarray | None = N
         weights: `[C]`, see `memberships`. Where a client's loss is a mean over its batch, its rows
             are the smaller the larger the batch: with weights of 1 / batch size the unknowns have
             one scale, and a ridge fits all of them.
+        progress: called with (items done, items in total).
 
     Returns:
         float `[V, B, F]`, all leaves of an item concatenated; 0 for padding, NaN for a client that
@@ -41,7 +54,7 @@ def mean_rows(sums: Sums, clients: Sequence[int], weights: np.ndarray | None = N
         rows = np.concatenate([rows_of(part, 2, np)[:, items] for part in sums.seen])
         return np.ones((len(items), len(rows))), np.moveaxis(rows, 1, 0)
 
-    return solve(sums, clients, mixture, data, weighted=False)
+    return solve(sums, clients, mixture, data, False, progress)
 
 
 def rows_of(part: PyTree, axes: int, numpy: Any = jnp) -> Any:
@@ -74,6 +87,7 @@ def solve(
     mixture: np.ndarray,
     data: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     weighted: bool,
+    progress: Progress = _silent,
 ) -> np.ndarray:
     """Solves a ridge regression for each item of the clients' batches.
 
@@ -84,6 +98,7 @@ def solve(
         data: `data(items [n]) -> scale [n, S], sums [n, S, F]`; item i's system has the mixture
             `scale_i * mixture`, of the columns of the clients that have the item.
         weighted: whether a column counts with the weight of the client's batch entry.
+        progress: called with (items done, items in total).
 
     Returns:
         float `[V, B, F]`, 0 for padding, NaN for a client that is in no sum.
@@ -100,6 +115,7 @@ def solve(
     sizes = np.maximum(np.diff(entries.starts)[items], 8)
     buckets = np.minimum(2 ** np.ceil(np.log2(sizes)).astype(int), len(sums.items))
     with_nobody = jnp.asarray(np.pad(mixture, [(0, 0), (0, 1)]))  # a column of zeros for padding
+    done, total = 0, len(np.unique(items))
     found = np.zeros((*sums.items[chosen].shape, data(items[:1])[1].shape[2]))
     for size in np.unique(buckets):
         wanted = np.unique(items[buckets == size])
@@ -115,6 +131,8 @@ def solve(
             row = np.searchsorted(part, items[here])
             column = np.argmax(columns[row] == chosen[v[here], None], axis=1)
             found[v[here], b[here]] = solved[row, column]
+            done += len(np.unique(part))
+            progress(done, total)
     found[absent] = np.nan
     return found
 

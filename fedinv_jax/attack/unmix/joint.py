@@ -7,7 +7,8 @@ is MGradInv's objective (`objective.problem`) for the sums of cohorts that chang
 upload is in several sums with other clients each time, so that few rounds determine all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,8 @@ from fedinv_jax.types import (
     PyTree,
     Sums,
 )
+
+_PER_CALL = 20  # iterations between two progress reports
 
 
 class Group(NamedTuple):
@@ -214,23 +217,41 @@ def private_alone(problem: objective.Problem) -> objective.Problem:
 
 
 def solve(
-    problem: objective.Problem, solver: inversion.Inversion, key: Key, num_iterations: int
+    problem: objective.Problem,
+    solver: inversion.Inversion,
+    key: Key,
+    num_iterations: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answer:
     """The answer after a quarter of the iterations on the private parameters alone, then on all.
 
     Started with labels that are mostly right, private parameters are found fast; started together
     with arbitrary ones, they would first turn labels away from the start.
+
+    Args:
+        problem: see `problem`.
+        solver: such as `inversion.descent`.
+        key: PRNG key of the first private parameters.
+        num_iterations: in all.
+        progress: called with (iterations done, iterations in total).
     """
     first = num_iterations // 4
 
-    @jax.jit
-    def run(key: Key) -> inversion.State:
-        found = inversion.search(private_alone(problem), solver, key, first)
-        return inversion.search(
-            problem._replace(init=lambda key: found.guess), solver, key, num_iterations - first
+    def search(stage: objective.Problem, guess: Guess, start: int, last: int) -> inversion.State:
+        stage = stage._replace(init=lambda _: guess)
+        state = jax.jit(partial(solver.init, stage))(key)
+        advance = jax.jit(
+            lambda state, count: jax.lax.fori_loop(
+                0, count, lambda _, state: solver.update(stage, state), state
+            )
         )
+        for done in range(start, last, _PER_CALL):
+            state = jax.block_until_ready(advance(state, min(_PER_CALL, last - done)))
+            progress(min(done + _PER_CALL, last), num_iterations)
+        return state
 
-    found = run(key)
+    found = search(private_alone(problem), problem.init(key), 0, first)
+    found = search(problem, found.guess, first, num_iterations)
     return problem.answer(found.guess, found.objective)
 
 

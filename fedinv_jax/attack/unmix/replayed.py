@@ -44,6 +44,7 @@ def labels(
     replay: Callable[[PyTree], tuple[Array, Array]],
     share: float,
     weights: np.ndarray | None = None,
+    progress: by_item.Progress = lambda done, total: None,
 ) -> np.ndarray:
     """Estimates the labels of clients' batches where the rows of each round are replayed.
 
@@ -63,6 +64,7 @@ def labels(
         replay: `replay(shared) -> (rows of label 0, rows of label 1)` of one round.
         share: public share of interactions in a batch.
         weights: `[C]`, the a_c; None: 1.
+        progress: called with (items done, items in total).
 
     Returns:
         float `[V, B]`, labels that are not confined to [0, 1]; `share` for padding, NaN for a
@@ -86,7 +88,7 @@ def labels(
     def data(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return norms[:, items].T, (seen - expected)[:, items].T[..., None]
 
-    return share + by_item.solve(sums, clients, mixture, data, weighted=True)[..., 0]
+    return share + by_item.solve(sums, clients, mixture, data, True, progress)[..., 0]
 
 
 def read_labels(transcript: Transcript) -> Answer:
