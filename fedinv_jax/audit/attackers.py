@@ -127,20 +127,6 @@ def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUp
     return client.cohort(client_update, size)
 
 
-def of_one_client(config: Config) -> Config:
-    """The config whose server sees each upload; nothing acts on sums."""
-    copy = config.copy_and_resolve_references()
-    copy.observation.update({'cohort': 1, 'cohort_membership': 'fixed', 'sum_noise': 0.0})
-    return copy
-
-
-def unweighted(config: Config) -> Config:
-    """The config whose clients do not multiply their uploads by their number of examples."""
-    copy = config.copy_and_resolve_references()
-    copy.client.weight_by_num_examples = False
-    return copy
-
-
 def make_init_private(config: Config, model: Model) -> InitPrivate:
     """`init(key)` of the private parameters to recover: of one client, or of a whole cohort."""
     size = config.observation.cohort

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from fedinv_jax.attack import baselines, recipes, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, defences
+from fedinv_jax.audit import attackers, defences, member
 from fedinv_jax.audit.attackers import Choice, Target
 
 
@@ -75,10 +75,11 @@ def _unmix(target: Target) -> Choice:
     """`target.reader` on one upload, the mean of a client's."""
     name = str(target.reader)
     if name == 'replay':
+        member.check_agreement(target.config, target.model)
         return Choice(name, '', lambda seen, key, _: unmix.read_labels(seen))
     if name == 'projection':
         return Choice(name, '', lambda seen, key, _: item_rows.projection(seen, target.share))
-    one = attackers.of_one_client(target.config)
+    one = member.alone(target.config)
     made = ATTACKS[name].make(
         target._replace(config=one, attack=name, dynamics='free', rounds=(0,), adaptive=False)
     )
@@ -86,6 +87,8 @@ def _unmix(target: Target) -> Choice:
 
 
 def _joint(target: Target) -> Choice:
+    if target.reader == 'replay':
+        member.check_agreement(target.config, target.model)
     by = target.config.attack.optimizer.name
     return Choice(by, '', lambda seen, key, _: unmix.read_labels(seen))
 

@@ -13,7 +13,7 @@ import numpy as np
 from fedinv_jax import client, observe, simulate, tree
 from fedinv_jax.attack import relax, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, plan, progress
+from fedinv_jax.audit import attackers, member, plan, progress
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
@@ -143,7 +143,7 @@ def _joint(
         rows = unmix.mean_rows(sums, every, _weights(case, sums), update)
         start = _sides(rows, sums, case.share)
     start = np.nan_to_num(start, nan=case.share)
-    one, parts = attackers.of_one_client(config), unmix.joint.groups(sums)
+    one, parts = member.alone(config), unmix.joint.groups(sums)
     with jax.enable_x64(config.attack.dtype == 'float64'):
         relaxation = relax.sigmoid(config.attack.label_rate_scale)
         problem = unmix.joint.problem(
@@ -207,9 +207,7 @@ def _labels(
     case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array, update: Update
 ) -> np.ndarray:
     """Labels `[V, B]` of clients' batches, see `unmix.labels`."""
-    client_update = attackers.make_replay(
-        attackers.unweighted(attackers.of_one_client(case.config)), case.model
-    )
+    client_update = member.replay(case.config, case.model)
     drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), _PRIVATES)
     replay = functools.partial(
         unmix.replayed_rows, client_update, jax.vmap(case.model.init_private)(drawn)

@@ -137,3 +137,13 @@ def test_items_that_come_back_are_a_row_where_negatives_are_new():
     assert by_count[1]['auc'] == 0.5
     config.observation.seen = ('items', 'scorer')
     assert 'intersection' not in {each.attack for each in settings_lib.settings(config)}
+
+
+def test_rows_that_clients_do_not_share_are_not_replayed():
+    config = sampled(unmix_reader=('replay',))
+    with pytest.raises(ValueError, match='Those of matrix_factorization are not'):
+        plan.make_cases(config)
+    config.model.item_bias = True
+    plan.make_cases(config)
+    config.model.update({'item_bias': False, 'name': 'ncf', 'hidden': (8,)})
+    plan.make_cases(config)

@@ -3,9 +3,10 @@
 from fedinv_jax.attack.unmix import joint
 from fedinv_jax.attack.unmix.by_item import mean_rows
 from fedinv_jax.attack.unmix.filters import filters_of, mean_uploads, memberships, ridge_solve
-from fedinv_jax.attack.unmix.replayed import labels, read_labels, replayed_rows
+from fedinv_jax.attack.unmix.replayed import agreement, labels, read_labels, replayed_rows
 
 __all__ = [
+    'agreement',
     'filters_of',
     'joint',
     'labels',

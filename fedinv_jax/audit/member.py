@@ -1,0 +1,45 @@
+"""A member of a cohort that changes, as an attacker on the sums models it."""
+
+import jax
+
+from fedinv_jax.attack import unmix
+from fedinv_jax.audit import attackers
+from fedinv_jax.audit.config import Config
+from fedinv_jax.types import ClientUpdate, Model
+
+_CLIENTS = 16  # private states drawn, to see whether rows are alike
+
+
+def alone(config: Config) -> Config:
+    """The config whose server sees each upload; nothing acts on sums."""
+    copy = config.copy_and_resolve_references()
+    copy.observation.update({'cohort': 1, 'cohort_membership': 'fixed', 'sum_noise': 0.0})
+    return copy
+
+
+def _unweighted(config: Config) -> Config:
+    """The config whose clients do not multiply their uploads by their number of examples."""
+    copy = config.copy_and_resolve_references()
+    copy.client.weight_by_num_examples = False
+    return copy
+
+
+def replay(config: Config, model: Model) -> ClientUpdate:
+    """One client's training, as an attacker on sums replays it: a gradient of a mean loss."""
+    return attackers.make_replay(_unweighted(alone(config)), model)
+
+
+def check_agreement(config: Config, model: Model) -> None:
+    """Refuses to replay rows that have nothing in common between clients.
+
+    Raises:
+        ValueError: if the mean over clients of what a label changes is as good as zero.
+    """
+    keys = jax.random.split(jax.random.key(0))
+    privates = jax.vmap(model.init_private)(jax.random.split(keys[0], _CLIENTS))
+    found = unmix.agreement(replay(config, model), privates, model.init_shared(keys[1]))
+    if found < 2 / _CLIENTS:
+        raise ValueError(
+            "attack.unmix_reader='replay' needs item rows that are alike for all clients. Those of "
+            f"{config.model.name} are not (agreement {found:.3f}): use 'spectral'."
+        )
