@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# For tests that spend most of their time compiling.
-QUICKLY := XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS"
-# A test process on each of up to four cores; what a file's tests share is made once.
-PYTEST := $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
+# Tests spend most of their time compiling: without optimisation. A test process on each of up to four
+# cores; what a file's tests share is made once.
+PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" \
+  $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help demo test test-fast lint tables bench wheel clean
 
@@ -25,11 +25,10 @@ demo: $(VENV)/.installed  ## attack 64 users of a synthetic data set with 1, 2 a
 	$(RUN) scripts/attack.py --config=configs/quickstart.py
 
 test: $(VENV)/.installed-dev  ## all tests
-	$(QUICKLY) $(PYTEST) -m 'not slow or compiles'
-	$(PYTEST) -m 'slow and not compiles'
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow
-	$(QUICKLY) $(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff check .

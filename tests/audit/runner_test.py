@@ -210,14 +210,14 @@ def candidates_of(case, user):
 @pytest.mark.slow
 def test_seeds_are_runs_of_their_own(tmp_path):
     config = seeds()
-    config.attack.num_victims = 3
+    config.attack.update({'num_victims': 3, 'victims_per_call': 1})  # one size of block
     _, rows = run(config, tmp_path / 'both')
     check_folder(tmp_path / 'both', config)
     alone = {}
     for seed, victims in ((0, 2), (1, 1)):
         one = seeds(1)
         one.update({'seed': seed})
-        one.attack.num_victims = victims
+        one.attack.update({'num_victims': victims, 'victims_per_call': 1})
         alone |= run(one, tmp_path / str(seed))[1]
     assert rows == alone
     assert len({row['seed'] for row in rows.values()}) == 2

@@ -18,7 +18,6 @@ CONFIGS = [path for path in ALL if path not in STUDIES]
 
 
 @pytest.mark.slow
-@pytest.mark.compiles
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_smoke_config_runs(path, tmp_path, monkeypatch):
     def offline(*_, **__):
@@ -49,7 +48,6 @@ said.push(images.length, images.every(image => image.naturalWidth > 500));
 
 # On synthetic data, hence everywhere.
 @pytest.mark.slow
-@pytest.mark.compiles
 @pytest.mark.parametrize('path', STUDIES, ids=lambda path: path.stem)
 def test_every_smoke_study_runs(path, tmp_path):
     config = load_config(path, 'smoke')
