@@ -68,7 +68,7 @@ def redrawn(clients: Sequence[Clients], size: int, after: Observation) -> Cohort
     def of(round_: Leaf, key: Key) -> list[Array]:
         own = jax.random.fold_in(jax.random.fold_in(key, round_), _DRAW)
         order = jax.random.permutation(own, int(ends[-1]))
-        return jnp.split(order * number // int(ends[-1]), ends[:-1])
+        return jnp.split(order % number, ends[:-1])
 
     return Cohorts(of, number, after)
 

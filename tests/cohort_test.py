@@ -336,6 +336,7 @@ def test_sums_are_of_rounds_and_cohorts_that_were_recorded():
     ('changes', 'message'),
     [
         ({'attack.name': ('spectral',)}, "use 'unmix'"),
+        ({'attack.participation_known': False}, 'who is in which sum'),
         ({'observation.cohort': 5}, 'to be server.clients_per_round=4'),
         ({'observation.batch_known': False}, "only 'projection' tells"),
         ({'observation.seen': ('scorer',)}, 'observation.seen must contain items'),

@@ -35,6 +35,16 @@ def intersection(transcript: Transcript) -> Answer:
 
     Args:
         transcript: of one client; only its `weights` `[T, K]` are used.
+
+    Returns:
+        Scores `[K]` in [0, 1] and labels `[K]`.
+
+    Example:
+        >>> seen = Transcript({}, {}, jnp.arange(2), None, jnp.arange(3), None,
+        ...                   jnp.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]), None)
+        >>> answer = intersection(seen)
+        >>> answer.scores.tolist(), answer.labels.tolist()
+        ([1.0, 0.5, 0.5], [True, False, False])
     """
     present = jnp.mean(transcript.weights > 0, axis=0, dtype=jnp.result_type(float))
     several = transcript.weights.shape[0] > 1

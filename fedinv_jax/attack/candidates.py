@@ -3,7 +3,23 @@
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax.types import Array, Transcript
+from fedinv_jax.types import Array, PyTree, Transcript
+
+
+def rows(view: PyTree, axes: int) -> Array:
+    """Item rows `[..., F]` of an upload or a sum, all leaves of an item concatenated.
+
+    Args:
+        view: what is seen; the first `axes` axes of its item leaves are not of the row.
+        axes: their number, such as 2 for `[T, K, ...]`.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    leaves = jax.tree.leaves(dict(view).get('items', {}))
+    if not leaves:
+        raise ValueError('Expected item rows to be seen: observation.seen needs items.')
+    return jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
 
 
 def mask(transcript: Transcript) -> Array:

@@ -47,6 +47,11 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
     """
     case = plan.make_case(config_lib.single_seeds(config)[0])
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
+    if registry.ATTACKS[setting.attack].reads_sums:
+        raise ValueError(
+            '--save_transcript needs an attack on the uploads of one client; '
+            f'{setting.attack} reads sums of many.'
+        )
     seen = knowledge.transcript(case, runner.train(case), setting, case.victims[0])
     transcripts.save(path, seen, _description(config, case.interactions.num_items))
     log(

@@ -94,6 +94,11 @@ def _check_changing(config: Config) -> None:
             "observation.cohort_membership='sampled' sums the participants of a round: expected "
             f'observation.cohort={section.cohort} to be server.clients_per_round={per_round}.'
         )
+    if not attack.participation_known:
+        raise ValueError(
+            'Cohorts that change need attack.participation_known=True: who is in which sum is what '
+            'the attacks on sums know.'
+        )
     for name in attack.name:
         spec = registry.ATTACKS[name]
         if spec.family != 'baseline' and not spec.reads_sums:

@@ -2,8 +2,9 @@
 
 import jax
 
+from fedinv_jax import client
 from fedinv_jax.attack import unmix
-from fedinv_jax.audit import attackers
+from fedinv_jax.audit import attackers, channel
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import ClientUpdate, Model
 
@@ -17,16 +18,17 @@ def alone(config: Config) -> Config:
     return copy
 
 
-def _unweighted(config: Config) -> Config:
-    """The config whose clients do not multiply their uploads by their number of examples."""
-    copy = config.copy_and_resolve_references()
-    copy.client.weight_by_num_examples = False
-    return copy
-
-
 def replay(config: Config, model: Model) -> ClientUpdate:
-    """One client's training, as an attacker on sums replays it: a gradient of a mean loss."""
-    return attackers.make_replay(_unweighted(alone(config)), model)
+    """One client's training, with what is done to its upload before the sum."""
+    client_update, before = attackers.make_replay(alone(config), model), channel.before_sum(config)
+    return client_update if before is None else client.through(client_update, before)
+
+
+def mean_gradient(config: Config, model: Model) -> ClientUpdate:
+    """One client's training, whose upload is a gradient of a mean over the batch."""
+    one = alone(config)
+    one.client.weight_by_num_examples = False
+    return attackers.make_replay(one, model)
 
 
 def check_agreement(config: Config, model: Model) -> None:
@@ -37,7 +39,7 @@ def check_agreement(config: Config, model: Model) -> None:
     """
     keys = jax.random.split(jax.random.key(0))
     privates = jax.vmap(model.init_private)(jax.random.split(keys[0], _CLIENTS))
-    found = unmix.agreement(replay(config, model), privates, model.init_shared(keys[1]))
+    found = unmix.agreement(mean_gradient(config, model), privates, model.init_shared(keys[1]))
     if found < 2 / _CLIENTS:
         raise ValueError(
             "attack.unmix_reader='replay' needs item rows that are alike for all clients. Those of "

@@ -94,9 +94,7 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     model = training.make_model(config.model, interactions.num_items)
     attacks: dict[Setting, attackers.Choice] = {}
     told = beliefs.believed(config)
-    believed, negatives = share, told.data.negatives_per_positive
-    if config.observation.batch_known and negatives != config.data.negatives_per_positive:
-        believed = 1 / (1 + negatives)
+    believed = believed_share(config, share)
     probe = functools.cache(functools.partial(attackers.probe, told, model))
     for setting in dict.fromkeys(map(attack_setting, settings_lib.settings(config))):
         if like is None or registry.ATTACKS[setting.attack].knows_share:  # these know the share
@@ -117,6 +115,19 @@ def make_case(config: Config, like: Case | None = None) -> Case:
         len(np.unique(interactions.users)),
         attacks,
     )
+
+
+def believed_share(config: Config, share: float) -> float:
+    """The share of interactions among the candidates that the attacker believes in.
+
+    Args:
+        config: with `attack.believes`.
+        share: the true one.
+    """
+    negatives = beliefs.believed(config).data.negatives_per_positive
+    if config.observation.batch_known and negatives != config.data.negatives_per_positive:
+        return 1 / (1 + negatives)
+    return share
 
 
 def make_attack(

@@ -171,11 +171,9 @@ def solvers() -> list[str]:
 
 def readers() -> list[str]:
     """What may read the rows that `unmix` separates (`attack.unmix_reader`)."""
-    return [
-        'projection',
-        'replay',
-        *(n for n, s in ATTACKS.items() if s.family != 'baseline' and not s.reads_sums),
-    ]
+    alone = ('intersection', *(name for name, spec in ATTACKS.items() if spec.reads_sums))
+    reading = [name for name, spec in ATTACKS.items() if spec.family != 'baseline']
+    return ['projection', 'replay', *(name for name in reading if name not in alone)]
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:

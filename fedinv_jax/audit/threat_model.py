@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fedinv_jax import accounting, observe, quality
-from fedinv_jax.audit import beliefs, defences, plan
+from fedinv_jax.audit import beliefs, defences, plan, secure_aggregation, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import held_out, provenance, values
@@ -279,10 +279,27 @@ def _count(case: plan.Case, setting: settings_lib.Setting, batch: int) -> str:
     section = case.config.observation
     seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
     rows = optax.tree.size(seen.get('items', {})) // num_items
+    if secure_aggregation.changes(case.config):
+        return _count_sums(case, setting, optax.tree.size(seen))
     batch *= section.cohort  # an upper bound: members may share items
     numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
     labels = batch if section.batch_known else 2 * num_items
-    latent = plan.num_private(case, setting)
+    return _line(setting, numbers, labels, plan.num_private(case, setting))
+
+
+def _count_sums(case: plan.Case, setting: settings_lib.Setting, size: int) -> str:
+    """The numbers in all sums, of `size` each, and the unknowns of all clients."""
+    cohorts = training.make_cohorts(case.config, case.clients)
+    numbers = setting.num_gradients * size * (1 if cohorts is None else cohorts.number)
+    count = _num_clients(case)
+    labels = sum(int(np.sum(group.weights > 0)) for group in case.clients)
+    if not case.config.observation.batch_known:
+        labels = 2 * count * case.interactions.num_items
+    one = plan.num_private(case, setting._replace(dynamics=None))
+    return _line(setting, numbers, labels, count * one)
+
+
+def _line(setting: settings_lib.Setting, numbers: int, labels: int, latent: int) -> str:
     return (
         f'  {setting.num_gradients:<2} {"+".join(setting.seen):<13} {setting.dynamics:<11} '
         f'{numbers} : {labels} + {latent} = {numbers / (labels + latent):.2f}'

@@ -13,7 +13,7 @@ import numpy as np
 from fedinv_jax import client, observe, simulate, tree
 from fedinv_jax.attack import relax, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, member, plan, progress
+from fedinv_jax.audit import attackers, beliefs, member, plan, progress
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
@@ -98,6 +98,9 @@ def _separate(
 ) -> Separated:
     """Separates the uploads, or the labels, of the case's victims."""
     known, key = case.config.observation.batch_known, jax.random.key(case.config.seed)
+    case = case._replace(  # what the attacker believes of the clients, where it is not the truth
+        config=beliefs.believed(case.config), share=plan.believed_share(case.config, case.share)
+    )
     sums = simulate.sums(recording, setting.rounds, setting.seen, known)
     place = {int(user): index for index, user in enumerate(sums.users)}
     victims = [place[user] for user in case.victims]
@@ -143,13 +146,13 @@ def _joint(
         rows = unmix.mean_rows(sums, every, _weights(case, sums), update)
         start = _sides(rows, sums, case.share)
     start = np.nan_to_num(start, nan=case.share)
-    one, parts = member.alone(config), unmix.joint.groups(sums)
+    parts = unmix.joint.groups(sums)
     with jax.enable_x64(config.attack.dtype == 'float64'):
         relaxation = relax.sigmoid(config.attack.label_rate_scale)
         problem = unmix.joint.problem(
             sums,
             parts,
-            attackers.make_replay(one, case.model),
+            member.replay(config, case.model),
             observe.share(*setting.seen),
             case.model.init_private,
             relaxation,
@@ -207,7 +210,7 @@ def _labels(
     case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array, update: Update
 ) -> np.ndarray:
     """Labels `[V, B]` of clients' batches, see `unmix.labels`."""
-    client_update = member.replay(case.config, case.model)
+    client_update = member.mean_gradient(case.config, case.model)
     drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), _PRIVATES)
     replay = functools.partial(
         unmix.replayed_rows, client_update, jax.vmap(case.model.init_private)(drawn)

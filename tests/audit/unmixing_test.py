@@ -147,3 +147,18 @@ def test_rows_that_clients_do_not_share_are_not_replayed():
     plan.make_cases(config)
     config.model.update({'item_bias': False, 'name': 'ncf', 'hidden': (8,)})
     plan.make_cases(config)
+
+
+# Failed on a replay of the true client.
+def test_what_is_believed_is_replayed():
+    config = sampled(name=('joint',), num_gradients=(4,), num_iterations=4, num_victims=2)
+
+    def found(config):
+        (case,) = plan.make_cases(config)
+        (setting,) = settings_lib.settings(config)
+        seen = unmixing.separator(case, runner.train(case))(setting).seen
+        return seen['items']['label']
+
+    right = found(config)
+    config.attack.believes = ('client.positive_weight=4.',)
+    assert np.nanmax(np.abs(found(config) - right)) > 1e-3

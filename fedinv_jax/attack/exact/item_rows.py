@@ -199,10 +199,7 @@ def sign(problem: Problem, transcript: Transcript, latent: PyTree) -> Answer:
 
 def rows_of(transcript: Transcript, view: PyTree) -> Array:
     """The candidates' item rows `[T, K, F]` of an upload, all leaves of an item concatenated."""
-    if not jax.tree.leaves(dict(view).get('items', {})):
-        raise ValueError('Expected item rows to be seen: observation.seen needs items.')
-    leaves = jax.tree.leaves(view['items'])
-    rows = jnp.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    rows = candidates.rows(view, 2)
     return rows if transcript.rows is None else rows[:, transcript.rows]
 
 

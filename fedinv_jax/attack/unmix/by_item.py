@@ -1,31 +1,26 @@
 """A system for each item, whose unknowns are those of the clients that have the item."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import tree
+from fedinv_jax.attack import candidates
 from fedinv_jax.attack.unmix import filters
 from fedinv_jax.types import Array, PyTree, Sums
 
 _ENTRIES = 2**22  # of the mixtures that one compiled call works on
-
-
 Progress = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    """No progress report."""
 
 
 def mean_rows(
     sums: Sums,
     clients: Sequence[int],
     weights: np.ndarray | None = None,
-    progress: Progress = _silent,
+    progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
     """Estimates the mean item rows of clients' batches, with a system for each item.
 
@@ -51,18 +46,15 @@ def mean_rows(
     mixture = filters.mixture(sums, weights)
 
     def data(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.concatenate([rows_of(part, 2, np)[:, items] for part in sums.seen])
+        own = [jax.tree.map(lambda leaf: leaf[:, items], _items(part)) for part in sums.seen]
+        rows = np.concatenate([candidates.rows(part, 2) for part in own])
         return np.ones((len(items), len(rows))), np.moveaxis(rows, 1, 0)
 
     return solve(sums, clients, mixture, data, False, progress)
 
 
-def rows_of(part: PyTree, axes: int, numpy: Any = jnp) -> Any:
-    """Item rows `[..., N, F]` with `axes` axes before F, all leaves of an item concatenated."""
-    leaves = jax.tree.leaves(dict(part).get('items', {}))
-    if not leaves:
-        raise ValueError('Expected item rows to be seen: observation.seen needs items.')
-    return numpy.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
+def _items(part: PyTree) -> PyTree:
+    return {name: leaves for name, leaves in part.items() if name == 'items'}
 
 
 class _Entries(NamedTuple):
@@ -87,7 +79,7 @@ def solve(
     mixture: np.ndarray,
     data: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     weighted: bool,
-    progress: Progress = _silent,
+    progress: Progress = lambda done, total: None,
 ) -> np.ndarray:
     """Solves a ridge regression for each item of the clients' batches.
 

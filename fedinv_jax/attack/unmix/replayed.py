@@ -55,7 +55,7 @@ def _replayed(client_update: ClientUpdate, privates: PyTree, shared: PyTree) -> 
     def rows(label: float, private: PyTree) -> Array:
         labels = jnp.full(number, label)
         upload, _ = client_update(shared, private, Batch(None, labels, jnp.ones(number)))
-        return number * by_item.rows_of(upload, 1)
+        return number * candidates.rows(upload, 1)
 
     zeros, ones = (jax.vmap(partial(rows, label))(privates) for label in (0.0, 1.0))
     return zeros, ones
@@ -135,7 +135,7 @@ def _along(
     zeros, ones = replay(shared)
     norms = jnp.linalg.norm(ones - zeros, axis=1)
     unit = (ones - zeros) / jnp.where(norms > 0, norms, 1)[:, None]
-    return norms, jnp.sum(zeros * unit, axis=1), jnp.sum(by_item.rows_of(seen, 2) * unit, axis=-1)
+    return norms, jnp.sum(zeros * unit, axis=1), jnp.sum(candidates.rows(seen, 2) * unit, axis=-1)
 
 
 def _dense_weights(sums: Sums, num_items: int) -> np.ndarray:
