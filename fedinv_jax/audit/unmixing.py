@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,11 +32,13 @@ class Separated(NamedTuple):
             their batches or, if the batches are not known, `[V, N, ...]`.
         shared: the mean of the parameters over the rounds.
         present: bool `[V]`, whether a victim took part in any of the rounds.
+        seconds: time that it took, for each victim.
     """
 
     seen: PyTree
     shared: PyTree
     present: np.ndarray
+    seconds: float
 
 
 def separator(case: plan.Case, recording: simulate.Recording) -> Callable[[Setting], Separated]:
@@ -48,9 +51,12 @@ def separator(case: plan.Case, recording: simulate.Recording) -> Callable[[Setti
     @functools.cache
     def compute(setting: Setting) -> Separated:
         with jax.enable_x64():
+            start = time.perf_counter()
             what = f'{setting.attack}, T = {setting.num_gradients}, seed {case.config.seed}'
             with progress.bar(what, case.config.run.progress) as update:
-                return _separate(case, recording, setting, update)
+                found = _separate(case, recording, setting, update)
+        took = time.perf_counter() - start
+        return found._replace(seconds=took / len(case.victims))
 
     def separate(setting: Setting) -> Separated:
         if setting.attack == 'unmix' and setting.reader != 'replay':  # they read the same rows
@@ -113,7 +119,7 @@ def _separate(
     shared = jax.tree.map(
         lambda *leaves: np.mean(np.stack(leaves, dtype=np.float64), axis=0), *sums.shared
     )
-    return Separated(parts, shared, (sums.members[:, victims] >= 0).any(axis=0))
+    return Separated(parts, shared, (sums.members[:, victims] >= 0).any(axis=0), 0.0)
 
 
 def _as_rows(labels: np.ndarray) -> dict[str, PyTree]:

@@ -112,6 +112,7 @@ def test_weights_of_a_sum():
     np.testing.assert_allclose(unweighted, weights[4] * rows[[4]], atol=1e-4)
 
 
+# Failed on an estimate of 0.
 def test_a_client_in_no_sum_has_no_upload():
     sums, *_ = federation()
     members = sums.members.copy()
@@ -145,7 +146,7 @@ def test_what_must_be_known():
 
 
 # The clients' own update, replayed with their own private embedding, gives their labels although
-# every round has other parameters. Failed on the label-0 rows left out, on weights without `/ W`.
+# every round has other parameters. Failed on the label-0 rows left out.
 def test_labels_where_parameters_drift():
     model, rng = models.ncf(N, 4, hidden=(6,), scale=0.5), np.random.default_rng(2)
     update = client.gradient_step(model, losses.bce, 0.0)
@@ -203,7 +204,8 @@ def clients_that_train(model, update, rounds, rate=0.0, groups=1):
 
 
 # The float64 sums above are added up client by client. Failed on clients of one group that take
-# part in a round in which another does not; on private parameters that stay where they train.
+# part in a round in which another does not; on private parameters that stay where they train; on
+# padding that trains.
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('unrolled', [False, True])
 def test_joint_replays_the_sums_at_the_truth(unrolled, groups):

@@ -34,7 +34,7 @@ def mean(found, **of):
     return np.mean([row['metrics']['auc'] for row in own])
 
 
-# Failed on rows in another victim's order, and on parameters of other items.
+# Failed on the rows of another victim.
 @pytest.mark.slow
 def test_unmixed_rows_reveal_the_labels():
     found = rows(sampled(unmix_reader=('spectral', 'projection', 'summed')))
@@ -98,8 +98,7 @@ def test_a_victim_in_no_sum_is_a_failed_row():
     assert {row['metrics']['auc'] for row in absent} == {0.5}
 
 
-# From sums that are too few for `unmix`. Failed on private parameters of another client, and on
-# padding that trains.
+# From sums that are too few for `unmix`. Failed on private parameters of another client.
 @pytest.mark.slow
 def test_all_clients_at_once_need_fewer_sums():
     config = sampled(name=('unmix', 'joint'), num_gradients=(10,), num_iterations=400)
@@ -111,6 +110,7 @@ def test_all_clients_at_once_need_fewer_sums():
     assert np.mean(right) >= 0.5
 
 
+# Failed on a computation for each reader.
 def test_sums_are_separated_once_for_all_readers():
     config = sampled(unmix_reader=('spectral', 'projection'), num_gradients=(3,), num_victims=2)
     (case,) = plan.make_cases(config)
@@ -134,11 +134,13 @@ def test_items_that_come_back_are_a_row_where_negatives_are_new():
     by_count = {row['num_gradients']: row['metrics'] for row in found}
     assert by_count[4]['auc'] > 0.9
     assert by_count[4]['recall'] == 1
+    assert by_count[4]['precision'] > 0.8
     assert by_count[1]['auc'] == 0.5
     config.observation.seen = ('items', 'scorer')
     assert 'intersection' not in {each.attack for each in settings_lib.settings(config)}
 
 
+# Failed without the check of what clients have in common.
 def test_rows_that_clients_do_not_share_are_not_replayed():
     config = sampled(unmix_reader=('replay',))
     with pytest.raises(ValueError, match='Those of matrix_factorization are not'):
