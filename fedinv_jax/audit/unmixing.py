@@ -144,12 +144,15 @@ def _uploads(
 def _joint(
     case: plan.Case, sums: Sums, setting: Setting, key: jax.Array, update: Update
 ) -> np.ndarray:
-    """Labels `[C, B]` of all clients, started from what `setting.reader` reads."""
+    """Labels `[C, B]` of all clients, started from what `setting.reader` reads.
+
+    The bar moves with the iterations, after the start.
+    """
     config, every = case.config, range(len(sums.users))
     if setting.reader == 'replay':
-        start = np.clip(_labels(case, sums, every, key, update), *_START)
+        start = np.clip(_labels(case, sums, every, key), *_START)
     else:
-        rows = unmix.mean_rows(sums, every, _weights(case, sums), update)
+        rows = unmix.mean_rows(sums, every, _weights(case, sums))
         start = _sides(rows, sums, case.share)
     start = np.nan_to_num(start, nan=case.share)
     parts = unmix.joint.groups(sums)
@@ -213,7 +216,11 @@ def _split(rows: np.ndarray, like: PyTree) -> PyTree:
 
 
 def _labels(
-    case: plan.Case, sums: Sums, clients: Sequence[int], key: jax.Array, update: Update
+    case: plan.Case,
+    sums: Sums,
+    clients: Sequence[int],
+    key: jax.Array,
+    update: Update = lambda done, total: None,
 ) -> np.ndarray:
     """Labels `[V, B]` of clients' batches, see `unmix.labels`."""
     client_update = member.mean_gradient(case.config, case.model)
