@@ -123,8 +123,8 @@ def test_sums_are_separated_once_for_all_readers():
 # Failed on items of any round.
 def test_items_that_come_back_are_a_row_where_negatives_are_new():
     config = config_lib.default_config()
-    config.data.synthetic.update({'num_users': 12, 'num_items': 60})
-    config.data.resample_negatives = True
+    config.data.synthetic.update({'num_users': 12, 'num_items': 200})
+    config.data.update({'resample_negatives': True, 'max_positives': 20})
     config.model.update({'name': 'matrix_factorization', 'dim': 2})
     config.attack.update(
         {'name': ('spectral',), 'num_victims': 3, 'num_gradients': (1, 4), 'interval': (1,)}
