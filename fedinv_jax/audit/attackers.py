@@ -244,22 +244,33 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
 
 def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
     """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
-    total, several = section.num_iterations, section.curriculum and not section.warm_start
+    several = section.curriculum and not section.warm_start
     stages = curriculum.doubling(num_steps) if several else (num_steps,)
+    iterations = stage_iterations(section, stages)
+    solver = make_stage_solver(section, iterations)
+    return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
+
+
+def make_stage_solver(section: Config, num_iterations: int) -> inversion.Inversion:
+    """The solver of one stage of the curriculum."""
+    if section.optimizer.name == NEWTON:
+        return gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
+    optimizer = training.make_optimizer('attack.optimizer', section.optimizer, num_iterations)
+    return inversion.descent(optimizer, stop_below=section.stop_below)
+
+
+def stage_iterations(section: Config, stages: Sequence[int]) -> int:
+    """Iterations of each stage, of `attack.num_iterations` in all."""
+    total = section.num_iterations
     if total < len(stages):
         raise ValueError(
             f'Expected attack.num_iterations={total} to be at least {len(stages)}, one for each '
-            f'stage at T = {num_steps} (attack.curriculum).'
+            f'stage at T = {stages[-1]} (attack.curriculum).'
         )
     iterations = -(-total // len(stages))
     if stages[1:]:  # some are left for the last stage
         iterations = min(iterations, (total - 1) // (len(stages) - 1))
-    if section.optimizer.name == NEWTON:
-        solver = gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
-    else:
-        optimizer = training.make_optimizer('attack.optimizer', section.optimizer, iterations)
-        solver = inversion.descent(optimizer, stop_below=section.stop_below)
-    return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
+    return iterations
 
 
 def _scale(distance: str, transcript: Transcript) -> PyTree:

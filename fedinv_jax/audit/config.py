@@ -130,8 +130,8 @@ def default_config() -> Config:
                 'error_feedback': False,
                 'delta': 1e-5,  # delta of the (epsilon, delta)-differential privacy reported
             },
-            # What mgradinv assumes about the private embedding: another one in each observed round
-            # ('free'), the same in all ('static'), or trained from the first on ('unrolled').
+            # What mgradinv and joint assume about private embeddings: another one in each observed
+            # round ('free'), the same in all ('static'), or trained from the first on ('unrolled').
             'dynamics': {'name': ('free',)},
             'attack': {
                 # Attacks and baselines, see `registry.ATTACKS`.
@@ -163,7 +163,8 @@ def default_config() -> Config:
                 'unmix_reader': ('spectral',),
                 'num_iterations': 1000,  # of the iterative attacks, per victim
                 # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
-                # before. The stages share num_iterations; the first has two shares.
+                # before. The stages share num_iterations; the first has two shares. joint starts
+                # with 16 rounds, whose stage has one share.
                 'curriculum': True,
                 'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
                 # Exact attack from whose answer mgradinv starts, without stages; None: random.

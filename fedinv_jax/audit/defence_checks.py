@@ -118,6 +118,12 @@ def _check_changing(config: Config) -> None:
                 "attack.name='joint' starts from attack.unmix_reader 'spectral' or 'replay', not "
                 f'{other[0]!r}.'
             )
+        several = any(number > 1 for number in attack.num_gradients)
+        if 'unrolled' in config.dynamics.name and several and set(attack.interval) != {1}:
+            raise ValueError(
+                "attack.name='joint' with dynamics.name='unrolled' trains the clients of each sum "
+                f'in turn: it needs attack.interval=(1,), not {tuple(attack.interval)}.'
+            )
 
 
 def _check_reader(config: Config, reader: str) -> None:

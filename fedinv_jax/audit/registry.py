@@ -157,8 +157,8 @@ ATTACKS: dict[str, AttackSpec] = {
     ),
     'joint': AttackSpec(
         _joint, 'descent', 'mgradinv on the labels and private parameters of all clients whose '
-        'uploads are in the sums, started from what unmix reads', knows_share=True, iterates=True,
-        ends_by_itself=True, adapts_to='none', reads_sums=True,
+        'uploads are in the sums, started from what unmix reads', knows_share=True,
+        has_hypothesis=True, iterates=True, ends_by_itself=True, adapts_to='none', reads_sums=True,
     ),
 }  # fmt: skip
 

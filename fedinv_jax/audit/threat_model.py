@@ -296,6 +296,8 @@ def _count_sums(case: plan.Case, setting: settings_lib.Setting, size: int) -> st
     if not case.config.observation.batch_known:
         labels = 2 * count * case.interactions.num_items
     one = plan.num_private(case, setting._replace(dynamics=None))
+    if setting.attack == 'joint' and setting.dynamics == 'free':  # new ones in each round
+        count = setting.num_gradients * (case.config.server.clients_per_round or count)
     return _line(setting, numbers, labels, count * one)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import client, observe, simulate, tree
-from fedinv_jax.attack import relax, unmix
+from fedinv_jax.attack import curriculum, objective, relax, unmix
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, beliefs, member, plan, progress
 from fedinv_jax.audit.settings import Setting
@@ -21,6 +21,7 @@ from fedinv_jax.types import PyTree, Sums, Transcript
 _SKETCH, _DRAWS, _SEARCH = 2, 3, 4  # streams of the run's key; training and attacks take 0 and 1
 Update = Callable[[int, int], None]
 _START = 0.02, 0.98  # labels from which `joint` starts are no further from 1/2
+_FIRST = 16  # rounds of the first stage of `joint`
 _PRIVATES = 16  # draws of the private parameters over which `replay` averages
 
 
@@ -116,8 +117,8 @@ def _separate(
         parts = _as_rows(_labels(case, sums, victims, key, update))
     else:
         parts = _uploads(case, sums, victims, key, update)
-    shared = jax.tree.map(
-        lambda *leaves: np.mean(np.stack(leaves, dtype=np.float64), axis=0), *sums.shared
+    shared = jax.tree.map(  # one after the other: stacked, they would take as much as the sums
+        lambda *leaves: sum(leaves, np.zeros((), np.float64)) / len(leaves), *sums.shared
     )
     return Separated(parts, shared, (sums.members[:, victims] >= 0).any(axis=0), 0.0)
 
@@ -149,29 +150,41 @@ def _joint(
     The bar moves with the iterations, after the start.
     """
     config, every = case.config, range(len(sums.users))
+    doubling = curriculum.doubling(len(sums.seen), _FIRST)
+    stages = tuple(dict.fromkeys(doubling)) if config.attack.curriculum else doubling[-1:]
+    iterations = attackers.stage_iterations(config.attack, stages)
+    few = unmix.first_rounds(sums, stages[0])
     if setting.reader == 'replay':
-        start = np.clip(_labels(case, sums, every, key), *_START)
+        start = np.clip(_labels(case, few, every, key), *_START)
     else:
-        rows = unmix.mean_rows(sums, every, _weights(case, sums))
-        start = _sides(rows, sums, case.share)
-    start = np.nan_to_num(start, nan=case.share)
-    parts = unmix.joint.groups(sums)
-    with jax.enable_x64(config.attack.dtype == 'float64'):
-        relaxation = relax.sigmoid(config.attack.label_rate_scale)
-        problem = unmix.joint.problem(
+        start = _sides(unmix.mean_rows(few, every, _weights(case, few)), few, case.share)
+
+    def make(
+        sums: Sums, parts: Sequence[unmix.joint.Group], start: np.ndarray
+    ) -> objective.Problem:
+        return unmix.joint.problem(
             sums,
             parts,
             member.replay(config, case.model),
             observe.share(*setting.seen),
             case.model.init_private,
-            relaxation,
+            relax.sigmoid(config.attack.label_rate_scale),
             start,
+            str(setting.dynamics),
         )
-        solver = attackers.make_solver(config.attack, 1)
-        answer = unmix.joint.solve(
-            problem, solver, jax.random.fold_in(key, _SEARCH), config.attack.num_iterations, update
+
+    with jax.enable_x64(config.attack.dtype == 'float64'):
+        found = unmix.joint.solve(
+            sums,
+            make,
+            attackers.make_stage_solver(config.attack, iterations),
+            jax.random.fold_in(key, _SEARCH),
+            np.nan_to_num(start, nan=case.share),
+            case.share,
+            stages,
+            iterations,
+            update,
         )
-    found = unmix.joint.by_client(parts, answer.scores, start)
     found[~(sums.members >= 0).any(axis=0)] = np.nan
     return found
 

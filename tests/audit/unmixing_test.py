@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from fedinv_jax.audit import checks, knowledge, plan, runner, unmixing
 from fedinv_jax.audit import config as config_lib
-from fedinv_jax.audit import knowledge, plan, runner, unmixing
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked
 
@@ -102,12 +102,28 @@ def test_a_victim_in_no_sum_is_a_failed_row():
 @pytest.mark.slow
 def test_all_clients_at_once_need_fewer_sums():
     config = sampled(name=('unmix', 'joint'), num_gradients=(10,), num_iterations=400)
+    config.dynamics.name = ('unrolled',)
     found = rows(config)
     (loose,) = {row['iterations'] for row in found if row['attack'] == 'joint'}
     assert loose == 400
     assert mean(found, attack='joint') > mean(found, attack='unmix') + 0.05
     right = [row['metrics']['exact'] for row in found if row['attack'] == 'joint']
     assert np.mean(right) >= 0.5
+
+
+# Clients whose embeddings move with each step that they take part in. Failed on 16 rounds and more
+# at once, and on embeddings that stay.
+@pytest.mark.slow
+def test_clients_that_train_are_unrolled_from_the_first_rounds_on():
+    config = sampled(name=('unmix', 'joint'), num_gradients=(24,), num_iterations=400)
+    config.client.update({'private_learning_rate': 1.0, 'weight_by_num_examples': True})
+    config.dynamics.name = ('unrolled',)
+    found = rows(config)
+    assert mean(found, attack='joint') > mean(found, attack='unmix') + 0.02
+    assert mean(found, attack='joint') > 0.999
+    config.attack.interval = (2,)
+    with pytest.raises(ValueError, match='it needs attack'):
+        checks.check(config)
 
 
 # Failed on a computation for each reader.

@@ -2,12 +2,19 @@
 
 from fedinv_jax.attack.unmix import joint
 from fedinv_jax.attack.unmix.by_item import mean_rows
-from fedinv_jax.attack.unmix.filters import filters_of, mean_uploads, memberships, ridge_solve
+from fedinv_jax.attack.unmix.filters import (
+    filters_of,
+    first_rounds,
+    mean_uploads,
+    memberships,
+    ridge_solve,
+)
 from fedinv_jax.attack.unmix.replayed import agreement, labels, read_labels, replayed_rows
 
 __all__ = [
     'agreement',
     'filters_of',
+    'first_rounds',
     'joint',
     'labels',
     'mean_rows',

@@ -59,6 +59,12 @@ def num_cohorts(sums: Sums) -> int:
     return jax.tree.leaves(sums.seen[0])[0].shape[0]
 
 
+def first_rounds(sums: Sums, number: int) -> Sums:
+    """The sums of the first rounds."""
+    names = ('shared', 'seen', 'members', 'rounds')
+    return sums._replace(**{name: getattr(sums, name)[:number] for name in names})
+
+
 def ridge_solve(mixture: Array, sums: Array) -> Array:
     """Estimates `x` of `sums = mixture x + noise` by ridge regression.
 

@@ -100,7 +100,7 @@ def problem(
     init_private: InitPrivate,
     relaxation: Relaxation,
     start: np.ndarray,
-    unrolled: bool = False,
+    hypothesis: str = 'free',
 ) -> objective.Problem:
     """The problem of all clients in the sums, for a solver such as `inversion.descent`.
 
@@ -113,12 +113,13 @@ def problem(
         init_private: draws the private parameters of one client.
         relaxation: of the labels.
         start: labels from which the search starts, `[C, B]` as in `Sums.items`.
-        unrolled: whether private parameters change as the clients train, from the first round on;
-            every round is then in the sums. If not, they are the same in all rounds.
+        hypothesis: about the private parameters, see `dynamics`. 'static': a client's are the same
+            in all rounds. 'free': there are new ones each time that it takes part. 'unrolled': they
+            change as the client trains; the sums are those of consecutive rounds.
 
     Returns:
         The problem. A guess has the labels of all groups in one vector, and a tuple of the groups'
-        private parameters, leaves `[C, ...]`.
+        private parameters, leaves `[C, ...]`, or `[T, M, ...]` where they are 'free'.
     """
     data = [(jnp.asarray(part.items), jnp.asarray(part.weights)) for part in parts]
     rounds = [(jnp.asarray(part.active), jnp.asarray(part.cohorts)) for part in parts]
@@ -138,36 +139,34 @@ def problem(
         rows = {**shared, 'items': tree.take(shared['items'], items)}
         return client_update(rows, private, Batch(None, labels, weights))
 
-    def train(privates: tuple, labels: list, shared: PyTree, where: list) -> tuple:
-        """The sums `[G, ...]` of a round, and the private parameters after it."""
+    def train(own: tuple, labels: list, shared: PyTree, where: list) -> tuple:
+        """The sums `[G, ...]` of a round, and the participants' private parameters after it."""
         total, moved = _zeros(shared, number), []
-        for (items, weights), own, y, (active, cohorts) in zip(
-            data, privates, labels, where, strict=True
+        for (items, weights), private, y, (active, cohorts) in zip(
+            data, own, labels, where, strict=True
         ):
-            chosen = jnp.minimum(active, len(y) - 1)
-            batch = tree.take((items, y, weights), chosen)
-            uploads, new = jax.vmap(one, in_axes=(None, 0, 0, 0, 0))(
-                shared, tree.take(own, chosen), *batch
-            )
+            batch = tree.take((items, y, weights), jnp.minimum(active, len(y) - 1))
+            uploads, new = jax.vmap(one, in_axes=(None, 0, 0, 0, 0))(shared, private, *batch)
             total = _add(total, uploads, batch[0], batch[2] > 0, active < len(y), cohorts)
-            moved.append(
-                jax.tree.map(
-                    lambda old, rows, at=active: old.at[at].set(rows, mode='drop'), own, new
-                )
-            )
+            moved.append(new)
         return total, tuple(moved)
 
     def predict(guess: Guess) -> PyTree:
         labels = split(relaxation.decode(guess.labels))
+        free = hypothesis == 'free'
 
         @jax.checkpoint
         def step(privates: tuple, now: tuple) -> tuple:
-            shared, seen, where = now
-            total, moved = train(privates, labels, shared, where)
+            shared, seen, where, own = now
+            own = own if free else _participants(privates, where)
+            total, moved = train(own, labels, shared, where)
             predicted, _ = after.predict(total, seen, after.init(total))
-            return moved if unrolled else privates, predicted
+            if hypothesis == 'unrolled':
+                privates = _replaced(privates, where, moved)
+            return privates, predicted
 
-        return jax.lax.scan(step, guess.latent, (shared, seen, rounds))[1]
+        each = (shared, seen, rounds, guess.latent if free else None)
+        return jax.lax.scan(step, None if free else guess.latent, each)[1]
 
     def whiten(uploads: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, norm: leaf / jnp.where(norm > 0, norm, 1), uploads, norms)
@@ -183,6 +182,8 @@ def problem(
         )
         own_start = [start[part.clients[:, None], part.entries].ravel() for part in parts]
         labels = jnp.asarray(np.concatenate(own_start), dtype)
+        if hypothesis == 'free':
+            latent = jax.vmap(lambda where: _participants(latent, where))(rounds)
         return Guess(relaxation.encode(labels), None, latent)
 
     def answer(guess: Guess, value: Array) -> Answer:
@@ -217,42 +218,94 @@ def private_alone(problem: objective.Problem) -> objective.Problem:
 
 
 def solve(
+    sums: Sums,
+    make: Callable[[Sums, Sequence[Group], np.ndarray], objective.Problem],
+    solver: inversion.Inversion,
+    key: Key,
+    first: np.ndarray,
+    unknown: float,
+    stages: Sequence[int],
+    num_iterations: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
+    """The labels of all clients in the sums, found from the first rounds, then from more.
+
+    Each stage starts from the labels of the stage before. Its first quarter of iterations moves the
+    private parameters alone: started with labels that are mostly right, they are found fast;
+    started together with arbitrary ones, they would first turn labels away from the start.
+
+    Args:
+        sums: what the server sees, with batches.
+        make: `make(sums, parts, start)`, see `problem`.
+        solver: such as `inversion.descent`.
+        key: PRNG key of the private parameters from which each stage starts.
+        first: labels from which the first stage starts, `[C, B]` as in `Sums.items`.
+        unknown: the label from which a client starts that takes part in a later stage only.
+        stages: numbers of rounds, increasing; the last one is T.
+        num_iterations: of each stage.
+        progress: called with (iterations done, iterations in total).
+
+    Returns:
+        float `[C, B]`, labels in [0, 1]; `unknown` for a client that is in no sum.
+    """
+    found, known = np.full_like(first, unknown), np.zeros(len(first), bool)
+    for index, number in enumerate(stages):
+        now = filters.first_rounds(sums, number)
+        parts = groups(now)
+        begin = np.where(known[:, None], found, first if index == 0 else unknown)
+        stage = make(now, parts, begin)
+
+        def more(done: int, before: int = index * num_iterations) -> None:
+            progress(before + done, len(stages) * num_iterations)
+
+        answer = _search(stage, solver, jax.random.fold_in(key, index), num_iterations, more)
+        found = by_client(parts, answer.scores, found)
+        known = np.any(now.members >= 0, axis=0)
+    return found
+
+
+def _search(
     problem: objective.Problem,
     solver: inversion.Inversion,
     key: Key,
     num_iterations: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int], None],
 ) -> Answer:
-    """The answer after a quarter of the iterations on the private parameters alone, then on all.
+    """The answer after a quarter of the iterations on the private parameters alone."""
 
-    Started with labels that are mostly right, private parameters are found fast; started together
-    with arbitrary ones, they would first turn labels away from the start.
-
-    Args:
-        problem: see `problem`.
-        solver: such as `inversion.descent`.
-        key: PRNG key of the first private parameters.
-        num_iterations: in all.
-        progress: called with (iterations done, iterations in total).
-    """
-    first = num_iterations // 4
-
-    def search(stage: objective.Problem, guess: Guess, start: int, last: int) -> inversion.State:
-        stage = stage._replace(init=lambda _: guess)
-        state = jax.jit(partial(solver.init, stage))(key)
+    def steps(part: objective.Problem, guess: Guess, start: int, last: int) -> inversion.State:
+        part = part._replace(init=lambda _: guess)
+        state = jax.jit(partial(solver.init, part))(key)
         advance = jax.jit(
             lambda state, count: jax.lax.fori_loop(
-                0, count, lambda _, state: solver.update(stage, state), state
+                0, count, lambda _, state: solver.update(part, state), state
             )
         )
         for done in range(start, last, _PER_CALL):
             state = jax.block_until_ready(advance(state, min(_PER_CALL, last - done)))
-            progress(min(done + _PER_CALL, last), num_iterations)
+            progress(min(done + _PER_CALL, last))
         return state
 
-    found = search(private_alone(problem), problem.init(key), 0, first)
-    found = search(problem, found.guess, first, num_iterations)
+    quarter = num_iterations // 4
+    found = steps(private_alone(problem), problem.init(key), 0, quarter)
+    found = steps(problem, found.guess, quarter, num_iterations)
     return problem.answer(found.guess, found.objective)
+
+
+def _participants(privates: tuple, where: list) -> tuple:
+    """The private parameters of a round's participants, leaves `[M, ...]` of each group."""
+    return tuple(
+        jax.tree.map(lambda leaf, at=active: jnp.take(leaf, at, axis=0, mode='clip'), own)
+        for own, (active, _) in zip(privates, where, strict=True)
+    )
+
+
+def _replaced(privates: tuple, where: list, moved: tuple) -> tuple:
+    """All private parameters, with those of a round's participants replaced."""
+    return tuple(
+        jax.tree.map(lambda old, new, at=active: old.at[at].set(new, mode='drop'), own, rows)
+        for own, rows, (active, _) in zip(privates, moved, where, strict=True)
+    )
 
 
 def _zeros(shared: PyTree, number: int) -> PyTree:
