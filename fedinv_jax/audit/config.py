@@ -159,12 +159,13 @@ def default_config() -> Config:
                     'decay': 'cosine',
                 },
                 # What reads the item rows that unmix separates: an attack that reads rows,
-                # 'projection', or 'replay', which separates labels in the place of rows.
+                # 'projection', or 'replay' and 'unrolled', which separate labels in the place of
+                # rows: of clients that are alike, and of clients that train from round 0 on.
                 'unmix_reader': ('spectral',),
                 'num_iterations': 1000,  # of the iterative attacks, per victim
                 # With T > 2, mgradinv solves the first 2 steps, then 4, ..., each from the answer
                 # before. The stages share num_iterations; the first has two shares. joint starts
-                # with 16 rounds, whose stage has one share.
+                # with 16 rounds, whose stage has one share, and the reader unrolled with 64.
                 'curriculum': True,
                 'num_restarts': 1,  # random starts of mgradinv; the lowest objective is kept
                 # Exact attack from whose answer mgradinv starts, without stages; None: random.

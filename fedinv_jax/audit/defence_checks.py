@@ -134,8 +134,14 @@ def _check_reader(config: Config, reader: str) -> None:
             f'{field} needs observation.batch_known=True: over the whole catalogue only '
             "'projection' tells the rows of a batch from those outside of it."
         )
-    rows = reader in ('projection', 'replay') or registry.ATTACKS[reader].reads_rows
+    rows = reader in ('projection', *registry.REPLAYS) or registry.ATTACKS[reader].reads_rows
     if rows and not all('items' in seen.split('+') for seen in config.observation.seen):
         raise ValueError(f'{field} reads item rows: observation.seen must contain items.')
-    if reader == 'replay' and config.client.name != 'gradient_step':
+    if reader in registry.REPLAYS and config.client.name != 'gradient_step':
         raise ValueError(f"{field} replays one gradient: it needs client.name='gradient_step'.")
+    first, interval = config.attack.first_round, config.attack.interval
+    if reader == 'unrolled' and (set(first) != {0} or set(interval) != {1}):
+        raise ValueError(
+            f'{field} trains all clients from the first round on: it needs attack.first_round=(0,) '
+            'and attack.interval=(1,).'
+        )

@@ -42,6 +42,6 @@ def check_agreement(config: Config, model: Model) -> None:
     found = unmix.agreement(mean_gradient(config, model), privates, model.init_shared(keys[1]))
     if found < 2 / _CLIENTS:
         raise ValueError(
-            "attack.unmix_reader='replay' needs item rows that are alike for all clients. Those of "
+            "attack.unmix_reader 'replay' and 'unrolled' need rows alike for all clients. Those of "
             f"{config.model.name} are not (agreement {found:.3f}): use 'spectral'."
         )

@@ -71,10 +71,14 @@ def _intersection(target: Target) -> Choice:
     return Choice('count', '', lambda transcript, key, _: baselines.intersection(transcript))
 
 
+REPLAYS = ('replay', 'unrolled')
+"""Readers of `unmix` that find labels in the place of rows."""
+
+
 def _unmix(target: Target) -> Choice:
     """`target.reader` on one upload, the mean of a client's."""
     name = str(target.reader)
-    if name == 'replay':
+    if name in REPLAYS:
         member.check_agreement(target.config, target.model)
         return Choice(name, '', lambda seen, key, _: unmix.read_labels(seen))
     if name == 'projection':
@@ -173,7 +177,7 @@ def readers() -> list[str]:
     """What may read the rows that `unmix` separates (`attack.unmix_reader`)."""
     alone = ('intersection', *(name for name, spec in ATTACKS.items() if spec.reads_sums))
     reading = [name for name, spec in ATTACKS.items() if spec.family != 'baseline']
-    return ['projection', 'replay', *(name for name in reading if name not in alone)]
+    return ['projection', *REPLAYS, *(name for name in reading if name not in alone)]
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:

@@ -14,14 +14,15 @@ import numpy as np
 from fedinv_jax import client, observe, simulate, tree
 from fedinv_jax.attack import curriculum, objective, relax, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, beliefs, member, plan, progress
+from fedinv_jax.audit import attackers, beliefs, member, plan, progress, registry
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
 _SKETCH, _DRAWS, _SEARCH = 2, 3, 4  # streams of the run's key; training and attacks take 0 and 1
 Update = Callable[[int, int], None]
 _START = 0.02, 0.98  # labels from which `joint` starts are no further from 1/2
-_FIRST = 16  # rounds of the first stage of `joint`
+_FIRST, _FIRST_UNROLLED = 16, 64  # rounds of the first stage of `joint` and of `unrolled`
+_PASSES, _SOLVE = 3, 60  # passes of `unrolled` in each stage, iterations of each solve
 _PRIVATES = 16  # draws of the private parameters over which `replay` averages
 
 
@@ -60,7 +61,9 @@ def separator(case: plan.Case, recording: simulate.Recording) -> Callable[[Setti
         return found._replace(seconds=took / len(case.victims))
 
     def separate(setting: Setting) -> Separated:
-        if setting.attack == 'unmix' and setting.reader != 'replay':  # they read the same rows
+        if (
+            setting.attack == 'unmix' and setting.reader not in registry.REPLAYS
+        ):  # they read the same rows
             setting = setting._replace(reader=None)
         with lock:  # blocks ask at the same time
             return compute(setting)
@@ -115,6 +118,8 @@ def _separate(
         parts: dict[str, PyTree] = _as_rows(_joint(case, sums, setting, key, update)[victims])
     elif setting.reader == 'replay':
         parts = _as_rows(_labels(case, sums, victims, key, update))
+    elif setting.reader == 'unrolled':
+        parts = _as_rows(_unrolled(case, sums, key, update)[victims])
     else:
         parts = _uploads(case, sums, victims, key, update)
     shared = jax.tree.map(  # one after the other: stacked, they would take as much as the sums
@@ -150,8 +155,7 @@ def _joint(
     The bar moves with the iterations, after the start.
     """
     config, every = case.config, range(len(sums.users))
-    doubling = curriculum.doubling(len(sums.seen), _FIRST)
-    stages = tuple(dict.fromkeys(doubling)) if config.attack.curriculum else doubling[-1:]
+    stages = _stages(case, sums, _FIRST)
     iterations = attackers.stage_iterations(config.attack, stages)
     few = unmix.first_rounds(sums, stages[0])
     if setting.reader == 'replay':
@@ -187,6 +191,35 @@ def _joint(
         )
     found[~(sums.members >= 0).any(axis=0)] = np.nan
     return found
+
+
+def _unrolled(case: plan.Case, sums: Sums, key: jax.Array, update: Update) -> np.ndarray:
+    """Labels `[C, B]` of all clients, see `unmix.unrolled`."""
+    config, stages = case.config, _stages(case, sums, _FIRST_UNROLLED)
+    few, every = unmix.first_rounds(sums, stages[0]), range(len(sums.users))
+    start = np.nan_to_num(np.clip(_labels(case, few, every, key), 0, 1), nan=case.share)
+    drawn = jax.random.split(jax.random.fold_in(key, _SEARCH), len(every))
+    with jax.enable_x64(config.attack.dtype == 'float64'):
+        found = unmix.unrolled.labels(
+            sums,
+            member.replay(config, case.model),
+            member.mean_gradient(config, case.model),
+            jax.vmap(case.model.init_private)(drawn),
+            start,
+            case.share,
+            stages,
+            _PASSES,
+            _SOLVE,
+            update,
+        )
+    found[~(sums.members >= 0).any(axis=0)] = np.nan
+    return found
+
+
+def _stages(case: plan.Case, sums: Sums, first: int) -> tuple[int, ...]:
+    """The numbers of rounds of a curriculum's stages, from `first` on."""
+    stages = tuple(dict.fromkeys(curriculum.doubling(len(sums.seen), first)))
+    return stages if case.config.attack.curriculum else stages[-1:]
 
 
 def _sides(rows: np.ndarray, sums: Sums, share: float) -> np.ndarray:

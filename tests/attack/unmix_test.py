@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 from fedinv_jax import client, losses, models, observe, types
 from fedinv_jax.attack import inversion, relax, unmix
@@ -290,3 +291,83 @@ def test_a_stage_of_joint_starts_from_the_labels_of_the_stage_before():
     np.testing.assert_array_equal(starts[1][~there], 0.3)
     assert np.all(np.any(starts[1][there] != first[there], axis=1))
     assert np.all(np.any(found != starts[1], axis=1))
+
+
+def unrolled_labels(sums, update, model, privates, start, passes=1, iterations=400, **options):
+    gradient = client.gradient_step(model, losses.bce, 0.0)
+    options = {'stages': (len(sums.seen),)} | options
+    return unmix.unrolled.labels(
+        sums, update, gradient, jnp.asarray(privates), start, 0.5, num_passes=passes,
+        num_iterations=iterations, **options,
+    )  # fmt: skip
+
+
+# Weights and clipping scale an upload. Failed on rows of clients that do not train, on rows that
+# are not scaled, on cohorts that are confused, on padding that counts.
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('clip', [None, 0.05])
+def test_labels_are_found_where_each_clients_rows_are_replayed(clip, groups):
+    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
+    update = client.weighted_by_num_examples(client.gradient_step(model, losses.bce, 0.5))
+    if clip:
+        update = client.through(update, observe.clip_by_global_norm(clip))
+    sums, labels, privates = clients_that_train(model, update, 30, groups=groups)
+    sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
+    real = sums.weights > 0
+    found = unrolled_labels(sums, update, model, privates, labels)
+    np.testing.assert_allclose(found[real], labels[real], atol=0.05)
+    other = unrolled_labels(sums, update, model, 0 * privates + 1.0, labels)
+    assert np.max(np.abs(other - labels)[real]) > 0.1
+
+
+# Failed without a second pass.
+def test_a_pass_of_unrolled_starts_from_the_labels_of_the_pass_before():
+    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
+    update = client.gradient_step(model, losses.bce, 2.0)
+    sums, labels, privates = clients_that_train(model, update, 30)
+    sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
+    real, start, told = sums.weights > 0, np.full(labels.shape, 0.5), []
+    off = [
+        np.mean(np.abs(unrolled_labels(sums, update, model, privates, start, n) - labels)[real])
+        for n in (1, 6)
+    ]
+    assert off[1] < 0.8 * off[0]
+    unrolled_labels(
+        sums, update, model, privates, start, 1, 2, stages=(10, 30),
+        progress=lambda *done: told.append(done),
+    )  # fmt: skip
+    assert told == [(1, 2), (2, 2)]
+
+
+# Failed on the rounded curvature of an item as its step size.
+def test_the_labels_of_unrolled_are_those_of_bounded_least_squares():
+    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
+    update = client.gradient_step(model, losses.bce, 0.5)
+    sums, labels, privates = clients_that_train(model, update, 6)
+    seen = [{'items': jax.tree.map(lambda leaf: 1.3 * leaf, one['items'])} for one in sums.seen]
+    found = unrolled_labels(sums._replace(seen=seen), update, model, privates, labels, 1, 4000)
+    real = sums.weights > 0
+
+    matrix, target = [], []
+    ends = np.cumsum([0, *real.sum(axis=1)])
+    for shared, one, of in zip(sums.shared, seen, sums.members, strict=True):
+        left, mixed = one['items']['embedding'][0].copy(), np.zeros((N, 4, ends[-1]))
+        for c in np.flatnonzero(of >= 0):
+            rows = client.gather(shared, sums.items[c])
+            zeros, ones, own = (
+                update(rows, privates[c], types.Batch(None, y, sums.weights[c]))
+                for y in (0 * labels[c], 0 * labels[c] + 1, labels[c])
+            )
+            before, after = zeros[0]['items']['embedding'], ones[0]['items']['embedding']
+            for place, b in enumerate(np.flatnonzero(real[c])):
+                left[sums.items[c, b]] -= before[b]
+                mixed[sums.items[c, b], :, ends[c] + place] = after[b] - before[b]
+            privates = privates.copy()
+            privates[c] = own[1]
+        mixed, left = mixed.reshape(-1, ends[-1]), left.ravel()
+        misfit = np.linalg.norm(mixed @ labels[real] - left)
+        matrix.append(mixed / misfit)
+        target.append(left / misfit)
+    dense = scipy.optimize.lsq_linear(np.concatenate(matrix), np.concatenate(target), (0, 1)).x
+    assert np.mean((dense > 1e-3) & (dense < 1 - 1e-3)) > 0.1
+    np.testing.assert_allclose(found[real], dense, atol=0.03)

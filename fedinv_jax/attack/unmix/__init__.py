@@ -1,6 +1,6 @@
 """Attacks on the sums of cohorts that change from round to round (secure aggregation)."""
 
-from fedinv_jax.attack.unmix import joint
+from fedinv_jax.attack.unmix import joint, unrolled
 from fedinv_jax.attack.unmix.by_item import mean_rows
 from fedinv_jax.attack.unmix.filters import (
     filters_of,
@@ -23,4 +23,5 @@ __all__ = [
     'read_labels',
     'replayed_rows',
     'ridge_solve',
+    'unrolled',
 ]

@@ -92,6 +92,27 @@ def _group(sums: Sums, clients: np.ndarray, size: int) -> Group:
     return Group(clients, order, items, weights, active, cohorts)
 
 
+def participants(privates: tuple, active: Sequence[Array]) -> tuple:
+    """The private parameters of a round's participants, leaves `[M, ...]` of each group.
+
+    Args:
+        privates: of all clients, leaves `[C, ...]` of each group.
+        active: for each group, positions `[M]` of those that take part; C pads.
+    """
+    return tuple(
+        jax.tree.map(lambda leaf, at=at: jnp.take(leaf, at, axis=0, mode='clip'), own)
+        for own, at in zip(privates, active, strict=True)
+    )
+
+
+def replaced(privates: tuple, active: Sequence[Array], moved: tuple) -> tuple:
+    """All private parameters, with those of a round's participants replaced by `moved`."""
+    return tuple(
+        jax.tree.map(lambda old, new, at=at: old.at[at].set(new, mode='drop'), own, rows)
+        for own, rows, at in zip(privates, moved, active, strict=True)
+    )
+
+
 def problem(
     sums: Sums,
     parts: Sequence[Group],
@@ -158,11 +179,11 @@ def problem(
         @jax.checkpoint
         def step(privates: tuple, now: tuple) -> tuple:
             shared, seen, where, own = now
-            own = own if free else _participants(privates, where)
+            own = own if free else participants(privates, [active for active, _ in where])
             total, moved = train(own, labels, shared, where)
             predicted, _ = after.predict(total, seen, after.init(total))
             if hypothesis == 'unrolled':
-                privates = _replaced(privates, where, moved)
+                privates = replaced(privates, [active for active, _ in where], moved)
             return privates, predicted
 
         each = (shared, seen, rounds, guess.latent if free else None)
@@ -183,7 +204,7 @@ def problem(
         own_start = [start[part.clients[:, None], part.entries].ravel() for part in parts]
         labels = jnp.asarray(np.concatenate(own_start), dtype)
         if hypothesis == 'free':
-            latent = jax.vmap(lambda where: _participants(latent, where))(rounds)
+            latent = jax.vmap(lambda where: participants(latent, where))([at for at, _ in rounds])
         return Guess(relaxation.encode(labels), None, latent)
 
     def answer(guess: Guess, value: Array) -> Answer:
@@ -290,22 +311,6 @@ def _search(
     found = steps(private_alone(problem), problem.init(key), 0, quarter)
     found = steps(problem, found.guess, quarter, num_iterations)
     return problem.answer(found.guess, found.objective)
-
-
-def _participants(privates: tuple, where: list) -> tuple:
-    """The private parameters of a round's participants, leaves `[M, ...]` of each group."""
-    return tuple(
-        jax.tree.map(lambda leaf, at=active: jnp.take(leaf, at, axis=0, mode='clip'), own)
-        for own, (active, _) in zip(privates, where, strict=True)
-    )
-
-
-def _replaced(privates: tuple, where: list, moved: tuple) -> tuple:
-    """All private parameters, with those of a round's participants replaced."""
-    return tuple(
-        jax.tree.map(lambda old, new, at=active: old.at[at].set(new, mode='drop'), own, rows)
-        for own, rows, (active, _) in zip(privates, moved, where, strict=True)
-    )
 
 
 def _zeros(shared: PyTree, number: int) -> PyTree:
