@@ -129,10 +129,10 @@ def _check_changing(config: Config) -> None:
 def _check_reader(config: Config, reader: str) -> None:
     """Rejects a reader of unmixed rows that cannot read them."""
     field, known = f'attack.unmix_reader={reader!r}', config.observation.batch_known
-    if not known and reader != 'projection':
+    if not known and reader not in ('projection', 'replay'):
         raise ValueError(
             f'{field} needs observation.batch_known=True: over the whole catalogue only '
-            "'projection' tells the rows of a batch from those outside of it."
+            "'projection' and 'replay' tell the rows of a batch from those outside of it."
         )
     rows = reader in ('projection', *registry.REPLAYS) or registry.ATTACKS[reader].reads_rows
     if rows and not all('items' in seen.split('+') for seen in config.observation.seen):

@@ -11,6 +11,7 @@ from typing import Any
 from fedinv_jax.audit import defences, files, run_record, workdir
 from fedinv_jax.report import claims, document, figures, results, stats, tables, tradeoff
 from fedinv_jax.report import rows as rows_lib
+from fedinv_jax.report.figures import rounds
 from fedinv_jax.report.figures import tradeoff as tradeoff_figure
 from fedinv_jax.report.rows import VictimRow
 
@@ -125,9 +126,13 @@ def _defences(root: pathlib.Path, parts: Sequence[document.Part]) -> str:
     if path is None:
         return ''
     caption = 'AUC of the best attack against hit rate and NDCG; larger markers: stronger defence'
+    images = [f'![{caption}]({path.relative_to(root).as_posix()})']
+    if over := rounds.draw(found, root / 'figures' / 'rounds.png'):
+        caption = 'AUC of the best attack on sums against the number of rounds'
+        images.append(f'![{caption}]({over.relative_to(root).as_posix()})')
     return '\n\n'.join(
         [
-            f'![{caption}]({path.relative_to(root).as_posix()})',
+            *images,
             'For each defence, the weakest strength at which no attack has a larger mean AUC than '
             'the popularity baseline (paired by victim), and the quality of the model trained with '
             'it:',

@@ -34,7 +34,8 @@ class Point(NamedTuple):
     """One defence of one strength, against the attacks with T gradients.
 
     Attributes:
-        family: the defence without its numbers, and the client if it is not that of most rows.
+        family: the defence without its numbers, and client, model and whether the batches are known
+            where they are not those of most rows.
         defence: the defence with its numbers.
         strength: sort key of the points of a family, weak to strong.
         num_gradients: T; the largest number of gradients that an attack uses.
@@ -92,20 +93,25 @@ def points(summaries: Sequence[Summary], kinds: Mapping[str, Kind]) -> list[Poin
             evaluated gives no points.
         kinds: the kind of each key in the rows' `defences`.
     """
-    clients = [row['client'] for summary in summaries for row in tables.attacks_of(summary)]
-    usual = statistics.mode(clients) if clients else None
-    found: list[Point] = []
+    groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for summary in summaries:
-        groups: dict[tuple[str, str], list[SummaryRow]] = {}
         for row in tables.attacks_of(summary):
             if row['quality']:
-                groups.setdefault((row['defence'], row['client']), []).append(row)
-        for (_, client), rows in groups.items():
-            other = '' if client == usual else f' ({client})'
-            for steps in {row['num_gradients'] for row in rows}:
-                found.append(_point(rows, steps, other, kinds))
+                groups.setdefault((row['defence'], *_case(row)), []).append(row)
+    cases = [_case(row) for summary in summaries for row in tables.attacks_of(summary)]
+    usual = [statistics.mode(words) for words in zip(*cases, strict=True)]
+    found: list[Point] = []
+    for (_, *case), rows in groups.items():
+        other = [word for word, most in zip(case, usual, strict=True) if word != most]
+        for steps in {row['num_gradients'] for row in rows}:
+            found.append(_point(rows, steps, f' ({", ".join(other)})' if other else '', kinds))
     families = list(dict.fromkeys(point.family for point in found))
     return sorted(found, key=lambda p: (families.index(p.family), p.strength, p.num_gradients))
+
+
+def _case(row: SummaryRow) -> tuple[str, str, str]:
+    """What is attacked besides the defence: client, model, and whether batches are known."""
+    return row['client'], row['model'], f'batches {"known" if row["batch_known"] else "unknown"}'
 
 
 def _point(rows: Sequence[SummaryRow], steps: int, other: str, kinds: Mapping[str, Kind]) -> Point:

@@ -162,6 +162,8 @@ def defended_row(defences, steps, attack, auc, gap, hit=0.5, attacker='adaptive'
 
     return {
         'client': 'gradient_step',
+        'model': 'ncf',
+        'batch_known': True,
         'attack': attack,
         'family': FAMILIES[attack],
         'attacker': attacker,

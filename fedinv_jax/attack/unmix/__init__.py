@@ -9,10 +9,17 @@ from fedinv_jax.attack.unmix.filters import (
     memberships,
     ridge_solve,
 )
-from fedinv_jax.attack.unmix.replayed import agreement, labels, read_labels, replayed_rows
+from fedinv_jax.attack.unmix.replayed import (
+    agreement,
+    catalogue_labels,
+    labels,
+    read_labels,
+    replayed_rows,
+)
 
 __all__ = [
     'agreement',
+    'catalogue_labels',
     'filters_of',
     'first_rounds',
     'joint',

@@ -11,6 +11,9 @@ from fedinv_jax.attack import candidates
 from fedinv_jax.attack.unmix import by_item, filters
 from fedinv_jax.types import Answer, Array, Batch, ClientUpdate, PyTree, Sums, Transcript
 
+_ITEMS = 256  # of the catalogue that one compiled call works on
+_RIDGE = 1e-4  # of the distance to the public shares, relative to an item's curvature
+
 
 def replayed_rows(
     client_update: ClientUpdate, privates: PyTree, shared: PyTree
@@ -98,13 +101,7 @@ def labels(
     """
     by_item.check_batches(sums)
     mixture = filters.mixture(sums, weights)
-    groups = filters.num_cohorts(sums)
-    along = jax.jit(partial(_along, replay))
-    found = [jax.device_get(along(*pair)) for pair in zip(sums.shared, sums.seen, strict=True)]
-    norms, base = (
-        np.repeat(np.stack([part[index] for part in found]), groups, axis=0) for index in (0, 1)
-    )
-    seen = np.concatenate([part[2] for part in found])
+    norms, base, seen = _projected(sums, replay)
     # What every client would add with the public share as its label.
     expected = (base + share * norms) * (mixture @ _dense_weights(sums, norms.shape[1]))
 
@@ -112,6 +109,122 @@ def labels(
         return norms[:, items].T, (seen - expected)[:, items].T[..., None]
 
     return share + by_item.solve(sums, clients, mixture, data, True, progress)[..., 0]
+
+
+def catalogue_labels(
+    sums: Sums,
+    clients: Sequence[int],
+    replay: Callable[[PyTree], tuple[Array, Array]],
+    share: float,
+    sampled: float,
+    scale: float,
+    num_iterations: int,
+    progress: by_item.Progress = lambda done, total: None,
+) -> np.ndarray:
+    """Estimates which items of the catalogue are interactions where no batch is known.
+
+    Each client and item has two unknowns, y if it is an interaction and n if it is a sampled
+    negative, with `y, n >= 0` and `y + n <= 1`. Along the `d_ti` of `labels`, the sums are
+
+        s_ti = a sum_{c in t} (y_ci |r^1_ti| - n_ci |r^0_ti|)
+
+    with signed lengths, and least squares with these bounds estimates both: a term of one sign
+    cannot be made up for by another client's without breaking a bound.
+
+    Args:
+        sums: what the server sees, item rows seen.
+        clients: V columns of `sums.members`.
+        replay: see `labels`.
+        share: public share of the catalogue that is an interaction of a client.
+        sampled: public share of the catalogue that is a sampled negative of a client.
+        scale: a, the public factor of a row in an upload: 1, or 1 / batch size for a mean.
+        num_iterations: of accelerated projected descent.
+        progress: called with (items done, items in total).
+
+    Returns:
+        float `[V, N]`, y in [0, 1]; NaN for a client that is in no sum.
+
+    Raises:
+        ValueError: if no item rows are seen.
+
+    References:
+        Beck, Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
+        problems, SIAM J. Imaging Sciences 2(1), 2009, doi:10.1137/080716542.
+    """
+    mixture = filters.mixture(sums, None)
+    norms, base, seen = _projected(sums, replay)
+    mixed = jnp.asarray(scale * mixture, jnp.float32)
+    largest = jnp.linalg.norm(mixed, 2) ** 2
+    number, found = norms.shape[1], []
+    for start in range(0, number, _ITEMS):
+        part = slice(start, start + _ITEMS)
+        columns = (jnp.asarray(each[:, part], jnp.float32) for each in (base, norms, seen))
+        y = _bounded(mixed, largest, *columns, share, sampled, num_iterations)
+        found.append(np.asarray(y[0, np.asarray(clients)]))
+        progress(min(start + _ITEMS, number), number)
+    answer = np.concatenate(found, axis=1).astype(float)
+    answer[~mixture[:, list(clients)].any(axis=0)] = np.nan
+    return answer
+
+
+@partial(jax.jit, static_argnames='num_iterations')
+def _bounded(
+    mixture: Array,
+    largest: Array,
+    base: Array,
+    norms: Array,
+    seen: Array,
+    share: float,
+    sampled: float,
+    num_iterations: int,
+) -> Array:
+    """The y and n `[2, C, n]` of `catalogue_labels` for n items.
+
+    Args:
+        mixture: float `[S, C]`.
+        largest: its largest squared singular value.
+        base: float `[S, n]`, rows of label 0 along d.
+        norms: float `[S, n]`, lengths of d.
+        seen: float `[S, n]`, sums along d.
+        share: mean of y.
+        sampled: mean of n.
+        num_iterations: iterations.
+    """
+    ones = base + norms
+    curvature = largest * jnp.max(base**2 + ones**2, axis=0)
+    safe = jnp.where(curvature > 0, curvature, 1)
+    means = jnp.array([share, sampled], base.dtype)[:, None, None]
+
+    def project(both: Array) -> Array:
+        """The nearest y, n >= 0 with y + n <= 1."""
+        over = jnp.maximum(jnp.sum(jnp.maximum(both, 0), axis=0) - 1, 0) / 2
+        moved = jnp.clip(both - over, 0, 1)
+        return jnp.where(over > 0, moved / jnp.maximum(jnp.sum(moved, axis=0), 1), moved)
+
+    def step(state: tuple, _: None) -> tuple[tuple, None]:
+        before, ahead, momentum = state
+        off = ones * (mixture @ ahead[0]) + base * (mixture @ ahead[1]) - seen
+        slope = jnp.stack([mixture.T @ (ones * off), mixture.T @ (base * off)])
+        slope = slope / safe + _RIDGE * (ahead - means)
+        new = project(ahead - slope / (1 + _RIDGE))
+        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        return (new, new + (momentum - 1) / following * (new - before), following), None
+
+    begin = jnp.broadcast_to(means, (2, mixture.shape[1], base.shape[1])).astype(base.dtype)
+    state = begin, begin, jnp.ones((), base.dtype)
+    return jax.lax.scan(step, state, None, length=num_iterations)[0][0]
+
+
+def _projected(
+    sums: Sums, replay: Callable[[PyTree], tuple[Array, Array]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths of d, and along it the rows of label 0 and the sums, `[T G, N]` each."""
+    groups, along = filters.num_cohorts(sums), jax.jit(partial(_along, replay))
+    found = [jax.device_get(along(*pair)) for pair in zip(sums.shared, sums.seen, strict=True)]
+    norms, base = (
+        np.repeat(np.stack([part[index] for part in found]), groups, axis=0) for index in (0, 1)
+    )
+    return norms, base, np.concatenate([part[2] for part in found])
 
 
 def read_labels(transcript: Transcript) -> Answer:
