@@ -9,7 +9,7 @@ import scipy.optimize
 
 from fedinv_jax import client, losses, models, observe, types
 from fedinv_jax.attack import inversion, relax, unmix
-from fedinv_jax.attack.unmix import by_item, filters, joint
+from fedinv_jax.attack.unmix import by_item, filters, joint, replayed
 from fedinv_jax.types import Sums
 
 pytestmark = pytest.mark.usefixtures('float64')
@@ -146,13 +146,13 @@ def test_what_must_be_known():
         unmix.mean_rows(hidden, [0])
 
 
-# The clients' own update, replayed with their own private embedding, gives their labels although
-# every round has other parameters. Failed on the label-0 rows left out.
-def test_labels_where_parameters_drift():
+def clients_alike(weighted):
+    """Sums of clients with one private embedding, their labels, and what replays their rows."""
     model, rng = models.ncf(N, 4, hidden=(6,), scale=0.5), np.random.default_rng(2)
     update = client.gradient_step(model, losses.bce, 0.0)
+    sent = client.weighted_by_num_examples(update) if weighted else update
     sums, _, _ = federation(seed=2)
-    private = model.init_private(KEY)  # the same for all clients
+    private = model.init_private(KEY)
     labels = (rng.random((C, B)) < 0.4).astype(float)
     shared, seen = [], []
     for t, of in enumerate(sums.members):
@@ -161,18 +161,45 @@ def test_labels_where_parameters_drift():
         for c in np.flatnonzero(of >= 0):
             batch = client.Batch(None, labels[c], sums.weights[c])
             rows = client.gather(shared[-1], sums.items[c])
-            upload = update(rows, private, batch)[0]['items']['embedding']
+            upload = sent(rows, private, batch)[0]['items']['embedding']
             for b in np.flatnonzero(sums.weights[c]):
                 total[0, sums.items[c, b]] += upload[b]
         seen.append({'items': {'embedding': total}})
-    sums = sums._replace(shared=shared, seen=seen)
 
     def replay(shared):
         return unmix.replayed_rows(update, private[None], shared)
 
+    return sums._replace(shared=shared, seen=seen), labels, replay
+
+
+# The clients' own update, replayed with their own private embedding, gives their labels although
+# every round has other parameters. Failed on the label-0 rows left out.
+def test_labels_where_parameters_drift():
+    sums, labels, replay = clients_alike(weighted=False)
     found = unmix.labels(sums, range(C), replay, 0.4, 1 / sums.weights.sum(axis=1))
     real = sums.weights > 0
     np.testing.assert_allclose(found[real], labels[real], atol=1e-3)
+
+
+# Failed on negatives that count as interactions, on blocks of items in another order, on a bound
+# for y alone.
+@pytest.mark.parametrize('items', [4, 256])
+def test_interactions_are_found_in_the_catalogue(items, monkeypatch):
+    monkeypatch.setattr(replayed, '_ITEMS', items)
+    sums, labels, replay = clients_alike(weighted=True)
+    truth = np.zeros((C, N))
+    for c, b in zip(*np.nonzero(sums.weights > 0), strict=True):
+        truth[c, sums.items[c, b]] = labels[c, b]
+    hidden, told = sums._replace(items=None, weights=None), []
+    found = unmix.catalogue_labels(
+        hidden, range(C), replay, 0.15, 0.25, 1.0, 2000, lambda *done: told.append(done)
+    )
+    np.testing.assert_allclose(found, truth, atol=0.25)
+    assert told[-1] == (N, N)
+    absent = hidden._replace(members=np.where(np.arange(C) == 3, -1, hidden.members))
+    some = unmix.catalogue_labels(absent, [3, 4], replay, 0.15, 0.25, 1.0, 10)
+    assert np.isnan(some[0]).all()
+    assert np.isfinite(some[1]).all()
 
 
 def clients_that_train(model, update, rounds, rate=0.0, groups=1):

@@ -69,6 +69,7 @@ def test_every_smoke_study_runs(path, tmp_path):
         'interval': '**C3, ',
         'num_gradients': '**C1, ',
         'raifle': '| summed ',
+        'secure_aggregation': 'against the number of rounds',
     }
     text = (tmp_path / 'report.md').read_text()
     assert purposes[path.stem.removeprefix('study_')] in text

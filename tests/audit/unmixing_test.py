@@ -52,6 +52,10 @@ def test_batches_need_not_be_known():
     config.observation.batch_known = False
     found = rows(config)
     assert mean(found, attack='unmix') > max(0.9, mean(found, attack='popularity'))
+    config.model.update({'name': 'ncf', 'hidden': (8,)})
+    config.attack.unmix_reader = ('replay',)
+    found = rows(config)
+    assert mean(found, attack='unmix') > max(0.98, mean(found, attack='popularity'))
 
 
 @pytest.mark.slow
@@ -109,6 +113,21 @@ def test_all_clients_at_once_need_fewer_sums():
     assert mean(found, attack='joint') > mean(found, attack='unmix') + 0.05
     right = [row['metrics']['exact'] for row in found if row['attack'] == 'joint']
     assert np.mean(right) >= 0.5
+
+
+# Failed on clients that are trained on the labels of others, and on a start from all rounds.
+@pytest.mark.slow
+def test_clients_that_train_are_replayed_with_their_own_parameters():
+    config = sampled(unmix_reader=('replay', 'unrolled'), num_gradients=(80,))
+    config.server.num_rounds = 80
+    config.model.update({'name': 'ncf', 'hidden': (8,)})
+    config.client.update({'private_learning_rate': 5.0, 'weight_by_num_examples': True})
+    found = rows(config)
+    assert mean(found, reader='unrolled') > mean(found, reader='replay')
+    assert mean(found, reader='unrolled') > 0.999
+    config.attack.first_round = (1,)
+    with pytest.raises(ValueError, match='trains all clients from the first round on'):
+        checks.check(config)
 
 
 # Clients whose embeddings move with each step that they take part in. Failed on 16 rounds and more
