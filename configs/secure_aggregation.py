@@ -52,6 +52,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             config.model.name = 'ncf'
             config.attack.unmix_reader = ('replay', 'spectral' if arg == 'ncf' else 'projection')
     elif arg == 'video_games':
+        config.num_seeds = 1
         config.data.name = 'amazon-video-games'
         config.server.clients_per_round = config.observation.cohort = 512
         config.server.num_rounds = 384

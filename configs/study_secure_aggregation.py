@@ -50,7 +50,7 @@ def _arm(
     if membership == 'sampled':
         server |= {'num_rounds': 1024, 'clients_per_round': size}
     if not known:
-        attack, read = 'unmix', 'projection'
+        attack, read = 'unmix', 'replay' if model == 'ncf' else 'projection'
     elif model == 'ncf':
         attack, read = 'unmix', 'unrolled' if at_once else 'replay'
     else:

@@ -15,6 +15,7 @@ from fedinv_jax.attack import (
     priors,
     recipes,
     relax,
+    truncated_newton,
     unmix,
     whitening,
 )
@@ -34,6 +35,7 @@ __all__ = [
     'priors',
     'recipes',
     'relax',
+    'truncated_newton',
     'unmix',
     'whitening',
 ]

@@ -243,10 +243,11 @@ def _check_newton(config: Config) -> None:
             f'attack.optimizer.name={attackers.NEWTON!r} minimises squares: attack.distance='
             f'{distance!r} is none. Choices: {", ".join(attackers.SCALES)}.'
         )
-    if not observation.batch_known or observation.cohort > 1:
+    fixed = observation.cohort > 1 and not secure_aggregation.changes(config)
+    if not observation.batch_known or fixed:
         raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and '
-            'observation.cohort=1. Use an optimiser, such as adam.'
+            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and no '
+            'fixed cohorts. Use an optimiser, such as adam.'
         )
 
 

@@ -151,8 +151,9 @@ def default_config() -> Config:
                 'distance': optional(str),
                 # Weights of the priors in mgradinv's objective.
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},
-                # Solver of mgradinv: an optimiser by its name in optax, whose 'decay' is 'cosine'
-                # or 'constant'; or 'gauss_newton' (float64), for a client whose batch is known.
+                # Solver of mgradinv and joint: an optimiser by its name in optax, whose 'decay' is
+                # 'cosine' or 'constant'; or 'gauss_newton', where batches are known (mgradinv:
+                # in float64; joint: an iteration is 60 products with the Jacobian).
                 'optimizer': {
                     'name': 'adam',
                     'learning_rate': 0.01,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import client, observe, simulate, tree
-from fedinv_jax.attack import curriculum, objective, relax, unmix
+from fedinv_jax.attack import curriculum, objective, relax, truncated_newton, unmix
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, beliefs, member, plan, progress, registry
 from fedinv_jax.audit.settings import Setting
@@ -158,6 +158,10 @@ def _joint(
     config, every = case.config, range(len(sums.users))
     stages = _stages(case, sums, _FIRST)
     iterations = attackers.stage_iterations(config.attack, stages)
+    if config.attack.optimizer.name == attackers.NEWTON:
+        solver = truncated_newton.truncated_newton()
+    else:
+        solver = attackers.make_stage_solver(config.attack, iterations)
     few = unmix.first_rounds(sums, stages[0])
     if setting.reader == 'replay':
         start = np.clip(_labels(case, few, every, key), *_START)
@@ -182,7 +186,7 @@ def _joint(
         found = unmix.joint.solve(
             sums,
             make,
-            attackers.make_stage_solver(config.attack, iterations),
+            solver,
             jax.random.fold_in(key, _SEARCH),
             np.nan_to_num(start, nan=case.share),
             case.share,

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 from fedinv_jax import client, losses, models, observe, types
-from fedinv_jax.attack import inversion, relax, unmix
+from fedinv_jax.attack import inversion, relax, truncated_newton, unmix
 from fedinv_jax.attack.unmix import by_item, filters, joint, replayed
 from fedinv_jax.types import Sums
 
@@ -266,14 +266,16 @@ def test_joint_replays_the_sums_at_the_truth(hypothesis, groups):
         assert still.objective(guess) > 1e-8
 
 
-def joint_labels(sums, update, model, start, stages, iterations, hypothesis='static', **options):
+def joint_labels(
+    sums, update, model, start, stages, iterations, hypothesis='static', solver=None, **options
+):
     def make(sums, parts, start):
         return joint.problem(
             sums, parts, update, observe.share('items'), model.init_private, relax.sigmoid(30.0),
             start, hypothesis,
         )  # fmt: skip
 
-    solver = inversion.descent(optax.adam(0.01))
+    solver = solver or inversion.descent(optax.adam(0.01))
     return joint.solve(sums, make, solver, KEY, start, 0.2, stages, iterations, **options)
 
 
@@ -291,6 +293,21 @@ def test_joint_finds_the_labels(hypothesis, stages):
     np.testing.assert_allclose(found[real], labels[real], atol=0.1)
     assert told == sorted(told)
     assert told[-1] == (1500 * len(stages),) * 2
+
+
+# Failed on labels that move while the private parameters are searched for alone.
+def test_joint_by_gauss_newton_finds_the_labels():
+    model = models.matrix_factorization(N, 2, scale=0.3)
+    update = client.gradient_step(model, losses.bce, 2.0)
+    sums, labels, _ = clients_that_train(model, update, 8)
+    sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
+    start, real = np.where(labels > 0, 0.8, 0.2), sums.weights > 0
+    newton = truncated_newton.truncated_newton()
+    options = {'hypothesis': 'unrolled', 'solver': newton}
+    found = joint_labels(sums, update, model, start, (8,), 24, **options)
+    np.testing.assert_allclose(found[real], labels[real], atol=0.05)
+    none = joint_labels(sums, update, model, start, (8,), 0, **options)
+    np.testing.assert_allclose(none[real], start[real], atol=1e-6)
 
 
 # Failed on a second stage that starts from the first labels again, and on one that starts a client

@@ -32,7 +32,7 @@ from fedinv_jax.types import (
     Sums,
 )
 
-_PER_CALL = 20  # iterations between two progress reports
+_REPORTS = 20  # progress reports in a stage
 
 
 class Group(NamedTuple):
@@ -232,10 +232,13 @@ def by_client(parts: Sequence[Group], labels: Array, like: np.ndarray) -> np.nda
 def private_alone(problem: objective.Problem) -> objective.Problem:
     """The problem whose labels stay as they are."""
 
-    def with_fixed(guess: Guess) -> Array:
-        return problem.objective(guess._replace(labels=jax.lax.stop_gradient(guess.labels)))
+    def fixed(guess: Guess) -> Guess:
+        return guess._replace(labels=jax.lax.stop_gradient(guess.labels))
 
-    return problem._replace(objective=with_fixed)
+    return problem._replace(
+        residual=lambda guess: problem.residual(fixed(guess)),
+        objective=lambda guess: problem.objective(fixed(guess)),
+    )
 
 
 def solve(
@@ -302,12 +305,12 @@ def _search(
                 0, count, lambda _, state: solver.update(part, state), state
             )
         )
-        for done in range(start, last, _PER_CALL):
-            state = jax.block_until_ready(advance(state, min(_PER_CALL, last - done)))
-            progress(min(done + _PER_CALL, last))
+        for done in range(start, last, count):
+            state = jax.block_until_ready(advance(state, min(count, last - done)))
+            progress(min(done + count, last))
         return state
 
-    quarter = num_iterations // 4
+    quarter, count = num_iterations // 4, max(num_iterations // _REPORTS, 1)
     found = steps(private_alone(problem), problem.init(key), 0, quarter)
     found = steps(problem, found.guess, quarter, num_iterations)
     return problem.answer(found.guess, found.objective)
