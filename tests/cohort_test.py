@@ -338,7 +338,7 @@ def test_sums_are_of_rounds_and_cohorts_that_were_recorded():
         ({'attack.name': ('spectral',)}, "use 'unmix'"),
         ({'attack.participation_known': False}, 'who is in which sum'),
         ({'observation.cohort': 5}, 'to be server.clients_per_round=4'),
-        ({'observation.batch_known': False}, "only 'projection' tells"),
+        ({'observation.batch_known': False}, "'projection' and 'replay' tell"),
         ({'observation.seen': ('scorer',)}, 'observation.seen must contain items'),
         ({'attack.unmix_reader': ('replay',), 'client.name': 'local_sgd'}, 'replays one gradient'),
         ({'attack.unmix_reader': ('unmix',)}, 'attack.unmix_reader'),

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import tree
+from fedinv_jax import _validate, tree
 from fedinv_jax.attack import distances, inversion, objective
 from fedinv_jax.attack.relax import Relaxation
 from fedinv_jax.attack.unmix import by_item, filters
@@ -121,7 +121,7 @@ def problem(
     init_private: InitPrivate,
     relaxation: Relaxation,
     start: np.ndarray,
-    hypothesis: str = 'free',
+    hypothesis: str,
 ) -> objective.Problem:
     """The problem of all clients in the sums, for a solver such as `inversion.descent`.
 
@@ -141,7 +141,11 @@ def problem(
     Returns:
         The problem. A guess has the labels of all groups in one vector, and a tuple of the groups'
         private parameters, leaves `[C, ...]`, or `[T, M, ...]` where they are 'free'.
+
+    Raises:
+        ValueError: if there is no such hypothesis.
     """
+    _validate.lookup('hypothesis', hypothesis, ('free', 'static', 'unrolled'))
     data = [(jnp.asarray(part.items), jnp.asarray(part.weights)) for part in parts]
     rounds = [(jnp.asarray(part.active), jnp.asarray(part.cohorts)) for part in parts]
     dtype = jnp.result_type(float)
