@@ -33,10 +33,7 @@ _MODELS: dict[str, dict[str, Any]] = {
         'model': {'name': 'matrix_factorization'},
         'server': {'optimizer': {'learning_rate': 0.01, 'weight_decay': 1.0}},
     },
-    'ncf': {
-        'model': {'name': 'ncf'},
-        'server': {'optimizer': {'learning_rate': 0.02, 'weight_decay': 0.1}},
-    },
+    'ncf': {'model': {'name': 'ncf'}, 'server': {}},
 }
 
 

@@ -132,6 +132,14 @@ def _point(rows: Sequence[SummaryRow], steps: int, other: str, kinds: Mapping[st
     )
 
 
+def popularity(point: Point) -> float | None:
+    """The popularity baseline's mean AUC on a point's victims; None if it was not run."""
+    auc, gap = point.best['metrics']['auc'], point.best['difference_to_popularity']
+    if not gap or gap['auc']['mean'] is None or auc['mean'] is None:
+        return None
+    return auc['mean'] - gap['auc']['mean']
+
+
 def ends(found: Sequence[Point]) -> list[int]:
     """The smallest and the largest T of the points."""
     steps = {point.num_gradients for point in found}

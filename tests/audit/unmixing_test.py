@@ -115,7 +115,6 @@ def test_all_clients_at_once_need_fewer_sums():
     assert np.mean(right) >= 0.5
 
 
-# Failed on clients that are trained on the labels of others, and on a start from all rounds.
 @pytest.mark.slow
 def test_clients_that_train_are_replayed_with_their_own_parameters():
     config = sampled(unmix_reader=('replay', 'unrolled'), num_gradients=(80,))
@@ -130,8 +129,8 @@ def test_clients_that_train_are_replayed_with_their_own_parameters():
         checks.check(config)
 
 
-# Clients whose embeddings move with each step that they take part in. Failed on 16 rounds and more
-# at once, and on embeddings that stay.
+# Clients whose embeddings move with each step that they take part in. Failed on embeddings that
+# stay.
 @pytest.mark.slow
 def test_clients_that_train_are_unrolled_from_the_first_rounds_on():
     config = sampled(name=('unmix', 'joint'), num_gradients=(24,), num_iterations=400)
@@ -143,6 +142,22 @@ def test_clients_that_train_are_unrolled_from_the_first_rounds_on():
     config.attack.interval = (2,)
     with pytest.raises(ValueError, match='it needs attack'):
         checks.check(config)
+
+
+# Failed on all rounds at once, and on a first stage that comes twice.
+@pytest.mark.parametrize(('curriculum', 'stages'), [(True, (16, 32, 40)), (False, (40,))])
+def test_joint_meets_the_rounds_a_few_at_a_time(curriculum, stages, monkeypatch):
+    config = sampled(name=('joint',), curriculum=curriculum, num_victims=2)
+    used = []
+
+    def solve(sums, make, solver, key, first, unknown, stages, *_):
+        used.append(stages)
+        return first
+
+    monkeypatch.setattr(unmixing.unmix.joint, 'solve', solve)
+    (case,) = plan.make_cases(config)
+    unmixing.separator(case, runner.train(case))(settings_lib.settings(config)[0])
+    assert used == [stages]
 
 
 # Failed on a computation for each reader.

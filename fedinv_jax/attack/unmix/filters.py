@@ -60,7 +60,14 @@ def num_cohorts(sums: Sums) -> int:
 
 
 def first_rounds(sums: Sums, number: int) -> Sums:
-    """The sums of the first rounds."""
+    """The sums of the first `number` of the T rounds.
+
+    Example:
+        >>> seen = [{'scorer': np.ones((1, 2))}] * 3
+        >>> sums = Sums([{}] * 3, seen, np.zeros((3, 4), int), np.arange(3), np.arange(4))
+        >>> first_rounds(sums, 2).members.shape
+        (2, 4)
+    """
     names = ('shared', 'seen', 'members', 'rounds')
     return sums._replace(**{name: getattr(sums, name)[:number] for name in names})
 

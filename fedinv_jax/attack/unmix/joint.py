@@ -276,19 +276,17 @@ def solve(
     Returns:
         float `[C, B]`, labels in [0, 1]; `unknown` for a client that is in no sum.
     """
-    found, known = np.full_like(first, unknown), np.zeros(len(first), bool)
+    found = np.full_like(first, unknown)
     for index, number in enumerate(stages):
         now = filters.first_rounds(sums, number)
         parts = groups(now)
-        begin = np.where(known[:, None], found, first if index == 0 else unknown)
-        stage = make(now, parts, begin)
+        stage = make(now, parts, found if index else first)
 
         def more(done: int, before: int = index * num_iterations) -> None:
             progress(before + done, len(stages) * num_iterations)
 
         answer = _search(stage, solver, jax.random.fold_in(key, index), num_iterations, more)
         found = by_client(parts, answer.scores, found)
-        known = np.any(now.members >= 0, axis=0)
     return found
 
 

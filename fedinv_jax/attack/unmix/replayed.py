@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax.attack import candidates
+from fedinv_jax.attack import box_qp, candidates
 from fedinv_jax.attack.unmix import by_item, filters
 from fedinv_jax.types import Answer, Array, Batch, ClientUpdate, PyTree, Sums, Transcript
 
@@ -124,12 +124,9 @@ def catalogue_labels(
     """Estimates which items of the catalogue are interactions where no batch is known.
 
     Each client and item has two unknowns, y if it is an interaction and n if it is a sampled
-    negative, with `y, n >= 0` and `y + n <= 1`. Along the `d_ti` of `labels`, the sums are
-
-        s_ti = a sum_{c in t} (y_ci |r^1_ti| - n_ci |r^0_ti|)
-
-    with signed lengths, and least squares with these bounds estimates both: a term of one sign
-    cannot be made up for by another client's without breaking a bound.
+    negative, both in [0, 1], and sends `a (y r^1_ti + n r^0_ti)`, see `labels`. Bounded least
+    squares along `d_ti` estimates both. The rows of the two labels have opposite signs, so that the
+    bounds leave few ways in which clients can make up for each other.
 
     Args:
         sums: what the server sees, item rows seen.
@@ -138,7 +135,7 @@ def catalogue_labels(
         share: public share of the catalogue that is an interaction of a client.
         sampled: public share of the catalogue that is a sampled negative of a client.
         scale: a, the public factor of a row in an upload: 1, or 1 / batch size for a mean.
-        num_iterations: of accelerated projected descent.
+        num_iterations: of `box_qp.accelerated`.
         progress: called with (items done, items in total).
 
     Returns:
@@ -146,10 +143,6 @@ def catalogue_labels(
 
     Raises:
         ValueError: if no item rows are seen.
-
-    References:
-        Beck, Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
-        problems, SIAM J. Imaging Sciences 2(1), 2009, doi:10.1137/080716542.
     """
     mixture = filters.mixture(sums, None)
     norms, base, seen = _projected(sums, replay)
@@ -195,24 +188,14 @@ def _bounded(
     safe = jnp.where(curvature > 0, curvature, 1)
     means = jnp.array([share, sampled], base.dtype)[:, None, None]
 
-    def project(both: Array) -> Array:
-        """The nearest y, n >= 0 with y + n <= 1."""
-        over = jnp.maximum(jnp.sum(jnp.maximum(both, 0), axis=0) - 1, 0) / 2
-        moved = jnp.clip(both - over, 0, 1)
-        return jnp.where(over > 0, moved / jnp.maximum(jnp.sum(moved, axis=0), 1), moved)
-
-    def step(state: tuple, _: None) -> tuple[tuple, None]:
-        before, ahead, momentum = state
-        off = ones * (mixture @ ahead[0]) + base * (mixture @ ahead[1]) - seen
+    def descend(both: Array) -> Array:
+        off = ones * (mixture @ both[0]) + base * (mixture @ both[1]) - seen
         slope = jnp.stack([mixture.T @ (ones * off), mixture.T @ (base * off)])
-        slope = slope / safe + _RIDGE * (ahead - means)
-        new = project(ahead - slope / (1 + _RIDGE))
-        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-        return (new, new + (momentum - 1) / following * (new - before), following), None
+        new = both - (slope / safe + _RIDGE * (both - means)) / (1 + _RIDGE)
+        return jnp.clip(new, 0, 1)
 
-    begin = jnp.broadcast_to(means, (2, mixture.shape[1], base.shape[1])).astype(base.dtype)
-    state = begin, begin, jnp.ones((), base.dtype)
-    return jax.lax.scan(step, state, None, length=num_iterations)[0][0]
+    start = jnp.broadcast_to(means, (2, mixture.shape[1], base.shape[1]))
+    return box_qp.accelerated(descend, start, num_iterations)
 
 
 def _projected(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import tree
-from fedinv_jax.attack import candidates
+from fedinv_jax.attack import box_qp, candidates
 from fedinv_jax.attack.unmix import filters
 from fedinv_jax.attack.unmix.joint import Group, groups, participants, replaced
 from fedinv_jax.types import Array, Batch, ClientUpdate, PyTree, Sums
@@ -167,12 +167,8 @@ def _solve(
     """Labels in [0, 1] that minimise `sum_t |sum_c y_c d_ct - rest_t|^2 / m_t^2`.
 
     m_t is the misfit of round t at the labels given: what is wrong with the private parameters
-    grows from round to round. The solver is accelerated projected descent; each item has a step
-    size of its own, from its largest curvature.
-
-    References:
-        Beck, Teboulle, A fast iterative shrinkage-thresholding algorithm for linear inverse
-        problems, SIAM J. Imaging Sciences 2(1), 2009, doi:10.1137/080716542.
+    grows from round to round. The solver is `box_qp.accelerated`; each item has a step size of its
+    own, from its largest curvature.
     """
     each = [[one[index] for one in where] for index in range(2)]
 
@@ -222,19 +218,13 @@ def _solve(
     lengths = jax.lax.scan(power, first, None, length=_POWERS)[1][-1]
     curvature = [lengths[one.items] for one in where]
 
-    def step(state: tuple, _: None) -> tuple[tuple, None]:
-        before, ahead, momentum = state
-        slope = along(add(ahead) - rest)
-        new = [
+    def descend(labels: list) -> list:
+        slope = along(add(labels) - rest)
+        return [
             jnp.clip(
                 y - (g + _RIDGE * c * (y - share)) / jnp.where(c > 0, (1.2 + _RIDGE) * c, 1), 0, 1
             )
-            for y, g, c in zip(ahead, slope, curvature, strict=True)
+            for y, g, c in zip(labels, slope, curvature, strict=True)
         ]
-        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-        push = (momentum - 1) / following
-        ahead = [y + push * (y - old) for y, old in zip(new, before, strict=True)]
-        return (new, ahead, following), None
 
-    begin = list(start), list(start), jnp.ones((), rest.dtype)
-    return jax.lax.scan(step, begin, None, length=num_iterations)[0][0]
+    return box_qp.accelerated(descend, list(start), num_iterations)

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from fedinv_jax.report import tables
+from fedinv_jax.report import tables, tradeoff
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.rows import SummaryRow
 from fedinv_jax.report.tradeoff import Point
@@ -44,10 +44,10 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
     if not any(_membership(point) in _CHANGING for point in sums):
         return None
     quiet = [point for point in sums if not _noise(point)]
-    levels = {who: {_noise(p) for p in sums if _who(p) == who} for who in map(_who, sums)}
-    noisiest = max(levels, key=lambda who: len(levels[who]))
+    noises = {who: {_noise(p) for p in sums if _who(p) == who} for who in map(_who, sums)}
+    noisiest = max(noises, key=lambda who: len(noises[who]))
     lines = [(quiet, _who, '')]
-    if len(levels[noisiest]) > 1:
+    if len(noises[noisiest]) > 1:
         own = sorted((p for p in sums if _who(p) == noisiest), key=_noise)
         lines.append((own, lambda point: f'noise {_noise(point):g}', noisiest))
     columns = list(dict.fromkeys(map(_column, sums)))
@@ -62,7 +62,8 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
                 label: [_at(point) for point in own if label_of(point) == label] for label in labels
             }
             canvas.plot_curves(axis, curves, lambda row: row['metrics']['auc'], steps)
-            canvas.references(axis, _popularity(own), zorder=0)
+            levels = [level for level in map(tradeoff.popularity, own) if level is not None]
+            canvas.references(axis, {round(level, 3) for level in levels}, zorder=0)
             axis.set_title(', '.join(filter(None, (column, title))), fontsize=9)
             axis.set_xlabel('rounds, T (count)')
         line[0].set_ylabel('AUC of the best attack\n(mean over victims)')
@@ -91,13 +92,3 @@ def _column(point: Point) -> str:
 def _at(point: Point) -> SummaryRow:
     """The best row, at the T of its point."""
     return {**point.best, 'num_gradients': point.num_gradients}
-
-
-def _popularity(found: Sequence[Point]) -> list[float]:
-    """The popularity baseline's AUC, of which there is one for each panel."""
-    levels = set()
-    for point in found:
-        auc, gap = point.best['metrics']['auc'], point.best['difference_to_popularity']
-        if gap and gap['auc']['mean'] is not None and auc['mean'] is not None:
-            levels.add(round(auc['mean'] - gap['auc']['mean'], 3))
-    return sorted(levels)

@@ -82,9 +82,5 @@ def _line(axis: Any, own: Sequence[Point], name: str, colour: str, marker: str, 
 
 def _popularity(found: Sequence[Point]) -> list[float]:
     """The popularity baseline's AUC, averaged over the points, which have the same victims."""
-    levels = []
-    for point in found:
-        auc, gap = point.best['metrics']['auc'], point.best['difference_to_popularity']
-        if gap and gap['auc']['mean'] is not None and auc['mean'] is not None:
-            levels.append(auc['mean'] - gap['auc']['mean'])
+    levels = [level for level in map(tradeoff.popularity, found) if level is not None]
     return [sum(levels) / len(levels)] if levels else []
