@@ -62,10 +62,10 @@ def _check_fixed(config: Config) -> None:
     """Rejects what needs cohorts that change and, with fixed cohorts, what they do not allow."""
     section, attack = config.observation, config.attack
     summed = [name for name in attack.name if registry.ATTACKS[name].reads_sums]
-    if summed:
+    if summed and section.cohort == 1:
         raise ValueError(
-            f'attack.name={summed[0]!r} separates the sums of cohorts that change: it needs '
-            "observation.cohort above 1 and observation.cohort_membership 'redrawn' or 'sampled'."
+            f'attack.name={summed[0]!r} separates the sums of several clients: it needs '
+            'observation.cohort above 1.'
         )
     if section.cohort == 1 and section.cohort_membership != 'fixed':
         raise ValueError(
@@ -84,6 +84,7 @@ def _check_fixed(config: Config) -> None:
                 "attack.name='exact' and attack.warm_start assume the upload of one client: with "
                 "observation.cohort above 1 use 'spectral', 'sign', 'mgradinv' or a recipe."
             )
+        _check_sums(config)
 
 
 def _check_changing(config: Config) -> None:
@@ -94,11 +95,6 @@ def _check_changing(config: Config) -> None:
             "observation.cohort_membership='sampled' sums the participants of a round: expected "
             f'observation.cohort={section.cohort} to be server.clients_per_round={per_round}.'
         )
-    if not attack.participation_known:
-        raise ValueError(
-            'Cohorts that change need attack.participation_known=True: who is in which sum is what '
-            'the attacks on sums know.'
-        )
     for name in attack.name:
         spec = registry.ATTACKS[name]
         if spec.family != 'baseline' and not spec.reads_sums:
@@ -107,7 +103,19 @@ def _check_changing(config: Config) -> None:
                 "cohorts that change use 'unmix', and give it what unmix separates with "
                 f"attack.unmix_reader=('{name}',)."
             )
+    _check_sums(config)
+
+
+def _check_sums(config: Config) -> None:
+    """Rejects what the attacks on all sums cannot read."""
+    section, attack = config.observation, config.attack
+    changes = secure_aggregation.changes(config)
     read = any(registry.ATTACKS[name].reads_sums for name in attack.name)
+    if (changes or read) and not attack.participation_known:
+        raise ValueError(
+            'Attacks on sums need attack.participation_known=True: who is in which sum is what '
+            'they know.'
+        )
     for reader in attack.unmix_reader if read else ():
         _check_reader(config, reader)
     if 'joint' in attack.name:

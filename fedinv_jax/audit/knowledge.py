@@ -40,13 +40,13 @@ def transcripts(
     """
     config, spec = case.config, registry.ATTACKS[setting.attack]
     reads = spec.family != 'baseline' and not spec.reads_sums
-    sums = secure_aggregation.changes(config)
+    alone = spec.reads_sums or secure_aggregation.changes(config)
     if setting.placebo:
         return _placebos(case, recording, setting._replace(placebo=False), users)
     found = simulate.transcripts(
-        recording,
+        _alone(recording) if alone else recording,
         users,
-        setting.rounds[:1] if sums else setting.rounds,
+        setting.rounds[:1] if alone else setting.rounds,
         setting.seen if reads else (),
         every_round=setting.dynamics == 'unrolled',
         batch_known=config.observation.batch_known,
@@ -67,6 +67,11 @@ def transcripts(
         own -= np.isin(items, case.interactions.items[first:last])
     known = clients_lib.log_odds(counts, case.num_users - 1)
     return dataclasses.replace(found, log_odds=known)
+
+
+def _alone(recording: simulate.Recording) -> simulate.Recording:
+    """The recording of clients without the other members of their cohorts."""
+    return recording._replace(cohorts=None)
 
 
 def _placebos(
@@ -102,6 +107,8 @@ def truths(
 ) -> GroundTruth:
     """What the server does not know about the victims: labels and private parameters."""
     section = case.config.observation
+    if registry.ATTACKS[setting.attack].reads_sums:
+        recording = _alone(recording)
     found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
     return tree.cast_floats(found, settings_lib.dtype(case.config, setting.attack))
 

@@ -8,7 +8,16 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax.audit import attackers, beliefs, checks, defences, registry, training, workdir
+from fedinv_jax.audit import (
+    attackers,
+    beliefs,
+    checks,
+    defences,
+    member,
+    registry,
+    training,
+    workdir,
+)
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
@@ -259,7 +268,9 @@ def group_of(case: Case, user: int) -> clients_lib.Clients:
 
 def num_private(case: Case, setting: Setting) -> int:
     """Number of unknown private parameters: `D`, or `T D` if each step has its own (`free`)."""
-    init_private = attackers.make_init_private(case.config, case.model)
+    sums = registry.ATTACKS[setting.attack].reads_sums
+    config = member.alone(case.config) if sums else case.config
+    init_private = attackers.make_init_private(config, case.model)
     size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 

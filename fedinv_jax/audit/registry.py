@@ -31,7 +31,7 @@ class AttackSpec(NamedTuple):
             those that change the share of labels 1 or keep only large entries; or 'none'.
         dtype: float dtype of the attack; None: `attack.dtype`.
         one_client: whether it assumes the upload of one client with binary labels.
-        reads_sums: whether it reads the sums of cohorts that change (`attack.unmix`).
+        reads_sums: whether it reads the sums of all cohorts (`attack.unmix`).
     """
 
     make: Callable[[Target], Choice]
@@ -155,7 +155,7 @@ ATTACKS: dict[str, AttackSpec] = {
     ),
     'summed': _exact("spectral on the sum of the steps' item rows", adapts_to='shares'),
     'unmix': AttackSpec(
-        _unmix, 'exact', "each client's mean upload from the sums of cohorts that change, given to "
+        _unmix, 'exact', "each client's mean upload from the sums of all cohorts, given to "
         'an attack on one upload (attack.unmix_reader)', knows_share=True, adapts_to='none',
         dtype='float64', reads_sums=True,
     ),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from fedinv_jax import accounting, observe, quality
-from fedinv_jax.audit import beliefs, defences, plan, secure_aggregation, training
+from fedinv_jax.audit import beliefs, defences, plan, registry, secure_aggregation, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import held_out, provenance, values
@@ -279,7 +279,7 @@ def _count(case: plan.Case, setting: settings_lib.Setting, batch: int) -> str:
     section = case.config.observation
     seen = observe.share(*setting.seen).observe(shared, (), jax.random.key(0))[0]
     rows = optax.tree.size(seen.get('items', {})) // num_items
-    if secure_aggregation.changes(case.config):
+    if secure_aggregation.changes(case.config) or registry.ATTACKS[setting.attack].reads_sums:
         return _count_sums(case, setting, optax.tree.size(seen))
     batch *= section.cohort  # an upper bound: members may share items
     numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))

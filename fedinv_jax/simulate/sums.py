@@ -1,4 +1,4 @@
-"""What the server knows under secure aggregation when cohorts change, sliced out of a recording."""
+"""What the server knows of all sums under secure aggregation, sliced out of a recording."""
 
 from collections.abc import Sequence
 
@@ -6,29 +6,31 @@ import jax
 import numpy as np
 
 from fedinv_jax import observe
-from fedinv_jax.simulate.recording import Recording
+from fedinv_jax.simulate.recording import Recording, Snapshot
 from fedinv_jax.types import Sums
 
 
 def sums(
     recording: Recording, rounds: Sequence[int], seen: Sequence[str], batch_known: bool = True
 ) -> Sums:
-    """Returns the sums of the observed rounds, with all clients' memberships and batches.
+    """Returns the sums of the observed rounds, with all members' memberships and batches.
 
     Args:
-        recording: from `record`, of a federation whose cohorts change.
+        recording: from `record`, of a federation with cohorts; of fixed ones, those that hold a
+            victim were kept.
         rounds: the T observed rounds, increasing.
         seen: names of the leaves of a sum that the attacker sees (`observe.share`).
         batch_known: whether the server knows the items of the clients' batches.
 
     Raises:
-        ValueError: if the cohorts do not change, or a round was not observed.
+        ValueError: if there are no cohorts, or a round was not observed.
 
     Returns:
         The sums; their leaves are those of the recording, not copies.
     """
-    if recording.everyone is None:
-        raise ValueError('Expected a recording of cohorts that change: see cohorts.redrawn.')
+    clients = recording.everyone if recording.cohorts is None else recording.clients
+    if clients is None:
+        raise ValueError('Expected a recording of cohorts: see fedinv_jax.cohorts.')
     kept = [recording.snapshots.get(int(round_)) for round_ in rounds]
     if missing := [r for r, s in zip(rounds, kept, strict=True) if s is None or s.sums is None]:
         raise ValueError(f'Expected observed rounds; {missing[:5]} were not observed.')
@@ -37,12 +39,20 @@ def sums(
     return Sums(
         shared=[snapshot.shared for snapshot in found],
         seen=[share(snapshot.sums, (), jax.random.key(0))[0] for snapshot in found],
-        members=np.stack([np.asarray(snapshot.members) for snapshot in found]),
+        members=np.stack([_members(recording, snapshot) for snapshot in found]),
         rounds=np.asarray(rounds, np.int32),
-        users=np.concatenate([group.users for group in recording.everyone]),
-        items=_padded([group.items for group in recording.everyone]) if batch_known else None,
-        weights=_padded([group.weights for group in recording.everyone]) if batch_known else None,
+        users=np.concatenate([group.users for group in clients]),
+        items=_padded([group.items for group in clients]) if batch_known else None,
+        weights=_padded([group.weights for group in clients]) if batch_known else None,
     )
+
+
+def _members(recording: Recording, snapshot: Snapshot) -> np.ndarray:
+    """Int `[C]`, the cohort of each client in a round; -1: it did not take part."""
+    if recording.cohorts is None:
+        return np.asarray(snapshot.members)
+    there = np.concatenate(snapshot.participated)
+    return np.where(there, np.concatenate(recording.cohorts), -1)
 
 
 def _padded(groups: Sequence[np.ndarray]) -> np.ndarray:

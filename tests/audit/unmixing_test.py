@@ -144,6 +144,25 @@ def test_clients_that_train_are_unrolled_from_the_first_rounds_on():
         checks.check(config)
 
 
+# Six cohorts that stay together. Failed on embeddings that stay, and on the sums of all cohorts
+# taken for those of one.
+@pytest.mark.slow
+def test_members_of_a_cohort_that_train_are_told_apart():
+    config = sampled(
+        name=('spectral', 'unmix', 'joint', 'popularity'), num_gradients=(8,), num_iterations=400
+    )
+    config.server.update({'clients_per_round': None, 'num_rounds': 8})
+    config.observation.update({'cohort': 4, 'cohort_membership': 'fixed'})
+    config.client.update({'private_learning_rate': 1.0, 'weight_by_num_examples': True})
+    config.dynamics.name = ('unrolled',)
+    found = rows(config)
+    assert {row['defence'] for row in found} == {'cohort 4'}
+    assert mean(found, attack='joint') > 0.99
+    assert mean(found, attack='joint') > 0.02 + max(
+        mean(found, attack=name) for name in ('spectral', 'unmix', 'popularity')
+    )
+
+
 # Failed on all rounds at once, and on a first stage that comes twice.
 @pytest.mark.parametrize(('curriculum', 'stages'), [(True, (16, 32, 40)), (False, (40,))])
 def test_joint_meets_the_rounds_a_few_at_a_time(curriculum, stages, monkeypatch):

@@ -1,4 +1,4 @@
-"""Attacks on the sums of cohorts that change from round to round (secure aggregation)."""
+"""Attacks on the sums of all cohorts, above all of those that change (secure aggregation)."""
 
 from fedinv_jax.attack.unmix import joint, unrolled
 from fedinv_jax.attack.unmix.by_item import mean_rows

@@ -3,8 +3,9 @@
     min over y, p of sum_t |predict_t(y, p) - S_t|^2 / |S|^2,
     predict_t[g] = sum_{c in cohort g of round t} client_update(shared_t, p_c, (items_c, y_c))
 
-is MGradInv's objective (`objective.problem`) for the sums of cohorts that change. Every client's
+is MGradInv's objective (`objective.problem`) for sums of clients. Where cohorts change, a client's
 upload is in several sums with other clients each time, so that few rounds determine all of them.
+Where they stay together, the members are told apart because each upload changes in its own way.
 """
 
 from collections.abc import Callable, Sequence
