@@ -4,7 +4,7 @@ Matrix factorisation (`mf_`) and NCF (`ncf_`), D = 16, on MovieLens-100K, all 94
 recommend: AdamW on the server, clients that train their embeddings, uploads times the number of
 examples. The server sees sums over cohorts: the participants of a round (`sampled`, 1,024 rounds),
 or all clients in cohorts that are drawn anew in each round (`redrawn`) or stay (`fixed`; 160
-rounds). Noise on the sum has a standard deviation of .1 to 3 on each entry, after clipping to 20.
+rounds). Noise on the sum has a standard deviation of .1 to 30 on each entry, after clipping to 20.
 There are 30 victims with 40 to 58 interactions over 3 seeds; the rounds are those from the first
 one on. An arm is a model, a membership, the size of a cohort, the noise, and whether the batches
 are known; the attacks that search for all clients at once (`joint`, for NCF the reader `unrolled`)
@@ -22,11 +22,12 @@ from fedinv_jax.audit import config as config_lib
 
 _CLIP = 20.0  # as in study_defences
 _NOISES = (0.0, 0.1, 0.3, 1.0, 3.0)
+_MORE = (10.0, 30.0)  # what noise costs that stops 1,024 rounds
 _SIZES = (128, 32, 8)
 _ROUNDS = {'sampled': (1, 8, 64, 256, 1024), 'redrawn': (1, 8, 64), 'fixed': (1, 8, 64)}
 _AT_ONCE: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
-    'mf': ('_joint', {'sampled': (16, 32, 64), 'redrawn': (4, 8)}),
-    'ncf': ('_unrolled', {'sampled': (64, 256)}),
+    'mf': ('_joint', {'sampled': (16, 32, 64), 'redrawn': (4, 8), 'fixed': (8, 32)}),
+    'ncf': ('_unrolled', {'sampled': (64, 256), 'fixed': (64,)}),
 }
 _MODELS: dict[str, dict[str, Any]] = {
     'mf': {
@@ -64,7 +65,7 @@ def _arm(
         },
         'attack': {
             'name': (
-                *(('spectral', 'summed') if membership == 'fixed' else (attack,)),
+                *(('spectral', 'summed') if membership == 'fixed' and not at_once else (attack,)),
                 'popularity',
             ),
             'unmix_reader': (read,),
@@ -82,6 +83,7 @@ def _arms() -> dict[str, dict[str, Any]]:
         for model in _MODELS
         for known in (True, False)
     ]
+    found += [_arm(model, 'sampled', 128, noise) for noise in _MORE for model in _MODELS]
     found += [
         _arm(model, 'sampled', 128, noise, at_once=True)
         for model in _MODELS
@@ -95,6 +97,8 @@ def _arms() -> dict[str, dict[str, Any]]:
                     found.append(_arm(model, membership, size, 0.0, known=False))
             if membership == 'redrawn':
                 found += [_arm('mf', membership, size, noise, at_once=True) for noise in (0.0, 1.0)]
+            elif membership == 'fixed':
+                found += [_arm(model, membership, size, 0.0, at_once=True) for model in _MODELS]
     return dict(found)
 
 
