@@ -317,7 +317,7 @@ def test_sums_of_cohorts_that_change(kind):
 
 
 # Of cohorts that stay together, those with a victim were kept. Failed on members that do not take
-# part, and on cohorts counted before some were left out.
+# part, and on one cohort for all.
 def test_sums_of_fixed_cohorts_are_those_of_the_victims():
     victims = every_user()[-2:]
     together = simulate.record(federation(M, per_round=9), KEY, victims, [0])
