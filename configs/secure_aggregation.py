@@ -55,8 +55,8 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         config.num_seeds = 1
         config.data.name = 'amazon-video-games'
         config.server.clients_per_round = config.observation.cohort = 512
-        config.server.num_rounds = 384
-        config.attack.num_gradients = (32, 64, 128, 256, 384)
+        config.server.num_rounds = 320
+        config.attack.num_gradients = (32, 64, 128, 256, 320)
     elif arg:
         config = config_lib.variant(config, arg)
         config.data.max_users = 60
