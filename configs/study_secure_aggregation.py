@@ -39,10 +39,16 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 def _arm(
-    model: str, membership: str, size: int, noise: float, known: bool = True, at_once: bool = False
+    model: str,
+    membership: str,
+    size: int,
+    noise: float,
+    known: bool = True,
+    at_once: bool = False,
+    clip: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """The name and the changes of an arm."""
-    name = f'{model}_{membership}_{size}' + (f'_noise_{noise:g}' if noise else '')
+    """The name and the changes of an arm; noise comes with a clip."""
+    name = f'{model}_{membership}_{size}' + (f'_noise_{noise:g}' if noise else '_clip' * clip)
     name += ('' if known else '_unknown') + (_AT_ONCE[model][0] if at_once else '')
     server = dict(_MODELS[model]['server'])
     if membership == 'sampled':
@@ -61,7 +67,7 @@ def _arm(
             'cohort': size,
             'cohort_membership': membership,
             'batch_known': known,
-            **({'clip': _CLIP, 'sum_noise': noise} if noise else {}),
+            **({'clip': _CLIP, 'sum_noise': noise} if noise or clip else {}),
         },
         'attack': {
             'name': (
@@ -84,6 +90,7 @@ def _arms() -> dict[str, dict[str, Any]]:
         for known in (True, False)
     ]
     found += [_arm(model, 'sampled', 128, noise) for noise in _MORE for model in _MODELS]
+    found += [_arm(model, 'sampled', 128, 0.0, clip=True) for model in _MODELS]
     found += [
         _arm(model, 'sampled', 128, noise, at_once=True)
         for model in _MODELS

@@ -5,6 +5,7 @@ the rows, attacks on transcript files, `--help`. A new attack needs a function, 
 and a test.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -85,7 +86,14 @@ def _unmix(target: Target) -> Choice:
         return Choice(name, '', lambda seen, key, _: item_rows.projection(seen, target.share))
     one = member.alone(target.config)
     made = ATTACKS[name].make(
-        target._replace(config=one, attack=name, dynamics='free', rounds=(0,), adaptive=False)
+        target._replace(
+            config=one,
+            attack=name,
+            dynamics='free',
+            rounds=(0,),
+            adaptive=False,
+            probe=functools.partial(attackers.probe, one, target.model),
+        )
     )
     return made._replace(solver=name if made.solver is None else made.solver)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import client, observe, simulate, tree
-from fedinv_jax.attack import curriculum, objective, relax, truncated_newton, unmix
+from fedinv_jax.attack import curriculum, inversion, objective, relax, truncated_newton, unmix
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, beliefs, member, plan, progress, registry
 from fedinv_jax.audit.settings import Setting
@@ -140,7 +140,10 @@ def _uploads(
     """Mean uploads of clients: item rows of their batches where they are known."""
     parts: dict[str, PyTree] = {}
     if sums.items is not None and 'items' in sums.seen[0]:
-        rows = unmix.mean_rows(sums, victims, _weights(case, sums), update)
+        weights = _weights(case, sums)
+        rows = unmix.mean_rows(sums, victims, weights, update)
+        if weights is not None:  # of unit weight
+            rows = rows * weights[victims][:, None, None]
         parts['items'] = _split(rows, sums.seen[0]['items'])
         sums = sums._replace(seen=[_without_items(part) for part in sums.seen])
     if jax.tree.leaves(sums.seen[0]):
@@ -158,15 +161,17 @@ def _joint(
     config, every = case.config, range(len(sums.users))
     stages = _stages(case, sums, _FIRST)
     iterations = attackers.stage_iterations(config.attack, stages)
-    if config.attack.optimizer.name == attackers.NEWTON:
-        solver = truncated_newton.truncated_newton()
-    else:
-        solver = attackers.make_stage_solver(config.attack, iterations)
+    newton = config.attack.optimizer.name == attackers.NEWTON
     few = unmix.first_rounds(sums, stages[0])
     if setting.reader == 'replay':
         start = np.clip(_labels(case, few, every, key), *_START)
     else:
         start = _sides(unmix.mean_rows(few, every, _weights(case, few)), few, case.share)
+
+    def make_solver(count: int) -> inversion.Inversion:
+        if newton:
+            return truncated_newton.truncated_newton()
+        return attackers.make_stage_solver(config.attack, count)
 
     def make(
         sums: Sums, parts: Sequence[unmix.joint.Group], start: np.ndarray
@@ -186,7 +191,7 @@ def _joint(
         found = unmix.joint.solve(
             sums,
             make,
-            solver,
+            make_solver,
             jax.random.fold_in(key, _SEARCH),
             np.nan_to_num(start, nan=case.share),
             case.share,
@@ -203,7 +208,7 @@ def _unrolled(case: plan.Case, sums: Sums, key: jax.Array, update: Update) -> np
     config, stages = case.config, _stages(case, sums, _FIRST_UNROLLED)
     few, every = unmix.first_rounds(sums, stages[0]), range(len(sums.users))
     start = np.nan_to_num(np.clip(_labels(case, few, every, key), 0, 1), nan=case.share)
-    drawn = jax.random.split(jax.random.fold_in(key, _SEARCH), len(every))
+    drawn = unmix.joint.client_keys(jax.random.fold_in(key, _SEARCH), sums.users)
     with jax.enable_x64(config.attack.dtype == 'float64'):
         found = unmix.unrolled.labels(
             sums,

@@ -95,27 +95,24 @@ def solve(
     Returns:
         float `[V, B, F]`, 0 for padding, NaN for a client that is in no sum.
 
-    Raises:
-        ValueError: if none of the clients is in a sum.
     """
     entries, chosen = _entries(sums), np.asarray(clients)
     absent = ~mixture[:, chosen].any(axis=0)
     v, b = np.nonzero((sums.weights[chosen] > 0) & ~np.asarray(absent)[:, None])
-    if not len(v):
-        raise ValueError('Expected at least one of the clients to be in a sum.')
     items = sums.items[chosen[v], b]
     sizes = np.maximum(np.diff(entries.starts)[items], 8)
     buckets = np.minimum(2 ** np.ceil(np.log2(sizes)).astype(int), len(sums.items))
     with_nobody = jnp.asarray(np.pad(mixture, [(0, 0), (0, 1)]))  # a column of zeros for padding
     done, total = 0, len(np.unique(items))
-    found = np.zeros((*sums.items[chosen].shape, data(items[:1])[1].shape[2]))
+    found = np.zeros((*sums.items[chosen].shape, data(np.zeros(1, int))[1].shape[2]))
     for size in np.unique(buckets):
         wanted = np.unique(items[buckets == size])
         step = max(_ENTRIES // (len(mixture) * int(size)), jax.local_device_count())
         step -= step % jax.local_device_count()
         for start in range(0, len(wanted), step):
             part = wanted[start : start + step]
-            part = np.pad(part, (0, -len(part) % min(step, len(wanted))), mode='edge')
+            fill = -len(part) % (step if len(wanted) > step else jax.local_device_count())
+            part = np.pad(part, (0, fill), mode='edge')
             columns, weights = _columns(entries, part, int(size), mixture.shape[1])
             counted = weights if weighted else np.sign(weights)
             solved = np.asarray(_solve(with_nobody, columns, counted, *data(part)))

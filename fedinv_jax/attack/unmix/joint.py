@@ -114,6 +114,11 @@ def replaced(privates: tuple, active: Sequence[Array], moved: tuple) -> tuple:
     )
 
 
+def client_keys(key: Key, users: np.ndarray) -> Key:
+    """A key for each client, which does not depend on the other clients: `[C]`."""
+    return jax.vmap(lambda user: jax.random.fold_in(key, user))(jnp.asarray(users))
+
+
 def problem(
     sums: Sums,
     parts: Sequence[Group],
@@ -201,11 +206,8 @@ def problem(
         return whiten(jax.tree.map(jnp.subtract, predict(guess), seen))
 
     def init(key: Key) -> Guess:
-        keys = jax.random.split(key, sum(len(part.clients) for part in parts))
-        ends = np.cumsum([len(part.clients) for part in parts])[:-1]
-        latent = tuple(
-            tree.cast_floats(jax.vmap(init_private)(own), dtype) for own in jnp.split(keys, ends)
-        )
+        keys = [client_keys(key, sums.users[part.clients]) for part in parts]
+        latent = tuple(tree.cast_floats(jax.vmap(init_private)(own), dtype) for own in keys)
         own_start = [start[part.clients[:, None], part.entries].ravel() for part in parts]
         labels = jnp.asarray(np.concatenate(own_start), dtype)
         if hypothesis == 'free':
@@ -249,7 +251,7 @@ def private_alone(problem: objective.Problem) -> objective.Problem:
 def solve(
     sums: Sums,
     make: Callable[[Sums, Sequence[Group], np.ndarray], objective.Problem],
-    solver: inversion.Inversion,
+    make_solver: Callable[[int], inversion.Inversion],
     key: Key,
     first: np.ndarray,
     unknown: float,
@@ -266,7 +268,7 @@ def solve(
     Args:
         sums: what the server sees, with batches.
         make: `make(sums, parts, start)`, see `problem`.
-        solver: such as `inversion.descent`.
+        make_solver: `make_solver(iterations)`, such as `inversion.descent` with a schedule.
         key: PRNG key of the private parameters from which each stage starts.
         first: labels from which the first stage starts, `[C, B]` as in `Sums.items`.
         unknown: the label from which a client starts that takes part in a later stage only.
@@ -286,14 +288,14 @@ def solve(
         def more(done: int, before: int = index * num_iterations) -> None:
             progress(before + done, len(stages) * num_iterations)
 
-        answer = _search(stage, solver, jax.random.fold_in(key, index), num_iterations, more)
+        answer = _search(stage, make_solver, jax.random.fold_in(key, index), num_iterations, more)
         found = by_client(parts, answer.scores, found)
     return found
 
 
 def _search(
     problem: objective.Problem,
-    solver: inversion.Inversion,
+    make_solver: Callable[[int], inversion.Inversion],
     key: Key,
     num_iterations: int,
     progress: Callable[[int], None],
@@ -301,7 +303,7 @@ def _search(
     """The answer after a quarter of the iterations on the private parameters alone."""
 
     def steps(part: objective.Problem, guess: Guess, start: int, last: int) -> inversion.State:
-        part = part._replace(init=lambda _: guess)
+        part, solver = part._replace(init=lambda _: guess), make_solver(last - start)
         state = jax.jit(partial(solver.init, part))(key)
         advance = jax.jit(
             lambda state, count: jax.lax.fori_loop(
