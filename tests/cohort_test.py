@@ -365,6 +365,25 @@ def test_sums_are_of_rounds_and_cohorts_that_were_recorded():
         ({'attack.unmix_reader': ('unmix',)}, 'attack.unmix_reader'),
         ({'observation.cohort': 1}, 'observation.cohort above 1'),
         (
+            {'attack.name': ('joint',), 'attack.num_restarts': 2},
+            "does not apply to attack.name='joint'",
+        ),
+        (
+            {'attack.name': ('joint',), 'attack.distance': 'cosine'},
+            'minimises squares: expected None',
+        ),
+        ({'attack.name': ('joint',), 'attack.priors.popularity': 0.1}, 'priors do not apply'),
+        ({'attack.name': ('joint',), 'attack.adaptive': (False,)}, 'replay what clients do'),
+        (
+            {'attack.unmix_reader': ('unrolled',), 'attack.adaptive': (False,)},
+            'replay what clients',
+        ),
+        ({'attack.unmix_reader': ('replay',), 'client.weight_decay': 0.1}, 'without a regulariser'),
+        (
+            {'observation.cohort_membership': 'fixed', 'server.clients_per_round': None},
+            'cannot tell them apart',
+        ),
+        (
             {'observation.cohort': 1, 'observation.cohort_membership': 'fixed'},
             'separates the sums of several clients',
         ),

@@ -244,10 +244,10 @@ def _check_newton(config: Config) -> None:
             f'{distance!r} is none. Choices: {", ".join(attackers.SCALES)}.'
         )
     fixed = observation.cohort > 1 and not secure_aggregation.changes(config)
-    if not observation.batch_known or fixed:
+    if not observation.batch_known or (fixed and 'mgradinv' in config.attack.name):
         raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and no '
-            'fixed cohorts. Use an optimiser, such as adam.'
+            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and, '
+            "for attack.name='mgradinv', no fixed cohorts. Use an optimiser, such as adam."
         )
 
 

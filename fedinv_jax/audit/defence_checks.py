@@ -118,20 +118,49 @@ def _check_sums(config: Config) -> None:
         )
     for reader in attack.unmix_reader if read else ():
         _check_reader(config, reader)
+    if read and not changes and config.server.clients_per_round is None:
+        same = [each for each in attack.unmix_reader if each != 'unrolled']
+        if 'unmix' in attack.name and same:
+            raise ValueError(
+                'If all members of a fixed cohort take part in every round, their sums have the '
+                f'same members: attack.unmix_reader={same[0]!r} cannot tell them apart. Use '
+                "attack.name 'spectral' or 'summed' on the sums, 'joint', or the reader 'unrolled'."
+            )
+    searches = 'joint' in attack.name or (read and 'unrolled' in attack.unmix_reader)
+    if searches and not all(attack.adaptive):
+        raise ValueError(
+            "attack.name='joint' and attack.unmix_reader='unrolled' replay what clients do to "
+            'their uploads: they need attack.adaptive=(True,).'
+        )
     if 'joint' in attack.name:
-        if not section.batch_known:
-            raise ValueError("attack.name='joint' needs observation.batch_known=True.")
-        if other := [each for each in attack.unmix_reader if each not in ('spectral', 'replay')]:
-            raise ValueError(
-                "attack.name='joint' starts from attack.unmix_reader 'spectral' or 'replay', not "
-                f'{other[0]!r}.'
-            )
-        several = any(number > 1 for number in attack.num_gradients)
-        if 'unrolled' in config.dynamics.name and several and set(attack.interval) != {1}:
-            raise ValueError(
-                "attack.name='joint' with dynamics.name='unrolled' trains the clients of each sum "
-                f'in turn: it needs attack.interval=(1,), not {tuple(attack.interval)}.'
-            )
+        _check_joint(config)
+
+
+def _check_joint(config: Config) -> None:
+    """Rejects what `joint` cannot use, or would not use."""
+    attack = config.attack
+    if not config.observation.batch_known:
+        raise ValueError("attack.name='joint' needs observation.batch_known=True.")
+    if other := [each for each in attack.unmix_reader if each not in ('spectral', 'replay')]:
+        raise ValueError(
+            "attack.name='joint' starts from attack.unmix_reader 'spectral' or 'replay', not "
+            f'{other[0]!r}.'
+        )
+    unused = {'num_restarts': 1, 'distance': None, 'warm_start': None}
+    if others := [name for name, value in unused.items() if attack[name] != value]:
+        raise ValueError(
+            f"attack.{others[0]} does not apply to attack.name='joint', which starts once, "
+            'from attack.unmix_reader, and minimises squares: '
+            f'expected {unused[others[0]]}.'
+        )
+    if any(attack.priors.values()):
+        raise ValueError("attack.priors do not apply to attack.name='joint': expected zeros.")
+    several = any(number > 1 for number in attack.num_gradients)
+    if 'unrolled' in config.dynamics.name and several and set(attack.interval) != {1}:
+        raise ValueError(
+            "attack.name='joint' with dynamics.name='unrolled' trains the clients of each sum "
+            f'in turn: it needs attack.interval=(1,), not {tuple(attack.interval)}.'
+        )
 
 
 def _check_reader(config: Config, reader: str) -> None:
@@ -147,6 +176,11 @@ def _check_reader(config: Config, reader: str) -> None:
         raise ValueError(f'{field} reads item rows: observation.seen must contain items.')
     if reader in registry.REPLAYS and config.client.name != 'gradient_step':
         raise ValueError(f"{field} replays one gradient: it needs client.name='gradient_step'.")
+    if reader in registry.REPLAYS and config.client.weight_decay:
+        raise ValueError(
+            f'{field} replays rows without a regulariser: it needs client.weight_decay=0, not '
+            f'{config.client.weight_decay:g}.'
+        )
     first, interval = config.attack.first_round, config.attack.interval
     if reader == 'unrolled' and (set(first) != {0} or set(interval) != {1}):
         raise ValueError(

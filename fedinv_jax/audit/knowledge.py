@@ -40,13 +40,13 @@ def transcripts(
     """
     config, spec = case.config, registry.ATTACKS[setting.attack]
     reads = spec.family != 'baseline' and not spec.reads_sums
-    alone = spec.reads_sums or secure_aggregation.changes(config)
+    single = spec.reads_sums or secure_aggregation.changes(config)
     if setting.placebo:
         return _placebos(case, recording, setting._replace(placebo=False), users)
     found = simulate.transcripts(
-        _alone(recording) if alone else recording,
+        _without_cohorts(recording) if single else recording,
         users,
-        setting.rounds[:1] if alone else setting.rounds,
+        setting.rounds[:1] if single else setting.rounds,
         setting.seen if reads else (),
         every_round=setting.dynamics == 'unrolled',
         batch_known=config.observation.batch_known,
@@ -69,7 +69,7 @@ def transcripts(
     return dataclasses.replace(found, log_odds=known)
 
 
-def _alone(recording: simulate.Recording) -> simulate.Recording:
+def _without_cohorts(recording: simulate.Recording) -> simulate.Recording:
     """The recording of clients without the other members of their cohorts."""
     return recording._replace(cohorts=None)
 
@@ -108,7 +108,7 @@ def truths(
     """What the server does not know about the victims: labels and private parameters."""
     section = case.config.observation
     if registry.ATTACKS[setting.attack].reads_sums:
-        recording = _alone(recording)
+        recording = _without_cohorts(recording)
     found = simulate.truths(recording, users, setting.rounds, section.batch_known, section.cohort)
     return tree.cast_floats(found, settings_lib.dtype(case.config, setting.attack))
 

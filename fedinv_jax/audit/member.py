@@ -1,4 +1,4 @@
-"""A member of a cohort that changes, as an attacker on the sums models it."""
+"""A member of a cohort, as an attacker on the sums of all cohorts models it."""
 
 import jax
 

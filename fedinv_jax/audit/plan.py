@@ -278,6 +278,8 @@ def num_private(case: Case, setting: Setting) -> int:
 def columns(case: Case, setting: Setting) -> dict[str, Any]:
     """The columns of a row that say which setting and seed it belongs to."""
     config, spec = case.config, registry.ATTACKS[setting.attack]
+    reader = registry.ATTACKS.get(str(setting.reader))
+    iterates = spec.iterates or (reader is not None and reader.iterates)
     return {
         'attack': setting.attack,
         'family': 'baseline' if setting.placebo else spec.family,
@@ -298,7 +300,7 @@ def columns(case: Case, setting: Setting) -> dict[str, Any]:
         'client': config.client.name,
         'seed': config.seed,
         'solver': case.attacks[attack_setting(setting)].solver,
-        'iterations': config.attack.num_iterations if spec.iterates else 0,
+        'iterations': config.attack.num_iterations if iterates else 0,
         'dtype': settings_lib.dtype(config, setting.attack),
         'upload_dtype': config.client.upload_dtype or config.client.precision,
     }

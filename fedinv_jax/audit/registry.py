@@ -183,9 +183,9 @@ def solvers() -> list[str]:
 
 def readers() -> list[str]:
     """What may read the rows that `unmix` separates (`attack.unmix_reader`)."""
-    alone = ('intersection', *(name for name, spec in ATTACKS.items() if spec.reads_sums))
+    others = ('intersection', *(name for name, spec in ATTACKS.items() if spec.reads_sums))
     reading = [name for name, spec in ATTACKS.items() if spec.family != 'baseline']
-    return ['projection', *REPLAYS, *(name for name in reading if name not in alone)]
+    return ['projection', *REPLAYS, *(name for name in reading if name not in others)]
 
 
 def hypothesis(attack: str, dynamics: str) -> str | None:

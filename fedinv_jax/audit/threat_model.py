@@ -48,6 +48,13 @@ _ASSUMED = {
     'sparse': 'item popularity and the public share of interactions',
     'spectral': 'public share of interactions',
     'summed': 'public share of interactions',
+    'projection': 'public share of interactions',
+    'replay': 'distribution of untrained embeddings, public share of interactions',
+    'unrolled': (
+        'distribution of untrained embeddings, which clients have before the first round; public '
+        'share of interactions'
+    ),
+    'joint': 'distribution of untrained embeddings, public share of interactions',
     'variable_projection': _NORM,
 }
 
@@ -221,12 +228,13 @@ def _private(config: Config, case: plan.Case) -> str:
 
 def _priors(config: Config, case: plan.Case) -> str:
     """The priors that the attacks use."""
+    read = {name for each in settings_lib.settings(config) for name in (each.attack, each.reader)}
     used = [
         f'{name} (weight {weight:g}, mgradinv)'
         for name, weight in config.attack.priors.items()
-        if weight and 'mgradinv' in config.attack.name
+        if weight and 'mgradinv' in read
     ]
-    solvers = {choice.solver for choice in case.attacks.values()}
+    solvers = {choice.solver for choice in case.attacks.values()} | {'joint'} & read
     public = config.attack.popularity
     for name, what in _ASSUMED.items():
         if name in solvers:

@@ -194,13 +194,20 @@ def _detail(point: Point, notes: Sequence[str]) -> list[str]:
     return [
         point.defence,
         str(point.num_gradients),
-        best['attack'] + ' (blind)' * (best['attacker'] == 'blind'),
+        _attack(best),
         tables.estimate(best['metrics']['auc'], victims),
         tables.estimate(tables.auc_of(best['difference_to_popularity']), victims, '+'),
         {None: '-', True: 'yes', False: 'no'}[point.stopped],
         *(tables.estimate(point.quality[name], best['num_seeds']) for name in QUALITY),
         _epsilon(point, notes),
     ]
+
+
+def _attack(row: SummaryRow) -> str:
+    """The attack with its reader, and whether it is blind."""
+    words = [row['reader'], 'blind' if row['attacker'] == 'blind' else None]
+    told = ', '.join(word for word in words if word)
+    return row['attack'] + (f' ({told})' if told else '')
 
 
 def meaning(epsilon: Epsilon) -> str:

@@ -134,7 +134,9 @@ def catalogue_labels(
         replay: see `labels`.
         share: public share of the catalogue that is an interaction of a client.
         sampled: public share of the catalogue that is a sampled negative of a client.
-        scale: a, the public factor of a row in an upload: 1, or 1 / batch size for a mean.
+        scale: a, the public factor of a row in an upload: 1; for a mean, 1 / the mean batch size,
+            which makes y too large for clients with few items and too small for those with many,
+            but does not change the order of a client's y.
         num_iterations: of `box_qp.accelerated`.
         progress: called with (items done, items in total).
 
@@ -202,10 +204,10 @@ def _projected(
     sums: Sums, replay: Callable[[PyTree], tuple[Array, Array]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths of d, and along it the rows of label 0 and the sums, `[T G, N]` each."""
-    groups, along = filters.num_cohorts(sums), jax.jit(partial(_along, replay))
+    number, along = filters.num_cohorts(sums), jax.jit(partial(_along, replay))
     found = [jax.device_get(along(*pair)) for pair in zip(sums.shared, sums.seen, strict=True)]
     norms, base = (
-        np.repeat(np.stack([part[index] for part in found]), groups, axis=0) for index in (0, 1)
+        np.repeat(np.stack([part[index] for part in found]), number, axis=0) for index in (0, 1)
     )
     return norms, base, np.concatenate([part[2] for part in found])
 
