@@ -108,7 +108,7 @@ def _check_changing(config: Config) -> None:
 
 def _check_sums(config: Config) -> None:
     """Rejects what the attacks on all sums cannot read."""
-    section, attack = config.observation, config.attack
+    attack = config.attack
     changes = secure_aggregation.changes(config)
     read = any(registry.ATTACKS[name].reads_sums for name in attack.name)
     if (changes or read) and not attack.participation_known:

@@ -205,7 +205,7 @@ def _detail(point: Point, notes: Sequence[str]) -> list[str]:
 
 def _attack(row: SummaryRow) -> str:
     """The attack with its reader, and whether it is blind."""
-    words = [row['reader'], 'blind' if row['attacker'] == 'blind' else None]
+    words = [row.get('reader'), 'blind' if row['attacker'] == 'blind' else None]
     told = ', '.join(word for word in words if word)
     return row['attack'] + (f' ({told})' if told else '')
 
