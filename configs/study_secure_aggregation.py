@@ -13,6 +13,8 @@ take longer and have arms of their own, with noise at the largest T only.
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_secure_aggregation.py
     ... python scripts/study.py --config=configs/study_secure_aggregation.py --arms=mf_sampled_128
 
+`:short` trains for 256 rounds only: what fewer rounds and noise cost together.
+
 Results: docs/defences.md.
 """
 
@@ -110,7 +112,7 @@ def _arms() -> dict[str, dict[str, Any]]:
 
 
 def get_config(arg: str | None = None) -> config_lib.Config:
-    """`arg`: None or 'smoke'."""
+    """`arg`: None, 'short' or 'smoke'."""
     config = config_lib.default_config()
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
@@ -131,6 +133,11 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         }
     )
     config.dynamics.name = ('unrolled',)
+    if arg == 'short':
+        arms = dict(_arm('mf', 'sampled', 128, noise) for noise in (*_NOISES, *_MORE))
+        for arm in arms.values():
+            arm['server']['num_rounds'], arm['attack']['num_gradients'] = 256, (64, 256)
+        return config_lib.with_arms(config, arms)
     config = config_lib.with_arms(config, _arms())
     if not arg:
         return config
