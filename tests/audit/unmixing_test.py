@@ -102,6 +102,72 @@ def test_a_victim_in_no_sum_is_a_failed_row():
     assert {row['metrics']['auc'] for row in absent} == {0.5}
 
 
+# Failed on zeros for clients that took part in no round.
+@pytest.mark.parametrize(
+    ('attack', 'reader'), [('unmix', 'spectral'), ('unmix', 'replay'), ('joint', 'spectral')]
+)
+def test_nothing_is_separated_for_clients_in_no_sum(attack, reader):
+    config = sampled(
+        name=(attack,), unmix_reader=(reader,), num_gradients=(1,), num_victims=24, num_iterations=4
+    )
+    if reader == 'replay':
+        config.model.update({'name': 'ncf', 'hidden': (8,)})
+    (case,) = plan.make_cases(config)
+    separated = unmixing.separator(case, runner.train(case))(settings_lib.settings(config)[0])
+    found = np.concatenate([leaf.reshape(24, -1) for leaf in jax.tree.leaves(separated.seen)], 1)
+    assert separated.present.sum() == 8
+    assert np.isfinite(found[separated.present]).all()
+    assert np.isnan(found[~separated.present]).all()
+
+
+# Failed on an error.
+def test_a_run_whose_victims_are_all_in_no_sum():
+    config = sampled(num_gradients=(1,), num_victims=2)
+    config.server.clients_per_round = config.observation.cohort = 2
+    found = [row for row in rows(config) if row['attack'] == 'unmix']
+    assert [row['status'] for row in found] == ['failed'] * 2
+
+
+# What tells clients apart is who took part: with the memberships of others, what is left is how
+# many interactions an item has. Failed on the right memberships.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('attack', 'reader'), [('unmix', 'spectral'), ('joint', 'spectral'), ('unmix', 'unrolled')]
+)
+def test_wrong_memberships_reveal_no_more_than_popularity(attack, reader, monkeypatch):
+    true_sums = unmixing.simulate.sums
+
+    def wrong_sums(*args):
+        sums = true_sums(*args)
+        order = np.random.default_rng(0).permutation(len(sums.users))
+        return sums._replace(members=sums.members[:, order])
+
+    monkeypatch.setattr(unmixing.simulate, 'sums', wrong_sums)
+    config = sampled(
+        name=(attack, 'popularity'), unmix_reader=(reader,), num_gradients=(24,), num_victims=24,
+        num_iterations=100,
+    )  # fmt: skip
+    if reader == 'unrolled':
+        config.model.update({'name': 'ncf', 'hidden': (8,)})
+    found = rows(config)
+    assert mean(found, attack=attack) < mean(found, attack='popularity')
+
+
+# Each reader gets the upload of one client. Failed on rows of unit weight taken for those of a mean
+# loss, and on the structure of a cohort for that of a client.
+@pytest.mark.slow
+@pytest.mark.parametrize('reader', ['exact', 'mgradinv'])
+def test_readers_get_the_upload_of_one_client(reader):
+    config = sampled(unmix_reader=(reader,), num_iterations=400)
+    config.server.optimizer.learning_rate = config.client.private_learning_rate = 0.0
+    found = [row for row in rows(config) if row['attack'] == 'unmix']
+    # Up to the symmetry y -> 1 - y, p -> -p of the model, which mgradinv without a prior has.
+    assert min(abs(row['metrics']['auc'] - 0.5) for row in found) > 0.49
+    assert {row['iterations'] for row in found} == {400 if reader == 'mgradinv' else 0}
+    if reader == 'mgradinv':
+        assert max(row['objective'] for row in found) < 0.01
+
+
 # From sums that are too few for `unmix`. Failed on private parameters of another client.
 @pytest.mark.slow
 def test_all_clients_at_once_need_fewer_sums():
