@@ -116,6 +116,38 @@ def test_eight_devices(tmp_path, single):
     check(tmp_path, single)
 
 
+UNMIX = """
+import sys
+import jax
+import numpy as np
+from fedinv_jax.attack import unmix
+from fedinv_jax.types import Sums
+random = np.random.default_rng(0)
+items = np.stack([random.permutation(9)[:4] for _ in range(6)])
+members = random.integers(-1, 1, (12, 6))
+with jax.enable_x64():
+    sums = Sums(
+        shared=[{}] * 12,
+        seen=[{'items': {'embedding': random.normal(size=(1, 9, 2))}} for _ in range(12)],
+        members=members, rounds=np.arange(12), users=np.arange(6), items=items,
+        weights=np.ones(items.shape),
+    )
+    np.savez(sys.argv[1], unmix.mean_rows(sums, [0, 1]), unmix.mean_rows(sums, range(6)))
+"""
+
+
+# Items that do not divide among the devices. Failed on padding to the number of items.
+def test_unmix_on_several_devices(tmp_path):
+    made = []
+    for devices in (1, 2):
+        path = tmp_path / f'{devices}.npz'
+        (status,), (output,) = ended([python(['-c', UNMIX, str(path)], devices)])
+        assert status == 0, output
+        made.append(np.load(path))
+    for name in made[0].files:
+        np.testing.assert_allclose(made[0][name], made[1][name], atol=1e-9)
+
+
 TRAINING = """
 import sys
 import jax
