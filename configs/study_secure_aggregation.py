@@ -8,7 +8,7 @@ rounds). Noise on the sum has a standard deviation of .1 to 30 on each entry, af
 There are 30 victims with 40 to 58 interactions over 3 seeds; the rounds are those from the first
 one on. An arm is a model, a membership, the size of a cohort, the noise, and whether the batches
 are known; the attacks that search for all clients at once (`joint`, for NCF the reader `unrolled`)
-take longer and have arms of their own, with noise at the largest T only.
+take longer and have arms of their own, with noise and in large fixed cohorts at the largest T only.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_secure_aggregation.py
     ... python scripts/study.py --config=configs/study_secure_aggregation.py --arms=mf_sampled_128
@@ -61,7 +61,8 @@ def _arm(
         attack, read = 'unmix', 'unrolled' if at_once else 'replay'
     else:
         attack, read = 'joint' if at_once else 'unmix', 'spectral'
-    rounds = _AT_ONCE[model][1] if at_once else _ROUNDS
+    steps = (_AT_ONCE[model][1] if at_once else _ROUNDS)[membership]
+    many = membership == 'fixed' and size > 32
     changes = {
         'model': _MODELS[model]['model'],
         'server': server,
@@ -77,7 +78,7 @@ def _arm(
                 'popularity',
             ),
             'unmix_reader': (read,),
-            'num_gradients': rounds[membership][-1:] if at_once and noise else rounds[membership],
+            'num_gradients': steps[-1:] if at_once and (noise or many) else steps,
         },
     }
     return name.replace('.', '_'), changes  # field names of a config cannot contain a dot
