@@ -109,6 +109,7 @@ def _arms() -> dict[str, dict[str, Any]]:
                 found += [_arm('mf', membership, size, noise, at_once=True) for noise in (0.0, 1.0)]
             elif membership == 'fixed':
                 found += [_arm(model, membership, size, 0.0, at_once=True) for model in _MODELS]
+                found += [_arm('mf', membership, size, noise, at_once=True) for noise in (1.0, 3.0)]
     return dict(found)
 
 
