@@ -10,6 +10,7 @@ from fedinv_jax.report.rows import SummaryRow
 from fedinv_jax.report.tradeoff import Point
 
 _CHANGING = ('sampled', 'redrawn')
+_SUMS = ('cohort', 'clients_per_round')
 
 
 def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:
@@ -30,9 +31,9 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
     """Draws the best attack's AUC with at most T rounds of sums, with 95% confidence intervals.
 
     There is a column of panels for each model, with known batches and without. The upper panels
-    have a curve for each membership and size of a cohort, without noise; the lower ones a curve for
-    each noise on the sum, for the cohorts with the most of them. The dashed line is the popularity
-    baseline.
+    have a curve for each membership and size of a cohort, without another defence; the lower ones a
+    curve for each noise on the sum, for the cohorts with the most of them. The dashed line is the
+    popularity baseline.
 
     Args:
         found: the result of `tradeoff.points`.
@@ -40,7 +41,7 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
     Returns:
         The page, or None if no cohorts change.
     """
-    sums = [point for point in found if 'cohort' in point.best['defences']]
+    sums = [point for point in found if 'cohort' in point.best['defences'] and _shown(point)]
     if not any(_membership(point) in _CHANGING for point in sums):
         return None
     quiet = [point for point in sums if not _noise(point)]
@@ -69,6 +70,11 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
         line[0].set_ylabel('AUC of the best attack\n(mean over victims)')
         line[-1].legend(loc='upper left', bbox_to_anchor=(1.02, 1), fontsize=8, frameon=False)
     return page
+
+
+def _shown(point: Point) -> bool:
+    """Whether a point has no defence but secure aggregation, or noise on the sum."""
+    return bool(_noise(point)) or set(point.best['defences']) <= {*_SUMS, *_CHANGING}
 
 
 def _membership(point: Point) -> str:

@@ -31,14 +31,16 @@ def curves(axis):
     }
 
 
-# Failed on a point that is drawn at the T of its best attack, and on noise in the upper panels.
+# Failed on a point that is drawn at the T of its best attack, on noise in the upper panels, and on
+# a second curve for cohorts with a clip.
 def test_a_curve_for_each_cohort_and_each_noise():
     other = defended_row({'cohort': 8}, 1, 'spectral', 0.95, 0.15)
     page = made(
         defended_row(SAMPLED, 1, 'spectral', 0.6, -0.2),
         defended_row(SAMPLED, 64, 'mgradinv', 0.9, 0.1),
         defended_row(SAMPLED, 256, 'spectral', 0.7, -0.1),
-        defended_row({**SAMPLED, 'sum_noise': 1.0}, 64, 'spectral', 0.5, -0.3),
+        defended_row({'clip': 20.0, **SAMPLED, 'sum_noise': 1.0}, 64, 'spectral', 0.5, -0.3),
+        defended_row({'clip': 20.0, **SAMPLED}, 64, 'spectral', 0.55, -0.3),
         other,
     )
     upper, lower = page.axes
