@@ -24,7 +24,7 @@ from fedinv_jax.audit import config as config_lib
 
 _CLIP = 20.0  # as in study_defences
 _NOISES = (0.0, 0.1, 0.3, 1.0, 3.0)
-_MORE = (10.0, 30.0)  # what noise costs that stops 1,024 rounds
+_MORE = (10.0, 30.0)  # how much noise 1,024 rounds need, and what it costs
 _SIZES = (128, 32, 8)
 _ROUNDS = {'sampled': (1, 8, 64, 256, 1024), 'redrawn': (1, 8, 64), 'fixed': (1, 8, 64)}
 _AT_ONCE: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {

@@ -142,7 +142,7 @@ def _uploads(
     if sums.items is not None and 'items' in sums.seen[0]:
         weights = _weights(case, sums)
         rows = unmix.mean_rows(sums, victims, weights, update)
-        if weights is not None:  # of unit weight
+        if weights is not None:  # what a client sent, from rows of unit weight
             rows = rows * weights[victims][:, None, None]
         parts['items'] = _split(rows, sums.seen[0]['items'])
         sums = sums._replace(seen=[_without_items(part) for part in sums.seen])

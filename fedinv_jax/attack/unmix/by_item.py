@@ -36,8 +36,8 @@ def mean_rows(
         progress: called with (items done, items in total).
 
     Returns:
-        float `[V, B, F]`, all leaves of an item concatenated; 0 for padding, NaN for a client that
-        is in no sum.
+        float `[V, B, F]`, all leaves of an item concatenated, of unit weight (x where a sum holds
+        w x); 0 for padding, NaN for a client that is in no sum.
 
     Raises:
         ValueError: if no item rows are seen, or no batches known.
@@ -94,7 +94,6 @@ def solve(
 
     Returns:
         float `[V, B, F]`, 0 for padding, NaN for a client that is in no sum.
-
     """
     entries, chosen = _entries(sums), np.asarray(clients)
     absent = ~mixture[:, chosen].any(axis=0)

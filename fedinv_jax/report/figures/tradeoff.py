@@ -8,6 +8,8 @@ from fedinv_jax.report import tradeoff
 from fedinv_jax.report.figures import canvas
 from fedinv_jax.report.tradeoff import Point
 
+_SHORT = 45  # letters of a name of which three fit side by side
+
 
 def draw(found: Sequence[Point], path: pathlib.Path) -> pathlib.Path | None:
     """Writes the figure `leakage_vs_quality`.
@@ -39,7 +41,8 @@ def leakage_vs_quality(found: Sequence[Point]) -> Any | None:
         return None
     shown = tradeoff.ends(found)
     families = [name for name in dict.fromkeys(p.family for p in found) if name != tradeoff.NONE]
-    height = 0.6 + 3.0 * len(shown) + canvas.legend_height(len(families) + 2)
+    entries, columns = len(families) + 2, 3 if max(map(len, families), default=0) < _SHORT else 1
+    height = 0.6 + 3.0 * len(shown) + canvas.legend_height(entries if columns > 1 else 2 * entries)
     page, axes = canvas.page(
         len(tradeoff.QUALITY), len(shown), 9, height, sharex='col', sharey=True
     )
@@ -50,9 +53,8 @@ def leakage_vs_quality(found: Sequence[Point]) -> Any | None:
         line[0].set_ylabel(f'AUC of the best attack, T = {step}\n(mean over victims)')
     for axis, name in zip(axes[-1], tradeoff.QUALITY, strict=True):
         axis.set_xlabel(f'{name} of the trained model (mean over seeds)')
-    canvas.legend(
-        page, axes[0][0], {canvas.POPULARITY: {}} if _popularity(found) else {}, columns=3
-    )
+    more: dict[str, dict[str, Any]] = {canvas.POPULARITY: {}} if _popularity(found) else {}
+    canvas.legend(page, axes[0][0], more, columns=columns)
     return page
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fedinv_jax.report import tradeoff
 from fedinv_jax.report.figures import tradeoff as drawing
-from tests.report.helpers import SUMMARIES
+from tests.report.helpers import SUMMARIES, defended_row
 
 KINDS = {'clip': tradeoff.Kind('clip', True), 'noise': tradeoff.Kind('noise', False)}
 
@@ -32,3 +32,19 @@ def test_the_figure_is_written(tmp_path):
     image = np.asarray(Image.open(path).convert('L'))
     assert min(image.shape) > 500
     assert image.std() > 5
+
+
+# Failed on three columns, of which the outer ones are cut off.
+def test_a_legend_of_long_names_is_inside_the_page():
+    kinds = {name: tradeoff.Kind(f'{name} of a rather long name that says much', False)
+             for name in KINDS}  # fmt: skip
+    rows = [
+        defended_row({'clip': 1.0}, 1, 'exact', 0.9, 0.1),
+        defended_row({'noise': 1.0}, 1, 'exact', 0.8, 0.0),
+        defended_row({'clip': 1.0, 'noise': 1.0}, 1, 'exact', 0.7, -0.1),
+    ]
+    page = drawing.leakage_vs_quality(tradeoff.points([{'rows': [row]} for row in rows], kinds))
+    page.canvas.draw()
+    box = page.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= page.bbox.x1
