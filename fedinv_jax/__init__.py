@@ -8,8 +8,8 @@ The whole package in two lines:
               + sum_k weight_k prior_k(guess)
 
 Both sides call the SAME `client_update` and the same observation. The modules in reading order,
-which follows the data: data, models, losses, client, observe, compress, perturb, server, train,
-simulate, transcripts, attack, metrics, quality, accounting, report.
+which follows the data: data, item_table, models, losses, client, observe, compress, perturb,
+server, train, simulate, transcripts, attack, metrics, quality, accounting, report.
 
 This is a library of pure functions. `fedinv_jax.audit` is a program on top of the library that
 turns a config into rows and pages; the library does not import it.
@@ -26,6 +26,7 @@ from fedinv_jax import (
     compilation,
     compress,
     data,
+    item_table,
     losses,
     metrics,
     models,
@@ -52,6 +53,7 @@ __all__ = [
     'compilation',
     'compress',
     'data',
+    'item_table',
     'losses',
     'metrics',
     'models',

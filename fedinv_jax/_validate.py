@@ -78,3 +78,11 @@ def hint(name: str, choices: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(str(name), list(map(str, choices)), n=3, cutoff=0.5)
     return f' Did you mean {" or ".join(map(repr, near))}?' if near else ''
+
+
+def check_widths(hidden: Sequence[int]) -> tuple[int, ...]:
+    """Widths of hidden layers as a tuple; refuses none, and all but positive integers."""
+    widths = tuple(hidden)
+    if not widths or not all(isinstance(width, int) and width >= 1 for width in widths):
+        raise ValueError(f'Expected hidden={widths} to be one or more positive integers.')
+    return widths

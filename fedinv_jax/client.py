@@ -10,22 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate, tree
-from fedinv_jax.losses import Regularizer
-from fedinv_jax.types import Array, Batch, ClientUpdate, Leaf, Loss, Model, Observation, PyTree
-
-
-def gather(shared: PyTree, items: Leaf) -> PyTree:
-    """Returns what a client trains: `shared` with only the rows `items [B]` of its item table.
-
-    A `client_update` on these rows with `Batch(items=None, ...)` uploads `[B, ...]` rows instead of
-    a table; the server scatter-adds them at `items`.
-
-    Example:
-        >>> shared = {'items': jnp.array([[1.0], [2.0], [3.0]]), 'scorer': {}}
-        >>> gather(shared, jnp.array([2, 0]))['items'].tolist()
-        [[3.0], [1.0]]
-    """
-    return {**shared, 'items': tree.take(shared['items'], items)}
+from fedinv_jax.losses import AnyLoss, Regularizer
+from fedinv_jax.types import Array, Batch, BatchLoss, ClientUpdate, Model, Observation, PyTree
 
 
 def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,14 +29,16 @@ def differentiable(make: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(make, eps_root=1e-30) if root and root.default == 0 else make
 
 
-def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Array]:
-    """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 if all w_b = 0."""
+def mean_loss(model: Model, loss: AnyLoss) -> Callable[[PyTree, PyTree, Batch], Array]:
+    """`value(shared, private, batch) = sum_b w_b loss(z_b, y_b) / sum_b w_b`; 0 if all w_b = 0.
+
+    A `BatchLoss` is the loss of the batch itself.
+    """
 
     def value(shared: PyTree, private: PyTree, batch: Batch) -> Array:
-        if batch.key is None or model.noisy_score is None:
-            logits = model.score(shared, private, batch.items)
-        else:
-            logits = model.noisy_score(shared, private, batch.items, batch.key)
+        logits = scores(model, shared, private, batch)
+        if isinstance(loss, BatchLoss):
+            return loss.value(logits, batch.labels, batch.weights)
         losses = loss(logits, batch.labels)
         total = jnp.sum(batch.weights)
         return jnp.sum(batch.weights * losses) / jnp.where(total > 0, total, 1)
@@ -58,7 +46,16 @@ def mean_loss(model: Model, loss: Loss) -> Callable[[PyTree, PyTree, Batch], Arr
     return value
 
 
-def _total_loss(model: Model, loss: Loss, regularizer: Regularizer | None) -> Callable[..., Array]:
+def scores(model: Model, shared: PyTree, private: PyTree, batch: Batch) -> Array:
+    """The logits `[B]` of a batch, by `Model.batch_score` where the model has one."""
+    if model.batch_score is None:
+        return model.score(shared, private, batch.items)
+    return model.batch_score(shared, private, batch)
+
+
+def _total_loss(
+    model: Model, loss: AnyLoss, regularizer: Regularizer | None
+) -> Callable[..., Array]:
     """`value((shared, private), start, block, batch)`, of a minibatch and of the whole batch."""
 
     def value(both: tuple[PyTree, PyTree], start: PyTree, block: Batch, batch: Batch) -> Array:
@@ -70,7 +67,7 @@ def _total_loss(model: Model, loss: Loss, regularizer: Regularizer | None) -> Ca
 
 def gradient_step(
     model: Model,
-    loss: Loss,
+    loss: AnyLoss,
     private_learning_rate: float,
     regularizer: Regularizer | None = None,
 ) -> ClientUpdate:
@@ -81,7 +78,7 @@ def gradient_step(
 
     Args:
         model: the recommender.
-        loss: elementwise loss.
+        loss: elementwise loss, or one of the batch.
         private_learning_rate: local step size of the private parameters, >= 0.
         regularizer: added to the loss; None: no regulariser.
 
@@ -120,7 +117,7 @@ def gradient_step(
 
 def local_sgd(
     model: Model,
-    loss: Loss,
+    loss: AnyLoss,
     optimizer: optax.GradientTransformation,
     private_optimizer: optax.GradientTransformation,
     num_epochs: int = 1,
@@ -139,7 +136,7 @@ def local_sgd(
 
     Args:
         model: the recommender.
-        loss: elementwise loss.
+        loss: elementwise loss, or one of the batch.
         optimizer: for the shared parameters.
         private_optimizer: for the private parameters.
         num_epochs: passes over the batch, >= 1.

@@ -1,6 +1,6 @@
-"""Losses of single interactions, and regularisers of a client's loss.
+"""Losses of single interactions and of batches, and regularisers of a client's loss.
 
-The client takes the weighted mean over its batch (`client.mean_loss`).
+The client takes the weighted mean over its batch of a loss of single interactions.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate
-from fedinv_jax.types import Array, Batch, Loss, PyTree
+from fedinv_jax.types import Array, Batch, BatchLoss, Loss, PyTree
+
+AnyLoss: TypeAlias = Loss | BatchLoss
+"""A loss of single interactions, whose weighted mean is taken, or of a batch."""
 
 Regularizer: TypeAlias = Callable[[PyTree, PyTree, PyTree, Batch], Array]
 """`regularizer(shared, private, start, batch) -> []`: the current parameters, the shared ones that
@@ -104,6 +107,118 @@ def weighted_positives(loss: Loss, weight: float) -> Loss:
     return weighted
 
 
+def hinge(logits: Array, labels: Array) -> Array:
+    """Hinge loss, `y max(0, 1 - z) + (1 - y) max(0, 1 + z)`.
+
+    It is affine in y. An interaction beyond the margin, `z >= 1`, or a negative with `z <= -1`
+    uploads nothing.
+
+    Args:
+        logits: float `[B]`.
+        labels: float `[B]` in [0, 1].
+
+    Returns:
+        float `[B]`.
+
+    Example:
+        >>> hinge(jnp.array([0.5, 0.5, 2.0]), jnp.array([1.0, 0.0, 1.0])).tolist()
+        [0.5, 1.5, 0.0]
+    """
+    return labels * jax.nn.relu(1 - logits) + (1 - labels) * jax.nn.relu(1 + logits)
+
+
+def bpr() -> BatchLoss:
+    """Bayesian personalised ranking: each interaction of a batch against each of its negatives.
+
+    `L = sum_ij v_ij softplus(z_j - z_i) / sum_ij v_ij` with `v_ij = w_i y_i w_j (1 - y_j)`. The
+    batch's negatives are the sample: 4 for each interaction as a rule, drawn once or anew each
+    round (`data.resample_negatives`), and an interaction is paired with all of them, not only with
+    the 4 drawn for it. This is the mean over all ways to pair them. 0 without a pair.
+
+    `dL/dz_i` is negative for interactions and positive for negatives: the signs are the labels.
+
+    Returns:
+        The loss; a batch of B entries costs `B^2` numbers.
+
+    Example:
+        >>> logits, labels = jnp.array([1.0, 1.0, 9.0]), jnp.array([1.0, 0.0, 0.0])
+        >>> round(bpr().value(logits, labels, jnp.array([1.0, 1.0, 0.0])).item(), 4)  # log 2
+        0.6931
+
+    References:
+        Rendle, Freudenthaler, Gantner, Schmidt-Thieme, BPR: Bayesian personalized ranking from
+        implicit feedback, UAI 2009, arXiv:1205.2618, section 4.1.
+    """
+
+    def value(logits: Array, labels: Array, weights: Array) -> Array:
+        pairs = (weights * labels)[:, None] * (weights * (1 - labels))[None]
+        total = jnp.sum(pairs)
+        losses = jax.nn.softplus(logits[None] - logits[:, None])
+        return jnp.sum(pairs * losses) / jnp.where(total > 0, total, 1)
+
+    return BatchLoss(value)
+
+
+def sampled_softmax() -> BatchLoss:
+    """Softmax cross-entropy of each interaction among itself and all negatives of the batch.
+
+    `L = sum_i u_i (log(e^z_i + sum_j w_j (1 - y_j) e^z_j) - z_i) / sum_i u_i` with `u_i = w_i y_i`.
+    Other interactions are not in the sum, so that `dL/dz_i` is negative for interactions and
+    positive for negatives. 0 without an interaction.
+
+    Example:
+        >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 0.0, 0.0])
+        >>> round(sampled_softmax().value(logits, labels, jnp.ones(3)).item(), 4)  # log 3
+        1.0986
+
+    References:
+        Wu, Wang, Gao, Chen, Fu, Qiu, On the effectiveness of sampled softmax loss for item
+        recommendation, ACM TOIS 42(4), 2024, arXiv:2201.02327, equation 1.
+    """
+
+    def value(logits: Array, labels: Array, weights: Array) -> Array:
+        negatives = _log_sum(logits, weights * (1 - labels))
+        own = weights * labels
+        total = jnp.sum(own)
+        losses = jnp.logaddexp(logits, negatives) - logits
+        return jnp.sum(own * losses) / jnp.where(total > 0, total, 1)
+
+    return BatchLoss(value)
+
+
+def softmax() -> BatchLoss:
+    """Multinomial cross-entropy over the batch, the interactions sharing one softmax.
+
+    `L = sum_i u_i (log(sum_k w_k e^z_k) - z_i) / sum_i u_i` with `u_i = w_i y_i`. An interaction
+    whose softmax share is above its share of the interactions has `dL/dz_i > 0`: signs are not
+    labels. 0 without an interaction.
+
+    Example:
+        >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])
+        >>> round(softmax().value(logits, labels, jnp.ones(3)).item(), 4)  # log 3
+        1.0986
+
+    References:
+        Liang, Krishnan, Hoffman, Jebara, Variational autoencoders for collaborative filtering, WWW
+        2018, arXiv:1802.05814, equation 2 (the multinomial likelihood).
+    """
+
+    def value(logits: Array, labels: Array, weights: Array) -> Array:
+        own = weights * labels
+        total = jnp.sum(own)
+        losses = _log_sum(logits, weights) - logits
+        return jnp.sum(own * losses) / jnp.where(total > 0, total, 1)
+
+    return BatchLoss(value)
+
+
+def _log_sum(logits: Array, weights: Array) -> Array:
+    """`log(sum_k w_k e^z_k)` `[]`, with finite derivatives where no weight is positive."""
+    shift = jax.lax.stop_gradient(jnp.max(logits))
+    total = jnp.sum(weights * jnp.exp(logits - shift))
+    return shift + jnp.log(jnp.maximum(total, jnp.finfo(logits.dtype).tiny))
+
+
 def item_drift(weight: float) -> Regularizer:
     """L1 penalty on how far the item rows move within a round: `weight mean |q - q^start|`.
 
@@ -176,5 +291,47 @@ def weight_decay(rate: float) -> Regularizer:
         for leaf in jax.tree.leaves(shared['items']):
             squares += jnp.sum(jax.vmap(jnp.multiply)(used, leaf) ** 2)
         return rate / 2 * squares
+
+    return regularizer
+
+
+def additive_personalization(distance: float, sparsity: float) -> Regularizer:
+    """FedRAP's regulariser: private rows unlike the shared ones, and sparse shared rows.
+
+    `-distance mean (C - D)^2 + sparsity mean |C|` over the entries of the batch's rows, C the
+    shared and D the private item table. For M entries, the upload of row i has
+    `(-2 distance (C_i - D_i) + sparsity sign(C_i)) / M` besides the gradient of the loss.
+
+    Args:
+        distance: >= 0.
+        sparsity: >= 0.
+
+    Returns:
+        The regulariser; the private parameters must have an item table.
+
+    Raises:
+        ValueError: if a weight is negative or not finite.
+
+    Example:
+        >>> rows = {'items': {'embedding': jnp.array([[1.0], [-3.0]])}}
+        >>> own = {'items': {'embedding': jnp.array([[1.0], [-3.0]])}}
+        >>> batch = Batch(None, jnp.zeros(2), jnp.ones(2))
+        >>> float(additive_personalization(1.0, 0.5)(rows, own, rows, batch))
+        1.0
+
+    References:
+        Li, Long, Zhou, Federated recommendation with additive personalization, ICLR 2024,
+        arXiv:2301.09109, equation 3.
+    """
+    _validate.check_range('distance', distance)
+    _validate.check_range('sparsity', sparsity)
+
+    def regularizer(shared: PyTree, private: PyTree, start: PyTree, batch: Batch) -> Array:
+        common, own = shared['items']['embedding'], private['items']['embedding']
+        used = (batch.weights > 0).astype(common.dtype)[:, None]
+        size = jnp.maximum(jnp.sum(used) * common.shape[1], 1)
+        far = jnp.sum(used * (common - own) ** 2) / size
+        small = jnp.sum(used * common * jnp.sign(common)) / size  # |x|, with derivative 0 at 0
+        return sparsity * small - distance * far
 
     return regularizer

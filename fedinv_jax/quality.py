@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, tree
+from fedinv_jax import item_table, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.data.held_out import Held
 from fedinv_jax.types import Array, Leaf, Model, PyTree
@@ -110,7 +110,7 @@ def evaluate(
     def ranks(shared: PyTree, private: PyTree, held: Held) -> tuple[Array, Array]:
         def one(pair: tuple[PyTree, Held]) -> tuple[Array, Array]:
             own, user = pair
-            scores = model.score(client.gather(shared, jnp.arange(num_items)), own, None)
+            scores = model.score(item_table.gather(shared, jnp.arange(num_items)), own, None)
             among, unseen = _mask(user.negatives, num_items), ~_mask(user.known, num_items)
             return rank(scores, user.items, among), rank(scores, user.items, unseen)
 

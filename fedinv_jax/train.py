@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, compilation, losses, sampling, server, tree
+from fedinv_jax import client, compilation, item_table, losses, sampling, server, tree
 from fedinv_jax.cohorts import Cohorts
 from fedinv_jax.data.clients import Clients
-from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Loss, Model, Observation, PyTree
+from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Leaf, Model, Observation, PyTree
 
 _LABELS = 2**31 - 1  # stream of the run's key for changed labels; the rounds take 0, 1, ...
 _SUMS = 2  # stream of a round's key for the channel after the sums
@@ -97,7 +97,7 @@ def federation(
     clients: Sequence[Clients],
     clients_per_round: int | None = None,
     resample_negatives: bool = False,
-    loss: Loss = losses.bce,
+    loss: losses.AnyLoss = losses.bce,
     cohorts: Cohorts | None = None,
 ) -> Federation:
     """Builds a federation from a model, clients, a channel and a server.
@@ -188,7 +188,7 @@ class _Parts(NamedTuple):
     clients: tuple[Clients, ...]
     clients_per_round: int
     resample_negatives: bool
-    loss: Loss
+    loss: losses.AnyLoss
     cohorts: Cohorts | None
 
 
@@ -208,16 +208,15 @@ def _init(parts: _Parts, key: Key) -> State:
         return cast(parts.model.init_private(jax.random.fold_in(private_key, user)))
 
     def start(private: PyTree, items: Leaf, labels: Leaf, weights: Leaf) -> PyTree:
-        rows, batch = client.gather(shared, items), Batch(None, labels, weights)
-        upload = jax.eval_shape(parts.client_update, rows, private, batch)[0]
-        return parts.observation.init(upload)
+        own = *item_table.gather_both(shared, private, items), Batch(None, labels, weights)
+        return parts.observation.init(jax.eval_shape(parts.client_update, *own)[0])
 
     # One draw for all groups: random numbers take long to compile.
     users = jnp.concatenate([group.users for group in parts.clients])
     drawn = tree.shard_rows(jax.vmap(draw)(users))
     sizes = [len(group.users) for group in parts.clients]
-    ends = np.cumsum(sizes)
-    private = [tree.take(drawn, slice(e - n, e)) for n, e in zip(sizes, ends, strict=True)]
+    pairs = zip(sizes, np.cumsum(sizes), strict=True)
+    private = [tree.take(drawn, slice(end - size, end)) for size, end in pairs]
     channel = [
         jax.vmap(start)(own, group.items, group.labels, group.weights)
         for group, own in zip(parts.clients, private, strict=True)
@@ -256,7 +255,7 @@ def _members(parts: _Parts, round_: Leaf, key: Key, always_sampled: tuple[Array,
 def _train(
     parts: _Parts, shared: PyTree, round_: Leaf, key: Key, local: Local
 ) -> tuple[server.Uploads, PyTree, PyTree]:
-    """One client's round; returns its upload after the channel and its two new states."""
+    """One client's round: its upload after the channel, its private and its channel state."""
     user, items, labels, weights, private, channel = local
     client_key = jax.random.split(jax.random.fold_in(key, round_))[1]
     keys = jax.random.split(jax.random.fold_in(client_key, user), 3)
@@ -265,7 +264,8 @@ def _train(
         items = sampling.resample_negatives(items, labels, weights, num_items, keys[2])
     own = jax.random.fold_in(jax.random.fold_in(key, _LABELS), user)
     batch = parts.observation.perturb(Batch(None, labels, weights, keys[0]), own)
-    upload, private = parts.client_update(client.gather(shared, items), private, batch)
+    upload, trained = parts.client_update(*item_table.gather_both(shared, private, items), batch)
+    private = item_table.scatter(private, trained, items, weights)
     seen, channel = parts.observation.observe(upload, channel, keys[1])
     return server.Uploads(seen, items, batch.weights > 0, jnp.asarray(True)), private, channel
 
@@ -338,7 +338,7 @@ def _mean_loss(parts: _Parts, state: State) -> Array:
 
     def one(group: Clients, private: PyTree, index: Array) -> Array:
         items, *batch, own = tree.take((*_data(group)[1:], private), index)
-        return value(client.gather(state.shared, items), own, Batch(None, *batch))
+        return value(*item_table.gather_both(state.shared, own, items), Batch(None, *batch))
 
     values = []
     for group, private in zip(parts.clients, state.private, strict=True):

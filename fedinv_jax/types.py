@@ -77,14 +77,15 @@ class Model(NamedTuple):
         init_shared: draws the shared parameters.
         init_private: draws the private parameters of a client.
         score: the logits.
-        noisy_score: `noisy_score(shared, private, items, key) -> logits`, in training, of a model
-            with dropout; None: training uses `score`.
+        batch_score: `batch_score(shared, private, batch) -> logits`, of a model whose logits depend
+            on more of the client's batch than its items: on its labels (a graph of interactions),
+            or in training on its key (dropout). None: `score`.
     """
 
     init_shared: InitShared
     init_private: InitPrivate
     score: Score
-    noisy_score: 'Callable[[PyTree, PyTree, Array | None, Key], Array] | None' = None
+    batch_score: Callable[[PyTree, PyTree, Batch], Array] | None = None
 
 
 class Loss(Protocol):
@@ -92,6 +93,16 @@ class Loss(Protocol):
 
     def __call__(self, logits: Array, labels: Array) -> Array:
         """Returns losses float `[B]` for logits `[B]` and labels `[B]` in [0, 1]."""
+
+
+class BatchLoss(NamedTuple):
+    """A loss that compares the items of a batch with each other, as `losses.bpr` does.
+
+    Attributes:
+        value: `value(logits [B], labels [B], weights [B]) -> []`; entries of weight 0 are padding.
+    """
+
+    value: Callable[[Array, Array, Array], Array]
 
 
 class ClientUpdate(Protocol):

@@ -76,6 +76,7 @@ def test_the_sources_are_found():
 
 ROOTS = {'types', 'tree', '_version', '_validate', 'compilation'}
 VICTIM = {
+    'item_table',
     'models',
     'losses',
     'client',

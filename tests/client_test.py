@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, losses, models, sampling, types
+from fedinv_jax import client, item_table, losses, models, sampling, types
 from tests import reference
 
 N, D = 7, 3
@@ -260,7 +260,7 @@ def test_gather_then_scatter_is_the_dense_gradient(name):
     with jax.enable_x64(True):
         dense, dense_private = update(shared, private, types.Batch(ITEMS, LABELS, WEIGHTS))
         local, local_private = update(
-            client.gather(shared, ITEMS), private, types.Batch(None, LABELS, WEIGHTS)
+            item_table.gather(shared, ITEMS), private, types.Batch(None, LABELS, WEIGHTS)
         )
         table = jax.tree.map(
             lambda zero, rows: jnp.zeros_like(zero).at[ITEMS].add(rows),
@@ -396,7 +396,7 @@ def test_adam_on_padding_has_a_derivative_and_takes_the_same_steps():
     def upload(labels, optimizer):
         update = client.local_sgd(model, losses.bce, optimizer, optimizer, num_epochs=3)
         batch = types.Batch(None, labels, weights)
-        return update(client.gather(shared, ITEMS), private, batch)[0]
+        return update(item_table.gather(shared, ITEMS), private, batch)[0]
 
     labels = jnp.asarray(LABELS, jnp.float32)
     assert_trees_close(upload(labels, own), upload(labels, adam), rtol=1e-6)

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from fedinv_jax import client, losses, models, observe, types
+from fedinv_jax import client, item_table, losses, models, observe, types
 from fedinv_jax.attack import dynamics, objective, priors
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import runner, workdir
@@ -58,7 +58,7 @@ def make_transcript(name, view, kind, x64=False, steps=T, size=B, seed=0):
             jax.tree.map(lambda s: (0.5 * rng.normal(size=s.shape)).astype(dtype), shapes)
             for _ in range(steps)
         ]
-        kept = [client.gather(table, items) for table in tables]
+        kept = [item_table.gather(table, items) for table in tables]
         private = (0.5 * rng.normal(size=D)).astype(dtype)
         share, update, start = observe.share(*view), jax.jit(make_client(name, kind)), private
         seen = []

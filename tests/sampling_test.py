@@ -76,9 +76,9 @@ def test_hidden_units_are_dropped_in_training_only():
     drawn = [noisy(SHARED, PRIVATE, BATCH._replace(key=jax.random.key(i)))[0] for i in (1, 2)]
     assert differ(*drawn)
     same = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) + leaf[:1], SHARED['items'])
-    logits = model.noisy_score({**SHARED, 'items': same}, PRIVATE, None, KEY)
+    logits = model.batch_score({**SHARED, 'items': same}, PRIVATE, BATCH._replace(key=KEY))
     assert len(np.unique(np.asarray(logits).round(5))) > 2
-    many = jax.vmap(lambda key: model.noisy_score(SHARED, PRIVATE, None, key))(
+    many = jax.vmap(lambda key: model.batch_score(SHARED, PRIVATE, BATCH._replace(key=key)))(
         jax.random.split(KEY, 4000)
     )
     # One hidden layer: the logit is linear in what is dropped, and its mean stays.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fuzz import models
-from fedinv_jax import client, losses, observe, tree
+from fedinv_jax import client, item_table, losses, observe, tree
 from fedinv_jax.attack.exact import probing
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Model, Observation, PyTree, Transcript
 
@@ -159,7 +159,7 @@ def probing_draws(model: Model, size: int = 3) -> list[probing.Draw]:
     @jax.jit
     def parameters(key: Key) -> tuple[PyTree, PyTree]:
         keys = jax.random.split(key)
-        shared = client.gather(model.init_shared(keys[0]), jnp.arange(size))
+        shared = item_table.gather(model.init_shared(keys[0]), jnp.arange(size))
         return shared, model.init_private(keys[1])
 
     draws = []

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import _validate, client, compilation, observe, tree
+from fedinv_jax import _validate, client, compilation, item_table, observe, tree
 from fedinv_jax.attack import (
     batching,
     curriculum,
@@ -211,7 +211,7 @@ def _draws(model: Model, size: int) -> list[probing.Draw]:
     @compilation.jit
     def parameters(key: Key) -> tuple[PyTree, PyTree]:
         shared_key, private_key = jax.random.split(key)
-        shared = client.gather(model.init_shared(shared_key), jnp.arange(size))
+        shared = item_table.gather(model.init_shared(shared_key), jnp.arange(size))
         return tree.cast_floats((shared, model.init_private(private_key)), np.float64)
 
     draws = []

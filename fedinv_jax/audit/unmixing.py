@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, observe, simulate, tree
+from fedinv_jax import item_table, observe, simulate, tree
 from fedinv_jax.attack import curriculum, inversion, objective, relax, truncated_newton, unmix
 from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import attackers, beliefs, member, plan, progress, registry
@@ -90,7 +90,7 @@ def transcripts(
         seen['items'] = jax.tree.map(lambda leaf: leaf[:, :size], seen['items'])
     one = jax.tree.map(lambda leaf: np.expand_dims(leaf, 1), seen)
     axis = 1 if found.weights is not None else 0
-    shared = client.gather(separated.shared, found.items)
+    shared = item_table.gather(separated.shared, found.items)
     return dataclasses.replace(
         found,
         shared={

@@ -1,6 +1,25 @@
 """Recommenders, each a `Model` of the functions `init_shared`, `init_private` and `score`."""
 
+from fedinv_jax.models.fedrap import fedrap
+from fedinv_jax.models.from_flax import from_flax
+from fedinv_jax.models.gmf import gmf
+from fedinv_jax.models.lightgcn import lightgcn
 from fedinv_jax.models.matrix_factorization import matrix_factorization
-from fedinv_jax.models.ncf import KERNELS, MLP, from_flax, ncf
+from fedinv_jax.models.ncf import KERNELS, MLP, ncf
+from fedinv_jax.models.neumf import neumf
+from fedinv_jax.models.pfedrec import pfedrec
+from fedinv_jax.models.two_tower import two_tower
 
-__all__ = ['KERNELS', 'MLP', 'from_flax', 'matrix_factorization', 'ncf']
+__all__ = [
+    'KERNELS',
+    'MLP',
+    'fedrap',
+    'from_flax',
+    'gmf',
+    'lightgcn',
+    'matrix_factorization',
+    'ncf',
+    'neumf',
+    'pfedrec',
+    'two_tower',
+]

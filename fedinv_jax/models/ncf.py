@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from fedinv_jax import _validate, tree
-from fedinv_jax.types import Array, Key, Model, PyTree
+from fedinv_jax.models.from_flax import from_flax
+from fedinv_jax.types import Array, Batch, Key, Model, PyTree
 
 Initializer = Callable[..., Array]
 
@@ -78,54 +78,6 @@ class MLP(nn.Module):
         return x[..., 0]
 
 
-def from_flax(module: nn.Module, num_items: int, dim: int, scale: float = 0.1) -> Model:
-    """Makes a recommender from a flax module `module(private [D], rows [B, D]) -> logits [B]`.
-
-    Shared parameters: `{'items': {'embedding': [N, D]}, 'scorer': the module's parameters}`;
-    private: the user embedding `[D]`. Embeddings start from `N(0, scale^2)`.
-
-    Args:
-        module: a linen module without mutable state or randomness.
-        num_items: N.
-        dim: D.
-        scale: standard deviation of the initial embeddings.
-
-    Returns:
-        The model; parameters are float32.
-
-    Raises:
-        ValueError: if a size is not positive, or `scale` negative or not finite.
-
-    Example:
-        >>> class Dot(nn.Module):
-        ...     @nn.compact
-        ...     def __call__(self, private, rows):
-        ...         return rows @ (private * self.param('scale', nn.initializers.ones, ()))
-        >>> model = from_flax(Dot(), num_items=3, dim=2)
-        >>> tree.names(model.init_shared(jax.random.key(0)))
-        ('items/embedding', 'scorer/scale')
-    """
-    for name, value in (('num_items', num_items), ('dim', dim)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
-
-    def init_shared(key: Key) -> PyTree:
-        items_key, scorer_key = jax.random.split(key)
-        variables = module.init(scorer_key, jnp.zeros(dim), jnp.zeros((1, dim)))
-        embedding = scale * jax.random.normal(items_key, (num_items, dim), jnp.float32)
-        return {'items': {'embedding': embedding}, 'scorer': variables.get('params', {})}
-
-    def init_private(key: Key) -> Array:
-        return scale * jax.random.normal(key, (dim,), jnp.float32)
-
-    def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
-        rows = tree.take(shared['items'], items)
-        logits = module.apply({'params': shared['scorer']}, private, rows['embedding'])
-        return jnp.asarray(logits)
-
-    return Model(init_shared, init_private, score)
-
-
 def ncf(
     num_items: int,
     dim: int,
@@ -164,9 +116,7 @@ def ncf(
         He, Liao, Zhang, Nie, Hu, Chua, Neural collaborative filtering, WWW 2017,
         arXiv:1708.05031, section 3.3 (the MLP; no GMF branch).
     """
-    hidden = tuple(hidden)
-    if not hidden or not all(isinstance(width, int) and width >= 1 for width in hidden):
-        raise ValueError(f'Expected hidden={hidden} to be one or more positive integers.')
+    hidden = _validate.check_widths(hidden)
     if kernel_init not in KERNELS:
         raise ValueError(f'Unknown kernel_init={kernel_init!r}. Choices: {", ".join(KERNELS)}.')
     if not 0 <= dropout < 1:
@@ -174,10 +124,12 @@ def ncf(
     module = MLP(hidden, use_bias, kernel_init, dropout)
     model = from_flax(module, num_items, dim, scale)
 
-    def noisy_score(shared: PyTree, private: PyTree, items: Array | None, key: Key) -> Array:
-        rows = tree.take(shared['items'], items)['embedding']
-        parameters = {'params': shared['scorer']}
-        logits = module.apply(parameters, private, rows, training=True, rngs={'dropout': key})
+    def batch_score(shared: PyTree, private: PyTree, batch: Batch) -> Array:
+        if batch.key is None:
+            return model.score(shared, private, batch.items)
+        rows = tree.take(shared['items'], batch.items)['embedding']
+        parameters, rngs = {'params': shared['scorer']}, {'dropout': batch.key}
+        logits = module.apply(parameters, private, rows, training=True, rngs=rngs)
         return jnp.asarray(logits)
 
-    return model._replace(noisy_score=noisy_score) if dropout else model
+    return model._replace(batch_score=batch_score) if dropout else model

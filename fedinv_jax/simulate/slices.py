@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from fedinv_jax import client, observe, tree
+from fedinv_jax import item_table, observe, tree
 from fedinv_jax.simulate import matching
 from fedinv_jax.simulate.recording import Recording, Snapshot
 from fedinv_jax.types import GroundTruth, PyTree, Transcript
@@ -126,7 +126,7 @@ def transcripts(
     if not batch_known:
         items, weights = np.arange(_num_items(recording), dtype=np.int32), None
     items = believe(items)
-    parameters = [client.gather(s.shared, items) for s in snapshots]
+    parameters = [item_table.gather(s.shared, items) for s in snapshots]
     # Where clients have their own item rows, the clients' axis comes first and the steps' second.
     step_axes = {'items': 1} if batch_known else {}
     return Transcript(
@@ -273,7 +273,7 @@ def _seen(
         real = real & (rows == np.arange(items.shape[1]))
         cohorts = recording.cohorts[g][positions]
         uploads = [
-            _stacked([client.gather(tree.take(recording.snapshots[round_].sums, cohort), own)
+            _stacked([item_table.gather(tree.take(recording.snapshots[round_].sums, cohort), own)
                       for cohort, own in zip(cohorts, items, strict=True)])
             for round_ in rounds
         ]  # fmt: skip

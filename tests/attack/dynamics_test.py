@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, losses, models, observe, server, simulate, train, types
+from fedinv_jax import client, item_table, losses, models, observe, server, simulate, train, types
 from fedinv_jax.attack import distances, dynamics, objective, relax
 from fedinv_jax.data import clients as clients_lib
 from tests import reference
@@ -287,7 +287,8 @@ def test_slots_are_separately_built_batches(which):
         )
         items = np.array([7, 2, 9, 0, 4, 5])
         kept = [
-            client.gather(jax.tree.map(lambda x, t=t: x[t], shared), items) for t in range(steps)
+            item_table.gather(jax.tree.map(lambda x, t=t: x[t], shared), items)
+            for t in range(steps)
         ]
         kept_rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
         private = rng.normal(size=(steps, D))
@@ -316,7 +317,7 @@ def test_slots_are_separately_built_batches(which):
             if which == 'free':
                 state = private[t]
             upload, after = one(
-                client.gather(kept[t], slot[t]),
+                item_table.gather(kept[t], slot[t]),
                 state,
                 types.Batch(None, jnp.asarray(labels[slot[t]]), jnp.asarray(weights[t])),
             )

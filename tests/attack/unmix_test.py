@@ -7,7 +7,7 @@ import optax
 import pytest
 import scipy.optimize
 
-from fedinv_jax import client, losses, models, observe, types
+from fedinv_jax import client, item_table, losses, models, observe, types
 from fedinv_jax.attack import inversion, relax, truncated_newton, unmix
 from fedinv_jax.attack.unmix import by_item, filters, joint, replayed
 from fedinv_jax.types import Sums
@@ -159,7 +159,7 @@ def clients_alike(weighted):
         total = np.zeros((1, N, 4))
         for c in np.flatnonzero(of >= 0):
             batch = client.Batch(None, labels[c], sums.weights[c])
-            rows = client.gather(shared[-1], sums.items[c])
+            rows = item_table.gather(shared[-1], sums.items[c])
             upload = sent(rows, private, batch)[0]['items']['embedding']
             for b in np.flatnonzero(sums.weights[c]):
                 total[0, sums.items[c, b]] += upload[b]
@@ -216,7 +216,7 @@ def clients_that_train(model, update, rounds, rate=0.0, groups=1):
         total = jax.tree.map(lambda leaf: np.zeros((groups, *leaf.shape)), shared[-1])
         for c in np.flatnonzero(of >= 0):
             batch = types.Batch(None, labels[c], weights[c])
-            rows = client.gather(shared[-1], items[c])
+            rows = item_table.gather(shared[-1], items[c])
             upload, new = update(rows, privates[c], batch)
             for b in np.flatnonzero(weights[c]):
                 total['items']['embedding'][of[c], items[c, b]] += upload['items']['embedding'][b]
@@ -446,7 +446,7 @@ def test_the_labels_of_unrolled_are_those_of_bounded_least_squares():
     for shared, one, of in zip(sums.shared, seen, sums.members, strict=True):
         left, mixed = one['items']['embedding'][0].copy(), np.zeros((N, 4, ends[-1]))
         for c in np.flatnonzero(of >= 0):
-            rows = client.gather(shared, sums.items[c])
+            rows = item_table.gather(shared, sums.items[c])
             zeros, ones, own = (
                 update(rows, privates[c], types.Batch(None, y, sums.weights[c]))
                 for y in (0 * labels[c], 0 * labels[c] + 1, labels[c])

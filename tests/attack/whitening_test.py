@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedinv_jax import client, observe, tree
+from fedinv_jax import item_table, observe, tree
 from fedinv_jax.attack import dynamics, whitening
 from fedinv_jax.types import Batch, Transcript
 from tests.attack.exact.helpers import ncf, one_step
@@ -22,7 +22,7 @@ def test_padding_does_not_change_them():
     def deviations(padded):
         items = jnp.concatenate([jnp.arange(size), jnp.zeros(padded - size, int)])
         weights = (jnp.arange(padded) < size).astype(float)
-        rows = client.gather(shared, items)
+        rows = item_table.gather(shared, items)
         labels_ = (jnp.arange(padded) < 2).astype(float)
         seen = update(rows, private, Batch(None, labels_, weights))[0]
         transcript = Transcript(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedinv_jax import client, transcripts, tree
+from fedinv_jax import item_table, transcripts, tree
 from fedinv_jax.audit import attackers, capture, plan, precision, training
 from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
@@ -187,7 +187,7 @@ def test_a_cohort_is_clipped_by_what_is_uploaded():
     model = training.make_model(config.model, 6)
     shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
     batch = Batch(None, jnp.array([1.0, 0, 0]), jnp.ones(3))
-    own = client.gather(shared, jnp.arange(3))
+    own = item_table.gather(shared, jnp.arange(3))
     upload = training.make_client_update(config.client, model)(own, private, batch)[0]
     channel = channel_lib.channel(config)
     sent = channel.observe(upload, channel.init(upload), jax.random.key(2))[0]['items']

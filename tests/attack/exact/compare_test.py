@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import client, losses, models
+from fedinv_jax import client, item_table, losses, models
 from fedinv_jax.attack.exact import alignment, compare, item_rows, private_fit, problems
 from fedinv_jax.types import Answer, Batch, Certificate, Model
 from tests.attack.exact.helpers import ROW_MODELS, ROW_UPDATES, ROWS, probed, row_client
@@ -110,7 +110,7 @@ def test_a_private_state_of_several_leaves_goes_through_the_search():
         return {'w': jax.random.normal(key, (2,)), 'b': jax.random.normal(key, ())}
 
     def score(shared, private, items):
-        rows = client.gather(shared, items)['items']['embedding']
+        rows = item_table.gather(shared, items)['items']['embedding']
         return rows @ private['w'] + private['b']
 
     update = client.gradient_step(Model(like.init_shared, init_private, score), losses.bce, 0.1)

@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedinv_jax import client, data, losses, models, observe, server, simulate, train, tree
+from fedinv_jax import (
+    client,
+    data,
+    item_table,
+    losses,
+    models,
+    observe,
+    server,
+    simulate,
+    train,
+    tree,
+)
 from fedinv_jax.attack import dynamics, exact, objective, relax
 from fedinv_jax.attack.exact import probing
 from fedinv_jax.attack.exact.probing import Draw
@@ -35,7 +46,7 @@ def draws(model, size=3):
         )
         shared = jax.tree.map(
             lambda leaf, rng=rng: leaf + 0.05 * rng.normal(size=leaf.shape),
-            client.gather(shared, jnp.arange(size)),
+            item_table.gather(shared, jnp.arange(size)),
         )
         batch = Batch(None, jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size)))
         found.append(Draw(shared, private, batch))
@@ -114,7 +125,7 @@ def own_federation(batch_labels, table=None, seed=0, loss=losses.bce):
     update = one_step(model, loss)
     size = len(batch_labels)
     keys = jax.random.split(jax.random.key(seed), 3)
-    shared = client.gather(model.init_shared(keys[0]), jnp.arange(size))
+    shared = item_table.gather(model.init_shared(keys[0]), jnp.arange(size))
     if table is not None:
         shared = {**shared, 'items': {'embedding': table(shared['items']['embedding'])}}
     private = model.init_private(keys[1])

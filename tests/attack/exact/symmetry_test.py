@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fedinv_jax import client, losses, models, observe
+from fedinv_jax import client, item_table, losses, models, observe
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import symmetry
 from fedinv_jax.types import Model
@@ -33,7 +33,7 @@ def private_head(bias=True):
         return {**head, 'b': jax.random.normal(key, ())} if bias else head
 
     def score(shared, private, items):
-        rows = client.gather(shared, items)['items']['embedding']
+        rows = item_table.gather(shared, items)['items']['embedding']
         return rows @ private['w'] + private.get('b', 0.0)
 
     return Model(like.init_shared, init_private, score)
