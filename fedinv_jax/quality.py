@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import item_table, tree
+from fedinv_jax import client, item_table, tree
 from fedinv_jax.data.clients import Clients
 from fedinv_jax.data.held_out import Held
-from fedinv_jax.types import Array, Leaf, Model, PyTree
+from fedinv_jax.types import Array, Batch, Leaf, Model, PyTree
 
 PROTOCOLS = ('loo99', 'full')
 K = 10
@@ -110,8 +110,11 @@ def evaluate(
     def ranks(shared: PyTree, private: PyTree, held: Held) -> tuple[Array, Array]:
         def one(pair: tuple[PyTree, Held]) -> tuple[Array, Array]:
             own, user = pair
-            scores = model.score(item_table.gather(shared, jnp.arange(num_items)), own, None)
-            among, unseen = _mask(user.negatives, num_items), ~_mask(user.known, num_items)
+            among, known = _mask(user.negatives, num_items), _mask(user.known, num_items)
+            # A model on the client's own graph has the training interactions in its scores.
+            batch = Batch(None, known.astype(float), jnp.ones(num_items))
+            rows = item_table.gather_both(shared, own, jnp.arange(num_items))
+            scores, unseen = client.scores(model, *rows, batch), ~known
             return rank(scores, user.items, among), rank(scores, user.items, unseen)
 
         return jax.lax.map(one, (private, held), batch_size=_USERS)

@@ -98,7 +98,7 @@ MAY_IMPORT = {
     'tree': {'types'},
     'data': {'_validate'},
     **{module: {*ROOTS, *VICTIM, 'data'} for module in VICTIM},
-    'attack': {'types', 'tree', '_validate'},
+    'attack': {'types', 'tree', '_validate', 'item_table'},
     'metrics': {'types', 'tree'},
     'report': {'_validate'},
     'audit': {*ROOTS, *VICTIM, 'data', 'attack', 'metrics', 'report'},

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax.types import Array, PyTree, Transcript
+from fedinv_jax import item_table
+from fedinv_jax.types import Array, InitPrivate, PyTree, Transcript
 
 
 def rows(view: PyTree, axes: int) -> Array:
@@ -20,6 +21,19 @@ def rows(view: PyTree, axes: int) -> Array:
     if not leaves:
         raise ValueError('Expected item rows to be seen: observation.seen needs items.')
     return jnp.concatenate([leaf.reshape(*leaf.shape[:axes], -1) for leaf in leaves], axis=-1)
+
+
+def init_private(init: InitPrivate, transcript: Transcript) -> InitPrivate:
+    """The initialisation of the private parameters, with the candidates' rows of a private table.
+
+    Example:
+        >>> def init(key):
+        ...     return {'items': jnp.arange(4.0), 'bias': jnp.zeros(())}
+        >>> seen = Transcript({}, {}, None, None, jnp.array([2, 0]), None, None, None)
+        >>> init_private(init, seen)(jax.random.key(0))['items'].tolist()
+        [2.0, 0.0]
+    """
+    return lambda key: item_table.gather(init(key), transcript.items)
 
 
 def mask(transcript: Transcript) -> Array:

@@ -203,7 +203,8 @@ def free_problem(
     **options: Any,
 ) -> Problem:
     """`problem` with one unknown private state per step; `options` are passed to `problem`."""
-    hypothesis = dynamics.free(init_private, transcript.rounds.shape[0])
+    own = candidates.init_private(init_private, transcript)
+    hypothesis = dynamics.free(own, transcript.rounds.shape[0])
     return problem(transcript, client_update, observation, hypothesis, **options)
 
 

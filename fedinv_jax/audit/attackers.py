@@ -11,6 +11,7 @@ import numpy as np
 from fedinv_jax import _validate, client, compilation, item_table, observe, tree
 from fedinv_jax.attack import (
     batching,
+    candidates,
     curriculum,
     distances,
     dynamics,
@@ -211,8 +212,8 @@ def _draws(model: Model, size: int) -> list[probing.Draw]:
     @compilation.jit
     def parameters(key: Key) -> tuple[PyTree, PyTree]:
         shared_key, private_key = jax.random.split(key)
-        shared = item_table.gather(model.init_shared(shared_key), jnp.arange(size))
-        return tree.cast_floats((shared, model.init_private(private_key)), np.float64)
+        whole = model.init_shared(shared_key), model.init_private(private_key)
+        return tree.cast_floats(item_table.gather_both(*whole, jnp.arange(size)), np.float64)
 
     draws = []
     for seed in range(2):
@@ -294,7 +295,6 @@ def make_mgradinv(
     client_update = make_replay(config, target.model, adaptive)
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
-    hypothesis = make_dynamics(str(target.dynamics), target.rounds, init_private)
     newton = section.optimizer.name == NEWTON
     solver = make_solver(section, len(target.rounds))
     noisy = adaptive and defences.is_noisy(config)
@@ -307,6 +307,8 @@ def make_mgradinv(
     def pose(
         transcript: Transcript, key: Key, num_iterations: int | Array
     ) -> tuple[objective.Problem, inversion.Inversion]:
+        own = candidates.init_private(init_private, transcript)
+        hypothesis = make_dynamics(str(target.dynamics), target.rounds, own)
         problem = objective.problem(
             transcript,
             client_update,

@@ -18,6 +18,7 @@ from fedinv_jax.audit import (
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
 from fedinv_jax.data import columns
+from fedinv_jax.types import BatchLoss
 
 _DTYPES = ('float32', 'float64')
 # Fields that are integers >= 1; a field that is an axis holds several of them.
@@ -62,6 +63,8 @@ _RANGES = {
             'client.private_learning_rate',
             'client.positive_weight',
             'client.weight_decay',
+            'client.private_distance',
+            'client.item_sparsity',
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',
@@ -82,6 +85,8 @@ _RANGES = {
             'data.max_positives',
             'attack.max_positives',
             'model.dim',
+            'model.width',
+            'model.num_layers',
             'client.num_epochs',
             'client.batch_size',
             'server.clients_per_round',
@@ -227,12 +232,33 @@ def _check_combinations(config: Config) -> None:
     for field in (*local, 'learning_rate_decay', 'shuffle'):
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
+    _check_model(config)
     if attack.optimizer.name == attackers.NEWTON:
         _check_newton(config)
     if attack.warm_start is not None:
         _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
         if attack.warm_start == 'exact' and attack.dtype == 'float32':
             raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
+
+
+def _check_model(config: Config) -> None:
+    """Rejects losses and terms of the loss that a model does not have."""
+    client, name = config.client, config.model.name
+    if isinstance(training.LOSSES[client.loss], BatchLoss):
+        for field, none in (('label_smoothing', 0), ('positive_weight', 1)):
+            if client[field] != none:
+                raise ValueError(
+                    f'client.{field} changes the loss of one item: client.loss={client.loss!r} is '
+                    "of a batch. Use 'bce', 'squared_error' or 'hinge'."
+                )
+    for field in ('private_distance', 'item_sparsity'):
+        if client[field] and name != 'fedrap':
+            raise ValueError(f"client.{field} needs model.name='fedrap', not {name!r}.")
+    if name == 'fedrap' and config.observation.cohort > 1:
+        raise ValueError(
+            "model.name='fedrap' has an item table of each client's own, which sums of several "
+            'clients do not support: it needs observation.cohort=1.'
+        )
 
 
 def _check_newton(config: Config) -> None:

@@ -64,10 +64,14 @@ def default_config() -> Config:
                 },
             },
             'model': {
-                'name': 'ncf',  # or 'matrix_factorization'
+                # 'matrix_factorization', 'gmf', 'ncf', 'neumf', 'lightgcn', 'pfedrec', 'fedrap' or
+                # 'two_tower'. A field that names models in brackets is one of theirs.
+                'name': 'ncf',
                 'dim': 16,  # D, entries of a user's and of an item's embedding
-                'hidden': (64, 32, 16),  # widths of the scorer's hidden layers (ncf)
-                'use_bias': True,  # biases in the scorer (ncf)
+                'hidden': (64, 32, 16),  # widths of the scorer's hidden layers (ncf, neumf)
+                'width': 32,  # width of the user tower's hidden layer (two_tower)
+                'num_layers': 1,  # layers of the graph network (lightgcn)
+                'use_bias': True,  # biases in the scorer (ncf, neumf, gmf)
                 'item_bias': False,  # a bias for each item (matrix_factorization)
                 'scale': 0.1,  # standard deviation of the initial embeddings
                 # Initial kernels of the scorer, with biases of zero; or 'uniform' (ncf).
@@ -78,11 +82,17 @@ def default_config() -> Config:
                 # The upload: one gradient ('gradient_step'), or the change of the parameters over
                 # local training ('local_sgd').
                 'name': 'gradient_step',
-                'loss': 'bce',  # binary cross-entropy; or 'squared_error'
+                # Binary cross-entropy, 'squared_error' or 'hinge' of each item; or a loss of the
+                # whole batch, 'bpr', 'sampled_softmax' or 'softmax', see `losses`.
+                'loss': 'bce',
                 'label_smoothing': 0.0,  # labels are trained on as (1 - s) y + s / 2
                 'positive_weight': 1.0,  # weight of an interaction's loss; a negative has 1
                 'private_learning_rate': 0.1,  # learning rate of the private user embedding
                 'weight_decay': 0.0,  # L2 term of all parameters in the client's loss
+                # FedRAP's terms in the client's loss: weight of the distance between the shared and
+                # the private item table, and of the absolute entries of the shared one (fedrap).
+                'private_distance': 0.0,
+                'item_sparsity': 0.0,
                 # Used by local_sgd only: the optimisers of the private and of the shared
                 # parameters (private_learning_rate is the rate of the former), the number of
                 # passes over the data, and interactions per minibatch (None: all in one).

@@ -43,6 +43,7 @@ _ASSUMED = {
     'aligned': _NORM,
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
+    'one_line': 'fewer interactions than negatives',
     'approximate_embedding': _NORM,
     'scaled': f'{_NORM}, {_POPULAR}; fewer interactions than negatives',
     'sparse': 'item popularity and the public share of interactions',

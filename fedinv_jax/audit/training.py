@@ -1,7 +1,9 @@
 """Config -> federated training: its data, model, clients, channel and server."""
 
 import dataclasses
+import functools
 import inspect
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +15,26 @@ from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, provenance, synthetic
-from fedinv_jax.types import ClientUpdate, Loss, Model
+from fedinv_jax.types import BatchLoss, ClientUpdate, Model
 
-MODELS = {'matrix_factorization': models.matrix_factorization, 'ncf': models.ncf}
-LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
+MODELS = {
+    'fedrap': models.fedrap,
+    'gmf': models.gmf,
+    'lightgcn': models.lightgcn,
+    'matrix_factorization': models.matrix_factorization,
+    'ncf': models.ncf,
+    'neumf': models.neumf,
+    'pfedrec': models.pfedrec,
+    'two_tower': models.two_tower,
+}
+LOSSES: dict[str, losses.AnyLoss] = {
+    'bce': losses.bce,
+    'bpr': losses.bpr(),
+    'hinge': losses.hinge,
+    'sampled_softmax': losses.sampled_softmax(),
+    'softmax': losses.softmax(),
+    'squared_error': losses.squared_error,
+}
 CLIENTS = ('gradient_step', 'local_sgd')
 OPTIMIZERS = {
     name: client.differentiable(make)
@@ -121,14 +139,8 @@ def make_clients(
 def make_model(section: Config, num_items: int) -> Model:
     """The model of a config's section 'model'."""
     make = _validate.lookup('model.name', section.name, MODELS)
-    own = (
-        ('hidden', 'use_bias', 'kernel_init', 'dropout')
-        if section.name == 'ncf'
-        else ('item_bias',)
-    )
-    return make(
-        num_items, section.dim, scale=section.scale, **{name: section[name] for name in own}
-    )
+    takes = [name for name in inspect.signature(make).parameters if name in section]
+    return make(num_items, **{name: section[name] for name in takes})
 
 
 def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.GradientTransformation:
@@ -153,9 +165,11 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
         ) from error
 
 
-def make_loss(section: Config) -> Loss:
-    """The loss of an interaction, by the fields of a config's section 'client'."""
+def make_loss(section: Config) -> losses.AnyLoss:
+    """The loss of an interaction or of a batch, by the fields of a config's section 'client'."""
     loss = _validate.lookup('client.loss', section.loss, LOSSES)
+    if isinstance(loss, BatchLoss):
+        return loss
     if section.positive_weight != 1:
         loss = losses.weighted_positives(loss, section.positive_weight)
     return losses.smoothed(loss, section.label_smoothing) if section.label_smoothing else loss
@@ -168,9 +182,13 @@ def make_regularizer(section: Config) -> losses.Regularizer | None:
         made.append(losses.item_drift(section.item_drift))
     if section.weight_decay:
         made.append(losses.weight_decay(section.weight_decay))
-    if len(made) < 2:
-        return made[0] if made else None
-    return lambda *arguments: made[0](*arguments) + made[1](*arguments)
+    if section.private_distance or section.item_sparsity:
+        made.append(
+            losses.additive_personalization(section.private_distance, section.item_sparsity)
+        )
+    if not made:
+        return None
+    return lambda *arguments: functools.reduce(operator.add, (one(*arguments) for one in made))
 
 
 def make_client_update(section: Config, model: Model) -> ClientUpdate:

@@ -166,22 +166,31 @@ def truths(
     g, members = _members(recording, users, batch_known, cohort_size)
     group = recording.clients[g]
     labels, real = _side_by_side(group.labels, members), _side_by_side(group.weights, members)
+    items = _side_by_side(group.items, members)
     evaluated = (real > 0) & (np.arange(real.shape[1]) < group.weights.shape[1])
     if batch_known and (union := _union(recording, rounds, g, members[:, 0])) is not None:
         labels = matching.spread(np.repeat(labels[:, None], len(rounds), axis=1), union).max(1)
-        evaluated = union.member.any(1)
+        items, evaluated = union.items, union.member.any(1)
     if not batch_known:
         which, where = np.nonzero(evaluated)
         known, labels = labels, np.zeros((len(users), _num_items(recording)), labels.dtype)
         labels[which, group.items[members[which, 0], where]] = known[which, where]
         evaluated = np.ones(labels.shape, bool)
+        items = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
     who = members[:, 0] if recording.cohorts is None else np.maximum(members, 0)
     return GroundTruth(
         user=np.asarray(users, np.int32),
         labels=labels,
         weights=evaluated.astype(labels.dtype),
-        private=_stacked([tree.take(s.private[g], who) for s in snapshots], 1),
+        private=_stacked([_private(tree.take(s.private[g], who), items) for s in snapshots], 1),
     )
+
+
+def _private(private: PyTree, items: np.ndarray) -> PyTree:
+    """Private parameters of V victims, with the rows of their candidates `[V, K]` of a table."""
+    if not item_table.has_items(private):
+        return private
+    return jax.vmap(item_table.gather)(private, items)
 
 
 def _snapshots(

@@ -12,6 +12,7 @@ from fedinv_jax.attack.exact import (
     closed_form,
     compare,
     item_rows,
+    row_lines,
     unknown_batch,
     unknown_scale,
     variable_projection,
@@ -77,12 +78,14 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'aligned': alignment.aligned,
     'closed_form': closed_form.closed_form,
     'levels': _by_rows(item_rows.levels),
+    'one_line': row_lines.one_line,
     'approximate_embedding': alignment.approximate_embedding,
     'scaled': unknown_scale.scaled,
     'sign': alignment.sign,
     'sparse': unknown_batch.unknown_batch,
     'spectral': _by_rows(item_rows.spectral),
     'summed': _by_rows(item_rows.summed),
+    'two_lines': row_lines.two_lines,
     'variable_projection': variable_projection.variable_projection,
 }
 
@@ -113,6 +116,19 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'scaled',
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
             'searched for; if both signs fit, the one with fewer interactions is taken',
+        )
+    if known.structure.on_line:
+        return (
+            'one_line',
+            f'the rows of {" and ".join(known.structure.on_line)} are multiples of one vector: the '
+            'side on which a row lies is the label, and the side with fewer rows is that of the '
+            'interactions',
+        )
+    if known.structure.on_plane:
+        return (
+            'two_lines',
+            'the rows of negatives are multiples of one vector, and those of interactions are '
+            'displaced by another: two lines in a plane',
         )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery

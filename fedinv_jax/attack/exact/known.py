@@ -17,12 +17,16 @@ class Structure(NamedTuple):
         separable: whether each label moves the upload as it would in a batch of its item alone.
         outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
         items: whether item rows are seen.
+        on_line: names of the item leaves whose rows are multiples of one vector.
+        on_plane: whether the rows of every item leaf lie in a plane, but not on a line.
     """
 
     affine: bool
     separable: bool
     outer: tuple[str, ...]
     items: bool
+    on_line: tuple[str, ...] = ()
+    on_plane: bool = False
 
 
 class EmbeddingRecovery(NamedTuple):

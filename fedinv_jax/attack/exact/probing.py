@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedinv_jax import item_table
 from fedinv_jax.attack.exact import symmetry
 from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
@@ -207,6 +208,8 @@ def structure(
         all(one.separable for one in found),
         tuple(name for name in found[0].outer if all(name in one.outer for one in found)),
         found[0].items,
+        tuple(name for name in found[0].on_line if all(name in one.on_line for one in found)),
+        all(one.on_plane for one in found),
     )
 
 
@@ -219,11 +222,10 @@ def _evaluate(
         relabelled = draw._replace(batch=draw.batch._replace(labels=labels))
         return upload_of(client_update, observation, relabelled, seen)
 
-    def alone(items: PyTree, own: PyTree, label: Array) -> PyTree:
-        items, own = jax.tree.map(lambda leaf: leaf[None], (items, own))
-        one = Draw(
-            {**draw.shared, 'items': items}, draw.private, Batch(None, label[None], jnp.ones(1))
-        )
+    def alone(index: Array, own: PyTree, label: Array) -> PyTree:
+        rows = item_table.gather_both(draw.shared, draw.private, index[None])
+        one = Draw(*rows, Batch(None, label[None], jnp.ones(1)))
+        own = jax.tree.map(lambda leaf: leaf[None], own)
         return upload_of(client_update, observation, one, {**seen, **own})
 
     labels = draw.batch.labels
@@ -237,10 +239,10 @@ def _evaluate(
         jnp.eye(len(labels))
     )
     singles = jax.vmap(
-        lambda items, own, label: jax.jvp(
-            partial(alone, items, own), (label,), (jnp.ones_like(label),)
+        lambda index, own, label: jax.jvp(
+            partial(alone, index, own), (label,), (jnp.ones_like(label),)
         )[1]
-    )(draw.shared['items'], rows, labels)
+    )(jnp.arange(len(labels)), rows, labels)
     shares = draw.batch.weights / jnp.sum(draw.batch.weights)
     return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
 
@@ -254,6 +256,12 @@ def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
 
     def close(this: np.ndarray, that: np.ndarray) -> bool:
         return bool(np.linalg.norm(this - that) <= _TOLERANCE * np.linalg.norm(that))
+
+    rows = {
+        name: leaf[0].reshape(len(leaf[0]), -1)
+        for name, leaf in uploads.items()
+        if name.split('/')[0] == 'items'
+    }
 
     def expanded(name: str) -> np.ndarray:
         """A leaf's derivatives `[K, ...]` if each label were alone in its batch."""
@@ -278,7 +286,14 @@ def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
             and _rank_one(leaf)
         ),
         any(name.split('/')[0] == 'items' for name in jacobian),
+        tuple(name for name, own in rows.items() if _rank(own) == 1),
+        all(_rank(own) == 2 < own.shape[1] for own in rows.values()),
     )  # fmt: skip
+
+
+def _rank(rows: np.ndarray) -> int:
+    """The rank of rows `[K, F]`; 0 where they are not finite."""
+    return int(np.linalg.matrix_rank(rows, rtol=_TOLERANCE)) if np.all(np.isfinite(rows)) else 0
 
 
 def _rank_one(matrices: np.ndarray) -> bool:
