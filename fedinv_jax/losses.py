@@ -57,6 +57,18 @@ def squared_error(logits: Array, labels: Array) -> Array:
     return (logits - labels) ** 2
 
 
+def linear(logits: Array, labels: Array) -> Array:
+    """`y z`, no loss to train with: its gradient has any coefficients y that one likes.
+
+    Attackers use it to write an upload as `sum_i c_i dz_i/dtheta` (`attack.exact.coefficients`).
+
+    Example:
+        >>> linear(jnp.array([2.0, 3.0]), jnp.array([-1.0, 0.5])).tolist()
+        [-2.0, 1.5]
+    """
+    return labels * logits
+
+
 def smoothed(loss: Loss, share: float) -> Loss:
     """Label smoothing: the loss at `(1 - share) y + share / 2`.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.fuzz import models
 from fedinv_jax import client, item_table, losses, observe, tree
-from fedinv_jax.attack.exact import probing
+from fedinv_jax.attack.exact.known import Draw
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Model, Observation, PyTree, Transcript
 
 _LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
@@ -153,7 +153,7 @@ def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
     return federation, Clients(transcripts, labels > 0, weights > 0, private)
 
 
-def probing_draws(model: Model, size: int = 3) -> list[probing.Draw]:
+def probing_draws(model: Model, size: int = 3) -> list[Draw]:
     """Two random clients in float64 for `probing.probe`, as an audit draws them."""
 
     @jax.jit
@@ -172,7 +172,7 @@ def probing_draws(model: Model, size: int = 3) -> list[probing.Draw]:
         )
         batch = Batch(None, *map(jnp.asarray, (random.random(size), 0.5 + random.random(size))))
         shared, private = jax.tree.map(jnp.asarray, (shared, private))
-        draws.append(probing.Draw(shared, private, batch))
+        draws.append(Draw(shared, private, batch))
     return draws
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import _validate, client, compilation, item_table, observe, tree
+from fedinv_jax import _validate, client, compilation, item_table, losses, observe, tree
 from fedinv_jax.attack import (
     batching,
     candidates,
@@ -24,6 +24,7 @@ from fedinv_jax.attack import (
     relax,
 )
 from fedinv_jax.attack.exact import probing
+from fedinv_jax.attack.exact.known import Draw
 from fedinv_jax.audit import channel, defences, precision, secure_aggregation, training
 from fedinv_jax.audit.config import Config
 from fedinv_jax.types import (
@@ -111,15 +112,17 @@ def make_observation(config: Config, seen: Sequence[str], adaptive: bool = True)
     return observe.chain(channel.replayed(config, adaptive), observe.share(*seen))
 
 
-def make_replay(config: Config, model: Model, adaptive: bool = True) -> ClientUpdate:
+def make_replay(
+    config: Config, model: Model, adaptive: bool = True, loss: losses.AnyLoss | None = None
+) -> ClientUpdate:
     """The client's training as an attacker replays it; for a cohort, the training of all members.
 
     The sum of a cohort hides which entries each member kept. The attacker therefore clips the
     predicted upload of each member and ignores the other stages. An attacker that does not know the
-    defences ignores the penalty on the drift of item rows too.
+    defences ignores the penalty on the drift of item rows too. `loss` replaces the client's.
     """
     section = (config if adaptive else channel.undefended(config)).client
-    client_update = training.make_client_update(section, model)
+    client_update = training.make_client_update(section, model, loss)
     size, before = config.observation.cohort, channel.before_sum(config)
     if size == 1:
         return client_update
@@ -174,7 +177,13 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             return precision.assumed(known, precision.of(known))
         draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
         known = exact.probe(
-            client_update, observation, model.init_private, draws, rounding, share
+            client_update,
+            observation,
+            model.init_private,
+            draws,
+            rounding,
+            share,
+            make_replay(config, model, adaptive, losses.linear),
         )._replace(
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,
@@ -206,7 +215,7 @@ def make_exact(target: Target, solver: str | None = None) -> Choice:
     )
 
 
-def _draws(model: Model, size: int) -> list[probing.Draw]:
+def _draws(model: Model, size: int) -> list[Draw]:
     """Two random clients with a batch of `size` items each, in float64, with non-zero biases."""
 
     @compilation.jit
@@ -223,7 +232,7 @@ def _draws(model: Model, size: int) -> list[probing.Draw]:
         leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in map(np.asarray, leaves)]
         shared = jax.tree.unflatten(structure, leaves)
         labels, weights = jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size))
-        draws.append(probing.Draw(shared, private, Batch(None, labels, weights)))
+        draws.append(Draw(shared, private, Batch(None, labels, weights)))
     return draws
 
 

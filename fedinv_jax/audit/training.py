@@ -191,16 +191,17 @@ def make_regularizer(section: Config) -> losses.Regularizer | None:
     return lambda *arguments: functools.reduce(operator.add, (one(*arguments) for one in made))
 
 
-def make_client_update(section: Config, model: Model) -> ClientUpdate:
-    """The local training of a config's section 'client'."""
-    made = _make_client_update(section, model)
+def make_client_update(
+    section: Config, model: Model, loss: losses.AnyLoss | None = None
+) -> ClientUpdate:
+    """The local training of a config's section 'client'; `loss` replaces the config's."""
+    made = _make_client_update(section, model, loss or make_loss(section))
     if section.batch_share != 1:
         made = sampling.subsampled(made, section.batch_share)
     return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
 
 
-def _make_client_update(section: Config, model: Model) -> ClientUpdate:
-    loss = make_loss(section)
+def _make_client_update(section: Config, model: Model, loss: losses.AnyLoss) -> ClientUpdate:
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
         return client.gradient_step(
             model, loss, section.private_learning_rate, make_regularizer(section)

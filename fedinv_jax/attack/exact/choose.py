@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fedinv_jax.attack.exact import (
     alignment,
     closed_form,
+    coefficients,
     compare,
     item_rows,
     row_lines,
@@ -77,6 +78,7 @@ def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[K
 MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'aligned': alignment.aligned,
     'closed_form': closed_form.closed_form,
+    'coefficients': coefficients.coefficients,
     'levels': _by_rows(item_rows.levels),
     'one_line': row_lines.one_line,
     'approximate_embedding': alignment.approximate_embedding,
@@ -116,6 +118,13 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'scaled',
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
             'searched for; if both signs fit, the one with fewer interactions is taken',
+        )
+    if known.linear is not None and found is not None and found.bias is not None:
+        return (
+            'coefficients',
+            f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, and '
+            "the upload is a linear function of the loss's derivatives in the logits, whose signs "
+            'are the labels',
         )
     if known.structure.on_line:
         return (

@@ -3,14 +3,104 @@
 A first layer that multiplies the private embedding p uploads `p ⊗ e` for its kernel and `e`, the
 gradient at its output summed over the batch, for its bias: `p = (kernel · e) / |e|^2`. Without a
 bias the kernel's upload is still of rank one and determines p up to one scalar; so do the item rows
-`c_i p` of matrix factorisation. `probing.find_recovery` finds such leaves.
+`c_i p` of matrix factorisation. `find_recovery` finds such leaves.
 """
 
-import flax.traverse_util
-import jax.numpy as jnp
+from collections.abc import Sequence
+from functools import partial
 
-from fedinv_jax.attack.exact.known import EmbeddingRecovery
-from fedinv_jax.types import Array, PyTree
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax.attack.exact.known import Draw, EmbeddingRecovery, upload_of
+from fedinv_jax.types import Array, ClientUpdate, Observation, PyTree
+
+
+def find_recovery(
+    client_update: ClientUpdate,
+    observation: Observation,
+    draws: Sequence[Draw],
+    tolerance: float = 1e-5,
+    scaled: bool = False,
+) -> EmbeddingRecovery | None:
+    """The embedding recovery that works on every draw, if possible one with a bias; or None.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draws: two or more random clients; the private state must be one vector `[D]`.
+        tolerance: largest distance of a leaf from the product, relative to the leaf's norm.
+        scaled: whether any positive multiple of the product will do (an adaptive optimiser turns
+            steps of any length into steps of one length); the length of p is then unknown.
+
+    Returns:
+        The leaves that determine p, or None if there are none.
+
+    Example:
+        >>> def update(shared, private, batch):
+        ...     return {'kernel': jnp.outer(private, batch.labels), 'bias': batch.labels}, private
+        >>> from fedinv_jax import observe
+        >>> keys = jax.random.split(jax.random.key(0))
+        >>> draws = [Draw({}, jax.random.normal(key, (3,)),
+        ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
+        >>> find_recovery(update, observe.chain(), draws)
+        EmbeddingRecovery(kernel='kernel', axis=0, bias='bias')
+    """
+    if any(jnp.ndim(draw.private) != 1 for draw in draws):
+        return None
+    upload = jax.jit(partial(upload_of, client_update, observation))
+    seen = [
+        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
+        for draw in draws
+    ]
+    privates = [np.asarray(draw.private) for draw in draws]
+    directions = [
+        EmbeddingRecovery(name, axis, None)
+        for name, leaf in seen[0].items()
+        for axis in (0, 1)
+        if leaf.ndim == 2
+        and leaf.shape[axis] == len(privates[0])
+        and all(
+            _along(np.moveaxis(upload[name], axis, 0), private, tolerance)
+            for upload, private in zip(seen, privates, strict=True)
+        )
+    ]
+    for recovery in directions:
+        for name in seen[0]:
+            if all(
+                _is_product(
+                    np.moveaxis(upload[recovery.kernel], recovery.axis, 0),
+                    private,
+                    upload[name],
+                    tolerance,
+                    scaled,
+                )
+                for upload, private in zip(seen, privates, strict=True)
+            ):
+                return recovery._replace(bias=name)
+    return directions[0] if directions else None
+
+
+def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
+    """Whether a matrix `[D, H]` is `private ⊗ e` for some e, and not zero."""
+    other = private @ matrix / (private @ private)
+    size = np.linalg.norm(matrix)
+    return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)
+
+
+def _is_product(
+    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float, scaled: bool
+) -> bool:
+    """Whether a matrix `[D, H]` is `private ⊗ bias`, or a positive multiple of it."""
+    if bias.shape != matrix.shape[1:]:
+        return False
+    product = np.outer(private, bias)
+    if scaled:
+        square = max(np.vdot(product, product), np.finfo(float).tiny)
+        product *= max(np.vdot(matrix, product), 0) / square
+    return bool(np.linalg.norm(matrix - product) < tolerance * np.linalg.norm(matrix))
 
 
 def exact(recovery: EmbeddingRecovery, seen: PyTree) -> Array:

@@ -3,7 +3,16 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from fedinv_jax.types import Answer, ClientUpdate, InitPrivate, Key, Observation, Transcript
+from fedinv_jax.types import (
+    Answer,
+    Batch,
+    ClientUpdate,
+    InitPrivate,
+    Key,
+    Observation,
+    PyTree,
+    Transcript,
+)
 
 MAX_DENSE_CANDIDATES = 4096
 """Default of the most candidates of the dense label solve; with more, the solve is matrix-free."""
@@ -44,6 +53,18 @@ class EmbeddingRecovery(NamedTuple):
     bias: str | None
 
 
+class Linear(NamedTuple):
+    """A client whose labels are the coefficients of the logits' gradients.
+
+    Attributes:
+        client_update: uploads `sum_i y_i dz_i/dtheta`, and what the client adds to its loss.
+        structure: of this client.
+    """
+
+    client_update: ClientUpdate
+    structure: Structure
+
+
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
 
 
@@ -55,7 +76,7 @@ class Known(NamedTuple):
         observation: the channel, including which leaves are seen.
         init_private: draws private parameters.
         structure: see `probing.structure`.
-        recovery: leaves that determine p, see `probing.find_recovery`; None if there are none.
+        recovery: leaves that determine p, see `embedding.find_recovery`; None if there are none.
         approximate_recovery: leaves that determine p approximately, for clients that take several
             steps: the kernel is within a relative distance of 0.9 of a multiple of `p ⊗ e`.
         rounding: unit roundoff of the uploads.
@@ -66,6 +87,8 @@ class Known(NamedTuple):
         largest: whether the client is known to send only the largest entries.
         resample_negatives: whether the client draws new negatives at each step, always as many.
         max_dense_candidates: most candidates K for which matrices `[K, K]` are formed.
+        linear: the client with the loss `y z` in place of its own, where the client's uploads are
+            `sum_i c_i dz_i/dtheta` for some coefficients, see `probing.linear`; None elsewhere.
     """
 
     client_update: ClientUpdate
@@ -82,3 +105,29 @@ class Known(NamedTuple):
     resample_negatives: bool = False
     smallest: float = 0.0
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
+    linear: Linear | None = None
+
+
+class Draw(NamedTuple):
+    """One random client for probing: shared and private parameters, and a batch."""
+
+    shared: PyTree
+    private: PyTree
+    batch: Batch
+
+
+def upload_of(
+    client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
+) -> PyTree:
+    """The attacker's prediction of what is seen from a client of which everything is known.
+
+    Args:
+        client_update: the client's own update.
+        observation: the channel; its `predict` is used.
+        draw: the client.
+        seen: what was seen, from which a stage may find which entries were kept; None: all.
+    """
+    upload = client_update(*draw)[0]
+    seen = upload if seen is None else seen
+    predicted, _ = observation.predict(upload, seen, observation.init(upload))
+    return predicted

@@ -6,128 +6,16 @@ and which of their leaves determine the private state (`embedding`). Nothing is 
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import item_table
-from fedinv_jax.attack.exact import symmetry
-from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known, Structure
+from fedinv_jax import item_table, tree
+from fedinv_jax.attack.exact import embedding, symmetry
+from fedinv_jax.attack.exact.known import Draw, Known, Linear, Structure, upload_of
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
-
-
-class Draw(NamedTuple):
-    """One random client for probing: shared and private parameters, and a batch."""
-
-    shared: PyTree
-    private: PyTree
-    batch: Batch
-
-
-def upload_of(
-    client_update: ClientUpdate, observation: Observation, draw: Draw, seen: PyTree | None = None
-) -> PyTree:
-    """The attacker's prediction of what is seen from a client of which everything is known.
-
-    Args:
-        client_update: the client's own update.
-        observation: the channel; its `predict` is used.
-        draw: the client.
-        seen: what was seen, from which a stage may find which entries were kept; None: all.
-    """
-    upload = client_update(*draw)[0]
-    seen = upload if seen is None else seen
-    predicted, _ = observation.predict(upload, seen, observation.init(upload))
-    return predicted
-
-
-def find_recovery(
-    client_update: ClientUpdate,
-    observation: Observation,
-    draws: Sequence[Draw],
-    tolerance: float = 1e-5,
-    scaled: bool = False,
-) -> EmbeddingRecovery | None:
-    """The embedding recovery that works on every draw, if possible one with a bias; or None.
-
-    Args:
-        client_update: the client's own update.
-        observation: the channel; its `predict` is used.
-        draws: two or more random clients; the private state must be one vector `[D]`.
-        tolerance: largest distance of a leaf from the product, relative to the leaf's norm.
-        scaled: whether any positive multiple of the product will do (an adaptive optimiser turns
-            steps of any length into steps of one length); the length of p is then unknown.
-
-    Returns:
-        The leaves that determine p, or None if there are none.
-
-    Example:
-        >>> def update(shared, private, batch):
-        ...     return {'kernel': jnp.outer(private, batch.labels), 'bias': batch.labels}, private
-        >>> from fedinv_jax import observe
-        >>> keys = jax.random.split(jax.random.key(0))
-        >>> draws = [Draw({}, jax.random.normal(key, (3,)),
-        ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
-        >>> find_recovery(update, observe.chain(), draws)
-        EmbeddingRecovery(kernel='kernel', axis=0, bias='bias')
-    """
-    if any(jnp.ndim(draw.private) != 1 for draw in draws):
-        return None
-    upload = jax.jit(partial(upload_of, client_update, observation))
-    seen = [
-        flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
-        for draw in draws
-    ]
-    privates = [np.asarray(draw.private) for draw in draws]
-    directions = [
-        EmbeddingRecovery(name, axis, None)
-        for name, leaf in seen[0].items()
-        for axis in (0, 1)
-        if leaf.ndim == 2
-        and leaf.shape[axis] == len(privates[0])
-        and all(
-            _along(np.moveaxis(upload[name], axis, 0), private, tolerance)
-            for upload, private in zip(seen, privates, strict=True)
-        )
-    ]
-    for recovery in directions:
-        for name in seen[0]:
-            if all(
-                _is_product(
-                    np.moveaxis(upload[recovery.kernel], recovery.axis, 0),
-                    private,
-                    upload[name],
-                    tolerance,
-                    scaled,
-                )
-                for upload, private in zip(seen, privates, strict=True)
-            ):
-                return recovery._replace(bias=name)
-    return directions[0] if directions else None
-
-
-def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
-    """Whether a matrix `[D, H]` is `private ⊗ e` for some e, and not zero."""
-    other = private @ matrix / (private @ private)
-    size = np.linalg.norm(matrix)
-    return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)
-
-
-def _is_product(
-    matrix: np.ndarray, private: np.ndarray, bias: np.ndarray, tolerance: float, scaled: bool
-) -> bool:
-    """Whether a matrix `[D, H]` is `private ⊗ bias`, or a positive multiple of it."""
-    if bias.shape != matrix.shape[1:]:
-        return False
-    product = np.outer(private, bias)
-    if scaled:
-        square = max(np.vdot(product, product), np.finfo(float).tiny)
-        product *= max(np.vdot(matrix, product), 0) / square
-    return bool(np.linalg.norm(matrix - product) < tolerance * np.linalg.norm(matrix))
-
 
 _APPROXIMATE = 0.9  # largest relative distance of a leaf from a multiple of the product
 
@@ -139,20 +27,55 @@ def probe(
     draws: Sequence[Draw],
     rounding: float = 2.0**-24,
     positives: float = 0.2,
+    linear_update: ClientUpdate | None = None,
 ) -> Known:
-    """What holds for every client, probed on random draws, in float64 as a rule."""
-    return Known(
+    """What holds for every client, probed on random draws, in float64 as a rule.
+
+    `linear_update` is the client with the loss `losses.linear`; None: not looked at.
+    """
+    known = Known(
         client_update,
         observation,
         init_private,
         structure(client_update, observation, draws),
-        find_recovery(client_update, observation, draws),
-        find_recovery(client_update, observation, draws, _APPROXIMATE, scaled=True),
+        embedding.find_recovery(client_update, observation, draws),
+        embedding.find_recovery(client_update, observation, draws, _APPROXIMATE, scaled=True),
         rounding,
         positives,
         symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
     )
+    if linear_update is None or known.structure.affine:
+        return known
+    return known._replace(linear=linear(known, linear_update, draws))
+
+
+def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> Linear | None:
+    """The linear client, where random clients upload a sum of its columns; else None.
+
+    An upload of one gradient is `sum_i c_i dz_i/dtheta`, whatever the loss; that of several local
+    steps, or of one that is clipped, is not.
+    """
+    found = structure(linear_update, known.observation, draws)
+    if not found.affine:
+        return None
+
+    @jax.jit
+    def evaluate(draw: Draw) -> tuple[Array, Array]:
+        def of(labels: Array) -> Array:
+            other = draw._replace(batch=draw.batch._replace(labels=labels))
+            return tree.ravel(upload_of(linear_update, known.observation, other))
+
+        none = jnp.zeros_like(draw.batch.labels)
+        own = tree.ravel(upload_of(known.client_update, known.observation, draw))
+        return own - of(none), jax.vmap(lambda e: of(e) - of(none))(jnp.eye(len(none)))
+
+    for draw in draws:
+        rest, columns = map(np.asarray, evaluate(draw))
+        left = rest - columns.T @ np.linalg.lstsq(columns.T, rest)[0]
+        if not np.linalg.norm(left) <= _TOLERANCE * np.linalg.norm(rest):
+            return None
+    return Linear(linear_update, found)
 
 
 def symmetries(

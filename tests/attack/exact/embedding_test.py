@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedinv_jax import models, observe
-from fedinv_jax.attack.exact import embedding, probing
-from fedinv_jax.attack.exact.known import EmbeddingRecovery
+from fedinv_jax.attack.exact import embedding
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, upload_of
 from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step
 
 
@@ -17,9 +17,9 @@ def test_private_state_of_a_float64_upload(bias):
     update = one_step(model)
     share = observe.share('scorer')
     with jax.enable_x64():
-        found = probing.find_recovery(update, share, draws(model))
+        found = embedding.find_recovery(update, share, draws(model))
         for draw in draws(model, 7):
-            seen = probing.upload_of(update, share, draw)
+            seen = upload_of(update, share, draw)
             along = np.asarray(embedding.direction(found, seen))
             assert np.linalg.norm(along) == pytest.approx(1, abs=1e-12)
             unit = draw.private / np.linalg.norm(draw.private)
@@ -36,9 +36,9 @@ def test_item_rows_of_matrix_factorisation():
     update = one_step(model)
     share = observe.share('items')
     with jax.enable_x64():
-        found = probing.find_recovery(update, share, draws(model))
+        found = embedding.find_recovery(update, share, draws(model))
         for draw in draws(model, 7):
-            along = embedding.direction(found, probing.upload_of(update, share, draw))
+            along = embedding.direction(found, upload_of(update, share, draw))
             unit = draw.private / np.linalg.norm(draw.private)
             assert abs(float(along @ unit)) == pytest.approx(1, abs=1e-9)
 

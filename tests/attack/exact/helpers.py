@@ -21,8 +21,7 @@ from fedinv_jax import (
     tree,
 )
 from fedinv_jax.attack import dynamics, exact, objective, relax
-from fedinv_jax.attack.exact import probing
-from fedinv_jax.attack.exact.probing import Draw
+from fedinv_jax.attack.exact.known import Draw, upload_of
 from fedinv_jax.types import Batch, Guess, Transcript
 from tests import reference
 from tests.helpers import D
@@ -100,7 +99,7 @@ def small_problem(seed=0, size=5, model=None, loss=losses.bce, noise=1e-3, separ
     y = jnp.asarray(rng.integers(0, 2, size).astype(float))
     batch = Batch(None, y, jnp.ones(size))
     share = observe.share('items', 'scorer')
-    seen = probing.upload_of(update, share, draw._replace(batch=batch))
+    seen = upload_of(update, share, draw._replace(batch=batch))
     one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (draw.shared, seen))
     transcript = Transcript(
         shared=one[0], seen=one[1], rounds=np.zeros(1, int), participated=np.ones(1, bool),

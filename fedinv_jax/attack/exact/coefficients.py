@@ -1,0 +1,84 @@
+"""The exact attack on one gradient of any loss: coefficients of the logits, whose signs are labels.
+
+An upload of one gradient is `sum_i c_i dz_i/dtheta` with `c_i = dL/dz_i`, whatever the loss. Where
+the private state is determined, the coefficients are those of linear least squares. Under BCE, BPR
+and other losses that raise an interaction and lower a negative, the label is 1 where `c_i < 0`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedinv_jax import tree
+from fedinv_jax.attack import candidates
+from fedinv_jax.attack.exact import consistency, embedding, normal_equations, problems
+from fedinv_jax.attack.exact.known import Attack, Known
+from fedinv_jax.types import Answer, Array, Key, PyTree, Transcript
+
+_RANK = 1e-11  # eigenvalues of the scaled Gram matrix, relative to the largest, that count
+_OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine that is too much
+
+
+def coefficients(known: Known) -> Attack:
+    """The coefficients of each step by linear least squares, and the labels by their signs.
+
+    The private states are those of a first layer with bias. Each step has coefficients of its own;
+    the steps share signs. A coefficient counts as many standard deviations as it is away from 0;
+    one that the upload does not determine does not count.
+
+    Raises:
+        ValueError: if the client uploads no sum of the logits' gradients, or does not determine p.
+    """
+    if known.linear is None:
+        raise ValueError('coefficients needs uploads that are one gradient of a loss.')
+    if known.recovery is None or known.recovery.bias is None:
+        raise ValueError('coefficients needs the kernel and the bias of a layer that multiplies p.')
+    found, linear = known.recovery, known.linear
+    client = known._replace(client_update=linear.client_update, structure=linear.structure)
+
+    def attack(transcript: Transcript, key: Key) -> Answer:
+        del key
+        latent = jax.vmap(partial(embedding.exact, found))(transcript.seen)
+        apart, residuals = [], []
+        for t in range(len(transcript.rounds)):
+            one = problems.steps(transcript, slice(t, t + 1))
+            away, residual = _solve(client, one, latent[t : t + 1], (found.kernel,))
+            apart.append(away)
+            residuals.append(residual)
+        total = sum(apart) / jnp.sqrt(len(apart))
+        where = candidates.mask(transcript)
+        scores = jnp.where(where, 0.5 - jnp.arctan(total) / jnp.pi, 0)
+        left = jnp.concatenate(residuals)
+        unknowns = len(apart) * len(total) + optax.tree.size(latent)
+        return Answer(
+            scores,
+            (scores > 0.5) & where,
+            tree.take(latent, 0),
+            jnp.mean(left**2),
+            fits=consistency.fits(left, unknowns),
+        )
+
+    return attack
+
+
+def _solve(
+    known: Known, step: Transcript, latent: PyTree, excluded: tuple[str, ...]
+) -> tuple[Array, Array]:
+    """The coefficients `[K]` of one step in standard deviations, and the residual that is left."""
+    problem = problems.whitened_problem(known, step, latent, excluded)
+    guess = problem.init(jax.random.key(0))
+    equations = normal_equations.equations(problem, guess, known.structure.outer, excluded)
+    diagonal = jnp.diag(equations.gram)
+    scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    values, vectors = jnp.linalg.eigh(equations.gram / scale / scale[:, None])
+    counted = values > _RANK * jnp.max(values)
+    inverse = jnp.where(counted, 1 / jnp.where(counted, values, 1), 0)
+    solved = vectors @ (inverse * (vectors.T @ (equations.rhs / scale)))
+    variance = vectors**2 @ inverse
+    outside = vectors**2 @ (~counted).astype(variance.dtype)
+    known_ = (outside < _OUTSIDE) & (diagonal > 0)
+    apart = jnp.where(known_, solved / jnp.sqrt(jnp.where(known_, variance, 1)), 0)
+    residual = tree.ravel(problem.residual(guess._replace(labels=solved / scale)))
+    return apart, residual

@@ -1,0 +1,178 @@
+"""Attacks on item rows that lie on one line or on two, and on coefficients, for any loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedinv_jax import client, item_table, losses, models, observe, types
+from fedinv_jax.attack import exact
+from fedinv_jax.attack.exact.known import Draw
+
+N, K, D = 60, 40, 6
+LABELS = (np.arange(K) % 5 == 0).astype(float)
+MODELS = {
+    'fedrap': lambda: models.fedrap(N, D, scale=0.5),
+    'gmf': lambda: models.gmf(N, D, scale=0.5),
+    'lightgcn': lambda: models.lightgcn(N, D, num_layers=1, scale=0.5),
+    'lightgcn_3': lambda: models.lightgcn(N, D, num_layers=3, scale=0.5),
+    'matrix_factorization': lambda: models.matrix_factorization(N, D, scale=0.5),
+    'ncf': lambda: models.ncf(N, D, hidden=(12, 6), scale=0.5),
+    'neumf': lambda: models.neumf(N, D, hidden=(12, 6), scale=0.5),
+    'pfedrec': lambda: models.pfedrec(N, D, scale=0.5),
+    'two_tower': lambda: models.two_tower(N, D, scale=0.5),
+}
+LOSSES = {
+    'bce': losses.bce,
+    'bpr': losses.bpr(),
+    'sampled_softmax': losses.sampled_softmax(),
+}
+
+
+def drawn(model, seed, items):
+    """Parameters with the rows of some items, in float64, no bias at 0."""
+    keys = jax.random.split(jax.random.key(seed))
+    whole = model.init_shared(keys[0]), model.init_private(keys[1])
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf + 0.05 * rng.normal(size=leaf.shape)),
+        item_table.gather_both(*whole, items),
+    )
+
+
+def probed(model, loss, seen, stage=None):
+    update = client.gradient_step(model, loss, private_learning_rate=0.1)
+    linear = client.gradient_step(model, losses.linear, private_learning_rate=0.1)
+    channel = observe.chain(*([stage] if stage else []), observe.share(*seen))
+    draws = [
+        Draw(*drawn(model, seed, jnp.arange(3)), types.Batch(None, jnp.array(y), jnp.ones(3)))
+        for seed, y in ((1, [0.2, 0.9, 0.4]), (2, [0.6, 0.1, 0.8]))
+    ]
+    return (
+        update,
+        channel,
+        exact.probe(update, channel, model.init_private, draws, linear_update=linear),
+    )
+
+
+def transcript(update, channel, model, steps, labels=LABELS):
+    """What is seen of a client in several rounds with parameters of their own."""
+    batch = types.Batch(None, jnp.asarray(labels), jnp.ones(len(labels)))
+    shared, seen = [], []
+    for t in range(steps):
+        rows = drawn(model, 10 + t, jnp.arange(K))
+        upload = update(*rows, batch)[0]
+        shared.append(rows[0])
+        seen.append(channel.observe(upload, channel.init(upload), jax.random.key(t))[0])
+    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
+    return types.Transcript(
+        shared=stack(shared),
+        seen=stack(seen),
+        rounds=jnp.arange(steps),
+        participated=jnp.ones(steps, bool),
+        items=jnp.arange(K),
+        slot=None,
+        weights=jnp.ones((steps, K)),
+        log_odds=jnp.zeros(K),
+    )
+
+
+def answered(name, loss, seen, steps=1, solver='auto', labels=LABELS):
+    with jax.enable_x64():
+        model = MODELS[name]()
+        update, channel, known = probed(model, LOSSES[loss], seen)
+        choice = exact.choose(known, solver=solver)
+        answer = choice.attack(transcript(update, channel, model, steps, labels), jax.random.key(0))
+    return choice, answer
+
+
+# Failed on mutants: rows of all leaves for NeuMF, distances to the origin for LightGCN.
+@pytest.mark.slow
+@pytest.mark.parametrize(('loss', 'steps'), [('bce', 1), ('bpr', 2)])
+@pytest.mark.parametrize('name', sorted(set(MODELS) - {'ncf'}))
+def test_item_rows_reveal_the_labels_of_any_loss(name, loss, steps):
+    choice, answer = answered(name, loss, ('items',), steps)
+    assert np.array_equal(answer.labels, LABELS > 0)
+    if name == 'matrix_factorization' and loss == 'bce':
+        assert choice.solver == 'scaled'  # affine: p is determined up to a scalar
+    else:
+        assert choice.solver == ('two_lines' if name.startswith('lightgcn') else 'one_line')
+    assert answer.scores.shape == (K,)
+
+
+# NeuMF's rows of its MLP are on no line; those of GMF are.
+def test_which_leaves_are_on_a_line():
+    with jax.enable_x64():
+        of = {
+            name: probed(make(), losses.bpr(), ('items',))[2].structure
+            for name, make in MODELS.items()
+        }
+    assert of['neumf'].on_line == ('items/gmf',)
+    assert of['ncf'].on_line == ()
+    assert of['fedrap'].on_line == ('items/embedding',)
+    assert [name for name, found in of.items() if found.on_plane] == ['lightgcn', 'lightgcn_3']
+
+
+# Failed on the coefficients of p = 0, and on steps that do not share signs.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('seen', 'loss', 'steps'), [('scorer', 'bpr', 2), ('items+scorer', 'sampled_softmax', 1)]
+)
+def test_coefficients_of_a_scorer(seen, loss, steps):
+    choice, answer = answered('ncf', loss, tuple(seen.split('+')), steps)
+    assert choice.solver == 'coefficients'
+    assert np.array_equal(answer.labels, LABELS > 0)
+    assert answer.fits == 1
+
+
+# The label solve of an affine loss and the coefficients of the same uploads say the same.
+def test_coefficients_agree_with_the_label_solve():
+    labels = {}
+    with jax.enable_x64():
+        model = MODELS['ncf']()
+        update, channel, known = probed(model, losses.bce, ('scorer',))
+        assert known.linear is None
+        linear = probed(model, losses.bpr(), ('scorer',))[2].linear
+        seen = transcript(update, channel, model, 1)
+        for solver, given in (
+            ('closed_form', known),
+            ('coefficients', known._replace(linear=linear)),
+        ):
+            answer = exact.choose(given, solver=solver).attack(seen, jax.random.key(0))
+            labels[solver] = np.asarray(answer.labels)
+    assert np.array_equal(labels['closed_form'], labels['coefficients'])
+    assert np.array_equal(labels['coefficients'], LABELS > 0)
+
+
+# Several local steps and a clipped upload are no sums of the logits' gradients.
+def test_what_is_no_sum_of_gradients_has_no_coefficients():
+    with jax.enable_x64():
+        model = MODELS['ncf']()
+        stage = observe.clip_by_global_norm(1e-3)
+        known = probed(model, losses.bpr(), ('scorer',), stage)[2]
+        assert known.linear is None
+        with pytest.raises(ValueError, match='one gradient of a loss'):
+            exact.choose(known, solver='coefficients')
+        none = probed(MODELS['gmf'](), losses.bpr(), ('scorer',))[2]
+        with pytest.raises(ValueError, match='kernel and the bias'):
+            exact.choose(none, solver='coefficients')
+        for solver in ('one_line', 'two_lines'):
+            with pytest.raises(ValueError, match='needs'):
+                exact.choose(known, solver=solver)
+
+
+# Matrix factorisation with BPR, GMF and a private head explain the opposite labels as well.
+@pytest.mark.parametrize(
+    ('name', 'loss', 'flips'),
+    [
+        ('gmf', 'bce', False),  # it has a bias in the scorer
+        ('matrix_factorization', 'bpr', True),
+        ('pfedrec', 'bce', True),
+        ('two_tower', 'bpr', True),
+        ('ncf', 'bpr', False),
+    ],
+)
+def test_flips_are_found(name, loss, flips):
+    with jax.enable_x64():
+        known = probed(MODELS[name](), LOSSES[loss], ('items',))[2]
+    assert bool(known.symmetries) == flips
