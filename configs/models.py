@@ -1,0 +1,69 @@
+"""Every model, with BCE and with BPR: what the exact attack and MGradInv find in its uploads.
+
+MovieLens-100K, D = 16, FedSGD with AdamW on the server; clients train their private parameters at
+rate 1 and multiply uploads by their number of examples. 64 victims are attacked at rounds 0 and
+100, with one, two and four gradients. What is seen: item rows, and where the model has a shared
+scorer, the scorer alone and both. An arm is a model and a loss.
+
+    FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/models.py
+    ... python scripts/study.py --config=configs/models.py --arms=gmf_bce
+
+Results: docs/models.md.
+"""
+
+from typing import Any
+
+from fedinv_jax.audit import config as config_lib
+
+# Whether the model has a scorer that clients share.
+_MODELS = {
+    'matrix_factorization': False,
+    'gmf': True,
+    'ncf': True,
+    'neumf': True,
+    'pfedrec': False,
+    'fedrap': False,
+    'lightgcn': False,
+    'two_tower': False,
+}
+_LOSSES = ('bce', 'bpr')
+
+
+def _arm(model: str, loss: str, terms: bool = False) -> dict[str, Any]:
+    client = {'loss': loss}
+    if terms:  # as in FedRAP's code
+        client |= {'private_distance': 0.1, 'item_sparsity': 0.1}
+    seen = ('items+scorer', 'scorer', 'items') if _MODELS[model] else ('items',)
+    return {'model': {'name': model}, 'client': client, 'observation': {'seen': seen}}
+
+
+def get_config(arg: str | None = None) -> config_lib.Config:
+    """`arg`: None or 'smoke'."""
+    config = config_lib.default_config()
+    config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
+    config.data.max_positives = 120
+    config.model.scale = 0.03
+    config.client.update({'private_learning_rate': 1.0, 'weight_by_num_examples': True})
+    config.server.num_rounds = 160
+    config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.02})
+    with config.server.optimizer.unlocked():
+        config.server.optimizer.weight_decay = 0.1
+    config.attack.update(
+        {
+            'name': ('exact', 'mgradinv', 'popularity'),
+            'num_gradients': (1, 2, 4),
+            'first_round': (0, 100),
+            'num_iterations': 300,
+        }
+    )
+    arms = {f'{model}_{loss}': _arm(model, loss) for model in _MODELS for loss in _LOSSES}
+    arms['fedrap_terms_bce'] = _arm('fedrap', 'bce', terms=True)
+    if arg != 'smoke':
+        return config_lib.variant(config_lib.with_arms(config, arms), arg)
+    config = config_lib.variant(config, arg)
+    config.data.update({'name': 'synthetic', 'max_positives': 10})
+    config.model.update({'dim': 4, 'hidden': (8,)})
+    config.server.num_rounds = 4
+    config.attack.update({'num_victims': 2, 'num_iterations': 3})
+    once = [f'{model}_{loss}' for model, loss in zip(_MODELS, 4 * _LOSSES, strict=True)]
+    return config_lib.with_arms(config, {name: arms[name] for name in once})
