@@ -82,20 +82,18 @@ def _init(module: nn.Module, key: Key, private: PyTree, rows: PyTree) -> PyTree:
     try:
         variables = dict(module.init(key, private, rows))
         module.apply(variables, private, rows)
+        state = sorted(set(variables) - {'params'})
     except flax.errors.InvalidRngError as error:
         raise ValueError(
             f'{name} draws random numbers (dropout?): set deterministic=True, as the score of a '
             'client must be a function of its parameters.'
         ) from error
-    except flax.errors.ModifyScopeVariableError as error:
-        raise ValueError(_stateful(name, 'batch statistics')) from error
-    if state := sorted(set(variables) - {'params'}):
-        raise ValueError(_stateful(name, ', '.join(state)))
+    except flax.errors.ModifyScopeVariableError:
+        variables, state = {}, ['batch_stats']
+    if state:
+        raise ValueError(
+            f'{name} has state besides its parameters ({", ".join(state)}): a client would send '
+            'statistics of its batch. Use a layer without state, such as LayerNorm in the place of '
+            'BatchNorm.'
+        )
     return variables
-
-
-def _stateful(name: str, state: str) -> str:
-    return (
-        f'{name} has state besides its parameters ({state}): a client would send statistics of its '
-        'batch. Use a layer without state, such as LayerNorm in the place of BatchNorm.'
-    )

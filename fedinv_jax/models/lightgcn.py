@@ -43,7 +43,7 @@ def lightgcn(num_items: int, dim: int, num_layers: int = 1, scale: float = 0.1) 
     References:
         He, Deng, Wang, Li, Zhang, Wang, LightGCN: simplifying and powering graph convolution
         network for recommendation, SIGIR 2020, arXiv:2002.02126, equations 3 and 4.
-        Wu, Wu, Cao, Huang, Huang, Xie, FedGNN: federated graph neural network for
+        Wu, Wu, Cao, Huang, Xie, FedGNN: federated graph neural network for
         privacy-preserving recommendation, 2021, arXiv:2102.04925 (a client's own graph).
     """
     for name, value in (('num_items', num_items), ('dim', dim), ('num_layers', num_layers)):

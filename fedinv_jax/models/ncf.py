@@ -107,6 +107,7 @@ def ncf(
             or `dropout` is out of range.
 
     Example:
+        >>> import jax
         >>> model = ncf(num_items=5, dim=2, hidden=(3,))
         >>> shared = model.init_shared(jax.random.key(0))
         >>> model.score(shared, jnp.ones(2), jnp.array([4])).shape

@@ -74,6 +74,7 @@ def neumf(
         ValueError: if a size is not positive, or there is no hidden layer.
 
     Example:
+        >>> import jax
         >>> model = neumf(num_items=5, dim=2, hidden=(3,))
         >>> shared = model.init_shared(jax.random.key(0))
         >>> model.score(shared, model.init_private(jax.random.key(1)), None).shape

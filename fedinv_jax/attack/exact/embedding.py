@@ -42,6 +42,7 @@ def find_recovery(
         >>> def update(shared, private, batch):
         ...     return {'kernel': jnp.outer(private, batch.labels), 'bias': batch.labels}, private
         >>> from fedinv_jax import observe
+        >>> from fedinv_jax.types import Batch
         >>> keys = jax.random.split(jax.random.key(0))
         >>> draws = [Draw({}, jax.random.normal(key, (3,)),
         ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
