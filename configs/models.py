@@ -30,7 +30,7 @@ _LOSSES = ('bce', 'bpr')
 
 
 def _arm(model: str, loss: str, terms: bool = False) -> dict[str, Any]:
-    client = {'loss': loss}
+    client: dict[str, Any] = {'loss': loss}
     if terms:  # as in FedRAP's code
         client |= {'private_distance': 0.1, 'item_sparsity': 0.1}
     seen = ('items+scorer', 'scorer', 'items') if _MODELS[model] else ('items',)

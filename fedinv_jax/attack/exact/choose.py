@@ -119,13 +119,6 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
             'searched for; if both signs fit, the one with fewer interactions is taken',
         )
-    if known.linear is not None and found is not None and found.bias is not None:
-        return (
-            'coefficients',
-            f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, and '
-            "the upload is a linear function of the loss's derivatives in the logits, whose signs "
-            'are the labels',
-        )
     if known.structure.on_line:
         return (
             'one_line',
@@ -138,6 +131,14 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'two_lines',
             'the rows of negatives are multiples of one vector, and those of interactions are '
             'displaced by another: two lines in a plane',
+        )
+    found = None if known.linear is None else known.linear.recovery
+    if found is not None and found.bias is not None:
+        return (
+            'coefficients',
+            f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, and '
+            "the upload is a linear function of the loss's derivatives in the logits, whose signs "
+            'are the labels',
         )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery

@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates
@@ -24,43 +23,58 @@ _OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine t
 def coefficients(known: Known) -> Attack:
     """The coefficients of each step by linear least squares, and the labels by their signs.
 
-    The private states are those of a first layer with bias. Each step has coefficients of its own;
-    the steps share signs. A coefficient counts as many standard deviations as it is away from 0;
-    one that the upload does not determine does not count.
+    The private states are those of a first layer with bias. Of a private state with several leaves
+    it may determine one only: uploaded leaves that depend on the others are left out. Each step has
+    coefficients of its own; the steps share signs. A coefficient counts as many standard deviations
+    as it is away from 0; one that the upload does not determine does not count.
 
     Raises:
         ValueError: if the client uploads no sum of the logits' gradients, or does not determine p.
     """
     if known.linear is None:
         raise ValueError('coefficients needs uploads that are one gradient of a loss.')
-    if known.recovery is None or known.recovery.bias is None:
+    found, linear = known.linear.recovery, known.linear
+    if found is None or found.bias is None:
         raise ValueError('coefficients needs the kernel and the bias of a layer that multiplies p.')
-    found, linear = known.recovery, known.linear
     client = known._replace(client_update=linear.client_update, structure=linear.structure)
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        latent = jax.vmap(partial(embedding.exact, found))(transcript.seen)
+        vectors = jax.vmap(partial(embedding.exact, found))(transcript.seen)
+        latent = vectors if linear.leaf is None else _filled(known, transcript, vectors)
         apart, residuals = [], []
         for t in range(len(transcript.rounds)):
             one = problems.steps(transcript, slice(t, t + 1))
-            away, residual = _solve(client, one, latent[t : t + 1], (found.kernel,))
+            own = tree.take(latent, slice(t, t + 1))
+            away, residual = _solve(client, one, own, (found.kernel, *linear.excluded))
             apart.append(away)
             residuals.append(residual)
         total = sum(apart) / jnp.sqrt(len(apart))
         where = candidates.mask(transcript)
         scores = jnp.where(where, 0.5 - jnp.arctan(total) / jnp.pi, 0)
         left = jnp.concatenate(residuals)
-        unknowns = len(apart) * len(total) + optax.tree.size(latent)
+        unknowns = len(apart) * len(total) + vectors.size
         return Answer(
             scores,
             (scores > 0.5) & where,
-            tree.take(latent, 0),
+            vectors[0] if linear.leaf is None else None,
             jnp.mean(left**2),
             fits=consistency.fits(left, unknowns),
         )
 
     return attack
+
+
+def _filled(known: Known, transcript: Transcript, vectors: Array) -> PyTree:
+    """Private states `[T, ...]` with the leaf that is determined; the others are fresh."""
+    drawn = candidates.init_private(known.init_private, transcript)(jax.random.key(0))
+    names = jax.tree.unflatten(jax.tree.structure(drawn), tree.names(drawn))
+
+    def fill(name: str, leaf: Array) -> Array:
+        leaf = jnp.broadcast_to(leaf, (len(vectors), *leaf.shape)).astype(vectors.dtype)
+        return vectors if known.linear is not None and name == known.linear.leaf else leaf
+
+    return jax.tree.map(fill, names, drawn)
 
 
 def _solve(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedinv_jax import tree
 from fedinv_jax.attack.exact.known import Draw, EmbeddingRecovery, upload_of
 from fedinv_jax.types import Array, ClientUpdate, Observation, PyTree
 
@@ -24,16 +25,19 @@ def find_recovery(
     draws: Sequence[Draw],
     tolerance: float = 1e-5,
     scaled: bool = False,
+    leaf: str | None = None,
 ) -> EmbeddingRecovery | None:
     """The embedding recovery that works on every draw, if possible one with a bias; or None.
 
     Args:
         client_update: the client's own update.
         observation: the channel; its `predict` is used.
-        draws: two or more random clients; the private state must be one vector `[D]`.
+        draws: two or more random clients; the private state must be one vector `[D]`, or a tree
+            with the leaf `leaf`.
         tolerance: largest distance of a leaf from the product, relative to the leaf's norm.
         scaled: whether any positive multiple of the product will do (an adaptive optimiser turns
             steps of any length into steps of one length); the length of p is then unknown.
+        leaf: name of the vector `[D]` in the private state; None: it is the whole state.
 
     Returns:
         The leaves that determine p, or None if there are none.
@@ -49,14 +53,14 @@ def find_recovery(
         >>> find_recovery(update, observe.chain(), draws)
         EmbeddingRecovery(kernel='kernel', axis=0, bias='bias')
     """
-    if any(jnp.ndim(draw.private) != 1 for draw in draws):
+    privates = [_vector(draw.private, leaf) for draw in draws]
+    if any(private.ndim != 1 for private in privates):
         return None
     upload = jax.jit(partial(upload_of, client_update, observation))
     seen = [
         flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
         for draw in draws
     ]
-    privates = [np.asarray(draw.private) for draw in draws]
     directions = [
         EmbeddingRecovery(name, axis, None)
         for name, leaf in seen[0].items()
@@ -82,6 +86,13 @@ def find_recovery(
             ):
                 return recovery._replace(bias=name)
     return directions[0] if directions else None
+
+
+def _vector(private: PyTree, leaf: str | None) -> np.ndarray:
+    """The named leaf of a private state; an array of no axis where the state is no vector."""
+    if leaf is None:
+        return np.asarray(private) if isinstance(private, jax.Array | np.ndarray) else np.zeros(())
+    return np.asarray(dict(zip(tree.names(private), jax.tree.leaves(private), strict=True))[leaf])
 
 
 def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:

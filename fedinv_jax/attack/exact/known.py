@@ -59,10 +59,18 @@ class Linear(NamedTuple):
     Attributes:
         client_update: uploads `sum_i y_i dz_i/dtheta`, and what the client adds to its loss.
         structure: of this client.
+        recovery: leaves that determine the private embedding, or the leaf `leaf` of a private state
+            that has several; None if there are none.
+        leaf: name of that leaf; None: the private state is one vector.
+        excluded: names of the upload's leaves from which no coefficients follow: they depend on
+            private leaves that are not determined.
     """
 
     client_update: ClientUpdate
     structure: Structure
+    recovery: EmbeddingRecovery | None
+    leaf: str | None
+    excluded: tuple[str, ...]
 
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]

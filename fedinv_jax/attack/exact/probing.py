@@ -45,7 +45,7 @@ def probe(
         symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
     )
-    if linear_update is None or known.structure.affine:
+    if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
     return known._replace(linear=linear(known, linear_update, draws))
 
@@ -75,7 +75,36 @@ def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> 
         left = rest - columns.T @ np.linalg.lstsq(columns.T, rest)[0]
         if not np.linalg.norm(left) <= _TOLERANCE * np.linalg.norm(rest):
             return None
-    return Linear(linear_update, found)
+    leaf, recovery = None, known.recovery
+    if isinstance(draws[0].private, dict):
+        own = {
+            name: embedding.find_recovery(known.client_update, known.observation, draws, leaf=name)
+            for name in tree.names(draws[0].private)
+        }
+        exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
+        leaf, recovery = next(iter(exact.items()), (None, None))
+    return Linear(
+        linear_update, found, recovery, leaf, _moved(linear_update, known.observation, draws, leaf)
+    )
+
+
+def _moved(
+    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw], leaf: str | None
+) -> tuple[str, ...]:
+    """Names of the upload's leaves that move with private leaves other than `leaf`."""
+    if leaf is None:
+        return ()
+
+    def other(name: str, kept: Array, drawn: Array) -> Array:
+        return kept if name == leaf else drawn
+
+    first, second = draws
+    names = jax.tree.unflatten(jax.tree.structure(first.private), tree.names(first.private))
+    private = jax.tree.map(other, names, first.private, second.private)
+    upload = jax.jit(partial(upload_of, client_update, observation))
+    pair = (upload(first), upload(first._replace(private=private)))
+    one, two = (flax.traverse_util.flatten_dict(part, sep='/') for part in pair)
+    return tuple(name for name in one if not np.array_equal(one[name], two[name]))
 
 
 def symmetries(
@@ -210,7 +239,7 @@ def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
         ),
         any(name.split('/')[0] == 'items' for name in jacobian),
         tuple(name for name, own in rows.items() if _rank(own) == 1),
-        all(_rank(own) == 2 < own.shape[1] for own in rows.values()),
+        bool(rows) and all(_rank(own) == 2 < own.shape[1] for own in rows.values()),
     )  # fmt: skip
 
 

@@ -116,10 +116,16 @@ def test_which_leaves_are_on_a_line():
 # Failed on the coefficients of p = 0, and on steps that do not share signs.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('seen', 'loss', 'steps'), [('scorer', 'bpr', 2), ('items+scorer', 'sampled_softmax', 1)]
+    ('name', 'seen', 'loss', 'steps'),
+    [
+        ('ncf', 'scorer', 'bpr', 2),
+        ('ncf', 'items+scorer', 'sampled_softmax', 1),
+        ('neumf', 'scorer', 'bce', 1),
+        ('neumf', 'scorer', 'bpr', 2),
+    ],
 )
-def test_coefficients_of_a_scorer(seen, loss, steps):
-    choice, answer = answered('ncf', loss, tuple(seen.split('+')), steps)
+def test_coefficients_of_a_scorer(name, seen, loss, steps):
+    choice, answer = answered(name, loss, tuple(seen.split('+')), steps)
     assert choice.solver == 'coefficients'
     assert np.array_equal(answer.labels, LABELS > 0)
     assert answer.fits == 1
