@@ -3,7 +3,8 @@
 MovieLens-100K, D = 16, FedSGD with AdamW on the server; clients train their private parameters at
 rate 1 and multiply uploads by their number of examples. 64 victims are attacked at rounds 0 and
 100, with one, two and four gradients. What is seen: item rows, and where the model has a shared
-scorer, the scorer alone and both. An arm is a model and a loss.
+scorer, both; the scorer alone where it has a layer that multiplies a private embedding (the scorer
+of GMF uploads D + 1 numbers). An arm is a model and a loss.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/models.py
     ... python scripts/study.py --config=configs/models.py --arms=gmf_bce
@@ -15,16 +16,17 @@ from typing import Any
 
 from fedinv_jax.audit import config as config_lib
 
-# Whether the model has a scorer that clients share.
+_ROWS, _BOTH = ('items',), ('items+scorer', 'items')
+# What is seen of each model.
 _MODELS = {
-    'matrix_factorization': False,
-    'gmf': True,
-    'ncf': True,
-    'neumf': True,
-    'pfedrec': False,
-    'fedrap': False,
-    'lightgcn': False,
-    'two_tower': False,
+    'matrix_factorization': _ROWS,
+    'gmf': _BOTH,
+    'ncf': ('scorer', *_BOTH),
+    'neumf': ('scorer', *_BOTH),
+    'pfedrec': _ROWS,
+    'fedrap': _ROWS,
+    'lightgcn': _ROWS,
+    'two_tower': _ROWS,
 }
 _LOSSES = ('bce', 'bpr')
 
@@ -33,8 +35,7 @@ def _arm(model: str, loss: str, terms: bool = False) -> dict[str, Any]:
     client: dict[str, Any] = {'loss': loss}
     if terms:  # as in FedRAP's code
         client |= {'private_distance': 0.1, 'item_sparsity': 0.1}
-    seen = ('items+scorer', 'scorer', 'items') if _MODELS[model] else ('items',)
-    return {'model': {'name': model}, 'client': client, 'observation': {'seen': seen}}
+    return {'model': {'name': model}, 'client': client, 'observation': {'seen': _MODELS[model]}}
 
 
 def get_config(arg: str | None = None) -> config_lib.Config:
@@ -64,6 +65,11 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.data.update({'name': 'synthetic', 'max_positives': 10})
     config.model.update({'dim': 4, 'hidden': (8,)})
     config.server.num_rounds = 4
-    config.attack.update({'num_victims': 2, 'num_iterations': 3})
-    once = [f'{model}_{loss}' for model, loss in zip(_MODELS, 4 * _LOSSES, strict=True)]
-    return config_lib.with_arms(config, {name: arms[name] for name in once})
+    config.attack.update({'num_victims': 2, 'num_iterations': 3, 'num_gradients': (1,)})
+    once = {
+        f'{model}_{loss}': arms[f'{model}_{loss}']
+        for model, loss in zip(_MODELS, 4 * _LOSSES, strict=True)
+    }
+    for arm in once.values():
+        arm['observation'] = {'seen': arm['observation']['seen'][:1]}
+    return config_lib.with_arms(config, once)
