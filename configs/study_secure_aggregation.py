@@ -13,7 +13,8 @@ take longer and have arms of their own, with noise and in large fixed cohorts at
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/study_secure_aggregation.py
     ... python scripts/study.py --config=configs/study_secure_aggregation.py --arms=mf_sampled_128
 
-`:short` trains for 256 rounds only: what fewer rounds and noise cost together.
+`:short` trains for 256 rounds only: what fewer rounds and noise cost together. `:long` runs `joint`
+on 128 rounds of the same 128 clients behind noise 3, for 10 victims of one training run.
 
 Results: docs/defences.md.
 """
@@ -114,7 +115,7 @@ def _arms() -> dict[str, dict[str, Any]]:
 
 
 def get_config(arg: str | None = None) -> config_lib.Config:
-    """`arg`: None, 'short' or 'smoke'."""
+    """`arg`: None, 'short', 'long' or 'smoke'."""
     config = config_lib.default_config()
     config.num_seeds = 3
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})
@@ -135,6 +136,11 @@ def get_config(arg: str | None = None) -> config_lib.Config:
         }
     )
     config.dynamics.name = ('unrolled',)
+    if arg == 'long':
+        config.num_seeds, config.attack.num_victims = 1, 10
+        name, changes = _arm('mf', 'fixed', 128, 3.0, at_once=True)
+        changes['attack']['num_gradients'] = (128,)
+        return config_lib.with_arms(config, {name: changes})
     if arg == 'short':
         arms = dict(_arm('mf', 'sampled', 128, noise) for noise in (*_NOISES, *_MORE))
         for arm in arms.values():
