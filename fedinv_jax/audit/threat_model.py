@@ -138,7 +138,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         *[('privacy', accounting.describe(each)) for each in defences.guarantees(config, number)],
         ('priors', _priors(config, cases[0])),
         *[('placebo', _PLACEBO)] * config.attack.placebo,
-        *[('symmetry', text) for text in _symmetries(config)],
+        *[('symmetry', text) for text in _symmetries(cases[0])],
         *_solvers(cases[0]),
     ]  # fmt: skip
 
@@ -246,14 +246,20 @@ def _priors(config: Config, case: plan.Case) -> str:
     return ', '.join(used) or 'none'
 
 
-def _symmetries(config: Config) -> list[str]:
-    """Changes of labels and private state that leave every upload the same."""
-    flips = config.model.name == 'matrix_factorization' and config.client.loss == 'bce'
-    if not flips or config.model.item_bias:
-        return []
+def _symmetries(case: plan.Case) -> list[str]:
+    """Changes of labels and private state that leave every upload the same.
+
+    Exact attacks probe for them; that of matrix factorisation is known without.
+    """
+    model, loss = case.config.model, case.config.client.loss
+    found = dict.fromkeys(
+        symmetry for choice in case.attacks.values() for symmetry in choice.symmetries
+    )
+    if model.name == 'matrix_factorization' and not model.item_bias and loss in ('bce', 'bpr'):
+        found['y -> 1 - y, p -> -p'] = None
     return [
-        'labels y with embedding p, and labels 1 - y with -p, give the same uploads; only a prior '
-        '(sparsity, popularity) distinguishes them'
+        f'{each} gives the same uploads; only a prior (sparsity, popularity) distinguishes the two'
+        for each in found
     ]
 
 

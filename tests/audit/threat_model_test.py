@@ -187,3 +187,15 @@ def test_threat_model_names_who_is_left_out(tmp_path):
         "of hr@10_loo99 and ndcg@10_loo99 10 of 18 users ('0', '1', '2', '3', '4' and 5 more): "
         'fewer than 99 items that they never interacted with; both are null',
     ]
+
+
+# Failed on a list of models in the place of probing.
+def test_symmetries_are_those_that_probing_finds():
+    config = small()
+    config.model.update({'name': 'pfedrec', 'dim': 4})
+    config.observation.seen = ('items',)
+    config.attack.name = ('exact',)
+    text = threat_model.describe(config, plan.make_cases(config))
+    assert 'symmetry  y -> 1 - y, bias -> -bias, weight -> -weight gives the same' in text
+    config.model.name = 'lightgcn'
+    assert 'symmetry' not in threat_model.describe(config, plan.make_cases(config))
