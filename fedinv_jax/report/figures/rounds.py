@@ -51,7 +51,8 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
     if len(noises[noisiest]) > 1:
         own = sorted((p for p in sums if _who(p) == noisiest), key=_noise)
         lines.append((own, lambda point: f'noise {_noise(point):g}', noisiest))
-    columns = list(dict.fromkeys(map(_column, sums)))
+    known_first = sorted(sums, key=lambda point: not point.best['batch_known'])
+    columns = list(dict.fromkeys(map(_column, known_first)))
     steps = sorted({point.num_gradients for point in sums})
     width = 1.6 + 3.2 * len(columns)
     page, axes = canvas.page(len(columns), len(lines), width, 3 * len(lines), sharey=True)
@@ -65,7 +66,7 @@ def auc_vs_rounds(found: Sequence[Point]) -> Any | None:
             canvas.plot_curves(axis, curves, lambda row: row['metrics']['auc'], steps)
             levels = [level for level in map(tradeoff.popularity, own) if level is not None]
             canvas.references(axis, {round(level, 3) for level in levels}, zorder=0)
-            axis.set_title(', '.join(filter(None, (column, title))), fontsize=9)
+            axis.set_title('\n'.join(filter(None, (column, title))), fontsize=9)
             axis.set_xlabel('rounds, T (count)')
         line[0].set_ylabel('AUC of the best attack\n(mean over victims)')
         line[-1].legend(loc='upper left', bbox_to_anchor=(1.02, 1), fontsize=8, frameon=False)
