@@ -58,9 +58,9 @@ def squared_error(logits: Array, labels: Array) -> Array:
 
 
 def linear(logits: Array, labels: Array) -> Array:
-    """`y z`, no loss to train with: its gradient has any coefficients y that one likes.
+    """`y z`, with which an upload is `sum_i y_i dz_i/dtheta`; not a loss to train with.
 
-    Attackers use it to write an upload as `sum_i c_i dz_i/dtheta` (`attack.exact.coefficients`).
+    Attackers use it to write any upload as such a sum (`attack.exact.coefficients`).
 
     Example:
         >>> linear(jnp.array([2.0, 3.0]), jnp.array([-1.0, 0.5])).tolist()

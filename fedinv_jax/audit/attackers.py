@@ -175,7 +175,8 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             known = probing.unprobed(client_update, observation, init_private, rounding, share)
             known = known._replace(max_dense_candidates=config.attack.max_dense_candidates)
             return precision.assumed(known, precision.of(known))
-        draws = _draws(model, (config.client.batch_size or 2) + 1)  # more than one step
+        # Several steps of minibatches, and enough rows to see whether they are on a line.
+        draws = _draws(model, max((config.client.batch_size or 0) + 1, 8))
         known = exact.probe(
             client_update,
             observation,
@@ -228,9 +229,9 @@ def _draws(model: Model, size: int) -> list[Draw]:
     for seed in range(2):
         rng = np.random.default_rng([seed, size])
         shared, private = parameters(jax.random.key(seed))
-        leaves, structure = jax.tree.flatten(shared)
-        leaves = [leaf + 0.05 * rng.normal(size=leaf.shape) for leaf in map(np.asarray, leaves)]
-        shared = jax.tree.unflatten(structure, leaves)
+        shared, private = jax.tree.map(
+            lambda leaf, rng=rng: leaf + 0.05 * rng.normal(size=leaf.shape), (shared, private)
+        )
         labels, weights = jnp.asarray(rng.random(size)), jnp.asarray(0.5 + rng.random(size))
         draws.append(Draw(shared, private, Batch(None, labels, weights)))
     return draws

@@ -254,6 +254,11 @@ def _check_model(config: Config) -> None:
     for field in ('private_distance', 'item_sparsity'):
         if client[field] and name != 'fedrap':
             raise ValueError(f"client.{field} needs model.name='fedrap', not {name!r}.")
+    if name == 'lightgcn' and (client.batch_size is not None or client.batch_share != 1):
+        raise ValueError(
+            "model.name='lightgcn' has the graph of the whole batch: it needs "
+            'client.batch_size=None and client.batch_share=1.'
+        )
     if name == 'fedrap' and config.observation.cohort > 1:
         raise ValueError(
             "model.name='fedrap' has an item table of each client's own, which sums of several "

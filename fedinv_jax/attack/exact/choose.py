@@ -119,14 +119,17 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
             'searched for; if both signs fit, the one with fewer interactions is taken',
         )
+    sign = 'is the label'
+    if known.linear is not None and not known.linear.signs:
+        sign = 'is a guess at the label, as the derivative of this loss may have either sign'
     if known.structure.on_line:
         return (
             'one_line',
             f'the rows of {" and ".join(known.structure.on_line)} are multiples of one vector: the '
-            'side on which a row lies is the label, and the side with fewer rows is that of the '
+            f'side on which a row lies {sign}, and the side with fewer rows is that of the '
             'interactions',
         )
-    if known.structure.on_plane:
+    if known.structure.on_plane and not known.lossy:
         return (
             'two_lines',
             'the rows of negatives are multiples of one vector, and those of interactions are '
@@ -137,8 +140,8 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
         return (
             'coefficients',
             f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, and '
-            "the upload is a linear function of the loss's derivatives in the logits, whose signs "
-            'are the labels',
+            "the upload is a linear function of the loss's derivatives in the logits, whose sign "
+            f'{sign}',
         )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery

@@ -14,7 +14,7 @@ from fedinv_jax import tree
 from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import consistency, embedding, normal_equations, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.types import Answer, Array, Key, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
 _RANK = 1e-11  # eigenvalues of the scaled Gram matrix, relative to the largest, that count
 _OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine that is too much
@@ -23,10 +23,10 @@ _OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine t
 def coefficients(known: Known) -> Attack:
     """The coefficients of each step by linear least squares, and the labels by their signs.
 
-    The private states are those of a first layer with bias. Of a private state with several leaves
-    it may determine one only: uploaded leaves that depend on the others are left out. Each step has
-    coefficients of its own; the steps share signs. A coefficient counts as many standard deviations
-    as it is away from 0; one that the upload does not determine does not count.
+    The private states are those of a first layer with bias. Such a layer may determine one of
+    several private leaves only: uploaded leaves that depend on the others are then left out. Each
+    step has coefficients of its own; the steps share signs. A coefficient counts as many standard
+    deviations as it is away from 0; one that the upload does not determine does not count.
 
     Raises:
         ValueError: if the client uploads no sum of the logits' gradients, or does not determine p.
@@ -40,29 +40,50 @@ def coefficients(known: Known) -> Attack:
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
+        if len(transcript.items) > known.max_dense_candidates:
+            raise ValueError(
+                f'coefficients forms matrices [K, K]: {len(transcript.items)} candidates are more '
+                f'than attack.max_dense_candidates={known.max_dense_candidates}.'
+            )
         vectors = jax.vmap(partial(embedding.exact, found))(transcript.seen)
+        finite = jnp.all(jnp.isfinite(vectors), axis=1)  # not at a step whose bias is zero
+        vectors = jnp.nan_to_num(vectors)
         latent = vectors if linear.leaf is None else _filled(known, transcript, vectors)
         apart, residuals = [], []
         for t in range(len(transcript.rounds)):
             one = problems.steps(transcript, slice(t, t + 1))
             own = tree.take(latent, slice(t, t + 1))
             away, residual = _solve(client, one, own, (found.kernel, *linear.excluded))
-            apart.append(away)
+            apart.append(jnp.where(finite[t], away, 0))
             residuals.append(residual)
         total = sum(apart) / jnp.sqrt(len(apart))
         where = candidates.mask(transcript)
         scores = jnp.where(where, 0.5 - jnp.arctan(total) / jnp.pi, 0)
-        left = jnp.concatenate(residuals)
-        unknowns = len(apart) * len(total) + vectors.size
+        labels = (scores > 0.5) & where
         return Answer(
             scores,
-            (scores > 0.5) & where,
+            labels,
             vectors[0] if linear.leaf is None else None,
-            jnp.mean(left**2),
-            fits=consistency.fits(left, unknowns),
+            jnp.mean(jnp.concatenate(residuals) ** 2),
+            fits=_fits(known, transcript, vectors, labels),
         )
 
     return attack
+
+
+def _fits(known: Known, transcript: Transcript, vectors: Array, labels: Array) -> Array:
+    """Whether the client with its own loss uploads what was seen, for the labels found.
+
+    The coefficients explain any loss, so that they say nothing about it. -1 where a part of the
+    private state is not determined.
+    """
+    if known.linear is None or known.linear.leaf is not None or known.linear.recovery is None:
+        return jnp.asarray(-1)
+    kernel = known.linear.recovery.kernel
+    problem = problems.whitened_problem(known, transcript, vectors, (kernel,))
+    guess = Guess(labels.astype(vectors.dtype), None, vectors)
+    residual = tree.ravel(problem.residual(guess))
+    return consistency.fits(residual, len(labels) + vectors.size, determined=True)
 
 
 def _filled(known: Known, transcript: Transcript, vectors: Array) -> PyTree:

@@ -64,6 +64,8 @@ class Linear(NamedTuple):
         leaf: name of that leaf; None: the private state is one vector.
         excluded: names of the upload's leaves from which no coefficients follow: they depend on
             private leaves that are not determined.
+        signs: whether the coefficients were negative for interactions and positive for negatives on
+            all random clients: the signs are the labels.
     """
 
     client_update: ClientUpdate
@@ -71,6 +73,7 @@ class Linear(NamedTuple):
     recovery: EmbeddingRecovery | None
     leaf: str | None
     excluded: tuple[str, ...]
+    signs: bool
 
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]

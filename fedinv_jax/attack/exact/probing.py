@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import item_table, tree
-from fedinv_jax.attack.exact import embedding, symmetry
+from fedinv_jax.attack import candidates
+from fedinv_jax.attack.exact import embedding, row_lines, symmetry
 from fedinv_jax.attack.exact.known import Draw, Known, Linear, Structure, upload_of
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
@@ -31,7 +32,7 @@ def probe(
 ) -> Known:
     """What holds for every client, probed on random draws, in float64 as a rule.
 
-    `linear_update` is the client with the loss `losses.linear`; None: not looked at.
+    `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None.
     """
     known = Known(
         client_update,
@@ -75,6 +76,7 @@ def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> 
         left = rest - columns.T @ np.linalg.lstsq(columns.T, rest)[0]
         if not np.linalg.norm(left) <= _TOLERANCE * np.linalg.norm(rest):
             return None
+    signs = all(_signs(known, linear_update, draw, scale) for draw in draws for scale in _SCALES)
     leaf, recovery = None, known.recovery
     if isinstance(draws[0].private, dict):
         own = {
@@ -83,9 +85,30 @@ def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> 
         }
         exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
         leaf, recovery = next(iter(exact.items()), (None, None))
-    return Linear(
-        linear_update, found, recovery, leaf, _moved(linear_update, known.observation, draws, leaf)
-    )
+    moved = _moved(linear_update, known.observation, draws, leaf)
+    return Linear(linear_update, found, recovery, leaf, moved, signs)
+
+
+_SCALES = (1.0, 4.0)  # of the parameters: larger logits show losses whose signs turn
+_ZERO = 1e-9  # of a coefficient, relative to the largest
+
+
+def _signs(known: Known, linear_update: ClientUpdate, draw: Draw, scale: float) -> bool:
+    """Whether a random client's coefficients are below 0 for interactions, above for negatives."""
+    shared, private = jax.tree.map(lambda leaf: scale * leaf, (draw.shared, draw.private))
+    size = len(draw.batch.labels)
+
+    def of(update: ClientUpdate, labels: Array) -> Array:
+        batch = draw.batch._replace(labels=labels)
+        return tree.ravel(upload_of(update, known.observation, Draw(shared, private, batch)))
+
+    patterns = (jnp.arange(size)[None] + jnp.arange(size)[:, None]) % size < max(size // 3, 1)
+    none = of(linear_update, jnp.zeros(size))
+    columns = jax.vmap(lambda e: of(linear_update, e) - none)(jnp.eye(size))
+    rest = jax.vmap(lambda y: of(known.client_update, y) - none)(patterns.astype(float))
+    found = np.linalg.lstsq(np.asarray(columns).T, np.asarray(rest).T)[0].T
+    large = np.abs(found) > _ZERO * np.max(np.abs(found))
+    return bool(np.all(large & ((found < 0) == np.asarray(patterns))))
 
 
 def _moved(
@@ -155,14 +178,28 @@ def structure(
     """
     evaluate = jax.jit(partial(_evaluate, client_update, observation))
     found = [_structure(*evaluate(draw)) for draw in draws]
+    own_table = item_table.has_items(draws[0].private)  # its rows are not taken one by one
     return Structure(
         all(one.affine for one in found),
-        all(one.separable for one in found),
+        all(one.separable for one in found) and not own_table,
         tuple(name for name in found[0].outer if all(name in one.outer for one in found)),
         found[0].items,
         tuple(name for name in found[0].on_line if all(name in one.on_line for one in found)),
-        all(one.on_plane for one in found),
+        all(one.on_plane for one in found)
+        and all(_on_two_lines(client_update, observation, draw) for draw in draws),
     )
+
+
+def _on_two_lines(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
+    """Whether the rows of a random client with known binary labels are on the lines of its labels.
+
+    A network with two hidden units has its rows in a plane too, but on many lines.
+    """
+    labels = jnp.arange(len(draw.batch.labels)) % 4 == 1
+    batch = draw.batch._replace(labels=labels.astype(draw.batch.labels.dtype))
+    seen = upload_of(client_update, observation, draw._replace(batch=batch))
+    apart = row_lines.distances(candidates.rows(seen, 1))
+    return bool(jnp.all((apart > 0.5) == labels))
 
 
 def _evaluate(
@@ -238,8 +275,8 @@ def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
             and _rank_one(leaf)
         ),
         any(name.split('/')[0] == 'items' for name in jacobian),
-        tuple(name for name, own in rows.items() if _rank(own) == 1),
-        bool(rows) and all(_rank(own) == 2 < own.shape[1] for own in rows.values()),
+        tuple(name for name, own in rows.items() if _rank(own) == 1 < min(own.shape)),
+        bool(rows) and all(_rank(own) == 2 < min(own.shape) for own in rows.values()),
     )  # fmt: skip
 
 

@@ -17,14 +17,15 @@ from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Key, Transcript
 
-_ON_LINE = 1e-3  # sine of the angle to a line up to which a row is on it
+# Sine of the angle to a line up to which a row is on it: at least, and in units of the rounding.
+_ON_LINE, _ROUNDED = 1e-3, 10.0
 
 
 def one_line(known: Known) -> Attack:
     """`item_rows.spectral` of the leaves whose rows are multiples of one vector.
 
-    Which of the two sides is that of the interactions, the leaves do not say: it is the side that
-    holds more nearly the public share, as a rule the smaller one.
+    The leaves do not say which of the two sides is that of the interactions. The side that holds
+    more nearly the public share is taken, as a rule the smaller one.
 
     Raises:
         ValueError: if there is no such leaf.
@@ -63,7 +64,8 @@ def two_lines(known: Known) -> Attack:
         del key
         where = candidates.mask(transcript)
         rows = jnp.where(where[:, None], item_rows.rows_of(transcript, transcript.seen), 0)
-        apart = jnp.mean(jax.vmap(_distances)(rows), axis=0)
+        near = max(_ON_LINE, _ROUNDED * known.rounding)
+        apart = jnp.mean(jax.vmap(lambda own: distances(own, near))(rows), axis=0)
         scores = jnp.where(where, apart, 0)
         off = jnp.sum(jnp.minimum(scores, 1 - scores) ** 2, where=where)
         return Answer(scores, scores > 0.5, None, off / jnp.maximum(jnp.sum(where), 1))
@@ -71,16 +73,25 @@ def two_lines(known: Known) -> Attack:
     return attack
 
 
-def _distances(rows: Array) -> Array:
+def distances(rows: Array, near: float = _ON_LINE) -> Array:
     """Distances `[K]` of rows `[K, F]` to the line with most rows on it, relative to the largest.
 
-    The distance is that within the plane of the rows.
+    The distance is that within the plane of the rows; the line contains the origin.
+
+    Args:
+        rows: float `[K, F]`, in a plane.
+        near: sine of the angle to a line up to which a row is on it.
+
+    Example:
+        >>> rows = jnp.array([[1.0, 0.0], [-2.0, 0.0], [3.0, 0.0], [1.0, 1.0], [2.0, 1.0]])
+        >>> distances(rows).round(3).tolist()
+        [0.0, 0.0, 0.0, 1.0, 1.0]
     """
     vectors = jnp.linalg.eigh(rows.T @ rows)[1][:, -2:]
     points = rows @ vectors  # [K, 2]
     units, norms = item_rows.polar(points)
     sines = jnp.abs(units[:, :1] * units[:, 1] - units[:, 1:] * units[:, 0])
-    near = (sines < _ON_LINE) & (norms > 0)
-    line = units[jnp.argmax(jnp.sum(near, axis=1) * (norms > 0))]
+    on_line = (sines < near) & (norms > 0)
+    line = units[jnp.argmax(jnp.sum(on_line, axis=1) * (norms > 0))]
     apart = jnp.abs(points[:, 0] * line[1] - points[:, 1] * line[0])
     return apart / item_rows.positive(jnp.max(apart))
