@@ -185,6 +185,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             rounding,
             share,
             make_replay(config, model, adaptive, losses.linear),
+            training.signs_are_labels(config.client),
         )._replace(
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,

@@ -175,6 +175,11 @@ def make_loss(section: Config) -> losses.AnyLoss:
     return losses.smoothed(loss, section.label_smoothing) if section.label_smoothing else loss
 
 
+def signs_are_labels(section: Config) -> bool:
+    """Whether `dL/dz_i` is negative for every interaction and positive for every negative."""
+    return section.loss in ('bce', 'bpr', 'sampled_softmax') and not section.label_smoothing
+
+
 def make_regularizer(section: Config) -> losses.Regularizer | None:
     """What a client adds to its loss, by the fields of a config's section 'client'."""
     made = []

@@ -120,7 +120,7 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'searched for; if both signs fit, the one with fewer interactions is taken',
         )
     sign = 'is the label'
-    if known.linear is not None and not known.linear.signs:
+    if not known.signs:
         sign = 'is a guess at the label, as the derivative of this loss may have either sign'
     if known.structure.on_line:
         return (

@@ -64,8 +64,6 @@ class Linear(NamedTuple):
         leaf: name of that leaf; None: the private state is one vector.
         excluded: names of the upload's leaves from which no coefficients follow: they depend on
             private leaves that are not determined.
-        signs: whether the coefficients were negative for interactions and positive for negatives on
-            all random clients: the signs are the labels.
     """
 
     client_update: ClientUpdate
@@ -73,7 +71,6 @@ class Linear(NamedTuple):
     recovery: EmbeddingRecovery | None
     leaf: str | None
     excluded: tuple[str, ...]
-    signs: bool
 
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
@@ -100,6 +97,8 @@ class Known(NamedTuple):
         max_dense_candidates: most candidates K for which matrices `[K, K]` are formed.
         linear: the client with the loss `y z` in place of its own, where the client's uploads are
             `sum_i c_i dz_i/dtheta` for some coefficients, see `probing.linear`; None elsewhere.
+        signs: whether the loss raises every interaction and lowers every negative, so that the
+            signs of `c_i = dL/dz_i` are the labels.
     """
 
     client_update: ClientUpdate
@@ -117,6 +116,7 @@ class Known(NamedTuple):
     smallest: float = 0.0
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
     linear: Linear | None = None
+    signs: bool = True
 
 
 class Draw(NamedTuple):

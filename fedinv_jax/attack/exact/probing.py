@@ -29,10 +29,12 @@ def probe(
     rounding: float = 2.0**-24,
     positives: float = 0.2,
     linear_update: ClientUpdate | None = None,
+    signs: bool = True,
 ) -> Known:
     """What holds for every client, probed on random draws, in float64 as a rule.
 
-    `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None.
+    `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None. For
+    `signs` see `Known`.
     """
     known = Known(
         client_update,
@@ -46,6 +48,7 @@ def probe(
         symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
     )
+    known = known._replace(signs=signs)
     if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
     return known._replace(linear=linear(known, linear_update, draws))
@@ -76,7 +79,6 @@ def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> 
         left = rest - columns.T @ np.linalg.lstsq(columns.T, rest)[0]
         if not np.linalg.norm(left) <= _TOLERANCE * np.linalg.norm(rest):
             return None
-    signs = all(_signs(known, linear_update, draw, scale) for draw in draws for scale in _SCALES)
     leaf, recovery = None, known.recovery
     if isinstance(draws[0].private, dict):
         own = {
@@ -86,29 +88,7 @@ def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> 
         exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
         leaf, recovery = next(iter(exact.items()), (None, None))
     moved = _moved(linear_update, known.observation, draws, leaf)
-    return Linear(linear_update, found, recovery, leaf, moved, signs)
-
-
-_SCALES = (1.0, 4.0)  # of the parameters: larger logits show losses whose signs turn
-_ZERO = 1e-9  # of a coefficient, relative to the largest
-
-
-def _signs(known: Known, linear_update: ClientUpdate, draw: Draw, scale: float) -> bool:
-    """Whether a random client's coefficients are below 0 for interactions, above for negatives."""
-    shared, private = jax.tree.map(lambda leaf: scale * leaf, (draw.shared, draw.private))
-    size = len(draw.batch.labels)
-
-    def of(update: ClientUpdate, labels: Array) -> Array:
-        batch = draw.batch._replace(labels=labels)
-        return tree.ravel(upload_of(update, known.observation, Draw(shared, private, batch)))
-
-    patterns = (jnp.arange(size)[None] + jnp.arange(size)[:, None]) % size < max(size // 3, 1)
-    none = of(linear_update, jnp.zeros(size))
-    columns = jax.vmap(lambda e: of(linear_update, e) - none)(jnp.eye(size))
-    rest = jax.vmap(lambda y: of(known.client_update, y) - none)(patterns.astype(float))
-    found = np.linalg.lstsq(np.asarray(columns).T, np.asarray(rest).T)[0].T
-    large = np.abs(found) > _ZERO * np.max(np.abs(found))
-    return bool(np.all(large & ((found < 0) == np.asarray(patterns))))
+    return Linear(linear_update, found, recovery, leaf, moved)
 
 
 def _moved(
