@@ -18,7 +18,7 @@ from fedinv_jax import tree
 from fedinv_jax.attack.exact.known import Known
 from fedinv_jax.audit import attackers, changed_uploads, precision, registry, training
 from fedinv_jax.audit.config import Config
-from fedinv_jax.types import Answer, Model, Transcript
+from fedinv_jax.types import Answer, BatchLoss, Model, Transcript
 
 _ALIKE = 0.9  # correlation of what was sent with what came back, where weights were sent
 
@@ -127,9 +127,9 @@ def _trained(
 
 
 def _losses(target: attackers.Target, misfit: changed_uploads.Misfit) -> Iterator[Remade]:
-    """Another loss."""
-    for loss in training.LOSSES:
-        if loss != target.config.client.loss:
+    """Another loss of single items; those of a batch take long to try."""
+    for loss, made in training.LOSSES.items():
+        if loss != target.config.client.loss and not isinstance(made, BatchLoss):
             config = target.config.copy_and_resolve_references()
             config.client.loss = loss
             other = _changed(target, config, precision.of(misfit.known))
