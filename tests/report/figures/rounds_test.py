@@ -50,18 +50,19 @@ def test_a_curve_for_each_cohort_and_each_noise():
     assert [round(place) for place, _ in points] == [0, 1, 2]
     assert list(curves(lower)) == ['noise 0', 'noise 1']
     assert [text.get_text() for text in lower.get_xticklabels()] == ['1', '64', '256']
-    assert lower.get_title() == 'ncf, sampled, 128 clients'
+    assert lower.get_title() == 'ncf\nsampled, 128 clients'
     dashed = [line for line in upper.lines if line.get_linestyle() == '--']
     assert round(float(dashed[0].get_ydata()[0]), 3) == 0.8
 
 
+# Known batches come first.
 def test_a_column_for_each_model_and_for_unknown_batches():
     row = defended_row(SAMPLED, 1, 'spectral', 0.6, -0.2)
     page = made(row, {**row, 'batch_known': False}, {**row, 'model': 'matrix_factorization'})
     assert [axis.get_title() for axis in page.axes] == [
         'ncf',
-        'ncf, batches unknown',
         'matrix_factorization',
+        'ncf, batches unknown',
     ]
 
 
