@@ -13,7 +13,7 @@ from tests.helpers import compilations, rows_of, run  # noqa: F401
 from tests.report.helpers import browse
 
 ALL = sorted((ROOT / 'configs').glob('*.py'))
-STUDIES = [path for path in ALL if path.stem.startswith('study_')]
+STUDIES = [path for path in ALL if path.stem.startswith('study_') or path.stem == 'models']
 CONFIGS = [path for path in ALL if path not in STUDIES]
 
 
@@ -67,6 +67,7 @@ def test_every_smoke_study_runs(path, tmp_path):
         'convergence': '**C2, ',
         'defences': 'Leakage against utility',
         'interval': '**C3, ',
+        'models': '| exact ',
         'num_gradients': '**C1, ',
         'raifle': '| summed ',
         'secure_aggregation': 'against the number of rounds',
