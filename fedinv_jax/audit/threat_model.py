@@ -254,11 +254,12 @@ def _symmetries(case: plan.Case) -> list[str]:
 
     Exact attacks probe for them; that of matrix factorisation is known without.
     """
-    model, loss = case.config.model, case.config.client.loss
+    model, client = case.config.model, case.config.client
     found = dict.fromkeys(
         symmetry for choice in case.attacks.values() for symmetry in choice.symmetries
     )
-    if model.name == 'matrix_factorization' and not model.item_bias and loss in ('bce', 'bpr'):
+    symmetric = client.loss in ('bce', 'bpr', 'hinge') and client.positive_weight == 1
+    if model.name == 'matrix_factorization' and not model.item_bias and symmetric:
         found['y -> 1 - y, p -> -p'] = None
     return [
         f'{each} gives the same uploads; only a prior (sparsity, popularity) distinguishes the two'

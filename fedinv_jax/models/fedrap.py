@@ -1,9 +1,9 @@
 """FedRAP: the sum of a shared and a private item table under a private score function."""
 
 import jax
-import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.models.pfedrec import private_head
 from fedinv_jax.types import Array, Key, Model, PyTree
 
@@ -37,19 +37,15 @@ def fedrap(num_items: int, dim: int, scale: float = 0.1) -> Model:
         Li, Long, Zhou, Federated recommendation with additive personalization, ICLR 2024,
         arXiv:2301.09109, section 3.
     """
-    for name, value in (('num_items', num_items), ('dim', dim)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
-
-    def table(key: Key) -> PyTree:
-        return {'embedding': scale * jax.random.normal(key, (num_items, dim), jnp.float32)}
+    embeddings.check(scale, num_items=num_items, dim=dim)
 
     def init_private(key: Key) -> PyTree:
         table_key, head_key = jax.random.split(key)
-        return {'items': table(table_key), **private_head(head_key, dim)}
+        items = {'embedding': embeddings.normal(table_key, scale, num_items, dim)}
+        return {'items': items, **private_head(head_key, dim)}
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         common, own = (tree.take(part['items'], items)['embedding'] for part in (shared, private))
         return (common + own) @ private['weight'] + private['bias']
 
-    return Model(lambda key: {'items': table(key), 'scorer': {}}, init_private, score)
+    return Model(embeddings.item_table(num_items, dim, scale), init_private, score)

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 
@@ -44,15 +45,14 @@ def from_flax(
         ('items/embedding', 'scorer/scale')
     """
     sizes = dict(dim) if isinstance(dim, Mapping) else {'embedding': dim}
-    for name, value in (('num_items', num_items), *(('dim', size) for size in sizes.values())):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
+    for size in sizes.values():
+        embeddings.check(scale, num_items=num_items, dim=size)
     alone = not isinstance(dim, Mapping)
 
     def normal(key: Key, *shape: int) -> PyTree:
         keys = [key] if alone else jax.random.split(key, len(sizes))
         return {
-            name: scale * jax.random.normal(own, (*shape, size), jnp.float32)
+            name: embeddings.normal(own, scale, *shape, size)
             for own, (name, size) in zip(keys, sizes.items(), strict=True)
         }
 

@@ -1,7 +1,7 @@
 """Generalised matrix factorisation."""
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
 
 from fedinv_jax.models.from_flax import from_flax
 from fedinv_jax.types import Array, Model
@@ -22,7 +22,7 @@ class GMF(nn.Module):
         output = nn.Dense(
             1, self.use_bias, kernel_init=nn.initializers.lecun_normal(), name='output'
         )
-        return jax.numpy.asarray(output(private * rows)[..., 0])
+        return jnp.asarray(output(private * rows)[..., 0])
 
 
 def gmf(num_items: int, dim: int, use_bias: bool = True, scale: float = 0.1) -> Model:
@@ -45,9 +45,10 @@ def gmf(num_items: int, dim: int, use_bias: bool = True, scale: float = 0.1) -> 
         ValueError: see `from_flax`.
 
     Example:
+        >>> import jax
         >>> model = gmf(num_items=5, dim=2)
         >>> shared = model.init_shared(jax.random.key(0))
-        >>> model.score(shared, jax.numpy.zeros(2), jax.numpy.array([4])).tolist()
+        >>> model.score(shared, jnp.zeros(2), jnp.array([4])).tolist()
         [0.0]
 
     References:

@@ -1,9 +1,9 @@
 """LightGCN on a client's own interactions."""
 
-import jax
 import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Batch, Key, Model, PyTree
 
 
@@ -46,16 +46,10 @@ def lightgcn(num_items: int, dim: int, num_layers: int = 1, scale: float = 0.1) 
         Wu, Wu, Cao, Huang, Xie, FedGNN: federated graph neural network for
         privacy-preserving recommendation, 2021, arXiv:2102.04925 (a client's own graph).
     """
-    for name, value in (('num_items', num_items), ('dim', dim), ('num_layers', num_layers)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
-
-    def init_shared(key: Key) -> PyTree:
-        embedding = scale * jax.random.normal(key, (num_items, dim), jnp.float32)
-        return {'items': {'embedding': embedding}, 'scorer': {}}
+    embeddings.check(scale, num_items=num_items, dim=dim, num_layers=num_layers)
 
     def init_private(key: Key) -> Array:
-        return scale * jax.random.normal(key, (dim,), jnp.float32)
+        return embeddings.normal(key, scale, dim)
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = tree.take(shared['items'], items)['embedding']
@@ -73,4 +67,4 @@ def lightgcn(num_items: int, dim: int, num_layers: int = 1, scale: float = 0.1) 
             users, tables = users + user, tables + items
         return tables @ users / (num_layers + 1) ** 2
 
-    return Model(init_shared, init_private, score, batch_score)
+    return Model(embeddings.item_table(num_items, dim, scale), init_private, score, batch_score)

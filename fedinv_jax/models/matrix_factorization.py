@@ -1,9 +1,9 @@
 """Matrix factorisation."""
 
-import jax
 import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 
@@ -31,6 +31,7 @@ def matrix_factorization(
         ValueError: if a size is not positive, or `scale` negative or not finite.
 
     Example:
+        >>> import jax
         >>> model = matrix_factorization(num_items=5, dim=2)
         >>> shared = model.init_shared(jax.random.key(0))
         >>> model.score(shared, jnp.zeros(2), jnp.array([3, 4])).tolist()
@@ -40,18 +41,16 @@ def matrix_factorization(
         Koren, Bell, Volinsky, Matrix factorization techniques for recommender systems,
         Computer 42(8), 2009, doi:10.1109/MC.2009.263.
     """
-    for name, value in (('num_items', num_items), ('dim', dim)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
+    embeddings.check(scale, num_items=num_items, dim=dim)
 
     def init_shared(key: Key) -> PyTree:
-        items = {'embedding': scale * jax.random.normal(key, (num_items, dim), jnp.float32)}
+        items = {'embedding': embeddings.normal(key, scale, num_items, dim)}
         if item_bias:
             items['bias'] = jnp.zeros(num_items, jnp.float32)
         return {'items': items, 'scorer': {}}
 
     def init_private(key: Key) -> Array:
-        return scale * jax.random.normal(key, (dim,), jnp.float32)
+        return embeddings.normal(key, scale, dim)
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = tree.take(shared['items'], items)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 
@@ -38,19 +39,15 @@ def pfedrec(num_items: int, dim: int, scale: float = 0.1) -> Model:
         Zhang, Long, Zhou, Yan, Zhang, Zhang, Yang, Dual personalization on federated
         recommendation, IJCAI 2023, arXiv:2301.08143, section 3.
     """
-    for name, value in (('num_items', num_items), ('dim', dim)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
-
-    def init_shared(key: Key) -> PyTree:
-        embedding = scale * jax.random.normal(key, (num_items, dim), jnp.float32)
-        return {'items': {'embedding': embedding}, 'scorer': {}}
+    embeddings.check(scale, num_items=num_items, dim=dim)
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = tree.take(shared['items'], items)['embedding']
         return rows @ private['weight'] + private['bias']
 
-    return Model(init_shared, lambda key: private_head(key, dim), score)
+    return Model(
+        embeddings.item_table(num_items, dim, scale), lambda key: private_head(key, dim), score
+    )
 
 
 def private_head(key: Key, dim: int) -> PyTree:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from fedinv_jax import _validate, tree
+from fedinv_jax import tree
+from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Key, Model, PyTree
 
 
@@ -12,7 +13,7 @@ def two_tower(num_items: int, dim: int, width: int = 32, scale: float = 0.1) -> 
 
     Shared parameters: `{'items': {'embedding': [N, D]}, 'scorer': {}}`; private:
     `{'embedding': [D], 'hidden': {'kernel': [D, H], 'bias': [H]}, 'output': {'kernel': [H, D],
-    'bias': [D]}}`. An item row uploads a multiple of u; what is inside the tower no upload touches.
+    'bias': [D]}}`. An item row uploads a multiple of u, and depends on the tower through u only.
 
     Args:
         num_items: N.
@@ -35,22 +36,16 @@ def two_tower(num_items: int, dim: int, width: int = 32, scale: float = 0.1) -> 
         Covington, Adams, Sargin, Deep neural networks for YouTube recommendations, RecSys 2016,
         doi:10.1145/2959100.2959190, section 3 (a user tower against item embeddings).
     """
-    for name, value in (('num_items', num_items), ('dim', dim), ('width', width)):
-        _validate.check_range(name, value, above=True)
-    _validate.check_range('scale', scale)
-
-    def init_shared(key: Key) -> PyTree:
-        embedding = scale * jax.random.normal(key, (num_items, dim), jnp.float32)
-        return {'items': {'embedding': embedding}, 'scorer': {}}
+    embeddings.check(scale, num_items=num_items, dim=dim, width=width)
 
     def init_private(key: Key) -> PyTree:
         keys = jax.random.split(key, 3)
 
         def dense(key: Key, fan_in: int, size: int) -> PyTree:
-            kernel = (2 / fan_in) ** 0.5 * jax.random.normal(key, (fan_in, size), jnp.float32)
+            kernel = embeddings.normal(key, (2 / fan_in) ** 0.5, fan_in, size)
             return {'kernel': kernel, 'bias': jnp.zeros(size, jnp.float32)}
 
-        embedding = scale * jax.random.normal(keys[0], (dim,), jnp.float32)
+        embedding = embeddings.normal(keys[0], scale, dim)
         hidden, output = dense(keys[1], dim, width), dense(keys[2], width, dim)
         return {'embedding': embedding, 'hidden': hidden, 'output': output}
 
@@ -60,4 +55,4 @@ def two_tower(num_items: int, dim: int, width: int = 32, scale: float = 0.1) -> 
         output = private['output']
         return rows @ (jax.nn.relu(hidden) @ output['kernel'] + output['bias'])
 
-    return Model(init_shared, init_private, score)
+    return Model(embeddings.item_table(num_items, dim, scale), init_private, score)

@@ -113,7 +113,7 @@ def _solve(
     solved = vectors @ (inverse * (vectors.T @ (equations.rhs / scale)))
     variance = vectors**2 @ inverse
     outside = vectors**2 @ (~counted).astype(variance.dtype)
-    known_ = (outside < _OUTSIDE) & (diagonal > 0)
-    apart = jnp.where(known_, solved / jnp.sqrt(jnp.where(known_, variance, 1)), 0)
+    determined = (outside < _OUTSIDE) & (diagonal > 0)
+    apart = jnp.where(determined, solved / jnp.sqrt(jnp.where(determined, variance, 1)), 0)
     residual = tree.ravel(problem.residual(guess._replace(labels=solved / scale)))
     return apart, residual

@@ -47,8 +47,8 @@ def probe(
         positives,
         symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
+        signs=signs,
     )
-    known = known._replace(signs=signs)
     if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
     return known._replace(linear=linear(known, linear_update, draws))
