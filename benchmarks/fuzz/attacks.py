@@ -42,6 +42,7 @@ def fuzz_cell(cell: clients.Cell, count: int, members: Sequence[str]) -> list[Ro
         known = exact.probe(
             federation.client_update, federation.observation, federation.model.init_private,
             clients.probing_draws(federation.model), federation.rounding, POSITIVES,
+            federation.linear_update, federation.signs,
         )  # fmt: skip
         for asked in members:
             if asked not in {row['member'] for row in rows}:

@@ -16,7 +16,12 @@ from fedinv_jax import client, item_table, losses, observe, tree
 from fedinv_jax.attack.exact.known import Draw
 from fedinv_jax.types import Array, Batch, ClientUpdate, Key, Model, Observation, PyTree, Transcript
 
-_LOSSES = {'bce': losses.bce, 'squared_error': losses.squared_error}
+_LOSSES = {
+    'bce': losses.bce,
+    'bpr': losses.bpr(),
+    'sampled_softmax': losses.sampled_softmax(),
+    'squared_error': losses.squared_error,
+}
 _SIZES = {16: (5, 16), 32: (17, 32), 60: (33, 60)}
 """Padded batches, and how many entries of them a client fills: few shapes to compile for."""
 _CHANNELS = ('float32', 'float32', 'noise', 'float16', 'bfloat16', 'float64')
@@ -40,7 +45,7 @@ class Cell(NamedTuple):
         seen: parts of the upload that the server looks at, joined by '+'.
         steps: T.
         size: K, padded.
-        loss: 'bce' or 'squared_error'.
+        loss: a key of `losses`, as 'bpr'.
         channel: 'noise', or the precision of the uploads.
         level: noise relative to the root mean square of the first client's uploads; 0: none.
     """
@@ -76,12 +81,17 @@ class Clients(NamedTuple):
 
 
 class Federation(NamedTuple):
-    """What an attacker of a cell knows: the model, its client, the channel and what is seen."""
+    """What an attacker of a cell knows: the model, its client, the channel and what is seen.
+
+    `linear_update` is the client with the loss `losses.linear`; `signs` whether signs are labels.
+    """
 
     model: Model
     client_update: ClientUpdate
+    linear_update: ClientUpdate
     observation: Observation
     rounding: float
+    signs: bool
 
 
 def draw_cell(seed: int, number: int) -> Cell:
@@ -104,8 +114,8 @@ def draw_cell(seed: int, number: int) -> Cell:
     level = pick(1e-4, 1e-2, 1e-1)
     return Cell(
         seed, number, name, dim, hidden, scale, '+'.join(seen), pick(1, 1, 2, 3, 4),
-        pick(*_SIZES), pick('bce', 'bce', 'bce', 'squared_error'), channel,
-        level if channel == 'noise' else 0.0,
+        pick(*_SIZES), pick('bce', 'bce', 'bpr', 'bpr', 'sampled_softmax', 'squared_error'),
+        channel, level if channel == 'noise' else 0.0,
     )  # fmt: skip
 
 
@@ -118,7 +128,10 @@ def keys(cell: Cell, count: int) -> Key:
 def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
     """The first `count` clients of a cell, and what an attacker knows of all of them."""
     model = models.MODELS[cell.model](cell.size, cell.dim, cell.scale, cell.hidden)
-    update = client.gradient_step(model, _LOSSES[cell.loss], _PRIVATE_RATE)
+    update, linear = (
+        client.gradient_step(model, loss, _PRIVATE_RATE)
+        for loss in (_LOSSES[cell.loss], losses.linear)
+    )
     share = observe.share(*cell.seen.split('+'))
     data = [_data(cell, number) for number in range(count)]
     labels, weights, log_odds = (np.stack(part) for part in zip(*data, strict=True))
@@ -148,12 +161,13 @@ def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
         log_odds=log_odds,
     )
     rounding = ROUNDING.get(cell.channel, ROUNDING['float32'])
-    federation = Federation(model, update, observe.chain(noise, share), rounding)
+    channel, signs = observe.chain(noise, share), cell.loss != 'squared_error'
+    federation = Federation(model, update, linear, channel, rounding, signs)
     transcripts = tree.cast_floats(transcripts, np.float64)
     return federation, Clients(transcripts, labels > 0, weights > 0, private)
 
 
-def probing_draws(model: Model, size: int = 3) -> list[Draw]:
+def probing_draws(model: Model, size: int = 8) -> list[Draw]:
     """Two random clients in float64 for `probing.probe`, as an audit draws them."""
 
     @jax.jit

@@ -79,17 +79,36 @@ def certify(
     """
     binary = guess._replace(labels=jnp.round(guess.labels))
     residual = tree.ravel(problem.residual(binary))
-    size = jnp.sum(residual != 0)
-    noise = jnp.linalg.norm(residual) + jnp.sqrt(size + 3 * jnp.sqrt(2.0 * size)) + extra
+    noise = size(residual) + extra
     # The rounding of the Gram matrix hides smaller changes of the uploads.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
     each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
     margin = jnp.min(each, initial=jnp.inf, where=where)
-    explained = jnp.sum(residual**2) <= label_solve.EXPLAINED * size
-    unique = (margin > noise) & explained & jnp.any(where)
+    unique = (margin > noise) & is_explained(residual) & jnp.any(where)
     rank = identifiability.noise_rank(gram, factor)
     determined = jnp.sum((each > noise) & where)
     return Certificate(jnp.asarray(False), unique, margin, noise, rank + num_private, determined)
+
+
+def size(residual: Array) -> Array:
+    """`|r| + |e|` `[]` of a whitened residual r `[M]` and noise e, see `certify`.
+
+    Example:
+        >>> round(size(jnp.array([3.0, 4.0])).item(), 3)  # 5 + sqrt(2 + 3 sqrt(4))
+        7.828
+    """
+    count = jnp.sum(residual != 0)
+    return jnp.linalg.norm(residual) + jnp.sqrt(count + 3 * jnp.sqrt(2.0 * count))
+
+
+def is_explained(residual: Array) -> Array:
+    """Whether noise can explain a whitened residual `[M]`: bool `[]`.
+
+    Example:
+        >>> [is_explained(jnp.array(r)).item() for r in ([1.0, 1.0], [9.0, 9.0])]
+        [True, False]
+    """
+    return jnp.sum(residual**2) <= label_solve.EXPLAINED * jnp.sum(residual != 0)
 
 
 def for_all_private_states(found: Certificate) -> Certificate:

@@ -56,12 +56,9 @@ def closed_form(known: Known) -> Attack:
             latent = jnp.nan_to_num(latent)  # NaN where all entries of a step's bias were dropped
             return _jointly(known, transcript, latent, found)
         problem = problems.whitened_problem(known, transcript, latent, excluded)
-        # The error of p by rounding. Sums in which much cancels have more of it, which shows.
         apart = jax.vmap(partial(embedding.mismatch, found))(transcript.seen, latent)
-        size = jnp.maximum(4 * known.rounding, apart)[:, None]
-        error = size * (jnp.abs(latent) + jnp.mean(jnp.abs(latent), -1, keepdims=True))
-        signs = jnp.where(jnp.arange(latent.shape[-1]) % 2 == 0, 1.0, -1.0)
-        answer = solved(known, problem, transcript, excluded, error=error * signs)
+        error = embedding.error(latent, apart, known.rounding)
+        answer = solved(known, problem, transcript, excluded, error=error)
         # The label solve leaves out the kernel: whether that is a product is asked here.
         if answer.certificate is not None:
             unique = certificate.for_all_private_states(answer.certificate)

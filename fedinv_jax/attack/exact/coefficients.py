@@ -6,15 +6,16 @@ and other losses that raise an interaction and lower a negative, the label is 1 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import consistency, embedding, normal_equations, problems
+from fedinv_jax.attack.exact import certificate, consistency, embedding, normal_equations, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
+from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, PyTree, Transcript
 
 _RANK = 1e-11  # eigenvalues of the scaled Gram matrix, relative to the largest, that count
 _OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine that is too much
@@ -27,6 +28,11 @@ def coefficients(known: Known) -> Attack:
     several private leaves only: uploaded leaves that depend on the others are then left out. Each
     step has coefficients of its own; the steps share signs. A coefficient counts as many standard
     deviations as it is away from 0; one that the upload does not determine does not count.
+
+    The answer is certified where the loss is known to be one whose signs are labels, uploads are
+    lossless, nothing exchanges the labels, and each sign is sure at some step: the coefficients of
+    the truth differ by at most `sqrt((G^-1)_ii) (|r| + |e|)`, r the residual, e the rounding,
+    that of the private state included, as in `certificate.certify`.
 
     Raises:
         ValueError: if the client uploads no sum of the logits' gradients, or does not determine p.
@@ -49,23 +55,33 @@ def coefficients(known: Known) -> Attack:
         finite = jnp.all(jnp.isfinite(vectors), axis=1)  # not at a step whose bias is zero
         vectors = jnp.nan_to_num(vectors)
         latent = vectors if linear.leaf is None else _filled(known, transcript, vectors)
-        apart, residuals = [], []
-        for t in range(len(transcript.rounds)):
+        off = jax.vmap(partial(embedding.mismatch, found))(transcript.seen, vectors)
+        moved = vectors + embedding.error(vectors, off, known.rounding)
+        error = moved - vectors
+        if linear.leaf is not None:
+            error = jax.tree.map(jnp.subtract, _filled(known, transcript, moved), latent)
+        excluded = (found.kernel, *linear.excluded)
+
+        def step(t: int) -> _Step:
             one = problems.steps(transcript, slice(t, t + 1))
-            own = tree.take(latent, slice(t, t + 1))
-            away, residual = _solve(client, one, own, (found.kernel, *linear.excluded))
-            apart.append(jnp.where(finite[t], away, 0))
-            residuals.append(residual)
-        total = sum(apart) / jnp.sqrt(len(apart))
+            own, moved = tree.take((latent, error), slice(t, t + 1))
+            return _solve(client, one, own, moved, excluded)
+
+        solved = [step(t) for t in range(len(transcript.rounds))]
+        steps: _Step = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solved)
+        apart = jnp.where(finite[:, None], steps.apart, 0)
+        total = jnp.sum(apart, axis=0) / jnp.sqrt(len(apart))
         where = candidates.mask(transcript)
         scores = jnp.where(where, 0.5 - jnp.arctan(total) / jnp.pi, 0)
         labels = (scores > 0.5) & where
+        fits = _fits(known, transcript, vectors, labels)
         return Answer(
             scores,
             labels,
             vectors[0] if linear.leaf is None else None,
-            jnp.mean(jnp.concatenate(residuals) ** 2),
-            fits=_fits(known, transcript, vectors, labels),
+            jnp.mean(steps.residual**2),
+            certificate=_certificate(known, steps, apart, labels, where, fits),
+            fits=fits,
         )
 
     return attack
@@ -98,10 +114,28 @@ def _filled(known: Known, transcript: Transcript, vectors: Array) -> PyTree:
     return jax.tree.map(fill, names, drawn)
 
 
+class _Step(NamedTuple):
+    """What one step's upload says of the coefficients.
+
+    Attributes:
+        apart: float `[K]`, the coefficients in standard deviations; 0 if not determined.
+        residual: float `[M]`, what is left of the upload, whitened.
+        noise: float `[]`, what the residual, rounding and the error of the private state may be.
+        rank: int `[]`, the number of directions that the upload determines.
+        full: bool `[]`, whether these are all.
+    """
+
+    apart: Array
+    residual: Array
+    noise: Array
+    rank: Array
+    full: Array
+
+
 def _solve(
-    known: Known, step: Transcript, latent: PyTree, excluded: tuple[str, ...]
-) -> tuple[Array, Array]:
-    """The coefficients `[K]` of one step in standard deviations, and the residual that is left."""
+    known: Known, step: Transcript, latent: PyTree, error: PyTree, excluded: tuple[str, ...]
+) -> _Step:
+    """The coefficients of one step by least squares, at private states `latent` +- `error`."""
     problem = problems.whitened_problem(known, step, latent, excluded)
     guess = problem.init(jax.random.key(0))
     equations = normal_equations.equations(problem, guess, known.structure.outer, excluded)
@@ -114,6 +148,39 @@ def _solve(
     variance = vectors**2 @ inverse
     outside = vectors**2 @ (~counted).astype(variance.dtype)
     determined = (outside < _OUTSIDE) & (diagonal > 0)
-    apart = jnp.where(determined, solved / jnp.sqrt(jnp.where(determined, variance, 1)), 0)
-    residual = tree.ravel(problem.residual(guess._replace(labels=solved / scale)))
-    return apart, residual
+    guess = guess._replace(labels=solved / scale)
+
+    def residual(latent: PyTree) -> Array:
+        return tree.ravel(problem.residual(guess._replace(latent=latent)))
+
+    left, moved = jax.jvp(residual, (latent,), (error,))
+    rank = jnp.sum(counted)
+    return _Step(
+        jnp.where(determined, solved / jnp.sqrt(jnp.where(determined, variance, 1)), 0),
+        left,
+        certificate.size(left) + jnp.linalg.norm(moved),
+        rank,
+        rank == jnp.sum(diagonal > 0),
+    )
+
+
+def _certificate(
+    known: Known, steps: _Step, apart: Array, labels: Array, where: Array, fits: Array
+) -> Certificate:
+    """The certificate of labels `[K]` by the signs of the coefficients `apart [T, K]`."""
+    explained = jax.vmap(certificate.is_explained)(steps.residual)
+    sure = jnp.abs(apart) / steps.noise[:, None]
+    sure = jnp.where((steps.full & explained)[:, None], sure, 0)
+    agrees = jnp.all((sure <= 1) | ((apart < 0) == labels), axis=0)
+    each = jnp.max(sure, axis=0) * agrees
+    noise = jnp.max(steps.noise)
+    margin = noise * jnp.min(each, initial=jnp.inf, where=where)
+    told = known.signs and not known.lossy and not known.symmetries
+    return Certificate(
+        certified=told & (margin > noise) & (fits != 0) & jnp.any(where),
+        locally_unique=jnp.asarray(False),
+        margin=margin,
+        noise=noise,
+        rank=jnp.max(steps.rank),
+        determined=jnp.sum((each > 1) & where),
+    )

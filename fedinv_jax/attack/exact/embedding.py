@@ -175,6 +175,24 @@ def mismatch(recovery: EmbeddingRecovery, seen: PyTree, private: Array) -> Array
     return jnp.where(size > 0, left / jnp.where(size > 0, size, 1), 0)
 
 
+def error(private: Array, apart: Array, rounding: float) -> Array:
+    """An error `[T, D]` that p may have by rounding. Sums in which much cancels have more of it.
+
+    Args:
+        private: p, `[T, D]`.
+        apart: `mismatch` of each step, `[T]`, in which such sums show.
+        rounding: unit roundoff of the uploads.
+
+    Example:
+        >>> error(jnp.array([[1.0, 3.0]]), jnp.array([0.5]), 0.0).tolist()
+        [[1.5, -2.5]]
+    """
+    size = jnp.maximum(4 * rounding, apart)[:, None]
+    signs = jnp.where(jnp.arange(private.shape[-1]) % 2 == 0, 1.0, -1.0)
+    mean = jnp.mean(jnp.abs(private), axis=-1, keepdims=True)
+    return signs * size * (jnp.abs(private) + mean)
+
+
 def excess(recovery: EmbeddingRecovery, seen: PyTree) -> tuple[Array, Array]:
     """What no p and e explain of one step's kernel `p ⊗ e` and bias e, however they are chosen.
 

@@ -26,8 +26,11 @@ class Structure(NamedTuple):
         separable: whether each label moves the upload as it would in a batch of its item alone.
         outer: names of the leaves `[a, b]` whose derivative in each label is of rank one.
         items: whether item rows are seen.
-        on_line: names of the item leaves whose rows are multiples of one vector.
+        on_line: names of the item leaves whose rows are multiples of one vector, without what the
+            client adds to its loss.
         on_plane: whether the rows of every item leaf lie in a plane, but not on a line.
+        signed: names of the item leaves of one number a row that is negative for interactions and
+            positive for negatives.
     """
 
     affine: bool
@@ -36,6 +39,7 @@ class Structure(NamedTuple):
     items: bool
     on_line: tuple[str, ...] = ()
     on_plane: bool = False
+    signed: tuple[str, ...] = ()
 
 
 class EmbeddingRecovery(NamedTuple):
@@ -99,6 +103,8 @@ class Known(NamedTuple):
             `sum_i c_i dz_i/dtheta` for some coefficients, see `probing.linear`; None elsewhere.
         signs: whether the loss raises every interaction and lowers every negative, so that the
             signs of `c_i = dL/dz_i` are the labels.
+        terms: the client with the loss `y z` in place of its own, where it adds something to its
+            loss: with labels of 0 it uploads what that adds; None where it adds nothing.
     """
 
     client_update: ClientUpdate
@@ -117,6 +123,7 @@ class Known(NamedTuple):
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
     linear: Linear | None = None
     signs: bool = True
+    terms: ClientUpdate | None = None
 
 
 class Draw(NamedTuple):

@@ -4,7 +4,7 @@ Two random clients show whether uploads are affine in the labels, whether they a
 and which of their leaves determine the private state (`embedding`). Nothing is read from the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.traverse_util
@@ -40,7 +40,7 @@ def probe(
         client_update,
         observation,
         init_private,
-        structure(client_update, observation, draws),
+        structure(client_update, observation, draws, linear_update),
         embedding.find_recovery(client_update, observation, draws),
         embedding.find_recovery(client_update, observation, draws, _APPROXIMATE, scaled=True),
         rounding,
@@ -48,10 +48,28 @@ def probe(
         symmetries(client_update, observation, draws),
         is_lossy(client_update, observation, draws[0]),
         signs=signs,
+        terms=_terms(linear_update, observation, draws),
     )
     if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
     return known._replace(linear=linear(known, linear_update, draws))
+
+
+def _terms(
+    linear_update: ClientUpdate | None, observation: Observation, draws: Sequence[Draw]
+) -> ClientUpdate | None:
+    """`linear_update`, where it uploads something for labels of 0."""
+    if linear_update is None:
+        return None
+    upload = jax.jit(partial(_added, linear_update, observation))
+    some = any(np.any(np.asarray(leaf) != 0) for d in draws for leaf in jax.tree.leaves(upload(d)))
+    return linear_update if some else None
+
+
+def _added(linear_update: ClientUpdate, observation: Observation, draw: Draw) -> PyTree:
+    """What a client adds to the upload of its loss."""
+    batch = draw.batch._replace(labels=jnp.zeros_like(draw.batch.labels))
+    return upload_of(linear_update, observation, draw._replace(batch=batch))
 
 
 def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> Linear | None:
@@ -143,7 +161,10 @@ _FAR = 1e6
 
 
 def structure(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
+    client_update: ClientUpdate,
+    observation: Observation,
+    draws: Sequence[Draw],
+    linear_update: ClientUpdate | None = None,
 ) -> Structure:
     """What the label solve may rely on, probed on random clients and labels.
 
@@ -152,12 +173,22 @@ def structure(
         observation: the channel; its `predict` is used.
         draws: random clients whose batches hold all of their rows in order (`items` None), in
             float64 as a rule: equations must hold to 1e-5 of the upload.
+        linear_update: the client with the loss `losses.linear`, whose upload for labels of 0 is
+            subtracted before rows are on lines or in planes; None: nothing is subtracted.
 
     Returns:
         What holds on all draws.
     """
+
+    @jax.jit
+    def loss_alone(draw: Draw) -> PyTree:
+        upload = upload_of(client_update, observation, draw)
+        if linear_update is None:
+            return upload
+        return jax.tree.map(jnp.subtract, upload, _added(linear_update, observation, draw))
+
     evaluate = jax.jit(partial(_evaluate, client_update, observation))
-    found = [_structure(*evaluate(draw)) for draw in draws]
+    found = [_structure(loss_alone(draw), *evaluate(draw)) for draw in draws]
     own_table = item_table.has_items(draws[0].private)  # its rows are not taken one by one
     return Structure(
         all(one.affine for one in found),
@@ -166,20 +197,38 @@ def structure(
         found[0].items,
         tuple(name for name in found[0].on_line if all(name in one.on_line for one in found)),
         all(one.on_plane for one in found)
-        and all(_on_two_lines(client_update, observation, draw) for draw in draws),
+        and all(_on_two_lines(loss_alone, draw) for draw in draws),
+        tuple(sorted(set.intersection(*(_signed(loss_alone, draw) for draw in draws)))),
     )
 
 
-def _on_two_lines(client_update: ClientUpdate, observation: Observation, draw: Draw) -> bool:
+def _on_two_lines(upload: Callable[[Draw], PyTree], draw: Draw) -> bool:
     """Whether the rows of a random client with known binary labels are on the lines of its labels.
 
     A network with two hidden units has its rows in a plane too, but on many lines.
     """
+    draw = _binary(draw)
+    apart = row_lines.distances(candidates.rows(upload(draw), 1))
+    return bool(jnp.all((apart > 0.5) == draw.batch.labels))
+
+
+def _signed(upload: Callable[[Draw], PyTree], draw: Draw) -> set[str]:
+    """Item leaves of one number a row whose signs are the binary labels of a random client."""
+    draw = _binary(draw)
+    leaves = flax.traverse_util.flatten_dict(dict(upload(draw)), sep='/')
+    expected = np.where(np.asarray(draw.batch.labels) > 0, -1, 1)
+    return {
+        name
+        for name, leaf in leaves.items()
+        if name.split('/')[0] == 'items' and leaf.size == len(expected)
+        and np.array_equal(np.sign(np.asarray(leaf).ravel()), expected)
+    }  # fmt: skip
+
+
+def _binary(draw: Draw) -> Draw:
+    """A random client of which one in four labels is 1, the others 0."""
     labels = jnp.arange(len(draw.batch.labels)) % 4 == 1
-    batch = draw.batch._replace(labels=labels.astype(draw.batch.labels.dtype))
-    seen = upload_of(client_update, observation, draw._replace(batch=batch))
-    apart = row_lines.distances(candidates.rows(seen, 1))
-    return bool(jnp.all((apart > 0.5) == labels))
+    return draw._replace(batch=draw.batch._replace(labels=labels.astype(draw.batch.labels.dtype)))
 
 
 def _evaluate(
@@ -216,19 +265,19 @@ def _evaluate(
     return uploads, jacobian, jax.tree.map(partial(jax.vmap(jnp.multiply), shares), singles)
 
 
-def _structure(uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
-    """What holds on one draw, from the results of `_evaluate`."""
-    uploads, jacobian, singles = (
+def _structure(alone: PyTree, uploads: PyTree, jacobian: PyTree, singles: PyTree) -> Structure:
+    """What holds on one draw: from the upload of the loss alone, and the results of `_evaluate`."""
+    uploads, jacobian, singles, alone = (
         flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, part), sep='/')
-        for part in (uploads, jacobian, singles)
+        for part in (uploads, jacobian, singles, alone)
     )
 
     def close(this: np.ndarray, that: np.ndarray) -> bool:
         return bool(np.linalg.norm(this - that) <= _TOLERANCE * np.linalg.norm(that))
 
     rows = {
-        name: leaf[0].reshape(len(leaf[0]), -1)
-        for name, leaf in uploads.items()
+        name: leaf.reshape(len(leaf), -1)
+        for name, leaf in alone.items()
         if name.split('/')[0] == 'items'
     }
 

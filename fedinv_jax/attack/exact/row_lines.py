@@ -3,7 +3,8 @@
 A score `z_i = <u, q_i> + ...`, u a function of the private state, uploads for item i the row
 `c_i u` with `c_i = dL/dz_i`: all rows are multiples of one vector, whatever the loss, the private
 parameters and what else they are used for. The signs of the c_i are the labels under BCE, BPR and
-other losses that raise an interaction and lower a negative.
+other losses that raise an interaction and lower a negative. What a client adds to its loss, such
+as weight decay, is subtracted first.
 """
 
 import dataclasses
@@ -13,19 +14,23 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import item_rows
+from fedinv_jax.attack.exact import item_rows, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.types import Answer, Array, Key, Transcript
+from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
-# Sine of the angle to a line up to which a row is on it: at least, and in units of the rounding.
-_ON_LINE, _ROUNDED = 1e-3, 10.0
+# Sine of the angle to a line from which on a row is far from it; the least that is told from 0, in
+# units of the rounding.
+_FAR, _ROUNDED = 1e-3, 10.0
 
 
 def one_line(known: Known) -> Attack:
     """`item_rows.spectral` of the leaves whose rows are multiples of one vector.
 
-    The leaves do not say which of the two sides is that of the interactions. The side that holds
-    more nearly the public share is taken, as a rule the smaller one.
+    These leaves do not say which of the two sides is that of the interactions. Item biases do
+    (`Structure.signed`): the side that agrees with more of them is taken. Where none is seen, it is
+    the side that holds more nearly the public share, as a rule the smaller one.
+
+    What the client adds to its loss is known, but for private item rows, and subtracted.
 
     Raises:
         ValueError: if there is no such leaf.
@@ -35,10 +40,18 @@ def one_line(known: Known) -> Attack:
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        leaves = flax.traverse_util.flatten_dict(dict(transcript.seen), sep='/')
+        leaves = flax.traverse_util.flatten_dict(dict(_of_loss(known, transcript)), sep='/')
         own = {name: leaves[name] for name in known.structure.on_line}
         rows = dataclasses.replace(transcript, seen=flax.traverse_util.unflatten_dict(own, sep='/'))
-        return item_rows.spectral(rows, known.positives, known.largest)
+        answer = item_rows.spectral(rows, known.positives, known.largest)
+        where = candidates.mask(transcript)
+        side = jnp.where(answer.scores > 0.5, -1.0, 1.0) * (where & (answer.scores != 0.5))
+        agrees = sum(
+            jnp.sum(side * jnp.sign(_numbers(transcript, leaves[name])))
+            for name in known.structure.signed
+        )
+        scores = jnp.where(where & (agrees < 0), 1 - answer.scores, answer.scores)
+        return answer._replace(scores=scores, labels=(scores > 0.5) & where)
 
     return attack
 
@@ -63,8 +76,9 @@ def two_lines(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         where = candidates.mask(transcript)
-        rows = jnp.where(where[:, None], item_rows.rows_of(transcript, transcript.seen), 0)
-        near = max(_ON_LINE, _ROUNDED * known.rounding)
+        seen = _of_loss(known, transcript)
+        rows = jnp.where(where[:, None], item_rows.rows_of(transcript, seen), 0)
+        near = _ROUNDED * known.rounding
         apart = jnp.mean(jax.vmap(lambda own: distances(own, near))(rows), axis=0)
         scores = jnp.where(where, apart, 0)
         off = jnp.sum(jnp.minimum(scores, 1 - scores) ** 2, where=where)
@@ -73,10 +87,29 @@ def two_lines(known: Known) -> Attack:
     return attack
 
 
-def distances(rows: Array, near: float = _ON_LINE) -> Array:
-    """Distances `[K]` of rows `[K, F]` to the line with most rows on it, relative to the largest.
+def _of_loss(known: Known, transcript: Transcript) -> PyTree:
+    """What is seen, without what the client adds to its loss; private rows count as 0."""
+    if known.terms is None:
+        return transcript.seen
+    problem = problems.free_problem(known._replace(client_update=known.terms), transcript)
+    labels = jnp.zeros(transcript.items.shape, jnp.result_type(float))
+    latent = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)).latent)
+    added = problem.predict(Guess(labels, None, latent))
+    return jax.tree.map(jnp.subtract, transcript.seen, added)
 
-    The distance is that within the plane of the rows; the line contains the origin.
+
+def _numbers(transcript: Transcript, leaf: Array) -> Array:
+    """The candidates' numbers `[T, K]` of an item leaf of one number a row."""
+    numbers = leaf.reshape(*leaf.shape[:2])
+    return numbers if transcript.rows is None else numbers[:, transcript.rows]
+
+
+def distances(rows: Array, near: float = 1e-6) -> Array:
+    """Distances `[K]` of rows `[K, F]` to the line that most rows are on, relative to the largest.
+
+    The distance is that within the plane of the rows; the line contains the origin. It is the one
+    with the least sum of logarithms of the sines between it and the rows (1e-3 if more): as many
+    rows that are close to another line, but not on it, do not take its place.
 
     Args:
         rows: float `[K, F]`, in a plane.
@@ -91,7 +124,7 @@ def distances(rows: Array, near: float = _ON_LINE) -> Array:
     points = rows @ vectors  # [K, 2]
     units, norms = item_rows.polar(points)
     sines = jnp.abs(units[:, :1] * units[:, 1] - units[:, 1:] * units[:, 0])
-    on_line = (sines < near) & (norms > 0)
-    line = units[jnp.argmax(jnp.sum(on_line, axis=1) * (norms > 0))]
+    far = jnp.sum(jnp.log(jnp.clip(sines, near, _FAR)), axis=1, where=norms > 0)
+    line = units[jnp.argmin(jnp.where(norms > 0, far, jnp.inf))]
     apart = jnp.abs(points[:, 0] * line[1] - points[:, 1] * line[0])
     return apart / item_rows.positive(jnp.max(apart))
