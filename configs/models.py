@@ -54,9 +54,12 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             'name': ('exact', 'mgradinv', 'popularity'),
             'num_gradients': (1, 2, 4),
             'first_round': (0, 100),
-            'num_iterations': 300,
+            'num_iterations': 2000,
+            'min_positives': 40,
+            'max_positives': 58,
         }
     )
+    config.attack.priors.sparsity = 1e-3
     arms = {f'{model}_{loss}': _arm(model, loss) for model in _MODELS for loss in _LOSSES}
     arms['fedrap_terms_bce'] = _arm('fedrap', 'bce', terms=True)
     if arg != 'smoke':

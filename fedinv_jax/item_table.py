@@ -14,6 +14,13 @@ def gather(parameters: PyTree, items: Leaf) -> PyTree:
     a table; the server scatter-adds them at `items`. Private parameters that are a dict with an
     entry 'items' have an item table too; others are returned unchanged.
 
+    Args:
+        parameters: `{'items': leaves [N, ...], ...}`, or private parameters without a table.
+        items: int `[B]`.
+
+    Returns:
+        The same with leaves `[B, ...]` in 'items'.
+
     Example:
         >>> shared = {'items': jnp.array([[1.0], [2.0], [3.0]]), 'scorer': {}}
         >>> gather(shared, jnp.array([2, 0]))['items'].tolist()
@@ -25,7 +32,13 @@ def gather(parameters: PyTree, items: Leaf) -> PyTree:
 
 
 def gather_both(shared: PyTree, private: PyTree, items: Leaf) -> tuple[PyTree, PyTree]:
-    """Returns `gather` of the shared and of the private parameters of a client."""
+    """Returns `gather` of the shared and of the private parameters of a client.
+
+    Example:
+        >>> shared = {'items': jnp.array([[1.0], [2.0]]), 'scorer': {}}
+        >>> gather_both(shared, jnp.array([5.0]), jnp.array([1]))[1].tolist()
+        [5.0]
+    """
     return gather(shared, items), gather(private, items)
 
 
@@ -37,6 +50,9 @@ def scatter(parameters: PyTree, rows: PyTree, items: Array, weights: Array) -> P
         rows: the same after the round, with the rows of the batch only.
         items: int32 `[B]`, rows of the table; rows of weight 0 are not put back.
         weights: float `[B]`.
+
+    Returns:
+        Private parameters with the whole table; `rows` where they have none.
 
     Example:
         >>> table = {'items': jnp.array([[1.0], [2.0], [3.0]])}

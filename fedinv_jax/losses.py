@@ -62,6 +62,13 @@ def linear(logits: Array, labels: Array) -> Array:
 
     Attackers use it to write any upload as such a sum (`attack.exact.coefficients`).
 
+    Args:
+        logits: float `[B]`.
+        labels: float `[B]`, the coefficients.
+
+    Returns:
+        float `[B]`.
+
     Example:
         >>> linear(jnp.array([2.0, 3.0]), jnp.array([-1.0, 0.5])).tolist()
         [-2.0, 1.5]
@@ -178,6 +185,9 @@ def sampled_softmax() -> BatchLoss:
     Other interactions are not in the sum, so that `dL/dz_i` is negative for interactions and
     positive for negatives. 0 without an interaction.
 
+    Returns:
+        The loss; O(B) numbers.
+
     Example:
         >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 0.0, 0.0])
         >>> round(sampled_softmax().value(logits, labels, jnp.ones(3)).item(), 4)  # log 3
@@ -204,6 +214,9 @@ def softmax() -> BatchLoss:
     `L = sum_i u_i (log(sum_k w_k e^z_k) - z_i) / sum_i u_i` with `u_i = w_i y_i`. An interaction
     whose softmax share is above its share of the interactions has `dL/dz_i > 0`: signs are not
     labels. 0 without an interaction.
+
+    Returns:
+        The loss; O(B) numbers.
 
     Example:
         >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])
@@ -295,16 +308,19 @@ def weight_decay(rate: float) -> Regularizer:
     _validate.check_range('rate', rate)
 
     def regularizer(shared: PyTree, private: PyTree, start: PyTree, batch: Batch) -> Array:
-        used = batch.weights > 0
-        if batch.items is not None:
-            rows = len(jax.tree.leaves(shared['items'])[0])
-            used = jnp.zeros(rows, bool).at[batch.items].max(used)
+        used = _rows_used(batch, len(jax.tree.leaves(shared['items'])[0]))
         squares = optax.tree.norm((private, shared['scorer']), squared=True)
         for leaf in jax.tree.leaves(shared['items']):
             squares += jnp.sum(jax.vmap(jnp.multiply)(used, leaf) ** 2)
         return rate / 2 * squares
 
     return regularizer
+
+
+def _rows_used(batch: Batch, count: int) -> Array:
+    """Bool `[count]`: the item rows that a weighted interaction of the batch has."""
+    used = batch.weights > 0
+    return used if batch.items is None else jnp.zeros(count, bool).at[batch.items].max(used)
 
 
 def additive_personalization(distance: float, sparsity: float) -> Regularizer:
@@ -340,7 +356,7 @@ def additive_personalization(distance: float, sparsity: float) -> Regularizer:
 
     def regularizer(shared: PyTree, private: PyTree, start: PyTree, batch: Batch) -> Array:
         common, own = shared['items']['embedding'], private['items']['embedding']
-        used = (batch.weights > 0).astype(common.dtype)[:, None]
+        used = _rows_used(batch, len(common)).astype(common.dtype)[:, None]
         size = jnp.maximum(jnp.sum(used) * common.shape[1], 1)
         far = jnp.sum(used * (common - own) ** 2) / size
         small = jnp.sum(used * common * jnp.sign(common)) / size  # |x|, with derivative 0 at 0

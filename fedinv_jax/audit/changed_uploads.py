@@ -17,7 +17,7 @@ import optax
 import scipy.optimize
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact import embedding, problems
+from fedinv_jax.attack.exact import blocks, embedding, problems
 from fedinv_jax.attack.exact.known import EmbeddingRecovery, Known
 from fedinv_jax.types import Array, PyTree, Transcript
 
@@ -113,6 +113,7 @@ def _affine(misfit: Misfit, term: PyTree) -> tuple[np.ndarray, ...] | None:
         return None
 
     def parts(seen: Transcript, term: PyTree) -> tuple[Array, ...]:
+        seen, term = blocks.split_seen(known.block, seen), blocks.split(known.block, term)
         latent = jax.vmap(functools.partial(embedding.exact, found))(seen.seen)
         problem = problems.whitened_problem(known, seen, latent, (found.kernel,))
         guess = problem.init(jax.random.key(0))
@@ -162,7 +163,7 @@ def _penalties(misfit: Misfit) -> Iterator[Change]:
     found = misfit.known.recovery
     if found is None:
         return
-    rate = _pencil(_kernels(found, seen.seen), _kernels(found, sent))
+    rate = _pencil(*(_kernels(misfit.known, found, whole) for whole in (seen.seen, sent)))
     parts = [('all parameters', sent, rate)]
     if len(sent) > 1:
         rows = optax.tree.zeros_like(sent) | {'items': sent['items']}
@@ -201,7 +202,7 @@ def _momenta(misfit: Misfit) -> Iterator[Change]:
     seen, found = misfit.seen, misfit.known.recovery
     if found is None or len(seen.rounds) < 2 or np.any(np.diff(seen.rounds) != 1):
         return
-    kernels = _kernels(found, seen.seen)
+    kernels = _kernels(misfit.known, found, seen.seen)
     before = jax.tree.map(lambda leaf: np.concatenate([0 * leaf[:1], leaf[:-1]]), seen.seen)
     fitted = _pencil(kernels[1:], kernels[:-1])
     for value in rounded(fitted) if 0 < fitted < 1 - 1e-6 else ():
@@ -213,9 +214,10 @@ def _momenta(misfit: Misfit) -> Iterator[Change]:
         yield f'{words}, from before the first round on', later
 
 
-def _kernels(found: EmbeddingRecovery, whole: PyTree) -> np.ndarray:
+def _kernels(known: Known, found: EmbeddingRecovery, whole: PyTree) -> np.ndarray:
     """The leaf `[T, a, b]` that is of rank one in the upload of a client."""
-    return np.asarray(flax.traverse_util.flatten_dict(whole, sep='/')[found.kernel], float)
+    leaves = flax.traverse_util.flatten_dict(blocks.split(known.block, whole), sep='/')
+    return np.asarray(leaves[found.kernel], float)
 
 
 def _pencil(matrices: np.ndarray, others: np.ndarray) -> float:

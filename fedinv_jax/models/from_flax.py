@@ -33,7 +33,8 @@ def from_flax(
 
     Raises:
         ValueError: if a size is not positive, or `scale` negative or not finite; at `init_shared`,
-            if the module has state (BatchNorm) or draws random numbers (dropout).
+            if the module has state (BatchNorm) or draws random numbers (dropout); at `score`, if
+            the logits are not `[B]`.
 
     Example:
         >>> class Dot(nn.Module):
@@ -71,7 +72,14 @@ def from_flax(
 
     def score(shared: PyTree, private: PyTree, items: Array | None) -> Array:
         rows = inputs(tree.take(shared['items'], items))
-        return jnp.asarray(module.apply({'params': shared['scorer']}, private, rows))
+        logits = jnp.asarray(module.apply({'params': shared['scorer']}, private, rows))
+        if logits.shape != jax.tree.leaves(rows)[0].shape[:1]:
+            raise ValueError(
+                f'{type(module).__name__} returned logits {logits.shape} for '
+                f'{len(jax.tree.leaves(rows)[0])} items: one number an item is needed, [B]; '
+                'take [..., 0] of a layer of one output.'
+            )
+        return logits
 
     return Model(init_shared, init_private, score)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fedinv_jax.attack.exact import (
     alignment,
+    blocks,
     closed_form,
     coefficients,
     compare,
@@ -56,18 +57,24 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
         if solver not in MEMBERS:
             names = ', '.join(sorted(MEMBERS))
             raise ValueError(f'Unknown solver={solver!r}; choices: auto, {names}.')
-        return Choice(solver, '', MEMBERS[solver](known), (), known.symmetries)
+        return Choice(solver, '', _split(known, MEMBERS[solver](known)), (), known.symmetries)
     name, why = _strongest(known, batch_known)
     attack = MEMBERS[name](known)
-    if name not in _COMPARED or not known.structure.items:
-        return Choice(name, why, attack, (), known.symmetries)
+    estimates = name != 'coefficients' or (known.linear is not None and known.linear.leaf is None)
+    if name not in _COMPARED or not known.structure.items or not estimates:
+        return Choice(name, why, _split(known, attack), (), known.symmetries)
     # Where entries are dropped or noisy, a search for p by the rows alone can find more.
     searched = name == 'closed_form' and known.lossy and not known.smallest
     compared = (*_WITHOUT_A_MODEL, 'aligned') if searched else _WITHOUT_A_MODEL
     others = {other: MEMBERS[other](known) for other in compared}
     why = f'{why}; where it explains less than {" or ".join(others)}, theirs are the labels'
     attack = compare.best_of(known, attack, others)
-    return Choice(name, why, attack, (name, *others), known.symmetries)
+    return Choice(name, why, _split(known, attack), (name, *others), known.symmetries)
+
+
+def _split(known: Known, attack: Attack) -> Attack:
+    """The attack on uploads of which the leaf `known.block` is split."""
+    return lambda transcript, key: attack(blocks.split_seen(known.block, transcript), key)
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
@@ -93,7 +100,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 
 
 # Solvers that are compared with those that read item rows only, where rows are seen.
-_COMPARED = ('approximate_embedding', 'closed_form', 'scaled')
+_COMPARED = ('approximate_embedding', 'closed_form', 'coefficients', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
 
 
@@ -170,6 +177,5 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
         )
     raise ValueError(
         'No member of the exact attack applies: neither item rows are seen nor a leaf that is an '
-        'outer product with the private embedding (a kernel over concatenated inputs is not '
-        "split); use attack.name='mgradinv'."
+        "outer product with the private embedding; use attack.name='mgradinv'."
     )

@@ -68,7 +68,7 @@ def find_recovery(
         if leaf.ndim == 2
         and leaf.shape[axis] == len(privates[0])
         and all(
-            _along(np.moveaxis(upload[name], axis, 0), private, tolerance)
+            is_along(np.moveaxis(upload[name], axis, 0), private, tolerance)
             for upload, private in zip(seen, privates, strict=True)
         )
     ]
@@ -95,8 +95,14 @@ def _vector(private: PyTree, leaf: str | None) -> np.ndarray:
     return np.asarray(dict(zip(tree.names(private), jax.tree.leaves(private), strict=True))[leaf])
 
 
-def _along(matrix: np.ndarray, private: np.ndarray, tolerance: float) -> bool:
-    """Whether a matrix `[D, H]` is `private ⊗ e` for some e, and not zero."""
+def is_along(matrix: np.ndarray, private: np.ndarray, tolerance: float = 1e-5) -> bool:
+    """Whether a matrix `[D, H]` is `private ⊗ e` for some e, and not zero.
+
+    Example:
+        >>> p = np.array([1.0, 2.0])
+        >>> is_along(np.outer(p, [3.0, 4.0]), p), is_along(np.eye(2), p)
+        (True, False)
+    """
     other = private @ matrix / (private @ private)
     size = np.linalg.norm(matrix)
     return bool(np.linalg.norm(matrix - np.outer(private, other)) < tolerance * size)

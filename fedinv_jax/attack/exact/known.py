@@ -42,6 +42,24 @@ class Structure(NamedTuple):
     signed: tuple[str, ...] = ()
 
 
+class Block(NamedTuple):
+    """Rows of a leaf that multiply the private embedding.
+
+    Attributes:
+        name: of the leaf, a matrix.
+        axis: the axis of the rows: 0, or 1 for a layout `[out, in]`.
+        start: the first of them.
+        stop: the one behind the last.
+        size: the number of rows of the whole leaf.
+    """
+
+    name: str
+    axis: int
+    start: int
+    stop: int
+    size: int
+
+
 class EmbeddingRecovery(NamedTuple):
     """Leaves of the seen upload that determine the private embedding p.
 
@@ -105,6 +123,7 @@ class Known(NamedTuple):
             signs of `c_i = dL/dz_i` are the labels.
         terms: the client with the loss `y z` in place of its own, where it adds something to its
             loss: with labels of 0 it uploads what that adds; None where it adds nothing.
+        block: rows of a leaf that is split in `observation` and in what is seen, see `blocks`.
     """
 
     client_update: ClientUpdate
@@ -124,6 +143,7 @@ class Known(NamedTuple):
     linear: Linear | None = None
     signs: bool = True
     terms: ClientUpdate | None = None
+    block: Block | None = None
 
 
 class Draw(NamedTuple):

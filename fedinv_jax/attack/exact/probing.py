@@ -14,7 +14,7 @@ import numpy as np
 
 from fedinv_jax import item_table, tree
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import embedding, row_lines, symmetry
+from fedinv_jax.attack.exact import blocks, embedding, row_lines, symmetry
 from fedinv_jax.attack.exact.known import Draw, Known, Linear, Structure, upload_of
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
@@ -36,6 +36,8 @@ def probe(
     `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None. For
     `signs` see `Known`.
     """
+    block = blocks.find(client_update, observation, draws)
+    observation = blocks.observation(block, observation)
     known = Known(
         client_update,
         observation,
@@ -49,6 +51,7 @@ def probe(
         is_lossy(client_update, observation, draws[0]),
         signs=signs,
         terms=_terms(linear_update, observation, draws),
+        block=block,
     )
     if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
