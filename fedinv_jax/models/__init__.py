@@ -1,7 +1,7 @@
 """Recommenders, each a `Model` of the functions `init_shared`, `init_private` and `score`."""
 
 from fedinv_jax.models.fedrap import fedrap
-from fedinv_jax.models.from_flax import from_flax
+from fedinv_jax.models.from_flax import from_flax, from_nnx
 from fedinv_jax.models.gmf import gmf
 from fedinv_jax.models.lightgcn import lightgcn
 from fedinv_jax.models.matrix_factorization import matrix_factorization
@@ -15,6 +15,7 @@ __all__ = [
     'MLP',
     'fedrap',
     'from_flax',
+    'from_nnx',
     'gmf',
     'lightgcn',
     'matrix_factorization',

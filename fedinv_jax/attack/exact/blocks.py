@@ -8,7 +8,6 @@ is seen and in what is predicted; everything else then reads the parts as leaves
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import flax.traverse_util
 import jax
@@ -16,31 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax.attack.exact import embedding
-from fedinv_jax.attack.exact.known import Block, Draw, upload_of
-from fedinv_jax.types import Array, ClientUpdate, Observation, PyTree, Transcript
+from fedinv_jax.attack.exact.known import Block, Draw, Uploads
+from fedinv_jax.types import Array, Observation, PyTree, Transcript
 
 
-def find(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
-) -> Block | None:
+def find(upload: Uploads, draws: Sequence[Draw]) -> Block | None:
     """The rows of a leaf that are `p ⊗ e` on every draw; None if there are none.
 
     Args:
-        client_update: the client's own update.
-        observation: the channel; its `predict` is used.
+        upload: what is seen of a random client, see `known.uploads`.
         draws: two or more random clients, in float64 as a rule.
 
     Example:
-        >>> from fedinv_jax import observe
-        >>> def update(shared, private, batch):
-        ...     both = jnp.concatenate([jnp.ones(2), private])
-        ...     return {'kernel': jnp.outer(both, jnp.cos(private[:2]))}, private
+        >>> def upload(draw):
+        ...     both = jnp.concatenate([jnp.ones(2), draw.private])
+        ...     return {'kernel': jnp.outer(both, jnp.cos(draw.private[:2]))}
         >>> keys = jax.random.split(jax.random.key(0))
         >>> draws = [Draw({}, jax.random.normal(key, (3,)), None) for key in keys]
-        >>> find(update, observe.chain(), draws)
+        >>> find(upload, draws)
         Block(name='kernel', axis=0, start=2, stop=5, size=5)
     """
-    upload = jax.jit(partial(upload_of, client_update, observation))
     seen = [_flat(jax.device_get(upload(draw))) for draw in draws]
     privates = [
         [np.asarray(leaf) for leaf in jax.tree.leaves(draw.private) if leaf.ndim == 1]

@@ -7,7 +7,6 @@ bias the kernel's upload is still of rank one and determines p up to one scalar;
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import flax.traverse_util
 import jax
@@ -15,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import tree
-from fedinv_jax.attack.exact.known import Draw, EmbeddingRecovery, upload_of
-from fedinv_jax.types import Array, ClientUpdate, Observation, PyTree
+from fedinv_jax.attack.exact.known import Draw, EmbeddingRecovery, Uploads
+from fedinv_jax.types import Array, PyTree
 
 
 def find_recovery(
-    client_update: ClientUpdate,
-    observation: Observation,
+    upload: Uploads,
     draws: Sequence[Draw],
     tolerance: float = 1e-5,
     scaled: bool = False,
@@ -30,8 +28,7 @@ def find_recovery(
     """The embedding recovery that works on every draw, if possible one with a bias; or None.
 
     Args:
-        client_update: the client's own update.
-        observation: the channel; its `predict` is used.
+        upload: what is seen of a random client, see `known.uploads`.
         draws: two or more random clients; the private state must be one vector `[D]`, or a tree
             with the leaf `leaf`.
         tolerance: largest distance of a leaf from the product, relative to the leaf's norm.
@@ -43,20 +40,19 @@ def find_recovery(
         The leaves that determine p, or None if there are none.
 
     Example:
-        >>> def update(shared, private, batch):
-        ...     return {'kernel': jnp.outer(private, batch.labels), 'bias': batch.labels}, private
-        >>> from fedinv_jax import observe
+        >>> def upload(draw):
+        ...     labels = draw.batch.labels
+        ...     return {'kernel': jnp.outer(draw.private, labels), 'bias': labels}
         >>> from fedinv_jax.types import Batch
         >>> keys = jax.random.split(jax.random.key(0))
         >>> draws = [Draw({}, jax.random.normal(key, (3,)),
         ...          Batch(None, jax.random.normal(key, (4,)), jnp.ones(4))) for key in keys]
-        >>> find_recovery(update, observe.chain(), draws)
+        >>> find_recovery(upload, draws)
         EmbeddingRecovery(kernel='kernel', axis=0, bias='bias')
     """
     privates = [_vector(draw.private, leaf) for draw in draws]
     if any(private.ndim != 1 for private in privates):
         return None
-    upload = jax.jit(partial(upload_of, client_update, observation))
     seen = [
         flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, upload(draw)), sep='/')
         for draw in draws
@@ -68,21 +64,21 @@ def find_recovery(
         if leaf.ndim == 2
         and leaf.shape[axis] == len(privates[0])
         and all(
-            is_along(np.moveaxis(upload[name], axis, 0), private, tolerance)
-            for upload, private in zip(seen, privates, strict=True)
+            is_along(np.moveaxis(leaves[name], axis, 0), private, tolerance)
+            for leaves, private in zip(seen, privates, strict=True)
         )
     ]
     for recovery in directions:
         for name in seen[0]:
             if all(
                 _is_product(
-                    np.moveaxis(upload[recovery.kernel], recovery.axis, 0),
+                    np.moveaxis(leaves[recovery.kernel], recovery.axis, 0),
                     private,
-                    upload[name],
+                    leaves[name],
                     tolerance,
                     scaled,
                 )
-                for upload, private in zip(seen, privates, strict=True)
+                for leaves, private in zip(seen, privates, strict=True)
             ):
                 return recovery._replace(bias=name)
     return directions[0] if directions else None

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
+
 from fedinv_jax.types import (
     Answer,
     Batch,
@@ -152,6 +154,15 @@ class Draw(NamedTuple):
     shared: PyTree
     private: PyTree
     batch: Batch
+
+
+Uploads: TypeAlias = Callable[[Draw], PyTree]
+"""What is seen of a random client, see `uploads`."""
+
+
+def uploads(client_update: ClientUpdate, observation: Observation) -> Uploads:
+    """`upload_of` for any random client, compiled."""
+    return jax.jit(lambda draw: upload_of(client_update, observation, draw))
 
 
 def upload_of(

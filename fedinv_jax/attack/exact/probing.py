@@ -4,7 +4,7 @@ Two random clients show whether uploads are affine in the labels, whether they a
 and which of their leaves determine the private state (`embedding`). Nothing is read from the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import flax.traverse_util
@@ -15,7 +15,15 @@ import numpy as np
 from fedinv_jax import item_table, tree
 from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import blocks, embedding, row_lines, symmetry
-from fedinv_jax.attack.exact.known import Draw, Known, Linear, Structure, upload_of
+from fedinv_jax.attack.exact.known import (
+    Draw,
+    Known,
+    Linear,
+    Structure,
+    Uploads,
+    upload_of,
+    uploads,
+)
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
 _APPROXIMATE = 0.9  # largest relative distance of a leaf from a multiple of the product
@@ -36,85 +44,97 @@ def probe(
     `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None. For
     `signs` see `Known`.
     """
-    block = blocks.find(client_update, observation, draws)
+    whole = uploads(client_update, observation)
+    block = blocks.find(whole, draws)
     observation = blocks.observation(block, observation)
+
+    def upload(draw: Draw) -> PyTree:
+        return blocks.split(block, whole(draw))
+
+    added = None if linear_update is None else _added(linear_update, observation)
     known = Known(
         client_update,
         observation,
         init_private,
-        structure(client_update, observation, draws, linear_update),
-        embedding.find_recovery(client_update, observation, draws),
-        embedding.find_recovery(client_update, observation, draws, _APPROXIMATE, scaled=True),
+        structure(client_update, observation, draws, _loss_alone(upload, added)),
+        embedding.find_recovery(upload, draws),
+        embedding.find_recovery(upload, draws, _APPROXIMATE, scaled=True),
         rounding,
         positives,
-        symmetries(client_update, observation, draws),
+        symmetries(upload, draws),
         is_lossy(client_update, observation, draws[0]),
         signs=signs,
-        terms=_terms(linear_update, observation, draws),
+        terms=linear_update if added is not None and _any(map(added, draws)) else None,
         block=block,
     )
     if linear_update is None or (known.structure.affine and known.recovery is not None):
         return known
-    return known._replace(linear=linear(known, linear_update, draws))
+    return known._replace(linear=linear(known, linear_update, draws, upload))
 
 
-def _terms(
-    linear_update: ClientUpdate | None, observation: Observation, draws: Sequence[Draw]
-) -> ClientUpdate | None:
-    """`linear_update`, where it uploads something for labels of 0."""
-    if linear_update is None:
-        return None
-    upload = jax.jit(partial(_added, linear_update, observation))
-    some = any(np.any(np.asarray(leaf) != 0) for d in draws for leaf in jax.tree.leaves(upload(d)))
-    return linear_update if some else None
+def _added(linear_update: ClientUpdate, observation: Observation) -> Uploads:
+    """What a client adds to the upload of its loss, compiled."""
+    upload = uploads(linear_update, observation)
+
+    def added(draw: Draw) -> PyTree:
+        batch = draw.batch._replace(labels=jnp.zeros_like(draw.batch.labels))
+        return upload(draw._replace(batch=batch))
+
+    return added
 
 
-def _added(linear_update: ClientUpdate, observation: Observation, draw: Draw) -> PyTree:
-    """What a client adds to the upload of its loss."""
-    batch = draw.batch._replace(labels=jnp.zeros_like(draw.batch.labels))
-    return upload_of(linear_update, observation, draw._replace(batch=batch))
+def _loss_alone(upload: Uploads, added: Uploads | None) -> Uploads:
+    """What a client uploads without what it adds to its loss."""
+    if added is None:
+        return upload
+    return lambda draw: jax.tree.map(jnp.subtract, upload(draw), added(draw))
 
 
-def linear(known: Known, linear_update: ClientUpdate, draws: Sequence[Draw]) -> Linear | None:
+def _any(trees: Iterable[PyTree]) -> bool:
+    return any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(list(trees)))
+
+
+def linear(
+    known: Known, linear_update: ClientUpdate, draws: Sequence[Draw], upload: Uploads
+) -> Linear | None:
     """The linear client, where random clients upload a sum of its columns; else None.
 
     An upload of one gradient is `sum_i c_i dz_i/dtheta`, whatever the loss; that of several local
     steps, or of one that is clipped, is not.
     """
-    found = structure(linear_update, known.observation, draws)
+    linear_upload = uploads(linear_update, known.observation)
+    found = structure(linear_update, known.observation, draws, linear_upload)
     if not found.affine:
         return None
 
     @jax.jit
-    def evaluate(draw: Draw) -> tuple[Array, Array]:
+    def columns(draw: Draw) -> tuple[Array, Array]:
         def of(labels: Array) -> Array:
             other = draw._replace(batch=draw.batch._replace(labels=labels))
             return tree.ravel(upload_of(linear_update, known.observation, other))
 
         none = jnp.zeros_like(draw.batch.labels)
-        own = tree.ravel(upload_of(known.client_update, known.observation, draw))
-        return own - of(none), jax.vmap(lambda e: of(e) - of(none))(jnp.eye(len(none)))
+        return of(none), jax.vmap(lambda e: of(e) - of(none))(jnp.eye(len(none)))
 
     for draw in draws:
-        rest, columns = map(np.asarray, evaluate(draw))
-        left = rest - columns.T @ np.linalg.lstsq(columns.T, rest)[0]
+        origin, matrix = map(np.asarray, columns(draw))
+        rest = np.asarray(tree.ravel(upload(draw))) - origin
+        left = rest - matrix.T @ np.linalg.lstsq(matrix.T, rest)[0]
         if not np.linalg.norm(left) <= _TOLERANCE * np.linalg.norm(rest):
             return None
     leaf, recovery = None, known.recovery
     if isinstance(draws[0].private, dict):
         own = {
-            name: embedding.find_recovery(known.client_update, known.observation, draws, leaf=name)
+            name: embedding.find_recovery(upload, draws, leaf=name)
             for name in tree.names(draws[0].private)
         }
         exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
         leaf, recovery = next(iter(exact.items()), (None, None))
-    moved = _moved(linear_update, known.observation, draws, leaf)
+    moved = _moved(linear_upload, draws, leaf)
     return Linear(linear_update, found, recovery, leaf, moved)
 
 
-def _moved(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw], leaf: str | None
-) -> tuple[str, ...]:
+def _moved(upload: Uploads, draws: Sequence[Draw], leaf: str | None) -> tuple[str, ...]:
     """Names of the upload's leaves that move with private leaves other than `leaf`."""
     if leaf is None:
         return ()
@@ -125,24 +145,20 @@ def _moved(
     first, second = draws
     names = jax.tree.unflatten(jax.tree.structure(first.private), tree.names(first.private))
     private = jax.tree.map(other, names, first.private, second.private)
-    upload = jax.jit(partial(upload_of, client_update, observation))
     pair = (upload(first), upload(first._replace(private=private)))
     one, two = (flax.traverse_util.flatten_dict(part, sep='/') for part in pair)
     return tuple(name for name in one if not np.array_equal(one[name], two[name]))
 
 
-def symmetries(
-    client_update: ClientUpdate, observation: Observation, draws: Sequence[Draw]
-) -> tuple[str, ...]:
+def symmetries(upload: Uploads, draws: Sequence[Draw]) -> tuple[str, ...]:
     """Those of the client, see `symmetry.flips`; none where the upload is not finite."""
 
     def client(draw: Draw) -> symmetry.Client:
-        @jax.jit
-        def upload(private: PyTree, labels: Array) -> PyTree:
-            other = draw._replace(private=private, batch=draw.batch._replace(labels=labels))
-            return upload_of(client_update, observation, other)
+        def own(private: PyTree, labels: Array) -> PyTree:
+            batch = draw.batch._replace(labels=labels)
+            return upload(draw._replace(private=private, batch=batch))
 
-        return upload, draw.private, draw.batch.labels
+        return own, draw.private, draw.batch.labels
 
     return symmetry.flips([client(draw) for draw in draws])
 
@@ -167,7 +183,7 @@ def structure(
     client_update: ClientUpdate,
     observation: Observation,
     draws: Sequence[Draw],
-    linear_update: ClientUpdate | None = None,
+    loss_alone: Uploads,
 ) -> Structure:
     """What the label solve may rely on, probed on random clients and labels.
 
@@ -176,20 +192,12 @@ def structure(
         observation: the channel; its `predict` is used.
         draws: random clients whose batches hold all of their rows in order (`items` None), in
             float64 as a rule: equations must hold to 1e-5 of the upload.
-        linear_update: the client with the loss `losses.linear`, whose upload for labels of 0 is
-            subtracted before rows are on lines or in planes; None: nothing is subtracted.
+        loss_alone: what a client uploads without what it adds to its loss; whether rows are on
+            lines or in planes is asked of this.
 
     Returns:
         What holds on all draws.
     """
-
-    @jax.jit
-    def loss_alone(draw: Draw) -> PyTree:
-        upload = upload_of(client_update, observation, draw)
-        if linear_update is None:
-            return upload
-        return jax.tree.map(jnp.subtract, upload, _added(linear_update, observation, draw))
-
     evaluate = jax.jit(partial(_evaluate, client_update, observation))
     found = [_structure(loss_alone(draw), *evaluate(draw)) for draw in draws]
     own_table = item_table.has_items(draws[0].private)  # its rows are not taken one by one
@@ -205,7 +213,7 @@ def structure(
     )
 
 
-def _on_two_lines(upload: Callable[[Draw], PyTree], draw: Draw) -> bool:
+def _on_two_lines(upload: Uploads, draw: Draw) -> bool:
     """Whether the rows of a random client with known binary labels are on the lines of its labels.
 
     A network with two hidden units has its rows in a plane too, but on many lines.
@@ -215,7 +223,7 @@ def _on_two_lines(upload: Callable[[Draw], PyTree], draw: Draw) -> bool:
     return bool(jnp.all((apart > 0.5) == draw.batch.labels))
 
 
-def _signed(upload: Callable[[Draw], PyTree], draw: Draw) -> set[str]:
+def _signed(upload: Uploads, draw: Draw) -> set[str]:
     """Item leaves of one number a row whose signs are the binary labels of a random client."""
     draw = _binary(draw)
     leaves = flax.traverse_util.flatten_dict(dict(upload(draw)), sep='/')

@@ -7,7 +7,7 @@ import pytest
 
 from fedinv_jax import models, observe
 from fedinv_jax.attack.exact import embedding
-from fedinv_jax.attack.exact.known import EmbeddingRecovery, upload_of
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, upload_of, uploads
 from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step
 
 
@@ -17,7 +17,7 @@ def test_private_state_of_a_float64_upload(bias):
     update = one_step(model)
     share = observe.share('scorer')
     with jax.enable_x64():
-        found = embedding.find_recovery(update, share, draws(model))
+        found = embedding.find_recovery(uploads(update, share), draws(model))
         for draw in draws(model, 7):
             seen = upload_of(update, share, draw)
             along = np.asarray(embedding.direction(found, seen))
@@ -36,7 +36,7 @@ def test_item_rows_of_matrix_factorisation():
     update = one_step(model)
     share = observe.share('items')
     with jax.enable_x64():
-        found = embedding.find_recovery(update, share, draws(model))
+        found = embedding.find_recovery(uploads(update, share), draws(model))
         for draw in draws(model, 7):
             along = embedding.direction(found, upload_of(update, share, draw))
             unit = draw.private / np.linalg.norm(draw.private)

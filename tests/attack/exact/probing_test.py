@@ -8,7 +8,7 @@ import pytest
 from fedinv_jax import client, compress, losses, models, observe
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import embedding, label_solve, probing
-from fedinv_jax.attack.exact.known import EmbeddingRecovery
+from fedinv_jax.attack.exact.known import EmbeddingRecovery, uploads
 from tests.attack.exact.helpers import ITEMS, draws, ncf, one_step, probed
 
 
@@ -42,9 +42,8 @@ def test_a_multiple_of_a_product(factor, exact_, scaled):
     with jax.enable_x64():
         clients = draws(ncf(4, (6, 5)))
         for wanted, options in ((exact_, {}), (scaled, {'scaled': True})):
-            found = embedding.find_recovery(
-                update, observe.share('scorer'), clients, 0.9, **options
-            )
+            upload = uploads(update, observe.share('scorer'))
+            found = embedding.find_recovery(upload, clients, 0.9, **options)
             assert (found == expected) == wanted
 
 
@@ -53,7 +52,7 @@ def test_states_that_are_no_vector_do_not_leak():
     update = one_step(model)
     with jax.enable_x64():
         odd = [draw._replace(private=jnp.zeros((2, 2))) for draw in draws(model)]
-    assert embedding.find_recovery(update, observe.share('scorer'), odd) is None
+    assert embedding.find_recovery(uploads(update, observe.share('scorer')), odd) is None
 
 
 def test_structure_of_one_step():
