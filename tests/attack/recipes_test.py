@@ -337,9 +337,9 @@ def test_item_rows_are_needed():
 
 @pytest.mark.slow
 def test_every_recipe_runs_from_a_config(tmp_path):
-    config = tiny(name=(*recipes.RECIPES, 'popularity'), num_gradients=(1, 2), num_iterations=5)
+    config = tiny(name=(*recipes.RECIPES, 'popularity'), num_gradients=(2,), num_iterations=5)
     _, rows = run(config, tmp_path)
-    assert len(rows) == 4 * 2 * (len(recipes.RECIPES) + 1)
+    assert len(rows) == 4 * (len(recipes.RECIPES) + 1)
     for row in rows.values():
         assert row['status'] == 'ok'
         baseline = row['attack'] == 'popularity'

@@ -3,12 +3,14 @@
 from functools import partial
 from typing import NamedTuple
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import certificate, closed_form, embedding, label_solve, problems
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.attack.inversion import Inversion, State
+from fedinv_jax.attack.inversion import Inversion
 from fedinv_jax.attack.objective import Problem
 from fedinv_jax.types import Answer, Array, Guess, Key, Transcript
 
@@ -56,11 +58,16 @@ def scaled(known: Known) -> Attack:
 
 
 class _Line(NamedTuple):
-    """The private states `scale * along` of one step; `problem` is of that step alone (T = 1)."""
+    """The private states `scale * along` of one step; `problem` is of that step alone (T = 1).
+
+    `sides`: where item rows are multiples of p, and their signs are labels, the factors `[K]` of
+    the rows and `along`: the labels then depend on the sign of the scale only. None elsewhere.
+    """
 
     problem: Problem
     solver: Inversion
     along: Array
+    sides: Array | None
 
 
 def _private_state(
@@ -73,7 +80,8 @@ def _private_state(
     )
     # Scales 6% apart, from 1/8 to 19 times the size of a fresh embedding.
     sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
-    best = partial(_best_scale, _Line(problem, solver, along), sizes)
+    sides = _sides(known, step, along)
+    best = partial(_best_scale, _Line(problem, solver, along, sides), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
     both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
     chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
@@ -82,24 +90,39 @@ def _private_state(
 
 def _best_scale(line: _Line, sizes: Array, sign: Array) -> tuple[Array, Array, Array]:
     """The best scale of that sign, its residual, and its share of positives."""
-    values = jax.lax.map(lambda size: _solve_at(line, sign * size).objective, sizes)
+    values = jax.lax.map(lambda size: _solve_at(line, sign * size)[1], sizes)
     padded = jnp.pad(values, 1, constant_values=jnp.inf)
     local = (values <= padded[:-2]) & (values <= padded[2:])
     starts = sizes[jnp.argsort(jnp.where(local, values, jnp.inf))[:_STARTS]]
     scales = jax.lax.map(
         lambda start: jax.lax.fori_loop(0, _STEPS, partial(_improve, line), sign * start), starts
     )
-    states = jax.lax.map(partial(_solve_at, line), scales)
-    index = jnp.argmin(states.objective)
-    return scales[index], states.objective[index], jnp.mean(states.guess.labels[index])
+    labels, lefts = jax.lax.map(partial(_solve_at, line), scales)
+    index = jnp.argmin(lefts)
+    return scales[index], lefts[index], jnp.mean(labels[index])
 
 
-def _solve_at(line: _Line, scale: Array) -> State:
-    """The label solve at one scale."""
+def _sides(known: Known, step: Transcript, along: Array) -> Array | None:
+    """See `_Line`."""
+    if known.recovery is None or known.recovery.kernel not in known.structure.on_line:
+        return None
+    if known.lossy or not known.signs:
+        return None
+    leaf = flax.traverse_util.flatten_dict(dict(step.seen), sep='/')[known.recovery.kernel][0]
+    rows = leaf if step.rows is None else leaf[step.rows]
+    return jnp.where(candidates.mask(step), rows @ along, 0) if known.recovery.axis else None
+
+
+def _solve_at(line: _Line, scale: Array) -> tuple[Array, Array]:
+    """The labels `[K]` at one scale, by the label solve where no rows tell, and what is left."""
     key = jax.random.key(0)
     start = line.problem.init(key)._replace(latent=scale * line.along[None])
+    if line.sides is not None:
+        labels = (line.sides * scale < 0).astype(start.labels.dtype)
+        return labels, label_solve.fit(line.problem, start._replace(labels=labels))
     at = line.problem._replace(init=lambda key: start)
-    return line.solver.update(at, line.solver.init(at, key))
+    state = line.solver.update(at, line.solver.init(at, key))
+    return state.guess.labels, state.objective
 
 
 def _improve(line: _Line, _: int, scale: Array) -> Array:
@@ -107,7 +130,7 @@ def _improve(line: _Line, _: int, scale: Array) -> Array:
 
     The uploads jump where a ReLU turns on, so that derivatives are of little use.
     """
-    binary = jnp.round(_solve_at(line, scale).guess.labels)
+    binary = jnp.round(_solve_at(line, scale)[0])
 
     def left(scale: Array) -> Array:
         return label_solve.fit(line.problem, Guess(binary, None, scale * line.along[None]))
