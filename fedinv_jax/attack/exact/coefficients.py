@@ -62,13 +62,13 @@ def coefficients(known: Known) -> Attack:
             error = jax.tree.map(jnp.subtract, _filled(known, transcript, moved), latent)
         excluded = (found.kernel, *linear.excluded)
 
-        def step(t: int) -> _Step:
+        def step(t: int) -> Step:
             one = problems.steps(transcript, slice(t, t + 1))
             own, moved = tree.take((latent, error), slice(t, t + 1))
             return _solve(client, one, own, moved, excluded)
 
         solved = [step(t) for t in range(len(transcript.rounds))]
-        steps: _Step = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solved)
+        steps: Step = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solved)
         apart = jnp.where(finite[:, None], steps.apart, 0)
         total = jnp.sum(apart, axis=0) / jnp.sqrt(len(apart))
         where = candidates.mask(transcript)
@@ -80,7 +80,7 @@ def coefficients(known: Known) -> Attack:
             labels,
             vectors[0] if linear.leaf is None else None,
             jnp.mean(steps.residual**2),
-            certificate=_certificate(known, steps, apart, labels, where, fits),
+            certificate=certify(known, steps, apart, labels, where, fits),
             fits=fits,
         )
 
@@ -114,7 +114,7 @@ def _filled(known: Known, transcript: Transcript, vectors: Array) -> PyTree:
     return jax.tree.map(fill, names, drawn)
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """What one step's upload says of the coefficients.
 
     Attributes:
@@ -134,7 +134,7 @@ class _Step(NamedTuple):
 
 def _solve(
     known: Known, step: Transcript, latent: PyTree, error: PyTree, excluded: tuple[str, ...]
-) -> _Step:
+) -> Step:
     """The coefficients of one step by least squares, at private states `latent` +- `error`."""
     problem = problems.whitened_problem(known, step, latent, excluded)
     guess = problem.init(jax.random.key(0))
@@ -155,7 +155,7 @@ def _solve(
 
     left, moved = jax.jvp(residual, (latent,), (error,))
     rank = jnp.sum(counted)
-    return _Step(
+    return Step(
         jnp.where(determined, solved / jnp.sqrt(jnp.where(determined, variance, 1)), 0),
         left,
         certificate.size(left) + jnp.linalg.norm(moved),
@@ -164,10 +164,19 @@ def _solve(
     )
 
 
-def _certificate(
-    known: Known, steps: _Step, apart: Array, labels: Array, where: Array, fits: Array
+def certify(
+    known: Known, steps: Step, apart: Array, labels: Array, where: Array, fits: Array
 ) -> Certificate:
-    """The certificate of labels `[K]` by the signs of the coefficients `apart [T, K]`."""
+    """The certificate of labels `[K]` by the signs of the coefficients `apart [T, K]`.
+
+    Args:
+        known: what the attacker knows.
+        steps: of all steps, leaves `[T, ...]`.
+        apart: float `[T, K]`, `steps.apart`, 0 at steps that do not determine the private state.
+        labels: bool `[K]`, the answer.
+        where: bool `[K]`, False for padding.
+        fits: int `[]`, `Answer.fits`.
+    """
     explained = jax.vmap(certificate.is_explained)(steps.residual)
     sure = jnp.abs(apart) / steps.noise[:, None]
     sure = jnp.where((steps.full & explained)[:, None], sure, 0)
