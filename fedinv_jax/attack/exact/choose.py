@@ -161,7 +161,8 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             )
         return (
             'levels',
-            'several local steps, and only item rows are seen: the rows are split into two classes',
+            'the upload is not affine in the labels (several local steps, or a loss of the batch), '
+            'and only item rows are seen: the rows are split into two classes',
         )
     if known.structure.items:
         return (

@@ -143,7 +143,7 @@ class Known(NamedTuple):
     smallest: float = 0.0
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
     linear: Linear | None = None
-    signs: bool = True
+    signs: bool = False
     terms: ClientUpdate | None = None
     block: Block | None = None
 

@@ -37,7 +37,7 @@ def probe(
     rounding: float = 2.0**-24,
     positives: float = 0.2,
     linear_update: ClientUpdate | None = None,
-    signs: bool = True,
+    signs: bool = False,
 ) -> Known:
     """What holds for every client, probed on random draws, in float64 as a rule.
 

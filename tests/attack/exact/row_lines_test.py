@@ -56,7 +56,7 @@ def probed(model, loss, seen, stage=None, terms=None):
     return (
         update,
         channel,
-        exact.probe(update, channel, model.init_private, draws, linear_update=linear),
+        exact.probe(update, channel, model.init_private, draws, linear_update=linear, signs=True),
     )
 
 
