@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # Tests spend most of their time compiling: without optimisation, and in one part. A test process on
-# each of up to four cores; what a file's tests share is made once.
+# each of up to four cores; one that is done takes over tests of another.
 PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
-  --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS" $(RUN) -m pytest -n auto --maxprocesses=4 --dist=loadfile
+  --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS" $(RUN) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: help demo test test-fast lint tables bench wheel clean
 

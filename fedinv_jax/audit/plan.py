@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 
+from fedinv_jax import item_table
 from fedinv_jax.audit import (
     attackers,
     beliefs,
@@ -266,12 +267,19 @@ def group_of(case: Case, user: int) -> clients_lib.Clients:
     return next(group for group in case.clients if user in group.users)
 
 
-def num_private(case: Case, setting: Setting) -> int:
-    """Number of unknown private parameters: `D`, or `T D` if each step has its own (`free`)."""
+def num_private(case: Case, setting: Setting, rows: int | None = None) -> int:
+    """Number of unknown private parameters: `D`, or `T D` if each step has its own (`free`).
+
+    Of a private item table the `rows` of a batch count; None: all.
+    """
     sums = registry.ATTACKS[setting.attack].reads_sums
     config = member.alone(case.config) if sums else case.config
     init_private = attackers.make_init_private(config, case.model)
-    size = optax.tree.size(jax.eval_shape(init_private, jax.random.key(0)))
+    private = jax.eval_shape(init_private, jax.random.key(0))
+    size = optax.tree.size(private)
+    if rows is not None and item_table.has_items(private):
+        table = optax.tree.size(private['items'])
+        size += table // case.interactions.num_items * rows - table
     return size * (setting.num_gradients if setting.dynamics == 'free' else 1)
 
 

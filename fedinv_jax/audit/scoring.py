@@ -59,7 +59,6 @@ def rows(
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
-    private = plan.num_private(case, setting)
     columns = {'schema': 2, **plan.columns(case, setting)}
     measured = {
         'training_loss': _number(run.training_loss),
@@ -71,7 +70,7 @@ def rows(
     def row(index: int, user: int) -> VictimRow:
         """The row of one victim; undefined numbers are null."""
         found, truth, place = tree.take(values, index), tree.take(truths, index), places[user]
-        ok = bool(found['ok'])
+        ok, size = bool(found['ok']), int(np.sum(truth.weights > 0))
         certificate = None if certificates is None else tree.take(certificates, index)
         reason = 'the objective is not finite' if finite[index] else 'the upload is not finite'
         if not present[index]:
@@ -90,7 +89,7 @@ def rows(
             'fits': None if fits is None or not ok else fits_of(fits[index]),
             'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
-            **_certificate(certificate, ok, int(np.sum(truth.weights > 0)) + private),
+            **_certificate(certificate, ok, size + plan.num_private(case, setting, size)),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
         if user in case.victims[:_EXAMPLES]:

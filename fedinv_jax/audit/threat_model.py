@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import accounting, observe, quality
+from fedinv_jax import accounting, observe, quality, tree
 from fedinv_jax.audit import beliefs, defences, plan, registry, secure_aggregation, training
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
@@ -223,11 +223,11 @@ def _private(config: Config, case: plan.Case) -> str:
     """The private parameters, which stay on the device, and their learning rate."""
     client, optimizer = config.client, ''
     size = plan.num_private(case, settings_lib.settings(config)[0]._replace(dynamics=None))
+    names = tree.names(jax.eval_shape(case.model.init_private, jax.random.key(0)))
+    what = ', '.join(names) if names[1:] else 'user embedding'
     if client.name == 'local_sgd' and client.private_optimizer.name != 'sgd':
         optimizer = f' of {client.private_optimizer.name}'
-    return (
-        f'user embedding, {size} numbers; learning rate{optimizer} {client.private_learning_rate:g}'
-    )
+    return f'{what}, {size} numbers; learning rate{optimizer} {client.private_learning_rate:g}'
 
 
 def _priors(config: Config, case: plan.Case) -> str:
@@ -303,7 +303,7 @@ def _count(case: plan.Case, setting: settings_lib.Setting, batch: int) -> str:
     batch *= section.cohort  # an upper bound: members may share items
     numbers = setting.num_gradients * (batch * rows + optax.tree.size(seen.get('scorer', {})))
     labels = batch if section.batch_known else 2 * num_items
-    return _line(setting, numbers, labels, plan.num_private(case, setting))
+    return _line(setting, numbers, labels, plan.num_private(case, setting, batch))
 
 
 def _count_sums(case: plan.Case, setting: settings_lib.Setting, size: int) -> str:
