@@ -60,14 +60,8 @@ def squared_error(logits: Array, labels: Array) -> Array:
 def linear(logits: Array, labels: Array) -> Array:
     """`y z`, with which an upload is `sum_i y_i dz_i/dtheta`; not a loss to train with.
 
-    Attackers use it to write any upload as such a sum (`attack.exact.coefficients`).
-
-    Args:
-        logits: float `[B]`.
-        labels: float `[B]`, the coefficients.
-
-    Returns:
-        float `[B]`.
+    Attackers use it to write any upload as such a sum (`attack.exact.coefficients`). Logits, labels
+    (the coefficients) and the result are float `[B]`.
 
     Example:
         >>> linear(jnp.array([2.0, 3.0]), jnp.array([-1.0, 0.5])).tolist()
@@ -185,9 +179,6 @@ def sampled_softmax() -> BatchLoss:
     Other interactions are not in the sum, so that `dL/dz_i` is negative for interactions and
     positive for negatives. 0 without an interaction.
 
-    Returns:
-        The loss; O(B) numbers.
-
     Example:
         >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 0.0, 0.0])
         >>> round(sampled_softmax().value(logits, labels, jnp.ones(3)).item(), 4)  # log 3
@@ -214,9 +205,6 @@ def softmax() -> BatchLoss:
     `L = sum_i u_i (log(sum_k w_k e^z_k) - z_i) / sum_i u_i` with `u_i = w_i y_i`. An interaction
     whose softmax share is above its share of the interactions has `dL/dz_i > 0`: signs are not
     labels. 0 without an interaction.
-
-    Returns:
-        The loss; O(B) numbers.
 
     Example:
         >>> logits, labels = jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])
@@ -292,9 +280,6 @@ def weight_decay(rate: float) -> Regularizer:
 
     Args:
         rate: >= 0.
-
-    Returns:
-        The regulariser.
 
     Raises:
         ValueError: if the rate is negative or not finite.

@@ -1,18 +1,20 @@
 """A recommender from a flax module, linen or NNX."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import flax.errors
 import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from fedinv_jax import tree
 from fedinv_jax.models import embeddings
 from fedinv_jax.types import Array, Key, Model, PyTree
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 
 def from_flax(
@@ -59,7 +61,7 @@ def from_flax(
 
 
 def from_nnx(
-    make: Callable[[nnx.Rngs], Any],
+    make: 'Callable[[nnx.Rngs], Any]',
     num_items: int,
     dim: int | Mapping[str, int],
     scale: float = 0.1,
@@ -80,6 +82,7 @@ def from_nnx(
         ValueError: as `from_flax`; here state and randomness are refused at once.
 
     Example:
+        >>> from flax import nnx
         >>> class Dot(nnx.Module):
         ...     def __init__(self, rngs):
         ...         self.scale = nnx.Param(jnp.ones(()))
@@ -89,14 +92,16 @@ def from_nnx(
         >>> tree.names(model.init_shared(jax.random.key(0)))
         ('items/embedding', 'scorer/scale')
     """
+    from flax import nnx  # it reads the environment when it is imported
+
     made = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     name = type(made).__name__
     graph, *states = nnx.split(made, nnx.Param, ...)
     kinds = {type(variable) for _, variable in nnx.to_flat_state(states[1])}
     if any(issubclass(kind, nnx.RngState) for kind in kinds):
-        raise _randomness(name)
+        _refuse_randomness(name)
     if kinds:
-        raise _state(name, sorted(kind.__name__ for kind in kinds))
+        _refuse_state(name, sorted(kind.__name__ for kind in kinds))
 
     def init_scorer(key: Key, private: PyTree, rows: PyTree) -> PyTree:
         del private, rows
@@ -173,24 +178,24 @@ def _init(module: nn.Module, key: Key, private: PyTree, rows: PyTree) -> PyTree:
         module.apply(variables, private, rows)
         state = sorted(set(variables) - {'params'})
     except flax.errors.InvalidRngError as error:
-        raise _randomness(name) from error
+        _refuse_randomness(name, error)
     except flax.errors.ModifyScopeVariableError:
         variables, state = {}, ['batch_stats']
     if state:
-        raise _state(name, state)
+        _refuse_state(name, state)
     return variables
 
 
-def _randomness(name: str) -> ValueError:
-    return ValueError(
-        f'{name} draws random numbers (dropout?): set deterministic=True, as the score of a '
+def _refuse_randomness(module: str, error: Exception | None = None) -> NoReturn:
+    raise ValueError(
+        f'{module} draws random numbers (dropout?): set deterministic=True, as the score of a '
         'client must be a function of its parameters.'
-    )
+    ) from error
 
 
-def _state(name: str, state: Sequence[str]) -> ValueError:
-    return ValueError(
-        f'{name} has state besides its parameters ({", ".join(state)}): a client would send '
+def _refuse_state(module: str, state: Sequence[str]) -> NoReturn:
+    raise ValueError(
+        f'{module} has state besides its parameters ({", ".join(state)}): a client would send '
         'statistics of its batch. Use a layer without state, such as LayerNorm in the place of '
         'BatchNorm.'
     )

@@ -27,6 +27,7 @@ from fedinv_jax.attack.exact.known import (
 from fedinv_jax.types import Array, Batch, ClientUpdate, InitPrivate, Observation, PyTree
 
 _APPROXIMATE = 0.9  # largest relative distance of a leaf from a multiple of the product
+_TOLERANCE, _FAR = 1e-5, 1e6
 
 
 def probe(
@@ -173,10 +174,6 @@ def unprobed(
     """`Known` that assumes no structure, for attacks on the rows of a sum of several clients."""
     none = Structure(affine=False, separable=False, outer=(), items=False)
     return Known(client_update, observation, init_private, none, None, None, rounding, positives)
-
-
-_TOLERANCE = 1e-5
-_FAR = 1e6
 
 
 def structure(
