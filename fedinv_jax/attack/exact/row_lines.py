@@ -21,6 +21,7 @@ from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 # Sine of the angle to a line from which on a row is far from it; the least that is told from 0, in
 # units of the rounding.
 _FAR, _ROUNDED = 1e-3, 10.0
+_SURE = 3.0  # errors from 0 from which on a row is on one side of it
 
 
 def one_line(known: Known) -> Attack:
@@ -30,7 +31,9 @@ def one_line(known: Known) -> Attack:
     (`Structure.signed`): the side that agrees with more of them is taken. Where none is seen, it is
     the side that holds more nearly the public share, as a rule the smaller one.
 
-    What the client adds to its loss is known, but for private item rows, and subtracted.
+    What the client adds to its loss is known, but for private item rows, and subtracted. What is
+    left of these is as large as the rows' distances from the line; a row that is not further from 0
+    than three times that, on its side, is taken for a negative's.
 
     Raises:
         ValueError: if there is no such leaf.
@@ -51,9 +54,28 @@ def one_line(known: Known) -> Attack:
             for name in known.structure.signed
         )
         scores = jnp.where(where & (agrees < 0), 1 - answer.scores, answer.scores)
+        if known.terms is not None:
+            scores = jnp.where(where, _beyond(item_rows.rows_of(rows, rows.seen), scores, where), 0)
         return answer._replace(scores=scores, labels=(scores > 0.5) & where)
 
     return attack
+
+
+def _beyond(rows: Array, scores: Array, where: Array) -> Array:
+    """Scores `[K]` by the lengths of rows `[T, K, F]` along their line, 1/2 at three errors.
+
+    The error is that of the other directions, a root mean square, and the same at all steps: more
+    of them do not lower it. The side is that of `scores`.
+    """
+    rows = jnp.where(where[:, None], rows, 0)
+    lines = jnp.linalg.eigh(jnp.einsum('tkd,tke->tde', rows, rows))[1][..., -1]
+    along = jnp.einsum('tkd,td->tk', rows, lines)
+    along *= jnp.where(along @ jnp.where(where, scores - 0.5, 0) < 0, -1, 1)[:, None]
+    off = jnp.sum(rows**2, axis=(1, 2)) - jnp.sum(along**2, axis=1)
+    count = jnp.maximum(jnp.sum(where) * (rows.shape[2] - 1), 1)
+    error = jnp.sqrt(jnp.maximum(off, 0) / count)
+    apart = jnp.mean(along / item_rows.positive(error)[:, None], axis=0)
+    return 0.5 + jnp.arctan(apart - _SURE) / jnp.pi
 
 
 def two_lines(known: Known) -> Attack:

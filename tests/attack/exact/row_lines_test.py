@@ -292,7 +292,12 @@ def test_signs_are_certified_only_where_they_are_sure_and_labels():
 
     def made(given, full=(True, True), noise=(5.0, 5.0), labels=labels, fits=1):
         steps = coefficients.Step(
-            apart, jnp.ones((2, 4)), jnp.array(noise), jnp.array([2, 2]), jnp.array(full)
+            apart,
+            jnp.ones((2, 4)),
+            jnp.array(noise),
+            jnp.zeros(2),
+            jnp.array([2, 2]),
+            jnp.array(full),
         )
         where = jnp.ones(2, bool)
         return coefficients.certify(given, steps, apart, labels, where, jnp.asarray(fits))
