@@ -2,9 +2,9 @@
 
 MovieLens-100K, D = 16, FedSGD with AdamW on the server; clients train their private parameters at
 rate 1 and multiply uploads by their number of examples. 64 victims of 40 to 58 interactions are
-attacked at rounds 0 and 100, with one, two and four gradients. What is seen: item rows, and where the model has a shared
-scorer, both; the scorer alone where it has a layer that multiplies a private embedding (the scorer
-of GMF uploads D + 1 numbers). An arm is a model and a loss.
+attacked at rounds 0 and 100, with one, two and four gradients. What is seen: item rows, and where
+the model has a shared scorer, both; the scorer alone where it has a layer that multiplies a private
+embedding (the scorer of GMF uploads D + 1 numbers). An arm is a model and a loss.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/models.py
     ... python scripts/study.py --config=configs/models.py --arms=gmf_bce
