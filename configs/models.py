@@ -71,6 +71,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.model.update({'dim': 4, 'hidden': (8,)})
     config.server.num_rounds = 4
     config.attack.update({'num_victims': 2, 'num_iterations': 3, 'num_gradients': (1,)})
+    config.attack.update({'min_positives': 1, 'max_positives': None})
     once = {
         f'{model}_{loss}': arms[f'{model}_{loss}']
         for model, loss in zip(_MODELS, 4 * _LOSSES, strict=True)
