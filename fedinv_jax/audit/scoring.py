@@ -59,6 +59,8 @@ def rows(
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
+    # Private parameters besides the rows of a private table, and those of one more row.
+    private, more = (plan.num_private(case, setting, number) for number in (0, 1))
     columns = {'schema': 2, **plan.columns(case, setting)}
     measured = {
         'training_loss': _number(run.training_loss),
@@ -89,7 +91,7 @@ def rows(
             'fits': None if fits is None or not ok else fits_of(fits[index]),
             'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
-            **_certificate(certificate, ok, size + plan.num_private(case, setting, size)),
+            **_certificate(certificate, ok, private + (1 + more - private) * size),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
         if user in case.victims[:_EXAMPLES]:

@@ -79,7 +79,7 @@ def certify(
     """
     binary = guess._replace(labels=jnp.round(guess.labels))
     residual = tree.ravel(problem.residual(binary))
-    noise = size(residual) + extra
+    noise = noise_bound(residual) + extra
     # The rounding of the Gram matrix hides smaller changes of the uploads.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
     each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
@@ -90,11 +90,11 @@ def certify(
     return Certificate(jnp.asarray(False), unique, margin, noise, rank + num_private, determined)
 
 
-def size(residual: Array) -> Array:
+def noise_bound(residual: Array) -> Array:
     """`|r| + |e|` `[]` of a whitened residual r `[M]` and noise e, see `certify`.
 
     Example:
-        >>> round(size(jnp.array([3.0, 4.0])).item(), 3)  # 5 + sqrt(2 + 3 sqrt(4))
+        >>> round(noise_bound(jnp.array([3.0, 4.0])).item(), 3)  # 5 + sqrt(2 + 3 sqrt(4))
         7.828
     """
     count = jnp.sum(residual != 0)

@@ -130,11 +130,13 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     if not known.signs:
         sign = 'is a guess at the label, as the derivative of this loss may have either sign'
     if known.structure.on_line:
+        told = 'the side with fewer rows is that of the interactions'
+        if known.structure.signed:
+            told = f'{known.structure.signed[0]} says which side is that of the interactions'
         return (
             'one_line',
             f'the rows of {" and ".join(known.structure.on_line)} are multiples of one vector: the '
-            f'side on which a row lies {sign}, and the side with fewer rows is that of the '
-            'interactions',
+            f'side on which a row lies {sign}, and {told}',
         )
     if known.structure.on_plane and not known.lossy:
         return (

@@ -28,8 +28,9 @@ def coefficients(known: Known) -> Attack:
     several private leaves only: uploaded leaves that depend on the others are then left out. Each
     step has coefficients of its own; the steps share signs. A coefficient counts as many standard
     deviations as it is away from 0; one that the upload does not determine does not count. One that
-    the error of the private state may explain is taken for a negative's: clients that are trained
-    upload next to nothing for most negatives, and much for most interactions.
+    the error of the private state may explain is taken for a negative's where the channel is
+    lossless: clients that are trained upload next to nothing for most negatives, and much for most
+    interactions.
 
     The answer is certified where the loss is known to be one whose signs are labels, uploads are
     lossless, nothing exchanges the labels, and each sign is sure at some step: the coefficients of
@@ -72,7 +73,9 @@ def coefficients(known: Known) -> Attack:
         solved = [step(t) for t in range(len(transcript.rounds))]
         steps: Step = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solved)
         apart = jnp.where(finite[:, None], steps.apart, 0)
-        total = jnp.sum(apart, axis=0) / jnp.sqrt(len(apart)) + jnp.max(steps.moved)
+        total = jnp.sum(apart, axis=0) / jnp.sqrt(len(apart))
+        if not known.lossy:
+            total += jnp.max(steps.moved)
         where = candidates.mask(transcript)
         scores = jnp.where(where, 0.5 - jnp.arctan(total) / jnp.pi, 0)
         labels = (scores > 0.5) & where
@@ -162,7 +165,7 @@ def _solve(
     return Step(
         jnp.where(determined, solved / jnp.sqrt(jnp.where(determined, variance, 1)), 0),
         left,
-        certificate.size(left) + jnp.linalg.norm(moved),
+        certificate.noise_bound(left) + jnp.linalg.norm(moved),
         jnp.linalg.norm(moved),
         rank,
         rank == jnp.sum(diagonal > 0),

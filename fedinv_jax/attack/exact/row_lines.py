@@ -13,6 +13,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from fedinv_jax import item_table
 from fedinv_jax.attack import candidates
 from fedinv_jax.attack.exact import item_rows, problems
 from fedinv_jax.attack.exact.known import Attack, Known
@@ -31,15 +32,17 @@ def one_line(known: Known) -> Attack:
     (`Structure.signed`): the side that agrees with more of them is taken. Where none is seen, it is
     the side that holds more nearly the public share, as a rule the smaller one.
 
-    What the client adds to its loss is known, but for private item rows, and subtracted. What is
-    left of these is as large as the rows' distances from the line; a row that is not further from 0
-    than three times that, on its side, is taken for a negative's.
+    What the client adds to its loss is known, but for private item rows, and subtracted. What these
+    leave is as large as the rows' distances from the line; a row that is not further from 0 than
+    three times that, on its side, is taken for a negative's.
 
     Raises:
         ValueError: if there is no such leaf.
     """
     if not known.structure.on_line:
         raise ValueError('one_line needs an item leaf whose rows are multiples of one vector.')
+    private = jax.eval_shape(known.init_private, jax.random.key(0))
+    unknown_rows = known.terms is not None and item_table.has_items(private)
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
@@ -54,7 +57,7 @@ def one_line(known: Known) -> Attack:
             for name in known.structure.signed
         )
         scores = jnp.where(where & (agrees < 0), 1 - answer.scores, answer.scores)
-        if known.terms is not None:
+        if unknown_rows:
             scores = jnp.where(where, _beyond(item_rows.rows_of(rows, rows.seen), scores, where), 0)
         return answer._replace(scores=scores, labels=(scores > 0.5) & where)
 
