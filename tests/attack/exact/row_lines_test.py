@@ -338,7 +338,7 @@ def test_rows_within_what_private_rows_add_are_of_negatives():
 def test_coefficients_within_rounding_are_of_negatives():
     def change(shared, private):
         scorer = shared['scorer']
-        output = {**scorer['mlp'], 'bias': jnp.full(1, -14.0)}
+        output = {**scorer['mlp'], 'bias': jnp.full(1, -22.0)}
         return {**shared, 'scorer': {**scorer, 'mlp': output}}, private
 
     with jax.enable_x64():
@@ -363,6 +363,15 @@ def test_a_block_is_split_and_joined(axis):
     channel = blocks.observation(block, observe.chain(observe.add_gaussian_noise(2.0)))
     predicted, _ = channel.predict(upload, {'scorer': parts, 'items': upload['items']}, ())
     assert jax.tree.all(jax.tree.map(np.array_equal, predicted['scorer'], parts))
+    restored = []
+
+    def keep(upload, seen, state):
+        restored.append(seen)
+        return seen, state
+
+    keeping = observe.chain()._replace(predict=keep)
+    blocks.observation(block, keeping).predict(upload, {'scorer': parts}, ())
+    assert np.array_equal(restored[0]['scorer']['kernel'], whole)
     variance = channel.variance(predicted)
     assert variance['scorer']['kernel[1:3]'].shape == (2, 2)
     assert np.all(variance['scorer']['kernel[1:3]'] == 4)
