@@ -180,16 +180,16 @@ def signs_are_labels(section: Config) -> bool:
     return section.loss in ('bce', 'bpr', 'sampled_softmax') and not section.label_smoothing
 
 
-def make_regularizer(section: Config) -> losses.Regularizer | None:
+def make_regularizer(section: Config) -> regularizers.Regularizer | None:
     """What a client adds to its loss, by the fields of a config's section 'client'."""
     made = []
     if section.item_drift:
-        made.append(losses.item_drift(section.item_drift))
+        made.append(regularizers.item_drift(section.item_drift))
     if section.weight_decay:
-        made.append(losses.weight_decay(section.weight_decay))
+        made.append(regularizers.weight_decay(section.weight_decay))
     if section.private_distance or section.item_sparsity:
         made.append(
-            losses.additive_personalization(section.private_distance, section.item_sparsity)
+            regularizers.additive_personalization(section.private_distance, section.item_sparsity)
         )
     if not made:
         return None
