@@ -6,8 +6,8 @@
 | `full` | all items that are not in the user's training interactions |
 
 Ties count against the held-out item: a model that scores all items equally has hit rate 0. Random
-scores have HR@10 .100 and NDCG@10 .0454 under `loo99`. Of explicit ratings, `rmse` is the error of
-the ratings predicted for held-out items.
+scores have HR@10 .100 and NDCG@10 .0454 under `loo99`. Of explicit ratings, `held_out_rmse` is the
+error of the ratings predicted for held-out items.
 """
 
 from collections.abc import Sequence
@@ -147,7 +147,7 @@ def rmse(
         held: from `data.held_out.held_out`, with ratings; users who are not clients are ignored.
 
     Returns:
-        `{'rmse': ...}`.
+        `{'held_out_rmse': ...}`.
 
     Raises:
         ValueError: if no client has a held-out item.
@@ -162,10 +162,11 @@ def rmse(
         return jax.lax.map(one, (private, items), batch_size=_USERS)
 
     errors = [
-        predict(shared, tree.take(own, of_group), held.items[of_held]) - held.ratings[of_held]
+        predict(shared, tree.take(own, of_group), held.items[of_held])
+        - np.asarray(held.ratings)[of_held]
         for own, of_group, of_held in _held_out(private, clients, held)
     ]
-    return {'rmse': float(jnp.sqrt(jnp.mean(jnp.concatenate(errors) ** 2)))}
+    return {'held_out_rmse': float(jnp.sqrt(jnp.mean(jnp.concatenate(errors) ** 2)))}
 
 
 def _held_out(

@@ -213,7 +213,9 @@ def test_weight_decay_adds_a_multiple_of_what_is_trained(name):
     batch = types.Batch(items, labels, np.array([1.0, 2.0, 1.0, 0.0]))
     with jax.enable_x64(True):
         plain = client.gradient_step(MODELS[name], losses.bce, 0.3)
-        decayed = client.gradient_step(MODELS[name], losses.bce, 0.3, regularizers.weight_decay(0.05))
+        decayed = client.gradient_step(
+            MODELS[name], losses.bce, 0.3, regularizers.weight_decay(0.05)
+        )
         before, own = plain(shared, private, batch)
         after, new = decayed(shared, private, batch)
     used = np.isin(np.arange(N), [1, 3])

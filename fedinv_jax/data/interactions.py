@@ -220,7 +220,9 @@ def left_out(interactions: Interactions, negatives: bool = True) -> dict[str, np
     number = interactions.num_items
     reasons = {
         'no interaction that counts': counts == 0,
-        f'all {number} items, hence no possible negative': (counts == number) & (counts > 0) & negatives,
+        f'all {number} items, hence no possible negative': (counts == number)
+        & (counts > 0)
+        & negatives,
     }
     return {reason: np.flatnonzero(users) for reason, users in reasons.items() if users.any()}
 

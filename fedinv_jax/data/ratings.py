@@ -43,8 +43,8 @@ def check(scale: Scale) -> None:
     steps = (scale.high - scale.low) / scale.step if scale.step > 0 else 0
     if not (steps >= 1 and abs(steps - round(steps)) < _TOLERANCE):
         raise ValueError(
-            f'Expected data.rating_scale={tuple(scale)} to be (lowest, highest, step), with a whole '
-            'number of steps: (1.0, 5.0, 1.0), or (0.5, 5.0, 0.5) for half stars.'
+            f'Expected data.rating_scale={tuple(scale)} to be (lowest, highest, step), a whole '
+            'number of steps apart: (1.0, 5.0, 1.0), or (0.5, 5.0, 0.5) for half stars.'
         )
 
 
@@ -59,7 +59,8 @@ def labels(ratings: np.ndarray, scale: Scale) -> np.ndarray:
         float32 `[M]` in [0, 1].
 
     Raises:
-        ValueError: if a rating is not on the scale; the message says which scale the ratings have.
+        ValueError: if all ratings are equal, or one is not on the scale; the message says which
+            scale they have.
 
     Example:
         >>> labels(np.array([1, 2, 5]), Scale(1, 5, 1)).tolist()
@@ -72,6 +73,11 @@ def labels(ratings: np.ndarray, scale: Scale) -> np.ndarray:
     """
     check(scale)
     ratings = np.asarray(ratings, np.float64)
+    if len(np.unique(ratings)) < 2:
+        raise ValueError(
+            f"Expected several different ratings for labels='explicit', found only {ratings[:1]}. "
+            'Synthetic data have several with data.synthetic.num_ratings above 1.'
+        )
     steps = (ratings - scale.low) / scale.step
     off = np.abs(steps - np.clip(np.rint(steps), 0, np.rint(1 / scale.grid))) > _TOLERANCE
     if off.any():

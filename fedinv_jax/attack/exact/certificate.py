@@ -62,8 +62,8 @@ def certify(
     its residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every
     other vector on the grid moves the uploads by more (`identifiability.margins` for binary labels,
     `grid_margins` for ratings), y0 is y. This holds near the true private states only, so an answer
-    is certified only if noise can explain its residual. For M numbers of unit variance, `|e|^2` is below `M + 3 sqrt(2 M)` except in one case
-    of a thousand.
+    is certified only if noise can explain its residual. For M numbers of unit variance, `|e|^2` is
+    below `M + 3 sqrt(2 M)` except in one case of a thousand.
 
     Args:
         problem: of the whitened residual, in units of the noise.
@@ -151,6 +151,4 @@ def certify_unknown_private(
     tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
     gram, num_private = project_gram(problem, guess, gram, tangents)
     factor, where = identifiability.factor(gram), candidates.mask(transcript)
-    return certify(
-        problem, guess, gram, factor, where, num_private=num_private, grid=known.grid
-    )
+    return certify(problem, guess, gram, factor, where, num_private=num_private, grid=known.grid)

@@ -110,9 +110,7 @@ def solved(
     outer, where = known.structure.outer, candidates.mask(transcript)
     guess = problem.init(jax.random.key(0))
     if len(guess.labels) > known.max_dense_candidates:
-        solver = label_solve.label_solve(
-            outer, excluded, known.max_dense_candidates, known.grid
-        )
+        solver = label_solve.label_solve(outer, excluded, known.max_dense_candidates, known.grid)
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
         binary = _rounded(known, state.guess)
         unknowns = optax.tree.size(guess)
@@ -133,9 +131,7 @@ def solved(
             (guess.latent,), (error,),
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
-    found = certificate.certify(
-        problem, guess, gram, factor, where, extra, num_private, known.grid
-    )
+    found = certificate.certify(problem, guess, gram, factor, where, extra, num_private, known.grid)
     residual = tree.ravel(problem.residual(binary))
     alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0), known.grid)
     fitting = consistency.fits(residual, optax.tree.size(guess), alone)

@@ -79,9 +79,9 @@ def variances(gram: Array, factor: Array, where: Array) -> Array:
 def grid_margins(gram: Array, factor: Array, where: Array, grid: float) -> Array:
     """Lower bounds `[K]` on how far the uploads move if that label is another one of a grid.
 
-    Other labels of the grid differ from y by `d = y' - y` with `|d_k| >= grid` where `d_k != 0`, and
-    the others free: `|A d|^2 >= min {d'G d: d_k given} = d_k^2 / (G^-1)_kk`. Unlike `margins`, the
-    bound does not need to know on which side of y_k the other labels are.
+    Other labels differ from y by `d = y' - y` with `|d_k| >= grid` where `d_k != 0`, and
+    `|A d|^2 >= min {d'G d: d_k given} = d_k^2 / (G^-1)_kk`. Unlike `margins`, the bound does not
+    need to know on which side of y_k the other labels are.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
