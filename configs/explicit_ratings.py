@@ -23,12 +23,13 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.data.update({'name': 'ml-100k', 'labels': 'explicit', 'leave_one_out': True})
     config.data.update({'ties': 'random', 'max_positives': 120})
     config.model.scale = 0.1
-    config.client.update({'loss': 'squared_error', 'private_learning_rate': 0.02})
-    config.server.num_rounds = 160
-    config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.01})
+    config.client.update({'loss': 'squared_error', 'private_learning_rate': 0.1})
+    config.server.num_rounds = 110
+    config.server.optimizer.update({'name': 'adamw', 'learning_rate': 0.02})
     config.attack.update(
         {
             'name': ('exact', 'mgradinv', 'popularity', 'mean_rating'),
+            'num_victims': 32,
             'num_gradients': (1, 2, 4),
             'first_round': (0, 100),
             'num_iterations': 1000,
@@ -38,17 +39,18 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     )
     arms = {
         'ncf': {'model': {'name': 'ncf'}},
-        'matrix_factorization': {
-            'model': {'name': 'matrix_factorization'},
-            'observation': {'seen': ('items',)},
-        },
+        'matrix_factorization': {'model': {'name': 'matrix_factorization'}},
+        'matrix_factorization_bias': {'model': {'name': 'matrix_factorization', 'item_bias': True}},
     }
-    config = config_lib.with_arms(config, arms)
+    for name in arms.keys() - {'ncf'}:
+        arms[name]['observation'] = {'seen': ('items',)}
     if arg != 'smoke':
-        return config_lib.variant(config, arg)
+        return config_lib.variant(config_lib.with_arms(config, arms), arg)
     config = config_lib.variant(config, arg)
     config.data.update({'name': 'synthetic', 'max_positives': 10})
     config.data.synthetic.num_ratings = 5
+    config.model.update({'dim': 4, 'hidden': (8,)})
     config.server.num_rounds = 4
-    config.attack.update({'num_iterations': 3, 'min_positives': 1, 'max_positives': None})
-    return config
+    config.attack.update({'num_victims': 2, 'num_iterations': 3, 'num_gradients': (1,)})
+    config.attack.update({'min_positives': 1, 'max_positives': None})
+    return config_lib.with_arms(config, arms)

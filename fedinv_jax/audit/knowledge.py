@@ -63,7 +63,7 @@ def transcripts(
         return found
     candidates = np.broadcast_to(found.items, found.log_odds.shape)
     if training.is_explicit(config):
-        return dataclasses.replace(found, log_odds=_mean_ratings(case, users, candidates))
+        return dataclasses.replace(found, log_odds=mean_ratings(case, users, candidates))
     counts = case.counts[candidates]
     for user, items, own in zip(users, candidates, counts, strict=True):
         first, last = np.searchsorted(case.interactions.users, [user, user + 1])
@@ -72,7 +72,7 @@ def transcripts(
     return dataclasses.replace(found, log_odds=known)
 
 
-def _mean_ratings(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
+def mean_ratings(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
     """Log odds `[V, K]` whose sigmoids are the items' mean ratings from other users, as labels."""
     own = case.interactions
     labels = ratings.labels(own.ratings, training.rating_scale(case.config))

@@ -61,6 +61,9 @@ _ASSUMED = {
 }
 
 
+_ASSUMED_OF_RATINGS = {'scaled': _NORM, 'variable_projection': _NORM}
+
+
 # What a client does where a field differs from its default.
 _TRAINS = {
     'model.dropout': 'dropout {:g}',
@@ -245,7 +248,8 @@ def _priors(config: Config, case: plan.Case) -> str:
     ]
     solvers = {choice.solver for choice in case.attacks.values()} | {'joint'} & read
     public = config.attack.popularity
-    for name, what in _ASSUMED.items():
+    assumed = _ASSUMED_OF_RATINGS if training.is_explicit(config) else _ASSUMED
+    for name, what in assumed.items():
         if name in solvers:
             what = what if public else what.replace('item popularity and the ', '')
             used.append(f'{what} ({name})')

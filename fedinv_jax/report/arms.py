@@ -11,8 +11,9 @@ _COLUMNS = ('exact match', 'certified', 'fits')
 _MEANS = {'auc': ('auc', 'f1'), 'accuracy': ('accuracy', 'rmse')}
 _LEGEND = (
     'AUC and F1, of ratings accuracy and RMSE: means over victims [95% confidence interval]. Other '
-    'columns count victims: all labels right, certified, and, of those for whom it is known, uploads that fit what the client '
-    'is said to send. A placebo attacks the upload of another victim.'
+    'columns count victims: all labels right, certified, and, of those for whom it is known, '
+    'uploads that fit what the client is said to send. A placebo attacks the upload of another '
+    'victim.'
 )
 _Named = tuple[str, SummaryRow]
 
