@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate, tree
-from fedinv_jax.losses import AnyLoss, Regularizer
+from fedinv_jax.losses import AnyLoss
+from fedinv_jax.regularizers import Regularizer
 from fedinv_jax.types import Array, Batch, BatchLoss, ClientUpdate, Model, Observation, PyTree
 
 

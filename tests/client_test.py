@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, item_table, losses, models, sampling, types
+from fedinv_jax import client, item_table, losses, models, regularizers, sampling, types
 from tests import reference
 
 N, D = 7, 3
@@ -183,7 +183,7 @@ def test_item_drift_matches_reference(name, kind, batch_size, items):
             losses.bce,
             make(0.2),
             optax.sgd(0.3),
-            regularizer=losses.item_drift(0.05 * entries),
+            regularizer=regularizers.item_drift(0.05 * entries),
             **options,
         )
         actual = jax.jit(update)(shared, private, types.Batch(ids, labels, weights))
@@ -194,14 +194,14 @@ def test_item_drift_matches_reference(name, kind, batch_size, items):
 
 
 def test_item_drift_of_rows_that_stay():
-    penalty = losses.item_drift(2.0)
+    penalty = regularizers.item_drift(2.0)
     rows = {'items': {'embedding': jnp.ones((2, 3))}, 'scorer': jnp.ones(2)}
     batch = types.Batch(None, jnp.zeros(2), jnp.ones(2))
     gradient = jax.grad(penalty)(rows, None, rows, batch)
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
     with pytest.raises(ValueError, match=r'Expected weight=-1 >= 0\.'):
-        losses.item_drift(-1)
+        regularizers.item_drift(-1)
 
 
 # Failed on rows that decay twice where they are used twice, on padding that decays, and on a
@@ -213,7 +213,9 @@ def test_weight_decay_adds_a_multiple_of_what_is_trained(name):
     batch = types.Batch(items, labels, np.array([1.0, 2.0, 1.0, 0.0]))
     with jax.enable_x64(True):
         plain = client.gradient_step(MODELS[name], losses.bce, 0.3)
-        decayed = client.gradient_step(MODELS[name], losses.bce, 0.3, losses.weight_decay(0.05))
+        decayed = client.gradient_step(
+            MODELS[name], losses.bce, 0.3, regularizers.weight_decay(0.05)
+        )
         before, own = plain(shared, private, batch)
         after, new = decayed(shared, private, batch)
     used = np.isin(np.arange(N), [1, 3])
@@ -246,7 +248,7 @@ def test_smoothed_and_weighted_losses():
     for wrong in (
         lambda: losses.smoothed(losses.bce, 1.5),
         lambda: losses.weighted_positives(losses.bce, -1),
-        lambda: losses.weight_decay(-1),
+        lambda: regularizers.weight_decay(-1),
     ):
         with pytest.raises(ValueError, match='Expected'):
             wrong()

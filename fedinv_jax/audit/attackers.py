@@ -67,7 +67,7 @@ class Target(NamedTuple):
         dynamics: name of the hypothesis; None for an attack that reads no upload.
         rounds: the observed rounds, `[T]`; only the differences between them matter.
         model: the recommender.
-        share: public share of interactions among the candidates.
+        share: public share of interactions among the candidates; mean label of explicit ratings.
         probe: `probe(seen, adaptive) -> Known`: the function `probe` of this module with config and
             model bound. It takes seconds; its result depends on neither the attack, nor the rounds,
             nor the seed.
@@ -121,8 +121,8 @@ def make_replay(
     predicted upload of each member and ignores the other stages. An attacker that does not know the
     defences ignores the penalty on the drift of item rows too. `loss` replaces the client's.
     """
-    section = (config if adaptive else channel.undefended(config)).client
-    client_update = training.make_client_update(section, model, loss)
+    told = config if adaptive else channel.undefended(config)
+    client_update = training.make_client_update(told, model, loss)
     size, before = config.observation.cohort, channel.before_sum(config)
     if size == 1:
         return client_update
@@ -190,6 +190,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,
             max_dense_candidates=config.attack.max_dense_candidates,
+            grid=training.rating_scale(config).grid if training.is_explicit(config) else 1.0,
         )
         return precision.assumed(known, precision.of(known))
 

@@ -45,6 +45,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         path: of the .npz file, in the format of `transcripts`.
         log: prints a line.
     """
+    _check_labels(config)
     case = plan.make_case(config_lib.single_seeds(config)[0])
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
     if registry.ATTACKS[setting.attack].reads_sums:
@@ -104,6 +105,7 @@ def attack_transcript(
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
             objective was met.
     """
+    _check_labels(config)
     seen, target = _read(config, path)
     config = target.config
     choice = registry.ATTACKS[target.attack].make(target)
@@ -141,6 +143,15 @@ def attack_transcript(
     return result
 
 
+def _check_labels(config: Config) -> None:
+    """Refuses explicit ratings: a file does not describe their scale."""
+    if training.is_explicit(config):
+        raise ValueError(
+            'Transcript files describe clients with binary labels: they need '
+            "data.labels='implicit'."
+        )
+
+
 def _verdict(result: Mapping[str, Any]) -> str:
     """Whether the uploads fit, and what would fit, in words."""
     if result['fits'] is None:
@@ -176,7 +187,7 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
         config = beliefs.believed(_described(config, seen, meta))
         model = training.make_model(config.model, len(seen.items))
         layout.check(seen, model)
-        training.make_client_update(config.client, model)  # refuses an optimiser's arguments
+        training.make_client_update(config, model)  # refuses an optimiser's arguments
         setting = settings_lib.reading(config)[0]
         seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
     except (TypeError, ValueError) as error:

@@ -11,13 +11,14 @@ from fedinv_jax.audit import (
     beliefs,
     defence_checks,
     defences,
+    rating_checks,
     registry,
     secure_aggregation,
     training,
 )
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
-from fedinv_jax.data import columns
+from fedinv_jax.data import clients, columns
 from fedinv_jax.types import BatchLoss
 
 _DTYPES = ('float32', 'float64')
@@ -99,6 +100,7 @@ _RANGES = {
 _ABOVE = ('client.batch_share', 'observation.delta')
 _BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'data.labels': clients.LABELS,
     'data.ties': ('item', 'random'),
     'model.name': training.MODELS,
     'model.kernel_init': models.KERNELS,
@@ -233,6 +235,7 @@ def _check_combinations(config: Config) -> None:
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     _check_model(config)
+    rating_checks.check(config)
     if attack.optimizer.name == attackers.NEWTON:
         _check_newton(config)
     if attack.warm_start is not None:

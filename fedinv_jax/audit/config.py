@@ -15,8 +15,9 @@ Config = compatibility.Config
 def default_config() -> Config:
     """The config that every file in `configs/` starts from; a comment documents each field.
 
-    A tuple is an axis of the run, except `model.hidden` and `observation.uploaded`: every
-    combination of the axes is a setting, and one training run per seed serves all settings.
+    A tuple is an axis of the run, except `data.rating_scale`, `model.hidden` and
+    `observation.uploaded`: every combination of the axes is a setting, and one training run per
+    seed serves all settings.
     """
     optional = config_dict.placeholder
     config = Config(
@@ -46,7 +47,11 @@ def default_config() -> Config:
                 'negatives_per_positive': 4,  # items sampled with label 0, per interaction
                 # Sample new negatives each round; needs observation.batch_known=False.
                 'resample_negatives': False,
-                'labels': 'implicit',  # 0 or 1; or 'ratings': the ratings themselves
+                # 'implicit': 1 for an interaction, 0 for a negative. 'ratings': ratings scaled to
+                # (1/2, 1], beside negatives. 'explicit': ratings alone, predicted by squared error.
+                'labels': 'implicit',
+                # With explicit ratings: the lowest, the highest, and the step between two.
+                'rating_scale': (1.0, 5.0, 1.0),
                 'min_positives': 1,  # users with fewer interactions are no clients
                 'max_positives': optional(int),  # users with more are no clients; None: no limit
                 'max_users': optional(int),  # keep only the first of these users; None: all
@@ -61,6 +66,7 @@ def default_config() -> Config:
                     'max_activity': optional(int),
                     'taste_dim': 8,
                     'taste_strength': 1.0,
+                    'num_ratings': 1,
                 },
             },
             'model': {

@@ -40,7 +40,7 @@ class Case(NamedTuple):
         clients: all clients, in groups of similar batch size.
         victims: user indices.
         model: the recommender.
-        share: public share of interactions among the candidates.
+        share: public share of interactions among the candidates; mean label of explicit ratings.
         counts: int `[N]`, interactions of each item, over all users.
         num_users: number of users with interactions.
         attacks: the attack of each `attack_setting`.

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import compilation, metrics, tree
-from fedinv_jax.audit import plan
+from fedinv_jax import compilation, metrics, rating_metrics, tree
+from fedinv_jax.audit import plan, training
+from fedinv_jax.data import ratings
 from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree, Transcript
@@ -54,7 +55,8 @@ def rows(
         there = np.resize(finite & present[: len(finite)], len(answers.objective))
         objective: Any = np.where(there, np.asarray(answers.objective), np.nan)
         answers = answers._replace(objective=objective)
-    values = _evaluate_block(answers, truths)
+    scale = training.rating_scale(case.config) if training.is_explicit(case.config) else None
+    values = _evaluate_block(answers, truths, scale)
     certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
@@ -94,7 +96,7 @@ def rows(
             **_certificate(certificate, ok, private + (1 + more - private) * size),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
-        if user in case.victims[:_EXAMPLES]:
+        if user in case.victims[:_EXAMPLES] and scale is None:
             where = truth.weights > 0
             new['scores'] = [round(float(x), 4) for x in found['scores'][: len(where)][where]]
             new['truth'] = [int(x > 0) for x in truth.labels[where]]
@@ -103,7 +105,9 @@ def rows(
     return [row(index, user) for index, user in enumerate(block.users)]
 
 
-def _evaluate_block(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
+def _evaluate_block(
+    answers: Answer, truths: GroundTruth, scale: ratings.Scale | None
+) -> dict[str, Any]:
     """`evaluate` of a block in float64, in small calls that are padded to a few shapes."""
     count, size = truths.labels.shape
     most = 64
@@ -129,15 +133,22 @@ def _evaluate_block(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
     with jax.enable_x64():
         found = [
             jax.device_get(
-                _evaluate_many()(*tree.take((answers, truths), slice(start, start + _TOGETHER)))
+                _evaluate_many(scale)(
+                    *tree.take((answers, truths), slice(start, start + _TOGETHER))
+                )
             )
             for start in range(0, count, _TOGETHER)
         ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
 
 
-def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
-    """One victim's metrics; a failed attack counts as the answer 'score 0.5 for every item'."""
+def evaluate(
+    answer: Answer, truth: GroundTruth, scale: ratings.Scale | None = None
+) -> dict[str, Any]:
+    """One victim's metrics; a failed attack counts as the answer 'score 0.5 for every item'.
+
+    `scale` is that of explicit ratings; None: labels are binary.
+    """
     ok = jnp.isfinite(answer.objective) & jnp.all(jnp.isfinite(answer.scores))
     counted = Answer(
         jnp.where(ok, answer.scores, 0.5),
@@ -145,8 +156,11 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
         jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), answer.private),
         answer.objective,
     )
+    measured = metrics.evaluate(counted, truth)
+    if scale is not None:
+        measured = rating_metrics.evaluate(counted, truth, scale)
     return {
-        'metrics': metrics.evaluate(counted, truth),
+        'metrics': measured,
         'drift': metrics.drift(tree.take(truth.private, 0), tree.take(truth.private, -1)),
         'objective': answer.objective,
         'scores': counted.scores,
@@ -155,9 +169,9 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
 
 
 @functools.cache
-def _evaluate_many() -> Any:
+def _evaluate_many(scale: ratings.Scale | None) -> Any:
     """`evaluate` over a leading axis of victims, compiled."""
-    return compilation.jit(jax.vmap(evaluate))
+    return compilation.jit(jax.vmap(partial(evaluate, scale=scale)))
 
 
 def _finite(seen: PyTree, count: int) -> np.ndarray:

@@ -61,6 +61,9 @@ _ASSUMED = {
 }
 
 
+_ASSUMED_OF_RATINGS = {'scaled': _NORM, 'variable_projection': _NORM}
+
+
 # What a client does where a field differs from its default.
 _TRAINS = {
     'model.dropout': 'dropout {:g}',
@@ -118,6 +121,9 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     batch = 'unknown: every item of the catalogue is a candidate'
     batch += '; new negatives each round' * config.data.resample_negatives
     known = 'items known, labels unknown'
+    if training.is_explicit(config):
+        low, high, step = training.rating_scale(config)
+        known = f'rated items known; ratings of {low:g} to {high:g} in steps of {step:g} unknown'
     if config.attack.wrong_items:
         known = (
             f'items known but for a share {config.attack.wrong_items:g}, at least one, that the '
@@ -187,9 +193,11 @@ def _left_out(cases: Sequence[plan.Case]) -> Iterator[str]:
             more = f' and {len(users) - 5} more' if len(users) > 5 else ''
             return f'{len(users)} of {len(ids)} users ({first}{more})'
 
-        for reason, users in interactions_lib.left_out(case.interactions).items():
+        for reason, users in interactions_lib.left_out(
+            case.interactions, not training.is_explicit(case.config)
+        ).items():
             yield f'{named(users)}: {reason}'
-        if case.held is None:
+        if case.held is None or training.is_explicit(case.config):
             continue
         clients = np.concatenate([group.users for group in case.clients])
         is_client = np.isin(case.held.users, clients)
@@ -240,7 +248,8 @@ def _priors(config: Config, case: plan.Case) -> str:
     ]
     solvers = {choice.solver for choice in case.attacks.values()} | {'joint'} & read
     public = config.attack.popularity
-    for name, what in _ASSUMED.items():
+    assumed = _ASSUMED_OF_RATINGS if training.is_explicit(config) else _ASSUMED
+    for name, what in assumed.items():
         if name in solvers:
             what = what if public else what.replace('item popularity and the ', '')
             used.append(f'{what} ({name})')

@@ -9,12 +9,22 @@ from collections.abc import Sequence
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, client, cohorts, losses, models, sampling, server, train
+from fedinv_jax import (
+    _validate,
+    client,
+    cohorts,
+    losses,
+    models,
+    regularizers,
+    sampling,
+    server,
+    train,
+)
 from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
 from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.data import loaders, provenance, synthetic
+from fedinv_jax.data import loaders, provenance, ratings, synthetic
 from fedinv_jax.types import BatchLoss, ClientUpdate, Model
 
 MODELS = {
@@ -124,6 +134,7 @@ def make_clients(
         labels=config.data.labels,
         min_positives=config.data.min_positives,
         max_positives=config.data.max_positives,
+        rating_scale=config.data.rating_scale,
     )
     if config.data.max_users is None:
         return groups
@@ -165,8 +176,22 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
         ) from error
 
 
-def make_loss(section: Config) -> losses.AnyLoss:
-    """The loss of an interaction or of a batch, by the fields of a config's section 'client'."""
+def is_explicit(config: Config) -> bool:
+    """Whether the labels are explicit ratings."""
+    return bool(config.data.labels == 'explicit')
+
+
+def rating_scale(config: Config) -> ratings.Scale:
+    """The scale of explicit ratings, which server and clients know."""
+    return ratings.Scale(*config.data.rating_scale)
+
+
+def make_loss(config: Config) -> losses.AnyLoss:
+    """The loss of an interaction or of a batch, by section 'client', or of explicit ratings."""
+    if is_explicit(config):
+        scale = rating_scale(config)
+        return losses.rating_error(scale.low, scale.high)
+    section = config.client
     loss = _validate.lookup('client.loss', section.loss, LOSSES)
     if isinstance(loss, BatchLoss):
         return loss
@@ -180,16 +205,16 @@ def signs_are_labels(section: Config) -> bool:
     return section.loss in ('bce', 'bpr', 'sampled_softmax') and not section.label_smoothing
 
 
-def make_regularizer(section: Config) -> losses.Regularizer | None:
+def make_regularizer(section: Config) -> regularizers.Regularizer | None:
     """What a client adds to its loss, by the fields of a config's section 'client'."""
     made = []
     if section.item_drift:
-        made.append(losses.item_drift(section.item_drift))
+        made.append(regularizers.item_drift(section.item_drift))
     if section.weight_decay:
-        made.append(losses.weight_decay(section.weight_decay))
+        made.append(regularizers.weight_decay(section.weight_decay))
     if section.private_distance or section.item_sparsity:
         made.append(
-            losses.additive_personalization(section.private_distance, section.item_sparsity)
+            regularizers.additive_personalization(section.private_distance, section.item_sparsity)
         )
     if not made:
         return None
@@ -197,10 +222,11 @@ def make_regularizer(section: Config) -> losses.Regularizer | None:
 
 
 def make_client_update(
-    section: Config, model: Model, loss: losses.AnyLoss | None = None
+    config: Config, model: Model, loss: losses.AnyLoss | None = None
 ) -> ClientUpdate:
     """The local training of a config's section 'client'; `loss` replaces the config's."""
-    made = _make_client_update(section, model, loss or make_loss(section))
+    section = config.client
+    made = _make_client_update(section, model, loss or make_loss(config))
     if section.batch_share != 1:
         made = sampling.subsampled(made, section.batch_share)
     return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
@@ -251,7 +277,7 @@ def make_federation(
     )
     return train.federation(
         model,
-        make_client_update(config.client, model),
+        make_client_update(config, model),
         channel.channel(config),
         server.server(
             optimizer,
@@ -261,6 +287,6 @@ def make_federation(
         clients,
         section.clients_per_round,
         config.data.resample_negatives,
-        make_loss(config.client),
+        make_loss(config),
         make_cohorts(config, clients),
     )

@@ -27,7 +27,7 @@ def test_every_name_of_the_choices_can_be_made():
             config.client.name = name
             for loss in training.LOSSES:
                 config.client.loss = loss
-                training.make_client_update(config.client, model)
+                training.make_client_update(config, model)
         for dynamics in attackers.DYNAMICS:
             attackers.make_dynamics(dynamics, [0, 2], model)
         for setting in settings_lib.settings(config):
@@ -188,7 +188,7 @@ def test_a_cohort_is_clipped_by_what_is_uploaded():
     shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
     batch = Batch(None, jnp.array([1.0, 0, 0]), jnp.ones(3))
     own = item_table.gather(shared, jnp.arange(3))
-    upload = training.make_client_update(config.client, model)(own, private, batch)[0]
+    upload = training.make_client_update(config, model)(own, private, batch)[0]
     channel = channel_lib.channel(config)
     sent = channel.observe(upload, channel.init(upload), jax.random.key(2))[0]['items']
     two = Batch(jnp.arange(6), jnp.tile(batch.labels, 2), jnp.ones(6))

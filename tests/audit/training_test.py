@@ -33,9 +33,9 @@ def test_a_field_of_local_sgd_changes_the_client(change):
     model = training.make_model(config.model, 4)
     shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
     batch = Batch(None, jnp.array([1.0, 0, 0, 1]), jnp.ones(4))
-    before = training.make_client_update(config.client, model)(shared, private, batch)
+    before = training.make_client_update(config, model)(shared, private, batch)
     config.client.update(change)
-    upload, after = training.make_client_update(config.client, model)(shared, private, batch)
+    upload, after = training.make_client_update(config, model)(shared, private, batch)
     if 'item_drift' in change:
         moved = [np.abs(u['items']['embedding']).sum() for u in (upload, before[0])]
         assert moved[0] < moved[1]
@@ -83,7 +83,7 @@ def test_how_a_client_trains_reaches_its_upload(field, value):
     batch = Batch(None, np.array([1.0, 0, 0, 1, 0, 1]), np.ones(6), jax.random.key(2))
 
     def upload():
-        update = training.make_client_update(config.client, model)
+        update = training.make_client_update(config, model)
         return tree.ravel(update(shared, private, batch)[0])
 
     usual = upload()

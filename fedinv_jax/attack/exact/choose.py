@@ -57,7 +57,14 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
         if solver not in MEMBERS:
             names = ', '.join(sorted(MEMBERS))
             raise ValueError(f'Unknown solver={solver!r}; choices: auto, {names}.')
+        if known.grid < 1 and solver not in _OF_RATINGS:
+            raise ValueError(
+                f'{solver} finds binary labels, not ratings; use {", ".join(_OF_RATINGS)} or auto.'
+            )
         return Choice(solver, '', _split(known, MEMBERS[solver](known)), (), known.symmetries)
+    if known.grid < 1:
+        name, why = _of_ratings(known)
+        return Choice(name, why, _split(known, MEMBERS[name](known)), (), known.symmetries)
     name, why = _strongest(known, batch_known)
     attack = MEMBERS[name](known)
     estimates = name != 'coefficients' or (known.linear is not None and known.linear.leaf is None)
@@ -99,9 +106,33 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 }
 
 
+# Solvers whose labels may have any value in [0, 1]. The others find signs or classes.
+_OF_RATINGS = ('closed_form', 'scaled', 'variable_projection')
 # Solvers that are compared with those that read item rows only, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'coefficients', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
+
+
+def _of_ratings(known: Known) -> tuple[str, str]:
+    """The strongest solver for ratings: labels of a grid in place of binary ones."""
+    found = known.recovery
+    if known.structure.affine and found is not None:
+        if found.bias is not None:
+            return (
+                'closed_form',
+                f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
+                'and the upload is affine in the ratings',
+            )
+        return (
+            'scaled',
+            f'{found.kernel} is of rank one along p: p is determined up to a scalar, and that one '
+            'is taken whose ratings are nearest to the scale',
+        )
+    return (
+        'variable_projection',
+        'no leaf determines p, or the upload is not affine in the ratings: Gauss-Newton on the '
+        'replayed client finds ratings and p together',
+    )
 
 
 def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:

@@ -126,6 +126,7 @@ class Known(NamedTuple):
         terms: the client with the loss `y z` in place of its own, where it adds something to its
             loss: with labels of 0 it uploads what that adds; None where it adds nothing.
         block: rows of a leaf that is split in `observation` and in what is seen, see `blocks`.
+        grid: distance between neighbouring labels in [0, 1]: 1 for binary labels, less for ratings.
     """
 
     client_update: ClientUpdate
@@ -146,6 +147,7 @@ class Known(NamedTuple):
     signs: bool = False
     terms: ClientUpdate | None = None
     block: Block | None = None
+    grid: float = 1.0
 
 
 class Draw(NamedTuple):

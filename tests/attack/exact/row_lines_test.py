@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from fedinv_jax import client, item_table, losses, models, observe, tree, types
+from fedinv_jax import client, item_table, losses, models, observe, regularizers, tree, types
 from fedinv_jax.attack import exact
 from fedinv_jax.attack.exact import blocks, coefficients
 from fedinv_jax.attack.exact.known import Block, Draw
@@ -251,9 +251,9 @@ def test_a_kernel_of_concatenated_inputs_is_split(loss, solver):
 @pytest.mark.parametrize(
     ('name', 'loss', 'terms'),
     [
-        ('fedrap', 'bce', losses.additive_personalization(0.1, 0.1)),
-        ('gmf', 'bpr', losses.weight_decay(0.5)),
-        ('lightgcn', 'bce', losses.weight_decay(0.5)),
+        ('fedrap', 'bce', regularizers.additive_personalization(0.1, 0.1)),
+        ('gmf', 'bpr', regularizers.weight_decay(0.5)),
+        ('lightgcn', 'bce', regularizers.weight_decay(0.5)),
     ],
 )
 def test_what_is_added_to_the_loss_is_subtracted(name, loss, terms):
@@ -322,7 +322,7 @@ def test_signs_are_certified_only_where_they_are_sure_and_labels():
 # Clients that are trained upload next to nothing for negatives, less than what private rows add.
 # Failed on: the sign of every row.
 def test_rows_within_what_private_rows_add_are_of_negatives():
-    terms = losses.additive_personalization(0.1, 0.1)
+    terms = regularizers.additive_personalization(0.1, 0.1)
     with jax.enable_x64():
         model = MODELS['fedrap']()
         update, channel, known = probed(model, losses.bce, ('items',), terms=terms)
