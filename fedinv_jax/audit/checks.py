@@ -65,6 +65,7 @@ _RANGES = {
             'client.weight_decay',
             'client.private_distance',
             'client.item_sparsity',
+            'client.item_rate_scale',
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',
@@ -96,7 +97,7 @@ _RANGES = {
     ),
 }
 # Fields of which the smallest value, or the largest, is itself out of range.
-_ABOVE = ('client.batch_share', 'observation.delta')
+_ABOVE = ('client.batch_share', 'client.item_rate_scale', 'observation.delta')
 _BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.ties': ('item', 'random'),

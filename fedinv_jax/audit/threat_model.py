@@ -70,6 +70,7 @@ _TRAINS = {
     'client.private_distance': 'distance of the private from the shared item table, weight {:g}',
     'client.item_sparsity': 'absolute entries of the shared item rows, weight {:g}',
     'client.learning_rate_decay': 'both learning rates times {:g} after each epoch',
+    'client.item_rate_scale': 'item rows at {:g} times the rate',
     'client.batch_size': 'minibatches of {}',
     'client.shuffle': 'minibatches in another order in each epoch',
     'client.batch_share': 'trains on a random share {:g} of its batch in each round',
