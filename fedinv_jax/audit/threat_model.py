@@ -80,6 +80,10 @@ _PLACEBO = (
     'each attack that reads uploads also runs on those of another victim, scored against the '
     'labels of its own: what it finds without the uploads of its victim'
 )
+_STEP_SIZES = (
+    'unknown: one factor of the gradients of the item rows and one of those of the scorer, '
+    'estimated from the uploads where these determine them'
+)
 _TOO_FEW = {
     'loo99': f'fewer than {held_out.NEGATIVES} items that they never interacted with',
     'full': f'ranked among {quality.K} items or fewer',
@@ -134,6 +138,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         *[('believes', text) for text in _beliefs(config)],
+        *[('step sizes', _STEP_SIZES)] * (not config.attack.step_sizes_known),
         ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
