@@ -344,8 +344,7 @@ def make_mgradinv(
         return problem, solver
 
     batched = batching.Batched(pose, section.num_restarts)
-    mgradinv = partial(batching.run, batched)
     by, why = section.optimizer.name, ''
     if start is not None:
         by, why = f'{by} from {start.solver}', f'the start: {start.why}' if start.why else ''
-    return Choice(by, why, mgradinv, batched)
+    return Choice(by, why, partial(batching.run, batched), batched)

@@ -124,6 +124,15 @@ def test_few_equations_certify_little():
     assert 0 < np.mean(certified) < 0.3
 
 
+# Failed on labels of which no replay asks whether they fit.
+@pytest.mark.slow
+def test_wrong_step_sizes_are_noticed():
+    made = clients('ncf', ('items', 'scorer'), 8)
+    found = answers(chosen('ncf', ('items', 'scorer'), known=True), made[0])
+    assert np.all(found.fits == 0)
+    assert not np.any(found.certificate.certified | found.certificate.locally_unique)
+
+
 # Item rows and item biases, of which p is the quotient: the step size is that of both.
 def test_rows_with_a_bias_determine_the_step_size_of_items():
     made = clients('mf_bias', ('items',), 24)
