@@ -340,6 +340,56 @@ def test_one_sgd_epoch_is_rate_times_gradient():
     assert_trees_close(private_sgd, private_step, rtol=1e-10)
 
 
+class ItemRate:
+    """A reference optimiser whose steps of the item rows are `scale` times as long."""
+
+    def __init__(self, optimizer, scale):
+        self.optimizer, self.scale = optimizer, scale
+        self.start = optimizer.start
+
+    def step(self, parameters, gradient, state):
+        new, state = self.optimizer.step(parameters, gradient, state)
+        rows = {}
+        for name, old in parameters['items'].items():
+            rows[name] = np.array(old)
+            for place in np.ndindex(old.shape):
+                rows[name][place] += self.scale * (new['items'][name][place] - old[place])
+        return {**new, 'items': rows}, state
+
+
+# Failed on mutants: the scorer at the rate of the items, the upload scaled after training, the
+# gradient scaled before Adam.
+@pytest.mark.parametrize('name', ['mf_bias', 'ncf'])
+@pytest.mark.parametrize('kind', ['gradient_step', 'sgd', 'adam'])
+def test_item_rows_have_a_rate_of_their_own(name, kind):
+    model, scale = MODELS[name], 80.0 * N
+    shared, private = parameters(model)
+    labels, weights = LABELS.astype(float), WEIGHTS.astype(float)
+    if kind == 'gradient_step':
+        expected = reference.gradient_step(reference.bce, 0.3)(
+            shared, private, ITEMS, labels, weights
+        )
+        rows = {}
+        for leaf, gradient in expected[0]['items'].items():
+            rows[leaf] = np.zeros_like(gradient)
+            for place in np.ndindex(gradient.shape):
+                rows[leaf][place] = scale * gradient[place]
+        expected = {**expected[0], 'items': rows}, expected[1]
+        update = client.gradient_step(model, losses.bce, 0.3, item_rate_scale=scale)
+    else:
+        ours, theirs = (optax.sgd, reference.Sgd) if kind == 'sgd' else (optax.adam, reference.Adam)
+        local = reference.local_sgd(
+            reference.bce, ItemRate(theirs(0.01), scale), theirs(0.02), 2, batch_size=4
+        )
+        expected = local(shared, private, ITEMS, labels, weights)
+        update = client.local_sgd(
+            model, losses.bce, ours(0.01), ours(0.02), 2, 4, item_rate_scale=scale
+        )
+    with jax.enable_x64(True):
+        found = jax.jit(update)(shared, private, types.Batch(ITEMS, labels, weights))
+    assert_trees_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 # Failed on mutants: the shared rate only, the private rate only, `decay**(number + 1)`.
 def test_both_learning_rates_decay_from_epoch_to_epoch():
     shared, private = parameters(MODELS['mf_bias'])
@@ -385,6 +435,10 @@ def test_errors():
         client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
     with pytest.raises(ValueError, match=r'Expected learning_rate_decay=-0\.5 >= 0'):
         client.local_sgd(model, losses.bce, sgd, sgd, learning_rate_decay=-0.5)
+    with pytest.raises(ValueError, match=r'Expected item_rate_scale=0 > 0'):
+        client.local_sgd(model, losses.bce, sgd, sgd, item_rate_scale=0)
+    with pytest.raises(ValueError, match=r'Expected item_rate_scale=nan > 0'):
+        client.gradient_step(model, losses.bce, 0.1, item_rate_scale=np.nan)
 
 
 # Failed on mutant: the optimiser as it is (NaN where a row has no gradient).

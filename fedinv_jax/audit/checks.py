@@ -66,6 +66,7 @@ _RANGES = {
             'client.weight_decay',
             'client.private_distance',
             'client.item_sparsity',
+            'client.item_rate_scale',
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',
@@ -97,8 +98,9 @@ _RANGES = {
     ),
 }
 # Fields of which the smallest value, or the largest, is itself out of range.
-_ABOVE = ('client.batch_share', 'observation.delta')
+_ABOVE = ('client.batch_share', 'client.item_rate_scale', 'observation.delta')
 _BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
+_WITHOUT_SIZES = ('cosine_per_leaf', 'cosine_per_part')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.labels': clients.LABELS,
     'data.ties': ('item', 'random'),
@@ -236,6 +238,8 @@ def _check_combinations(config: Config) -> None:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     _check_model(config)
     rating_checks.check(config)
+    if not attack.step_sizes_known:
+        _check_step_sizes(config)
     if attack.optimizer.name == attackers.NEWTON:
         _check_newton(config)
     if attack.warm_start is not None:
@@ -266,6 +270,35 @@ def _check_model(config: Config) -> None:
         raise ValueError(
             "model.name='fedrap' has an item table of each client's own, which sums of several "
             'clients do not support: it needs observation.cohort=1.'
+        )
+
+
+def _check_step_sizes(config: Config) -> None:
+    """Rejects unknown step sizes where an upload is no gradient times factors, or is replayed."""
+    client, attack = config.client, config.attack
+    one_step = (client.num_epochs, client.batch_size) == (1, None)
+    rules = {client.optimizer.name, client.private_optimizer.name}
+    if client.name == 'local_sgd' and not (one_step and rules == {'sgd'}):
+        raise ValueError(
+            'attack.step_sizes_known=False needs clients of one step of SGD: client.num_epochs=1, '
+            "client.batch_size=None, and both optimisers 'sgd'."
+        )
+    if not config.observation.batch_known or config.observation.cohort > 1:
+        raise ValueError(
+            'attack.step_sizes_known=False needs the upload of one client with a known batch: '
+            'observation.batch_known=True and cohort=1.'
+        )
+    for name in attack.name:
+        spec = registry.ATTACKS[name]
+        if (spec.family == 'recipe' and name != 'intersection') or spec.reads_sums:
+            raise ValueError(
+                f'attack.name={name!r} knows the step sizes: attack.step_sizes_known=False is for '
+                'exact attacks, mgradinv and baselines.'
+            )
+    if attack.distance not in (None, *_WITHOUT_SIZES) or attack.optimizer.name == attackers.NEWTON:
+        raise ValueError(
+            'attack.step_sizes_known=False needs a distance that no step size changes, and no '
+            f'gauss_newton: attack.distance={" or ".join(_WITHOUT_SIZES)}.'
         )
 
 

@@ -107,6 +107,9 @@ def default_config() -> Config:
                 'num_epochs': 1,
                 # Factor of both learning rates from one local epoch to the next.
                 'learning_rate_decay': 1.0,
+                # Learning rate of the item rows, relative to that of the scorer: with gradient_step
+                # the item rows of an upload times this, with local_sgd each local step of them.
+                'item_rate_scale': 1.0,
                 'batch_size': optional(int),
                 # Whether minibatches have another order in each epoch, which no attacker knows.
                 'shuffle': False,
@@ -196,6 +199,10 @@ def default_config() -> Config:
                 # knows in which rounds a victim took part (if not: in all).
                 'wrong_items': 0.0,
                 'participation_known': True,
+                # Whether the attacker knows the step sizes of clients that take one step: the
+                # factors of the gradients of item rows and scorer in an upload. If not, exact and
+                # mgradinv estimate them.
+                'step_sizes_known': True,
                 # Whether each attack that reads uploads also runs on the uploads of another victim,
                 # scored against the labels of its own: what it finds without the victim's uploads.
                 'placebo': False,

@@ -15,6 +15,7 @@ _NEEDED = {
     'data.resample_negatives': (False, 'batches hold rated items only'),
     'observation.batch_known': (True, 'which items are rated is known, the ratings are the secret'),
     'observation.cohort': (1, 'attacks on sums find binary labels'),
+    'attack.step_sizes_known': (True, 'step sizes are estimated from binary labels'),
     'attack.priors.binary': (0.0, 'it draws labels to 0 and 1'),
     'attack.priors.sparsity': (0.0, 'it draws labels to 0'),
 }

@@ -57,7 +57,10 @@ def rows(
         answers = answers._replace(objective=objective)
     scale = training.rating_scale(case.config) if training.is_explicit(case.config) else None
     values = _evaluate_block(answers, truths, scale)
-    certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
+    certificates, fits, kept, sizes = jax.device_get(
+        (answers.certificate, answers.fits, answers.kept, answers.step_sizes)
+    )
+    true_sizes = training.step_sizes(case.config.client)
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
@@ -93,6 +96,7 @@ def rows(
             'fits': None if fits is None or not ok else fits_of(fits[index]),
             'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
+            **_step_sizes(tree.take(sizes, index) if ok else None, true_sizes),
             **_certificate(certificate, ok, private + (1 + more - private) * size),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
@@ -193,6 +197,17 @@ def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str
         'rank': int(found.rank) if ok else None,
         'determined': int(found.determined) if ok else None,
         'unknowns': unknowns,
+    }
+
+
+def _step_sizes(found: dict[str, Any] | None, truth: dict[str, float]) -> dict[str, Any]:
+    """The columns of estimated step sizes; null for an attack without estimates."""
+    if found is None:
+        return {'step_sizes': None, 'step_size_errors': None}
+    errors = {part: _number(size / truth[part] - 1) for part, size in found.items()}
+    return {
+        'step_sizes': {part: _number(size) for part, size in found.items()},
+        'step_size_errors': errors,
     }
 
 

@@ -73,6 +73,7 @@ _TRAINS = {
     'client.private_distance': 'distance of the private from the shared item table, weight {:g}',
     'client.item_sparsity': 'absolute entries of the shared item rows, weight {:g}',
     'client.learning_rate_decay': 'both learning rates times {:g} after each epoch',
+    'client.item_rate_scale': 'item rows at {:g} times the rate',
     'client.batch_size': 'minibatches of {}',
     'client.shuffle': 'minibatches in another order in each epoch',
     'client.batch_share': 'trains on a random share {:g} of its batch in each round',
@@ -81,6 +82,10 @@ _TRAINS = {
 _PLACEBO = (
     'each attack that reads uploads also runs on those of another victim, scored against the '
     'labels of its own: what it finds without the uploads of its victim'
+)
+_STEP_SIZES = (
+    'unknown: one factor of the gradients of the item rows and one of those of the scorer, '
+    'estimated from the uploads where these determine them'
 )
 _TOO_FEW = {
     'loo99': f'fewer than {held_out.NEGATIVES} items that they never interacted with',
@@ -139,6 +144,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         *[('believes', text) for text in _beliefs(config)],
+        *[('step sizes', _STEP_SIZES)] * (not config.attack.step_sizes_known),
         ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),

@@ -221,6 +221,19 @@ def make_regularizer(section: Config) -> regularizers.Regularizer | None:
     return lambda *arguments: functools.reduce(operator.add, (one(*arguments) for one in made))
 
 
+def gradients_of(config: Config) -> Config:
+    """The config whose clients upload the gradients of the one step that they take."""
+    copy = config.copy_and_resolve_references()
+    copy.client.update({'name': 'gradient_step', 'item_rate_scale': 1.0})
+    return copy
+
+
+def step_sizes(section: Config) -> dict[str, float]:
+    """The factors of the gradients in an upload of a client of one step, by part."""
+    rate = section.optimizer.learning_rate if section.name == 'local_sgd' else 1.0
+    return {'items': rate * section.item_rate_scale, 'scorer': rate}
+
+
 def make_client_update(
     config: Config, model: Model, loss: losses.AnyLoss | None = None
 ) -> ClientUpdate:
@@ -235,7 +248,11 @@ def make_client_update(
 def _make_client_update(section: Config, model: Model, loss: losses.AnyLoss) -> ClientUpdate:
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
         return client.gradient_step(
-            model, loss, section.private_learning_rate, make_regularizer(section)
+            model,
+            loss,
+            section.private_learning_rate,
+            make_regularizer(section),
+            section.item_rate_scale,
         )
     private = section.private_optimizer.copy_and_resolve_references().unlock()
     private.learning_rate = section.private_learning_rate
@@ -249,6 +266,7 @@ def _make_client_update(section: Config, model: Model, loss: losses.AnyLoss) -> 
         make_regularizer(section),
         section.shuffle,
         section.learning_rate_decay,
+        section.item_rate_scale,
     )
 
 

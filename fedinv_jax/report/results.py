@@ -44,6 +44,7 @@ def _row(row: SummaryRow) -> Row:
     return {
         **{name: values[name] for name in _PLAIN},
         'confidence_intervals': _intervals(row['num_seeds']),
+        'step_size_errors': row.get('step_size_errors'),
         **(_estimates(row['metrics'], _METRICS) or {}),
         **(_estimates(row['quality'], tuple(row['quality'] or ())) or {}),
         **{

@@ -193,6 +193,14 @@ def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | No
     }
 
 
+def _step_size_errors(victims: Sequence[VictimRow]) -> dict[str, float | None] | None:
+    """The mean absolute relative error of the step sizes, by part; None without estimates."""
+    found = [row['step_size_errors'] for row in victims if row['step_size_errors']]
+    absolute = [{part: abs(x) for part, x in each.items() if x is not None} for each in found]
+    parts = dict.fromkeys(part for each in found for part in each)
+    return {part: inference.mean(each.get(part) for each in absolute) for part in parts} or None
+
+
 def _failures(victims: Sequence[VictimRow]) -> dict[str, int]:
     """Number of failed victims by reason."""
     reasons = [str(row['reason']) for row in victims if row['status'] != 'ok']
@@ -223,6 +231,7 @@ def _summary_row(
         'num_failed': sum(row['status'] != 'ok' for row in victims),
         'num_fits': sum(row['fits'] is True for row in victims),
         'num_misfits': len(victims) - len(fitting(victims)),
+        'step_size_errors': _step_size_errors(victims),
         'drift': inference.mean(row['drift'] for row in victims),
         'training_loss': inference.mean(row['training_loss'] for row in victims),
         'epsilon': first['epsilon'],
@@ -255,7 +264,8 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
         answer is certified, `num_exact_certified` the number of certified answers that are the
         truth (all, if certificates are right); `rank` and `unknowns` are means. `num_fits` and
         `num_misfits` count the victims whose uploads are, or are not, what the client is said to
-        send; the rest is unknown. `failures` counts failed victims by reason.
+        send; the rest is unknown. `step_size_errors` are mean absolute relative errors.
+        `failures` counts failed victims by reason.
 
     Raises:
         ValueError: if a victim has two rows in one setting.

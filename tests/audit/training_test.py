@@ -67,6 +67,7 @@ def test_leave_one_out_leaves_one_out():
     ('field', 'value'),
     [
         ('batch_share', 0.5),
+        ('item_rate_scale', 0.5),
         ('label_smoothing', 0.1),
         ('learning_rate_decay', 0.5),
         ('positive_weight', 4.0),

@@ -4,7 +4,7 @@
 whose conditions hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedinv_jax.attack.exact import (
@@ -17,6 +17,7 @@ from fedinv_jax.attack.exact import (
     row_lines,
     unknown_batch,
     unknown_scale,
+    unknown_step_sizes,
     variable_projection,
 )
 from fedinv_jax.attack.exact.known import Attack, Known
@@ -61,26 +62,36 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
             raise ValueError(
                 f'{solver} finds binary labels, not ratings; use {", ".join(_OF_RATINGS)} or auto.'
             )
-        return Choice(solver, '', _split(known, MEMBERS[solver](known)), (), known.symmetries)
+        return Choice(solver, '', _made(known, solver), (), known.symmetries)
     if known.grid < 1:
         name, why = _of_ratings(known)
-        return Choice(name, why, _split(known, MEMBERS[name](known)), (), known.symmetries)
+        return Choice(name, why, _made(known, name), (), known.symmetries)
     name, why = _strongest(known, batch_known)
-    attack = MEMBERS[name](known)
     estimates = name != 'coefficients' or (known.linear is not None and known.linear.leaf is None)
     if name not in _COMPARED or not known.structure.items or not estimates:
-        return Choice(name, why, _split(known, attack), (), known.symmetries)
+        return Choice(name, why, _made(known, name), (), known.symmetries)
     # Where entries are dropped or noisy, a search for p by the rows alone can find more.
     searched = name == 'closed_form' and known.lossy and not known.smallest
     compared = (*_WITHOUT_A_MODEL, 'aligned') if searched else _WITHOUT_A_MODEL
-    others = {other: MEMBERS[other](known) for other in compared}
-    why = f'{why}; where it explains less than {" or ".join(others)}, theirs are the labels'
-    attack = compare.best_of(known, attack, others)
-    return Choice(name, why, _split(known, attack), (name, *others), known.symmetries)
+    why = f'{why}; where it explains less than {" or ".join(compared)}, theirs are the labels'
+    return Choice(name, why, _made(known, name, compared), (name, *compared), known.symmetries)
 
 
-def _split(known: Known, attack: Attack) -> Attack:
-    """The attack on uploads of which the leaf `known.block` is split."""
+def _made(known: Known, name: str, compared: Sequence[str] = ()) -> Attack:
+    """A solver, compared with others, on uploads of which the leaf `known.block` is split."""
+
+    def finish(known: Known, attack: Attack) -> Attack:
+        others = {other: MEMBERS[other](known) for other in compared}
+        return compare.best_of(known, attack, others) if others else attack
+
+    if known.step_sizes_known or name in _WITHOUT_STEP_SIZES:
+        attack = finish(known, MEMBERS[name](known))
+    elif name in ('closed_form', 'coefficients'):
+        attack = unknown_step_sizes.estimating(known, finish)
+    else:
+        raise ValueError(
+            f'{name} needs the step sizes of the client: attack.step_sizes_known=True.'
+        )
     return lambda transcript, key: attack(blocks.split_seen(known.block, transcript), key)
 
 
@@ -108,6 +119,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 
 # Solvers whose labels may have any value in [0, 1]. The others find signs or classes.
 _OF_RATINGS = ('closed_form', 'scaled', 'variable_projection')
+_WITHOUT_STEP_SIZES = ('levels', 'one_line', 'sign', 'spectral', 'summed', 'two_lines')
 # Solvers that are compared with those that read item rows only, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'coefficients', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
@@ -144,14 +156,14 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'sparse sum of the uploads of single items of the catalogue; public popularity, where '
             'it is given, is the prior',
         )
-    if known.structure.affine and found is not None:
-        if found.bias is not None:
-            return (
-                'closed_form',
-                f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
-                'and the upload is affine in the labels; if there are too few equations, public '
-                'popularity, where it is given, is the prior',
-            )
+    if known.structure.affine and found is not None and found.bias is not None:
+        return (
+            'closed_form',
+            f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
+            'and the upload is affine in the labels; if there are too few equations, public '
+            'popularity, where it is given, is the prior',
+        )
+    if known.structure.affine and found is not None and known.step_sizes_known:
         return (
             'scaled',
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
@@ -182,6 +194,18 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, and '
             "the upload is a linear function of the loss's derivatives in the logits, whose sign "
             f'{sign}',
+        )
+    if not known.step_sizes_known:
+        if known.structure.items:
+            return (
+                'levels',
+                'step sizes are unknown, and no leaf determines p: the rows are split into two '
+                'classes',
+            )
+        raise ValueError(
+            'No member of the exact attack applies where step sizes are unknown: neither item rows '
+            'are seen nor a layer with bias that multiplies the private embedding; use '
+            "attack.name='mgradinv'."
         )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery

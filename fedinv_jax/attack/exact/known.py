@@ -125,6 +125,9 @@ class Known(NamedTuple):
             signs of `c_i = dL/dz_i` are the labels.
         terms: the client with the loss `y z` in place of its own, where it adds something to its
             loss: with labels of 0 it uploads what that adds; None where it adds nothing.
+        step_sizes_known: whether the factors of the gradients in an upload are known; if not,
+            `client_update` uploads the gradients themselves.
+        differences: whether the client sends weights, so that uploads have their rounding.
         block: rows of a leaf that is split in `observation` and in what is seen, see `blocks`.
         grid: distance between neighbouring labels in [0, 1]: 1 for binary labels, less for ratings.
     """
@@ -148,6 +151,8 @@ class Known(NamedTuple):
     terms: ClientUpdate | None = None
     block: Block | None = None
     grid: float = 1.0
+    step_sizes_known: bool = True
+    differences: bool = False
 
 
 class Draw(NamedTuple):

@@ -39,11 +39,12 @@ def probe(
     positives: float = 0.2,
     linear_update: ClientUpdate | None = None,
     signs: bool = False,
+    step_sizes_known: bool = True,
 ) -> Known:
     """What holds for every client, probed on random draws, in float64 as a rule.
 
     `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None. For
-    `signs` see `Known`.
+    `signs` and `step_sizes_known` see `Known`.
     """
     whole = uploads(client_update, observation)
     block = blocks.find(whole, draws)
@@ -66,9 +67,10 @@ def probe(
         is_lossy(client_update, observation, draws[0]),
         signs=signs,
         terms=linear_update if added is not None and _any(map(added, draws)) else None,
-        block=block,
-    )
-    if linear_update is None or (known.structure.affine and known.recovery is not None):
+        block=block, step_sizes_known=step_sizes_known,
+    )  # fmt: skip
+    solved = known.structure.affine and known.recovery is not None and step_sizes_known
+    if linear_update is None or solved:
         return known
     return known._replace(linear=linear(known, linear_update, draws, upload))
 
