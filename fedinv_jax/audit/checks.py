@@ -87,6 +87,7 @@ _RANGES = {
             'model.dim',
             'model.width',
             'model.num_layers',
+            'model.num_features',
             'client.num_epochs',
             'client.batch_size',
             'server.clients_per_round',
@@ -259,10 +260,31 @@ def _check_model(config: Config) -> None:
             "model.name='lightgcn' has the graph of the whole batch: it needs "
             'client.batch_size=None and client.batch_share=1.'
         )
+    if config.model.item_features is not None:
+        _check_item_features(config)
     if name == 'fedrap' and config.observation.cohort > 1:
         raise ValueError(
             "model.name='fedrap' has an item table of each client's own, which sums of several "
             'clients do not support: it needs observation.cohort=1.'
+        )
+
+
+def _check_item_features(config: Config) -> None:
+    """Rejects item rows where items have features: they are no parameters, and not uploaded."""
+    features, data = config.model.item_features, config.data.name
+    if config.model.name == 'fedrap':
+        raise ValueError(
+            "model.name='fedrap' has a private row of each item: it needs model.item_features=None."
+        )
+    if tuple(config.observation.uploaded) != ('scorer',):
+        raise ValueError(
+            'With model.item_features the rows of features are parameters of the scorer, and items '
+            "have no rows: observation.uploaded and observation.seen must be ('scorer',)."
+        )
+    if features == 'genres' and data != 'ml-100k':
+        raise ValueError(
+            f"model.item_features='genres' are those of data.name='ml-100k', not of {data!r}: give "
+            "the path of a file of lines item,feature, or 'random'."
         )
 
 

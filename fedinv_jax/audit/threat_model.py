@@ -63,6 +63,7 @@ _ASSUMED = {
 
 # What a client does where a field differs from its default.
 _TRAINS = {
+    'model.item_features': 'items have public features ({}), whose rows are in the scorer',
     'model.dropout': 'dropout {:g}',
     'client.label_smoothing': 'labels smoothed by {:g}',
     'client.positive_weight': "weight {:g} of an interaction's loss",

@@ -9,6 +9,7 @@ loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_ou
 from fedinv_jax.data import (
     clients,
     columns,
+    features,
     files,
     held_out,
     interactions,
@@ -25,6 +26,7 @@ from fedinv_jax.data import (
 __all__ = [
     'clients',
     'columns',
+    'features',
     'files',
     'held_out',
     'interactions',

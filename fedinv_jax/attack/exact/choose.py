@@ -14,6 +14,7 @@ from fedinv_jax.attack.exact import (
     coefficients,
     compare,
     item_rows,
+    rank_one,
     row_lines,
     unknown_batch,
     unknown_scale,
@@ -89,6 +90,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'levels': _by_rows(item_rows.levels),
     'one_line': row_lines.one_line,
     'approximate_embedding': alignment.approximate_embedding,
+    'rank_one': rank_one.rank_one,
     'scaled': unknown_scale.scaled,
     'sign': alignment.sign,
     'sparse': unknown_batch.unknown_batch,
@@ -152,6 +154,14 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             "the upload is a linear function of the loss's derivatives in the logits, whose sign "
             f'{sign}',
         )
+    if known.linear is not None and known.linear.mixture is not None:
+        return (
+            'rank_one',
+            f'{known.linear.mixture} is a known mixture of multiples of one vector: it determines '
+            "the loss's derivatives in the logits up to a factor, as far as the mixtures of the "
+            f'items are independent; the sign {sign}, and the side with fewer items is that of the '
+            'interactions',
+        )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery
         if near is not None and near.bias is not None:
@@ -175,8 +185,9 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     if not known.structure.affine:
         return (
             'variable_projection',
-            'several local steps, and no item rows are seen: the upload is not affine in the '
-            'labels, and Gauss-Newton on the replayed client finds labels and p together',
+            'the upload is not affine in the labels (several local steps, a loss of the batch, or '
+            'a graph), and no item rows are seen: Gauss-Newton on the replayed client finds labels '
+            'and p together',
         )
     raise ValueError(
         'No member of the exact attack applies: neither item rows are seen nor a leaf that is an '
