@@ -44,6 +44,7 @@ _ASSUMED = {
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
     'one_line': 'public share of interactions',
+    'rank_one': 'public share of interactions',
     'two_lines': 'most rows are those of negatives',
     'approximate_embedding': _NORM,
     'scaled': f'{_NORM}, {_POPULAR}; fewer interactions than negatives',

@@ -46,7 +46,7 @@ def draw(num_items: int, num_features: int, seed: int = 0) -> Features:
 
     Example:
         >>> draw(num_items=4, num_features=5).incidence.sum(axis=1).tolist()
-        [3.0, 1.0, 3.0, 1.0]
+        [1.0, 3.0, 1.0, 2.0]
     """
     if not num_features >= 1:
         raise ValueError(f'Expected {num_features=} >= 1.')
@@ -107,7 +107,7 @@ def genres(item_ids: Sequence[str], data_dir: str | os.PathLike[str] | None = No
     path = loaders.find(_ITEMS, data_dir)
     pairs = []
     # Titles are in Latin-1.
-    for line, text in enumerate(path.read_text('latin-1').splitlines(), 1):
+    for line, text in enumerate(path.read_text(encoding='latin-1').splitlines(), 1):
         fields = text.split('|')
         flags = fields[-len(GENRES) :]
         if len(fields) <= len(GENRES) or set(flags) - {'0', '1'}:
