@@ -185,7 +185,7 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
     seen, meta = transcripts.load(path)
     try:
         config = beliefs.believed(_described(config, seen, meta))
-        model = training.make_model(config.model, len(seen.items))
+        model = training.make_model(config.model, len(seen.items), _features(config, seen))
         layout.check(seen, model)
         training.make_client_update(config, model)  # refuses an optimiser's arguments
         setting = settings_lib.reading(config)[0]
@@ -194,6 +194,14 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
         whose = '' if 'model' in meta else " (meta describes no model: this is about the config's)"
         raise ValueError(f'{path}: {error}{whose}') from error
     return seen, _target(config, setting, seen, model)
+
+
+def _features(config: Config, seen: Transcript) -> np.ndarray | None:
+    """Features of a file's items, of which the model needs the number only: it has the others."""
+    leaf = seen.shared['items'].get('features')
+    if config.model.item_features is None or leaf is None:
+        return None
+    return np.ones(np.shape(leaf)[1:], np.float32)
 
 
 def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Config:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedinv_jax import _validate, models, server
 from fedinv_jax.audit import (
+    attack_checks,
     attackers,
     beliefs,
     defence_checks,
@@ -89,6 +90,7 @@ _RANGES = {
             'model.dim',
             'model.width',
             'model.num_layers',
+            'model.num_features',
             'client.num_epochs',
             'client.batch_size',
             'server.clients_per_round',
@@ -100,7 +102,6 @@ _RANGES = {
 # Fields of which the smallest value, or the largest, is itself out of range.
 _ABOVE = ('client.batch_share', 'client.item_rate_scale', 'observation.delta')
 _BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
-_WITHOUT_SIZES = ('cosine_per_leaf', 'cosine_per_part')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'data.labels': clients.LABELS,
     'data.ties': ('item', 'random'),
@@ -238,10 +239,7 @@ def _check_combinations(config: Config) -> None:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     _check_model(config)
     rating_checks.check(config)
-    if not attack.step_sizes_known:
-        _check_step_sizes(config)
-    if attack.optimizer.name == attackers.NEWTON:
-        _check_newton(config)
+    attack_checks.check(config)
     if attack.warm_start is not None:
         _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
         if attack.warm_start == 'exact' and attack.dtype == 'float32':
@@ -266,6 +264,8 @@ def _check_model(config: Config) -> None:
             "model.name='lightgcn' has the graph of the whole batch: it needs "
             'client.batch_size=None and client.batch_share=1.'
         )
+    if config.model.item_features is not None:
+        _check_item_features(config)
     if name == 'fedrap' and config.observation.cohort > 1:
         raise ValueError(
             "model.name='fedrap' has an item table of each client's own, which sums of several "
@@ -273,48 +273,22 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_step_sizes(config: Config) -> None:
-    """Rejects unknown step sizes where an upload is no gradient times factors, or is replayed."""
-    client, attack = config.client, config.attack
-    one_step = (client.num_epochs, client.batch_size) == (1, None)
-    rules = {client.optimizer.name, client.private_optimizer.name}
-    if client.name == 'local_sgd' and not (one_step and rules == {'sgd'}):
+def _check_item_features(config: Config) -> None:
+    """Rejects item rows where items have features: they are no parameters, and not uploaded."""
+    features, data = config.model.item_features, config.data.name
+    if config.model.name == 'fedrap':
         raise ValueError(
-            'attack.step_sizes_known=False needs clients of one step of SGD: client.num_epochs=1, '
-            "client.batch_size=None, and both optimisers 'sgd'."
+            "model.name='fedrap' has a private row of each item: it needs model.item_features=None."
         )
-    if not config.observation.batch_known or config.observation.cohort > 1:
+    if tuple(config.observation.uploaded) != ('scorer',):
         raise ValueError(
-            'attack.step_sizes_known=False needs the upload of one client with a known batch: '
-            'observation.batch_known=True and cohort=1.'
+            'With model.item_features the rows of features are parameters of the scorer, and items '
+            "have no rows: observation.uploaded and observation.seen must be ('scorer',)."
         )
-    for name in attack.name:
-        spec = registry.ATTACKS[name]
-        if (spec.family == 'recipe' and name != 'intersection') or spec.reads_sums:
-            raise ValueError(
-                f'attack.name={name!r} knows the step sizes: attack.step_sizes_known=False is for '
-                'exact attacks, mgradinv and baselines.'
-            )
-    if attack.distance not in (None, *_WITHOUT_SIZES) or attack.optimizer.name == attackers.NEWTON:
+    if features == 'genres' and data != 'ml-100k':
         raise ValueError(
-            'attack.step_sizes_known=False needs a distance that no step size changes, and no '
-            f'gauss_newton: attack.distance={" or ".join(_WITHOUT_SIZES)}.'
-        )
-
-
-def _check_newton(config: Config) -> None:
-    """Rejects mgradinv by Gauss-Newton where its objective is not a square of K labels."""
-    distance, observation = config.attack.distance, config.observation
-    if distance not in (None, *attackers.SCALES):
-        raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} minimises squares: attack.distance='
-            f'{distance!r} is none. Choices: {", ".join(attackers.SCALES)}.'
-        )
-    fixed = observation.cohort > 1 and not secure_aggregation.changes(config)
-    if not observation.batch_known or (fixed and 'mgradinv' in config.attack.name):
-        raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and, '
-            "for attack.name='mgradinv', no fixed cohorts. Use an optimiser, such as adam."
+            f"model.item_features='genres' are those of data.name='ml-100k', not of {data!r}: give "
+            "the path of a file of lines item,feature, or 'random'."
         )
 
 

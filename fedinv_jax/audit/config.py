@@ -82,6 +82,13 @@ def default_config() -> Config:
                 'scale': 0.1,  # standard deviation of the initial embeddings
                 # Initial kernels of the scorer, with biases of zero; or 'uniform' (ncf).
                 'kernel_init': 'he_normal',
+                # Items are described by features, and an item row is the mean of the rows of its
+                # features, which are parameters of the scorer: 'genres' (those of ml-100k),
+                # 'random' (one to three of model.num_features for each item), or the path of a CSV
+                # file of lines item,feature. None: an item has a row of its own. Needs
+                # observation.uploaded=('scorer',) and observation.seen=('scorer',).
+                'item_features': optional(str),
+                'num_features': 20,  # features that are drawn with model.item_features='random'
                 'dropout': 0.0,  # probability that a hidden unit is dropped in training (ncf)
             },
             'client': {

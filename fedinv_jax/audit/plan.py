@@ -101,7 +101,8 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     if not config.observation.batch_known:  # the candidates are the whole catalogue
         positives = sum(group.num_positives.sum() for group in clients)
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
-    model = training.make_model(config.model, interactions.num_items)
+    features = training.make_item_features(config, interactions)
+    model = training.make_model(config.model, interactions.num_items, features)
     attacks: dict[Setting, attackers.Choice] = {}
     told = beliefs.believed(config)
     believed = believed_share(config, share)

@@ -44,6 +44,7 @@ _ASSUMED = {
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
     'one_line': 'public share of interactions',
+    'rank_one': 'public share of interactions',
     'two_lines': 'most rows are those of negatives',
     'approximate_embedding': _NORM,
     'scaled': f'{_NORM}, {_POPULAR}; fewer interactions than negatives',
@@ -66,6 +67,7 @@ _ASSUMED_OF_RATINGS = {'scaled': _NORM, 'variable_projection': _NORM}
 
 # What a client does where a field differs from its default.
 _TRAINS = {
+    'model.item_features': 'items have public features ({}), whose rows are in the scorer',
     'model.dropout': 'dropout {:g}',
     'client.label_smoothing': 'labels smoothed by {:g}',
     'client.positive_weight': "weight {:g} of an interaction's loss",

@@ -23,6 +23,7 @@ from fedinv_jax import (
 from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import features as features_lib
 from fedinv_jax.data import interactions as interactions_lib
 from fedinv_jax.data import loaders, provenance, ratings, synthetic
 from fedinv_jax.types import BatchLoss, ClientUpdate, Model
@@ -147,11 +148,29 @@ def make_clients(
     )
 
 
-def make_model(section: Config, num_items: int) -> Model:
-    """The model of a config's section 'model'."""
+def make_item_features(
+    config: Config, interactions: interactions_lib.Interactions
+) -> np.ndarray | None:
+    """Which item has which feature, `[N, F]`; None where an item has a row of its own."""
+    name = config.model.item_features
+    if name is None:
+        return None
+    if name == 'random':
+        size = config.model.num_features
+        return features_lib.draw(interactions.num_items, size, config.seed).incidence
+    if name == 'genres':
+        return features_lib.genres(interactions.item_ids).incidence
+    return features_lib.read(name, interactions.item_ids).incidence
+
+
+def make_model(section: Config, num_items: int, features: np.ndarray | None = None) -> Model:
+    """The model of a config's section 'model', of items with `features [N, F]`."""
     make = _validate.lookup('model.name', section.name, MODELS)
     takes = [name for name in inspect.signature(make).parameters if name in section]
-    return make(num_items, **{name: section[name] for name in takes})
+    arguments = {name: section[name] for name in takes}
+    if features is None:
+        return make(num_items, **arguments)
+    return models.with_item_features(make(features.shape[1], **arguments), features)
 
 
 def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ loaders.load | synthetic.generate -> interactions.binarize, k_core, leave_one_ou
 from fedinv_jax.data import (
     clients,
     columns,
+    features,
     files,
     grouping,
     held_out,
@@ -27,6 +28,7 @@ from fedinv_jax.data import (
 __all__ = [
     'clients',
     'columns',
+    'features',
     'files',
     'grouping',
     'held_out',

@@ -115,6 +115,19 @@ def test_counts_below_one(field, value):
             {'observation.seen': ('scorer',), 'attack.name': ('sign',)},
             r"seen='scorer' does not contain them",
         ),
+        ({'model.item_features': 'random'}, r"observation\.seen must be \('scorer',\)"),
+        (
+            {'model.item_features': 'random', 'model.name': 'fedrap'},
+            r'needs model\.item_features=None',
+        ),
+        (
+            {
+                'model.item_features': 'genres',
+                'observation.uploaded': ('scorer',),
+                'observation.seen': ('scorer',),
+            },
+            r"those of data\.name='ml-100k', not of 'synthetic'",
+        ),
         ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
         (
             {'attack.warm_start': 'exact'},

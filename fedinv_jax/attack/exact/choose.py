@@ -14,6 +14,7 @@ from fedinv_jax.attack.exact import (
     coefficients,
     compare,
     item_rows,
+    rank_one,
     row_lines,
     unknown_batch,
     unknown_scale,
@@ -107,6 +108,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'levels': _by_rows(item_rows.levels),
     'one_line': row_lines.one_line,
     'approximate_embedding': alignment.approximate_embedding,
+    'rank_one': rank_one.rank_one,
     'scaled': unknown_scale.scaled,
     'sign': alignment.sign,
     'sparse': unknown_batch.unknown_batch,
@@ -119,7 +121,9 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 
 # Solvers whose labels may have any value in [0, 1]. The others find signs or classes.
 _OF_RATINGS = ('closed_form', 'scaled', 'variable_projection')
-_WITHOUT_STEP_SIZES = ('levels', 'one_line', 'sign', 'spectral', 'summed', 'two_lines')
+_WITHOUT_STEP_SIZES = (
+    'levels', 'one_line', 'rank_one', 'sign', 'spectral', 'summed', 'two_lines',
+)  # fmt: skip
 # Solvers that are compared with those that read item rows only, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'coefficients', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
@@ -195,6 +199,14 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             "the upload is a linear function of the loss's derivatives in the logits, whose sign "
             f'{sign}',
         )
+    if known.linear is not None and known.linear.mixture is not None:
+        return (
+            'rank_one',
+            f'{known.linear.mixture} is a known mixture of multiples of one vector: it determines '
+            "the loss's derivatives in the logits up to a factor, as far as the mixtures of the "
+            f'items are independent; the sign {sign}, and the side with fewer items is that of the '
+            'interactions',
+        )
     if not known.step_sizes_known:
         if known.structure.items:
             return (
@@ -230,8 +242,9 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     if not known.structure.affine:
         return (
             'variable_projection',
-            'several local steps, and no item rows are seen: the upload is not affine in the '
-            'labels, and Gauss-Newton on the replayed client finds labels and p together',
+            'the upload is not affine in the labels (several local steps, a loss of the batch, or '
+            'a graph), and no item rows are seen: Gauss-Newton on the replayed client finds labels '
+            'and p together',
         )
     raise ValueError(
         'No member of the exact attack applies: neither item rows are seen nor a leaf that is an '

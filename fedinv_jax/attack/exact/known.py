@@ -88,6 +88,8 @@ class Linear(NamedTuple):
         leaf: name of that leaf; None: the private state is one vector.
         excluded: names of the upload's leaves from which no coefficients follow: they depend on
             private leaves that are not determined.
+        mixture: name of a leaf `sum_i y_i a_i ⊗ u`, where only u depends on the private state, see
+            `rank_one.find`; None if there is none.
     """
 
     client_update: ClientUpdate
@@ -95,6 +97,7 @@ class Linear(NamedTuple):
     recovery: EmbeddingRecovery | None
     leaf: str | None
     excluded: tuple[str, ...]
+    mixture: str | None = None
 
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]

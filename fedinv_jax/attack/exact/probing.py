@@ -14,7 +14,7 @@ import numpy as np
 
 from fedinv_jax import item_table, tree
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import blocks, embedding, row_lines, symmetry
+from fedinv_jax.attack.exact import blocks, embedding, rank_one, row_lines, symmetry
 from fedinv_jax.attack.exact.known import (
     Draw,
     Known,
@@ -134,7 +134,8 @@ def linear(
         exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
         leaf, recovery = next(iter(exact.items()), (None, None))
     moved = _moved(linear_upload, draws, leaf)
-    return Linear(linear_update, found, recovery, leaf, moved)
+    mixture = rank_one.find(linear_upload, draws)
+    return Linear(linear_update, found, recovery, leaf, moved, mixture)
 
 
 def _moved(upload: Uploads, draws: Sequence[Draw], leaf: str | None) -> tuple[str, ...]:

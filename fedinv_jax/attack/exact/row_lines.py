@@ -46,7 +46,7 @@ def one_line(known: Known) -> Attack:
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        leaves = flax.traverse_util.flatten_dict(dict(_of_loss(known, transcript)), sep='/')
+        leaves = flax.traverse_util.flatten_dict(dict(of_loss(known, transcript)), sep='/')
         own = {name: leaves[name] for name in known.structure.on_line}
         rows = dataclasses.replace(transcript, seen=flax.traverse_util.unflatten_dict(own, sep='/'))
         answer = item_rows.spectral(rows, known.positives, known.largest)
@@ -101,7 +101,7 @@ def two_lines(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         where = candidates.mask(transcript)
-        seen = _of_loss(known, transcript)
+        seen = of_loss(known, transcript)
         rows = jnp.where(where[:, None], item_rows.rows_of(transcript, seen), 0)
         near = _ROUNDED * known.rounding
         apart = jnp.mean(jax.vmap(lambda own: distances(own, near))(rows), axis=0)
@@ -112,7 +112,7 @@ def two_lines(known: Known) -> Attack:
     return attack
 
 
-def _of_loss(known: Known, transcript: Transcript) -> PyTree:
+def of_loss(known: Known, transcript: Transcript) -> PyTree:
     """What is seen, without what the client adds to its loss; private rows count as 0."""
     if known.terms is None:
         return transcript.seen
