@@ -13,7 +13,6 @@ from tests import reference
 from tests.helpers import (  # noqa: F401
     KEY,
     MODELS,
-    compilations,
     make_client,
     make_transcript,
     no_figures,

@@ -9,7 +9,7 @@ from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit import study
 from fedinv_jax.data import loaders
 from tests.audit.helpers import ROOT, check_folder, load_config, run_study
-from tests.helpers import compilations, rows_of, run  # noqa: F401
+from tests.helpers import rows_of, run
 from tests.report.helpers import browse
 
 ALL = sorted((ROOT / 'configs').glob('*.py'))
