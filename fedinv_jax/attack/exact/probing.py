@@ -225,8 +225,7 @@ def _on_two_lines(upload: Uploads, draw: Draw) -> bool:
 
 def _signed(upload: Uploads, draw: Draw) -> set[str]:
     """Item leaves of one number a row whose signs are the binary labels of a random client."""
-    draw = _binary(draw)
-    leaves = flax.traverse_util.flatten_dict(dict(upload(draw)), sep='/')
+    leaves = flax.traverse_util.flatten_dict(dict(upload(draw := _binary(draw))), sep='/')
     expected = np.where(np.asarray(draw.batch.labels) > 0, -1, 1)
     return {
         name
