@@ -1,10 +1,10 @@
 """Explicit ratings: what the exact attack and MGradInv find in uploads trained on stars.
 
 MovieLens-100K, D = 16. The batch of a client is the items that it rated, and nothing else; the
-model predicts ratings of 1 to 5 stars by squared error, with FedSGD and AdamW on the server. That an
-item is rated follows from its row; the secret is the rating. 64 victims of 20 to 60 ratings are
+model predicts ratings of 1 to 5 stars by squared error, with FedSGD and AdamW on the server. That
+an item is rated follows from its row; the secret is the rating. 32 victims of 20 to 60 ratings are
 attacked at rounds 0 and 100, with one, two and four gradients. An arm is a model: NCF, whose scorer
-is seen too, or matrix factorisation, whose item rows alone are.
+is seen too, or matrix factorisation without or with item biases, whose item rows alone are.
 
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/explicit_ratings.py
     ... python scripts/study.py --config=configs/explicit_ratings.py --arms=ncf

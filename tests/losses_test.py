@@ -39,5 +39,5 @@ def test_uploads_match_the_reference_in_stars(name):
 
 @pytest.mark.parametrize('bounds', [(5.0, 1.0), (1.0, 1.0), (float('nan'), 1.0), (0.0, np.inf)])
 def test_refuses(bounds):
-    with pytest.raises(ValueError, match='Expected (low|high)='):
+    with pytest.raises(ValueError, match=r'Expected (low|high)='):
         losses.rating_error(*bounds)
