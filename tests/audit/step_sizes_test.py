@@ -8,7 +8,6 @@ from fedinv_jax.report import stats
 from tests.audit.helpers import attacked, small_config
 
 
-# Failed on mutants: the truth of a client of gradients for all, items and scorer exchanged.
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['gradient_step', 'local_sgd'])
 def test_rows_have_the_step_sizes_that_were_estimated_and_their_errors(name):
