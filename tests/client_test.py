@@ -357,8 +357,7 @@ class ItemRate:
         return {**new, 'items': rows}, state
 
 
-# Failed on mutants: the scorer at the rate of the items, the upload scaled after training, the
-# gradient scaled before Adam.
+# Failed on mutants: the scorer at the rate of the items, the gradient scaled before the optimiser.
 @pytest.mark.parametrize('name', ['mf_bias', 'ncf'])
 @pytest.mark.parametrize('kind', ['gradient_step', 'sgd', 'adam'])
 def test_item_rows_have_a_rate_of_their_own(name, kind):

@@ -87,9 +87,6 @@ def checked(choice, found, made):
     return certified, right
 
 
-# Failed on mutants: one step size for both parts (no labels); `fit` of the labels of signs alone
-# (errors of 1e-2 on clients whose coefficients are nearly 0); certificates of `closed_form` at the
-# estimate; no `differ`.
 def test_labels_and_step_sizes_from_rows_and_scorer():
     made = clients('ncf', ('items', 'scorer'), 24)
     choice = chosen('ncf', ('items', 'scorer'))
@@ -103,7 +100,6 @@ def test_labels_and_step_sizes_from_rows_and_scorer():
     assert np.all(found.fits[certified] == 1)
 
 
-# Failed on the mutant without `differences`: wrong rounding, and nothing certified.
 @pytest.mark.slow
 def test_differences_of_weights_have_the_rounding_of_weights():
     seen = ('items', 'scorer')
@@ -124,7 +120,6 @@ def test_few_equations_certify_little():
     assert 0 < np.mean(certified) < 0.3
 
 
-# Failed on labels of which no replay asks whether they fit.
 @pytest.mark.slow
 def test_wrong_step_sizes_are_noticed():
     made = clients('ncf', ('items', 'scorer'), 8)
@@ -133,7 +128,8 @@ def test_wrong_step_sizes_are_noticed():
     assert not np.any(found.certificate.certified | found.certificate.locally_unique)
 
 
-# Item rows and item biases, of which p is the quotient: the step size is that of both.
+# Item rows and item biases, of which p is the quotient: the step size is that of both. Failed on
+# the mutant of `fit` that returns its estimate.
 def test_rows_with_a_bias_determine_the_step_size_of_items():
     made = clients('mf_bias', ('items',), 24)
     found = answers(choice := chosen('mf_bias', ('items',)), made[0])
