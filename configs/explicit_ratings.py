@@ -14,6 +14,8 @@ Ratings in half stars, such as those of MovieLens-25M, have the scale (0.5, 5.0,
     ... --config.data.name=PATH --config.data.rating_scale="(0.5,5.0,0.5)"
 """
 
+from typing import Any
+
 from fedinv_jax.audit import config as config_lib
 
 
@@ -37,7 +39,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
             'max_positives': 60,
         }
     )
-    arms = {
+    arms: dict[str, dict[str, Any]] = {
         'ncf': {'model': {'name': 'ncf'}},
         'matrix_factorization': {'model': {'name': 'matrix_factorization'}},
         'matrix_factorization_bias': {'model': {'name': 'matrix_factorization', 'item_bias': True}},
