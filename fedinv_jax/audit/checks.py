@@ -238,12 +238,12 @@ def _check_combinations(config: Config) -> None:
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     _check_model(config)
-    rating_checks.check(config)
     attack_checks.check(config)
     if attack.warm_start is not None:
         _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
         if attack.warm_start == 'exact' and attack.dtype == 'float32':
             raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
+    rating_checks.check(config)
 
 
 def _check_model(config: Config) -> None:

@@ -65,11 +65,6 @@ def labels(ratings: np.ndarray, scale: Scale) -> np.ndarray:
     Example:
         >>> labels(np.array([1, 2, 5]), Scale(1, 5, 1)).tolist()
         [0.0, 0.25, 1.0]
-        >>> labels(np.array([0.5, 4]), Scale(1, 5, 1))
-        Traceback (most recent call last):
-          ...
-        ValueError: Expected ratings of 1 to 5 in steps of 1 for labels='explicit', found 0.5: \
-        set data.rating_scale to (0.5, 4, 3.5), or to the scale of which these are a part.
     """
     check(scale)
     ratings = np.asarray(ratings, np.float64)

@@ -69,7 +69,6 @@ def test_log_odds_of_ratings_are_damped_means():
         clients.log_odds(np.array([2.0, 1.0]), np.array([1, 3]))
 
 
-# Failed on noise drawn from the stream of the items: other interactions.
 def test_synthetic_ratings():
     plain, rated = synthetic.generate(seed=1), synthetic.generate(seed=1, num_ratings=5)
     np.testing.assert_array_equal(plain.items, rated.items)

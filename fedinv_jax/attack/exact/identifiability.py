@@ -69,7 +69,8 @@ def variances(gram: Array, factor: Array, where: Array) -> Array:
 
     Example:
         >>> gram = jnp.diag(jnp.array([25.0, 109.0]))
-        >>> variances(gram, factor(gram), jnp.ones(2, bool)).round(4).tolist()  # 1/16, 1/100
+        >>> found = variances(gram, factor(gram), jnp.ones(2, bool))
+        >>> [round(variance, 4) for variance in found.tolist()]  # 1/16, 1/100
         [0.0625, 0.01]
     """
     inverse = linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
