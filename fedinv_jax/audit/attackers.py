@@ -191,6 +191,7 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             config.attack.step_sizes_known,
         )._replace(
             differences=config.client.name == 'local_sgd',
+            interactions_vanish=training.interactions_vanish(config),
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,
             max_dense_candidates=config.attack.max_dense_candidates,

@@ -6,6 +6,8 @@ import inspect
 import operator
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -222,6 +224,20 @@ def make_loss(config: Config) -> losses.AnyLoss:
 def signs_are_labels(section: Config) -> bool:
     """Whether `dL/dz_i` is negative for every interaction and positive for every negative."""
     return section.loss in ('bce', 'bpr', 'sampled_softmax') and not section.label_smoothing
+
+
+def interactions_vanish(config: Config) -> bool:
+    """Whether the derivative of a sure interaction is rounded to 0, and of a sure negative is not.
+
+    Binary cross-entropy has `sigmoid(z) - y`: `1 - sigmoid(z)` is 0 from z = 17 on in float32,
+    `sigmoid(z)` for no z above -88.
+    """
+    loss = make_loss(config)
+    if isinstance(loss, BatchLoss) or not signs_are_labels(config.client):
+        return False
+    logits, labels = jnp.array([50.0, -50.0]), jnp.array([1.0, 0.0])
+    sure = jax.grad(lambda logits: jnp.sum(loss(logits, labels)))(logits)
+    return bool(sure[0] == 0) and bool(sure[1] != 0)
 
 
 def make_regularizer(section: Config) -> regularizers.Regularizer | None:

@@ -9,7 +9,7 @@ from fedinv_jax.audit import checks, knowledge, plan
 from fedinv_jax.data import ratings
 from fedinv_jax.models import matrix_factorization
 from tests.audit.helpers import small_config
-from tests.helpers import compilations, rows_of, run  # noqa: F401
+from tests.helpers import rows_of, run
 
 
 def explicit(**fields):

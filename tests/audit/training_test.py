@@ -233,3 +233,12 @@ def test_an_argument_that_optax_lacks_is_refused_by_name():
     message = r"client\.optimizer has a field that optax does not take: .*'momentum'\. Leave it out"
     with pytest.raises(ValueError, match=message):
         training.make_optimizer('client.optimizer', section)
+
+
+def test_only_binary_cross_entropy_rounds_interactions_to_zero():
+    config = config_lib.default_config()
+    found = {}
+    for loss in ('bce', 'bpr', 'squared_error', 'hinge'):
+        config.client.loss = loss
+        found[loss] = training.interactions_vanish(config)
+    assert found == {'bce': True, 'bpr': False, 'squared_error': False, 'hinge': False}

@@ -126,6 +126,8 @@ class Known(NamedTuple):
             `sum_i c_i dz_i/dtheta` for some coefficients, see `probing.linear`; None elsewhere.
         signs: whether the loss raises every interaction and lowers every negative, so that the
             signs of `c_i = dL/dz_i` are the labels.
+        interactions_vanish: whether an interaction that the model is sure of uploads exactly 0 by
+            rounding where a negative does not.
         terms: the client with the loss `y z` in place of its own, where it adds something to its
             loss: with labels of 0 it uploads what that adds; None where it adds nothing.
         step_sizes_known: whether the factors of the gradients in an upload are known; if not,
@@ -151,6 +153,7 @@ class Known(NamedTuple):
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
     linear: Linear | None = None
     signs: bool = False
+    interactions_vanish: bool = False
     terms: ClientUpdate | None = None
     block: Block | None = None
     grid: float = 1.0
