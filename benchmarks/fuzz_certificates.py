@@ -33,6 +33,7 @@ _MODELS = flags.DEFINE_multi_enum(
     'model', [], list(models.MODELS), 'Only cells of that model; may be given several times.'
 )
 _MEMBERS = flags.DEFINE_list('members', [], "Members; none: 'auto' and one more in its turn.")
+_KNOWN = flags.DEFINE_bool('step_sizes_known', True, 'If not, each client has sizes of its own.')
 _JSON = flags.DEFINE_string('json', None, 'JSON lines to read and add to.')
 _WORKERS = flags.DEFINE_integer('workers', len(os.sched_getaffinity(0)), 'Processes.', 1)
 
@@ -70,12 +71,13 @@ def computed(todo: list[Task]) -> Iterator[list[summary.Row]]:
     # Not concurrent.futures: its pool may hang when it replaces processes (CPython issue 115634).
     spawn = multiprocessing.get_context('spawn')
     with spawn.Pool(_WORKERS.value, process.configure, maxtasksperchild=_PER_PROCESS) as pool:
-        yield from pool.imap_unordered(functools.partial(_fuzz, _PER_CELL.value), todo)
+        each = functools.partial(_fuzz, _PER_CELL.value, _KNOWN.value)
+        yield from pool.imap_unordered(each, todo)
 
 
-def _fuzz(count: int, task: Task) -> list[summary.Row]:
+def _fuzz(count: int, step_sizes_known: bool, task: Task) -> list[summary.Row]:
     cell, members = task
-    return attacks.fuzz_cell(cell, count, members)
+    return attacks.fuzz_cell(cell, count, members, step_sizes_known)
 
 
 def told(done: int, total: int, seconds: float, rows: list[summary.Row]) -> str:

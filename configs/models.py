@@ -32,6 +32,17 @@ _MODELS = {
 }
 _LOSSES = ('bce', 'bpr')
 
+# Items of one to three features of F, drawn at random: the rows of features are in the scorer.
+_FEATURES = (('matrix_factorization', 'bce'), ('matrix_factorization', 'bpr'), ('ncf', 'bce'))
+
+
+def _with_features(model: str, loss: str, size: int) -> dict[str, Any]:
+    return {
+        'model': {'name': model, 'item_features': 'random', 'num_features': size},
+        'client': {'loss': loss},
+        'observation': {'uploaded': ('scorer',), 'seen': ('scorer',)},
+    }
+
 
 def _arm(model: str, loss: str, terms: bool = False) -> dict[str, Any]:
     client: dict[str, Any] = {'loss': loss}
@@ -64,6 +75,9 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.attack.priors.sparsity = 1e-3
     arms = {f'{model}_{loss}': _arm(model, loss) for model in _MODELS for loss in _LOSSES}
     arms['fedrap_terms_bce'] = _arm('fedrap', 'bce', terms=True)
+    for model, loss in _FEATURES:
+        for size in (20, 400):
+            arms[f'{model}_{size}_features_{loss}'] = _with_features(model, loss, size)
     if arg != 'smoke':
         return config_lib.variant(config_lib.with_arms(config, arms), arg)
     config = config_lib.variant(config, arg)
@@ -78,4 +92,5 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     }
     for arm in once.values():
         arm['observation'] = {'seen': arm['observation']['seen'][:1]}
+    once['features_bpr'] = _with_features('matrix_factorization', 'bpr', 20)
     return config_lib.with_arms(config, once)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from fedinv_jax import _validate, tree
-from fedinv_jax.losses import AnyLoss, Regularizer
+from fedinv_jax.losses import AnyLoss
+from fedinv_jax.regularizers import Regularizer
 from fedinv_jax.types import Array, Batch, BatchLoss, ClientUpdate, Model, Observation, PyTree
 
 
@@ -70,24 +71,27 @@ def gradient_step(
     loss: AnyLoss,
     private_learning_rate: float,
     regularizer: Regularizer | None = None,
+    item_rate_scale: float = 1.0,
 ) -> ClientUpdate:
     """One full-batch gradient (FedSGD).
 
-    `upload = dL/dshared(shared, private)`, `private' = private - private_learning_rate
-    dL/dprivate`, both at the same point.
+    `upload = dL/dshared(shared, private)`, its item rows times `item_rate_scale`, and `private' =
+    private - private_learning_rate dL/dprivate`, both at the same point.
 
     Args:
         model: the recommender.
         loss: elementwise loss, or one of the batch.
         private_learning_rate: local step size of the private parameters, >= 0.
         regularizer: added to the loss; None: no regulariser.
+        item_rate_scale: learning rate of the item rows relative to that of the scorer, > 0.
 
     Returns:
         `client_update(shared, private, batch)`, compiled; the upload has the structure, shapes and
         dtypes of `shared`. An all-zero weight vector gives zero gradients.
 
     Raises:
-        ValueError: if `private_learning_rate` is negative or not finite.
+        ValueError: if `private_learning_rate` is negative or not finite, or `item_rate_scale` is
+            not positive.
 
     Example:
         >>> from fedinv_jax import losses, models
@@ -104,13 +108,14 @@ def gradient_step(
         data, AISTATS 2017, arXiv:1602.05629, section 2 (FedSGD).
     """
     _validate.check_range('private_learning_rate', private_learning_rate)
+    _validate.check_range('item_rate_scale', item_rate_scale, above=True)
     gradient = jax.grad(_total_loss(model, loss, regularizer))
 
     @jax.jit
     def client_update(shared: PyTree, private: PyTree, batch: Batch) -> tuple[PyTree, PyTree]:
         upload, private_gradient = gradient((shared, private), shared, batch, batch)
         step = jax.tree.map(lambda p, g: p - private_learning_rate * g, private, private_gradient)
-        return upload, step
+        return _scale_items(upload, item_rate_scale), step
 
     return client_update
 
@@ -125,14 +130,15 @@ def local_sgd(
     regularizer: Regularizer | None = None,
     shuffle: bool = False,
     learning_rate_decay: float = 1.0,
+    item_rate_scale: float = 1.0,
 ) -> ClientUpdate:
     """Several local steps (FedAvg): `upload = shared - shared'` after `num_epochs` epochs.
 
     Every local step computes one gradient in (shared, private) and applies both optimisers.
     Minibatches are consecutive parts of the stored order, or of a new order in each epoch. Both
-    learning rates of epoch e = 0, 1, ... are multiplied by `learning_rate_decay**e`. Optimiser
-    moments are reset at every call. A minibatch with zero total weight (padding) changes neither
-    parameters nor moments.
+    learning rates of epoch e = 0, 1, ... are multiplied by `learning_rate_decay**e`, and each step
+    of the item rows by `item_rate_scale`. Optimiser moments are reset at every call. A minibatch
+    with zero total weight (padding) changes neither parameters nor moments.
 
     Args:
         model: the recommender.
@@ -145,13 +151,15 @@ def local_sgd(
         shuffle: whether each epoch has an order of its own, drawn from the batch's key; a replay
             without the key uses the stored order.
         learning_rate_decay: factor of both learning rates from one epoch to the next, >= 0.
+        item_rate_scale: learning rate of the item rows relative to that of the scorer, > 0.
 
     Returns:
         `client_update(shared, private, batch)`; with one full-batch epoch of SGD at rate r the
         upload is r times that of `gradient_step`.
 
     Raises:
-        ValueError: if a count is below 1, or `learning_rate_decay` is negative or not finite.
+        ValueError: if a count is below 1, `learning_rate_decay` is negative or not finite, or
+            `item_rate_scale` is not positive.
 
     Example:
         >>> from fedinv_jax import losses, models
@@ -164,12 +172,15 @@ def local_sgd(
         ([[0.0], [0.20000000298023224]], [-1.0])
 
     References:
-        McMahan et al., AISTATS 2017, arXiv:1602.05629, algorithm 1 (ClientUpdate).
+        McMahan et al., AISTATS 2017, arXiv:1602.05629, algorithm 1 (ClientUpdate). Zhang et al.,
+        Dual personalization on federated recommendation, IJCAI 2023, arXiv:2301.08143: PFedRec,
+        whose code trains item rows at a rate of their own.
     """
     for name, value in (('num_epochs', num_epochs), ('batch_size', batch_size)):
         if value is not None and not value >= 1:
             raise ValueError(f'Expected {name}={value} > 0.')
     _validate.check_range('learning_rate_decay', learning_rate_decay)
+    _validate.check_range('item_rate_scale', item_rate_scale, above=True)
 
     gradient = jax.grad(_total_loss(model, loss, regularizer))
     optimizers = (optimizer, private_optimizer)
@@ -185,8 +196,10 @@ def local_sgd(
                 opt.update(g, s, part)
                 for opt, g, s, part in zip(optimizers, gradients, states, both, strict=True)
             ]
+            updates, private_updates = (update for update, _ in stepped)
+            updates = _scale_items(updates, item_rate_scale), private_updates
             new = (
-                tuple(_apply(p, u, decay) for p, (u, _) in zip(both, stepped, strict=True)),
+                tuple(_apply(*pair, decay) for pair in zip(both, updates, strict=True)),
                 tuple(s for _, s in stepped),
             )
             return optax.tree.where(jnp.sum(block.weights) > 0, new, carry), None
@@ -291,6 +304,11 @@ def cohort(client_update: ClientUpdate, num_clients: int) -> ClientUpdate:
         return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), uploads), private
 
     return client_update_
+
+
+def _scale_items(upload: PyTree, scale: float) -> PyTree:
+    """Parameters or updates like the shared ones, with the item rows times `scale`."""
+    return {**upload, 'items': jax.tree.map(lambda leaf: scale * leaf, upload['items'])}
 
 
 def _apply(parameters: PyTree, updates: PyTree, decay: Array) -> PyTree:

@@ -277,6 +277,17 @@ def drift(private_first: PyTree, private_last: PyTree) -> Array:
     return private_error(private_last, private_first)
 
 
+def private_metrics(answer: types.Answer, truth: types.GroundTruth) -> dict[str, Array]:
+    """`private_error` and `private_cosine`, NaN if the attack does not estimate them."""
+    private = tree.take(truth.private, 0)
+    no_estimate = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), private)
+    estimate = no_estimate if answer.private is None else answer.private
+    return {
+        'private_error': private_error(estimate, private),
+        'private_cosine': private_cosine(estimate, private),
+    }
+
+
 def evaluate(answer: types.Answer, truth: types.GroundTruth) -> dict[str, Array]:
     """All metrics of one victim.
 
@@ -303,9 +314,6 @@ def evaluate(answer: types.Answer, truth: types.GroundTruth) -> dict[str, Array]
     """
     chex.assert_equal_shape([answer.scores, answer.labels, truth.labels, truth.weights])
     interacted, where = truth.labels > 0, truth.weights > 0
-    private = tree.take(truth.private, 0)
-    no_estimate = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), private)
-    estimate = no_estimate if answer.private is None else answer.private
     return {
         'auc': auc(answer.scores, interacted, where),
         'average_precision': average_precision(answer.scores, interacted, where),
@@ -315,6 +323,5 @@ def evaluate(answer: types.Answer, truth: types.GroundTruth) -> dict[str, Array]
         'exact': exact_match(answer.labels, interacted, where),
         'recovered_at_known_count': recovered_at_known_count(answer.scores, interacted, where),
         'label_mse': label_mse(answer.scores, truth.labels, where),
-        'private_error': private_error(estimate, private),
-        'private_cosine': private_cosine(estimate, private),
+        **private_metrics(answer, truth),
     }

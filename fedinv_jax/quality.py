@@ -6,7 +6,8 @@
 | `full` | all items that are not in the user's training interactions |
 
 Ties count against the held-out item: a model that scores all items equally has hit rate 0. Random
-scores have HR@10 .100 and NDCG@10 .0454 under `loo99`.
+scores have HR@10 .100 and NDCG@10 .0454 under `loo99`. Of explicit ratings, `held_out_rmse` is the
+error of the ratings predicted for held-out items.
 """
 
 from collections.abc import Sequence
@@ -120,16 +121,9 @@ def evaluate(
         return jax.lax.map(one, (private, held), batch_size=_USERS)
 
     found, rows = [], []
-    for group, own in zip(clients, private, strict=True):
-        both, of_group, of_held = np.intersect1d(group.users, held.users, return_indices=True)
-        if len(both):
-            found.append(ranks(shared, tree.take(own, of_group), tree.take(held, of_held)))
-            rows.append(of_held)
-    if not found:
-        raise ValueError(
-            'Expected a client with a held-out item, to evaluate the model on: raise '
-            'data.max_users, or set data.leave_one_out=False.'
-        )
+    for own, of_group, of_held in _held_out(private, clients, held):
+        found.append(ranks(shared, tree.take(own, of_group), tree.take(held, of_held)))
+        rows.append(of_held)
     of, who = np.concatenate(rows), comparable(held, num_items)
     means: dict[str, float | None] = {}
     for protocol, all_ranks in zip(PROTOCOLS, zip(*found, strict=True), strict=True):
@@ -138,6 +132,58 @@ def evaluate(
             mean = float(jnp.mean(metric(counted))) if len(counted) else None
             means[f'{name}@{K}_{protocol}'] = mean
     return means
+
+
+def rmse(
+    model: Model, shared: PyTree, private: Sequence[PyTree], clients: Sequence[Clients], held: Held
+) -> dict[str, float | None]:
+    """Root mean squared error of the ratings predicted for the clients' held-out items.
+
+    Args:
+        model: a recommender whose scores are ratings.
+        shared: the server's parameters.
+        private: per group of clients, their private parameters, leaves `[C, ...]`.
+        clients: the groups.
+        held: from `data.held_out.held_out`, with ratings; users who are not clients are ignored.
+
+    Returns:
+        `{'held_out_rmse': ...}`.
+
+    Raises:
+        ValueError: if no client has a held-out item.
+    """
+
+    @jax.jit
+    def predict(shared: PyTree, private: PyTree, items: Leaf) -> Array:
+        def one(pair: tuple[PyTree, Leaf]) -> Array:
+            rows = item_table.gather_both(shared, pair[0], pair[1][None])
+            return client.scores(model, *rows, Batch(None, jnp.zeros(1), jnp.ones(1)))[0]
+
+        return jax.lax.map(one, (private, items), batch_size=_USERS)
+
+    errors = [
+        predict(shared, tree.take(own, of_group), held.items[of_held])
+        - np.asarray(held.ratings)[of_held]
+        for own, of_group, of_held in _held_out(private, clients, held)
+    ]
+    return {'held_out_rmse': float(jnp.sqrt(jnp.mean(jnp.concatenate(errors) ** 2)))}
+
+
+def _held_out(
+    private: Sequence[PyTree], clients: Sequence[Clients], held: Held
+) -> list[tuple[PyTree, np.ndarray, np.ndarray]]:
+    """Per group with held-out items: private parameters, and places in the group and in `held`."""
+    found = []
+    for group, own in zip(clients, private, strict=True):
+        _, of_group, of_held = np.intersect1d(group.users, held.users, return_indices=True)
+        if len(of_held):
+            found.append((own, of_group, of_held))
+    if not found:
+        raise ValueError(
+            'Expected a client with a held-out item, to evaluate the model on: raise '
+            'data.max_users, or set data.leave_one_out=False.'
+        )
+    return found
 
 
 def _mask(items: Leaf, num_items: int) -> Array:

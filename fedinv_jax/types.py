@@ -271,6 +271,8 @@ class Answer(NamedTuple):
             explains what is left of them; 0 no; -1 unknown. None if the attack has no model of the
             client, or does not compare.
         kept: int `[]`, index of the solver whose labels were kept; None if the attack has one.
+        step_sizes: float `[]` by part ('items', 'scorer'), estimates of the client's step sizes,
+            where the attack does not know them and they are determined.
     """
 
     scores: Array
@@ -280,3 +282,4 @@ class Answer(NamedTuple):
     certificate: Certificate | None = None
     fits: Array | None = None
     kept: Array | None = None
+    step_sizes: dict[str, Array] | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedinv_jax import client, item_table, losses, models, sampling, types
+from fedinv_jax import client, item_table, losses, models, regularizers, sampling, types
 from tests import reference
 
 N, D = 7, 3
@@ -183,7 +183,7 @@ def test_item_drift_matches_reference(name, kind, batch_size, items):
             losses.bce,
             make(0.2),
             optax.sgd(0.3),
-            regularizer=losses.item_drift(0.05 * entries),
+            regularizer=regularizers.item_drift(0.05 * entries),
             **options,
         )
         actual = jax.jit(update)(shared, private, types.Batch(ids, labels, weights))
@@ -194,14 +194,14 @@ def test_item_drift_matches_reference(name, kind, batch_size, items):
 
 
 def test_item_drift_of_rows_that_stay():
-    penalty = losses.item_drift(2.0)
+    penalty = regularizers.item_drift(2.0)
     rows = {'items': {'embedding': jnp.ones((2, 3))}, 'scorer': jnp.ones(2)}
     batch = types.Batch(None, jnp.zeros(2), jnp.ones(2))
     gradient = jax.grad(penalty)(rows, None, rows, batch)
     for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
     with pytest.raises(ValueError, match=r'Expected weight=-1 >= 0\.'):
-        losses.item_drift(-1)
+        regularizers.item_drift(-1)
 
 
 # Failed on rows that decay twice where they are used twice, on padding that decays, and on a
@@ -213,7 +213,9 @@ def test_weight_decay_adds_a_multiple_of_what_is_trained(name):
     batch = types.Batch(items, labels, np.array([1.0, 2.0, 1.0, 0.0]))
     with jax.enable_x64(True):
         plain = client.gradient_step(MODELS[name], losses.bce, 0.3)
-        decayed = client.gradient_step(MODELS[name], losses.bce, 0.3, losses.weight_decay(0.05))
+        decayed = client.gradient_step(
+            MODELS[name], losses.bce, 0.3, regularizers.weight_decay(0.05)
+        )
         before, own = plain(shared, private, batch)
         after, new = decayed(shared, private, batch)
     used = np.isin(np.arange(N), [1, 3])
@@ -246,7 +248,7 @@ def test_smoothed_and_weighted_losses():
     for wrong in (
         lambda: losses.smoothed(losses.bce, 1.5),
         lambda: losses.weighted_positives(losses.bce, -1),
-        lambda: losses.weight_decay(-1),
+        lambda: regularizers.weight_decay(-1),
     ):
         with pytest.raises(ValueError, match='Expected'):
             wrong()
@@ -338,6 +340,55 @@ def test_one_sgd_epoch_is_rate_times_gradient():
     assert_trees_close(private_sgd, private_step, rtol=1e-10)
 
 
+class ItemRate:
+    """A reference optimiser whose steps of the item rows are `scale` times as long."""
+
+    def __init__(self, optimizer, scale):
+        self.optimizer, self.scale = optimizer, scale
+        self.start = optimizer.start
+
+    def step(self, parameters, gradient, state):
+        new, state = self.optimizer.step(parameters, gradient, state)
+        rows = {}
+        for name, old in parameters['items'].items():
+            rows[name] = np.array(old)
+            for place in np.ndindex(old.shape):
+                rows[name][place] += self.scale * (new['items'][name][place] - old[place])
+        return {**new, 'items': rows}, state
+
+
+# Failed on mutants: the scorer at the rate of the items, the gradient scaled before the optimiser.
+@pytest.mark.parametrize('name', ['mf_bias', 'ncf'])
+@pytest.mark.parametrize('kind', ['gradient_step', 'sgd', 'adam'])
+def test_item_rows_have_a_rate_of_their_own(name, kind):
+    model, scale = MODELS[name], 80.0 * N
+    shared, private = parameters(model)
+    labels, weights = LABELS.astype(float), WEIGHTS.astype(float)
+    if kind == 'gradient_step':
+        expected = reference.gradient_step(reference.bce, 0.3)(
+            shared, private, ITEMS, labels, weights
+        )
+        rows = {}
+        for leaf, gradient in expected[0]['items'].items():
+            rows[leaf] = np.zeros_like(gradient)
+            for place in np.ndindex(gradient.shape):
+                rows[leaf][place] = scale * gradient[place]
+        expected = {**expected[0], 'items': rows}, expected[1]
+        update = client.gradient_step(model, losses.bce, 0.3, item_rate_scale=scale)
+    else:
+        ours, theirs = (optax.sgd, reference.Sgd) if kind == 'sgd' else (optax.adam, reference.Adam)
+        local = reference.local_sgd(
+            reference.bce, ItemRate(theirs(0.01), scale), theirs(0.02), 2, batch_size=4
+        )
+        expected = local(shared, private, ITEMS, labels, weights)
+        update = client.local_sgd(
+            model, losses.bce, ours(0.01), ours(0.02), 2, 4, item_rate_scale=scale
+        )
+    with jax.enable_x64(True):
+        found = jax.jit(update)(shared, private, types.Batch(ITEMS, labels, weights))
+    assert_trees_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 # Failed on mutants: the shared rate only, the private rate only, `decay**(number + 1)`.
 def test_both_learning_rates_decay_from_epoch_to_epoch():
     shared, private = parameters(MODELS['mf_bias'])
@@ -383,6 +434,10 @@ def test_errors():
         client.local_sgd(model, losses.bce, sgd, sgd, batch_size=0)
     with pytest.raises(ValueError, match=r'Expected learning_rate_decay=-0\.5 >= 0'):
         client.local_sgd(model, losses.bce, sgd, sgd, learning_rate_decay=-0.5)
+    with pytest.raises(ValueError, match=r'Expected item_rate_scale=0 > 0'):
+        client.local_sgd(model, losses.bce, sgd, sgd, item_rate_scale=0)
+    with pytest.raises(ValueError, match=r'Expected item_rate_scale=nan > 0'):
+        client.gradient_step(model, losses.bce, 0.1, item_rate_scale=np.nan)
 
 
 # Failed on mutant: the optimiser as it is (NaN where a row has no gradient).

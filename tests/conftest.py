@@ -1,11 +1,29 @@
 """What every test module shares."""
 
+import gc
+import platform
+
 import jax
 import pytest
 
 from fedinv_jax.audit import process
 
 process.configure()
+# Tracing makes many objects that live on: collections with Python's thresholds take 7% of a test.
+gc.set_threshold(50_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _compiled_code_is_kept(request, tmp_path_factory):
+    """What one test compiled is there for all others, of any process and of the next runs too.
+
+    It is in `.pytest_cache`, or for this process only where that is switched off.
+    """
+    kept = getattr(request.config, 'cache', None)
+    folder = kept.mkdir('compiled') if kept else tmp_path_factory.mktemp('compiled')
+    jax.config.update('jax_compilation_cache_dir', str(folder / platform.node()))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
 @pytest.fixture(autouse=True, scope='module')

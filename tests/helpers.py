@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from fedinv_jax import client, item_table, losses, models, observe, types
 from fedinv_jax.attack import dynamics, objective, priors
@@ -158,24 +157,6 @@ def toy(function, scale=1.0):
 
 def quadratic(x):
     return jnp.sum(jnp.array([1.0, 2.0, 5.0]) * (x - TARGET) ** 2)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compilations(tmp_path_factory):
-    """Compiled functions are kept for the next run of the same config: these tests run many."""
-    changes = {
-        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-        'jax_persistent_cache_min_compile_time_secs': 0,
-        'jax_persistent_cache_min_entry_size_bytes': -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedinv_jax import client, item_table, losses, models, observe, server, simulate, train, tree
+from fedinv_jax import (
+    client,
+    item_table,
+    losses,
+    models,
+    observe,
+    regularizers,
+    server,
+    simulate,
+    train,
+    tree,
+)
 from fedinv_jax.attack import dynamics, objective, relax
 from fedinv_jax.data import clients as clients_lib
 
@@ -14,7 +25,7 @@ ITEMS = np.array([[4, 1, 6, 2], [0, 5, 0, 0]], np.int32)
 LABELS = np.array([[1, 0, 1, 0], [1, 0, 0, 0]], np.float32)
 WEIGHTS = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], np.float32)
 KEYS = jax.random.split(jax.random.key(0))
-TERMS = losses.additive_personalization(0.3, 0.2)
+TERMS = regularizers.additive_personalization(0.3, 0.2)
 
 
 def recorded():

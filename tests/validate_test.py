@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedinv_jax import _validate, client, compress, losses, models, observe, perturb
+from fedinv_jax import _validate, client, compress, losses, models, observe, perturb, regularizers
 from fedinv_jax.attack import gauss_newton, priors, relax
 from fedinv_jax.data import interactions, synthetic
 
@@ -57,7 +57,7 @@ NAN, INF = float('nan'), float('inf')
     'make',
     [
         lambda x: client.gradient_step(MODEL, losses.bce, x),
-        lambda x: losses.item_drift(x),
+        lambda x: regularizers.item_drift(x),
         lambda x: observe.add_gaussian_noise(x),
         lambda x: relax.sigmoid(x),
         lambda x: priors.norm_prior(x),

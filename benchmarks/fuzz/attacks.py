@@ -34,15 +34,22 @@ def asked_of(cell: clients.Cell, members: Sequence[str] = ()) -> tuple[str, ...]
     return tuple(members) or ('auto', turn)
 
 
-def fuzz_cell(cell: clients.Cell, count: int, members: Sequence[str]) -> list[Row]:
-    """Rows of the first `count` clients of a cell; members that are one solver have them once."""
+def fuzz_cell(
+    cell: clients.Cell, count: int, members: Sequence[str], step_sizes_known: bool = True
+) -> list[Row]:
+    """Rows of the first `count` clients of a cell; members that are one solver have them once.
+
+    If the step sizes are not known, each client has its own, of item rows and of the scorer.
+    """
     federation, made = clients.make(cell, count)
+    if not step_sizes_known:
+        made = clients.stepped(cell, made)
     rows: list[Row] = []
     with jax.enable_x64(True):
         known = exact.probe(
             federation.client_update, federation.observation, federation.model.init_private,
             clients.probing_draws(federation.model), federation.rounding, POSITIVES,
-            federation.linear_update, federation.signs,
+            federation.linear_update, federation.signs, step_sizes_known,
         )  # fmt: skip
         for asked in members:
             if asked not in {row['member'] for row in rows}:

@@ -167,6 +167,20 @@ def make(cell: Cell, count: int) -> tuple[Federation, Clients]:
     return federation, Clients(transcripts, labels > 0, weights > 0, private)
 
 
+def stepped(cell: Cell, made: Clients) -> Clients:
+    """The clients at step sizes of their own, powers of 2: the uploads' rounding stays."""
+    count = len(made.labels)
+    random = np.random.default_rng([cell.seed, cell.number, 2])
+    sizes = {part: 2.0 ** random.integers(-12, 18, count) for part in made.transcripts.seen}
+    seen = {
+        part: jax.tree.map(
+            lambda leaf, size=sizes[part]: leaf * size.reshape(-1, *[1] * (leaf.ndim - 1)), leaves
+        )
+        for part, leaves in made.transcripts.seen.items()
+    }
+    return made._replace(transcripts=made.transcripts.replace(seen=seen))
+
+
 def probing_draws(model: Model, size: int = 8) -> list[Draw]:
     """Two random clients in float64 for `probing.probe`, as an audit draws them."""
 

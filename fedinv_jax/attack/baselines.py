@@ -51,8 +51,20 @@ def intersection(transcript: Transcript) -> Answer:
     return Answer(present, (present == 1) & several, None, jnp.zeros(()))
 
 
+def mean_rating(transcript: Transcript, share: float) -> Answer:
+    """The mean of all explicit ratings, for every item.
+
+    Args:
+        transcript: of one client; only its candidates are used.
+        share: public mean of all labels, in [0, 1].
+    """
+    return _top_share(jnp.full(transcript.items.shape, share, float), transcript, share)
+
+
 def popularity(transcript: Transcript, share: float) -> Answer:
     """Scores by popularity among OTHER users: the sigmoid of the public log odds.
+
+    Of explicit ratings, that is the item's mean rating from other users.
 
     Args:
         transcript: of one client; only its candidates and `log_odds` are used.

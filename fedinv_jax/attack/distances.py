@@ -133,6 +133,29 @@ def rows_distance(predicted: PyTree, seen: PyTree) -> Array:
     return jnp.sum(row_gaps(predicted, seen)) / floor(jnp.sum(row_gaps(seen, zeros)))
 
 
+def cosine_distance_per_part(predicted: PyTree, seen: PyTree) -> Array:
+    """The mean over parts (item rows, scorer) of the cosine distance, for unknown step sizes.
+
+    Leaves are in units of the norms of the seen ones, as in `squared_distance_per_leaf`. Of all
+    positive step sizes s of a part, `min |s g' - g|^2 / |g|^2 = 1 - cos^2`: the step size of least
+    squares is profiled out.
+
+    Example:
+        >>> seen = {'items': jnp.array([100.0]), 'scorer': jnp.array([1.0])}
+        >>> predicted = {'items': jnp.array([1.0]), 'scorer': jnp.array([-2.0])}
+        >>> cosine_distance_per_part(predicted, seen).item()
+        1.0
+    """
+    units = scale_per_leaf(seen)
+    pairs = (jax.tree.map(jnp.divide, whole, units) for whole in (predicted, seen))
+    parts = [
+        cosine_distance(*pair)
+        for pair in zip(*(whole.values() for whole in pairs), strict=True)
+        if jax.tree.leaves(pair)
+    ]
+    return jnp.mean(jnp.stack(parts))
+
+
 def cosine_distance_per_leaf(predicted: PyTree, seen: PyTree) -> Array:
     """The mean over leaves of the cosine distance.
 

@@ -22,6 +22,7 @@ from fedinv_jax.attack import (
     priors,
     recipes,
     relax,
+    step_sizes,
 )
 from fedinv_jax.attack.exact import probing
 from fedinv_jax.attack.exact.known import Draw
@@ -44,6 +45,7 @@ DYNAMICS = ('free', 'static', 'unrolled')
 DISTANCES = {
     'cosine': distances.cosine_distance,
     'cosine_per_leaf': distances.cosine_distance_per_leaf,
+    'cosine_per_part': distances.cosine_distance_per_part,
     'squared': distances.squared_distance,
     'squared_per_leaf': distances.squared_distance_per_leaf,
 }
@@ -67,7 +69,7 @@ class Target(NamedTuple):
         dynamics: name of the hypothesis; None for an attack that reads no upload.
         rounds: the observed rounds, `[T]`; only the differences between them matter.
         model: the recommender.
-        share: public share of interactions among the candidates.
+        share: public share of interactions among the candidates; mean label of explicit ratings.
         probe: `probe(seen, adaptive) -> Known`: the function `probe` of this module with config and
             model bound. It takes seconds; its result depends on neither the attack, nor the rounds,
             nor the seed.
@@ -95,8 +97,7 @@ class Choice(NamedTuple):
         attack: `attack(transcript, key, num_iterations) -> Answer`, on one client.
         batched: the iterative part, which can run on several clients in step; None for an attack
             that solves one client after the other.
-        compared: see `exact.Choice`.
-        symmetries: see `exact.Choice`.
+        compared, symmetries: see `exact.Choice`.
     """
 
     solver: str | None
@@ -119,16 +120,17 @@ def make_replay(
 
     The sum of a cohort hides which entries each member kept. The attacker therefore clips the
     predicted upload of each member and ignores the other stages. An attacker that does not know the
-    defences ignores the penalty on the drift of item rows too. `loss` replaces the client's.
+    defences ignores the penalty on the drift of item rows too. `loss` replaces the client's. An
+    attacker that does not know the step sizes predicts gradients.
     """
-    section = (config if adaptive else channel.undefended(config)).client
-    client_update = training.make_client_update(section, model, loss)
+    told = config if adaptive else channel.undefended(config)
+    if not config.attack.step_sizes_known:
+        told = training.gradients_of(told)
+    client_update = training.make_client_update(told, model, loss)
     size, before = config.observation.cohort, channel.before_sum(config)
-    if size == 1:
-        return client_update
-    if before is not None and adaptive:
+    if size > 1 and before is not None and adaptive:
         client_update = client.through(client_update, before)
-    return client.cohort(client_update, size)
+    return client.cohort(client_update, size) if size > 1 else client_update
 
 
 def make_init_private(config: Config, model: Model) -> InitPrivate:
@@ -186,10 +188,14 @@ def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = Tr
             share,
             make_replay(config, model, adaptive, losses.linear),
             training.signs_are_labels(config.client),
+            config.attack.step_sizes_known,
         )._replace(
+            differences=config.client.name == 'local_sgd',
+            interactions_vanish=training.interactions_vanish(config),
             largest=adaptive and any(each.keeps_largest for each in defences.used(config)),
             resample_negatives=config.data.resample_negatives,
             max_dense_candidates=config.attack.max_dense_candidates,
+            grid=training.rating_scale(config).grid if training.is_explicit(config) else 1.0,
         )
         return precision.assumed(known, precision.of(known))
 
@@ -306,10 +312,10 @@ def make_mgradinv(
     client_update = make_replay(config, target.model, adaptive)
     observation = make_observation(config, target.seen, adaptive)
     init_private = make_init_private(config, target.model)
-    newton = section.optimizer.name == NEWTON
-    solver = make_solver(section, len(target.rounds))
+    newton, solver = section.optimizer.name == NEWTON, make_solver(section, len(target.rounds))
     noisy = adaptive and defences.is_noisy(config)
-    name = section.distance or ('squared' if noisy else 'squared_per_leaf')
+    usual = ('squared' if noisy else 'squared_per_leaf', 'cosine_per_part')
+    name = section.distance or usual[not section.step_sizes_known]
     distance = _validate.lookup('attack.distance', name, DISTANCES)
     weighted_priors = make_priors(config)
     relaxation = relax.identity() if newton else relax.sigmoid(section.label_rate_scale)
@@ -330,15 +336,15 @@ def make_mgradinv(
             relaxation,
             deviation=_scale(name, transcript) if newton else None,
         )
+        if not section.step_sizes_known:
+            problem = step_sizes.estimating(problem, transcript.seen)
         if start is not None:
             answer = start.attack(transcript, key, num_iterations)
             problem = objective.starting_from(problem, answer, relaxation)
         return problem, solver
 
     batched = batching.Batched(pose, section.num_restarts)
-    mgradinv = partial(batching.run, batched)
-    by = section.optimizer.name
-    if start is None:
-        return Choice(by, '', mgradinv, batched)
-    why = f'the start: {start.why}' if start.why else ''
-    return Choice(f'{by} from {start.solver}', why, mgradinv, batched)
+    by, why = section.optimizer.name, ''
+    if start is not None:
+        by, why = f'{by} from {start.solver}', f'the start: {start.why}' if start.why else ''
+    return Choice(by, why, partial(batching.run, batched), batched)

@@ -45,6 +45,7 @@ def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
         path: of the .npz file, in the format of `transcripts`.
         log: prints a line.
     """
+    _check_labels(config)
     case = plan.make_case(config_lib.single_seeds(config)[0])
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
     if registry.ATTACKS[setting.attack].reads_sums:
@@ -104,6 +105,7 @@ def attack_transcript(
         ValueError: if the file is malformed, lacks the rounds that `unrolled` needs, or no finite
             objective was met.
     """
+    _check_labels(config)
     seen, target = _read(config, path)
     config = target.config
     choice = registry.ATTACKS[target.attack].make(target)
@@ -141,6 +143,15 @@ def attack_transcript(
     return result
 
 
+def _check_labels(config: Config) -> None:
+    """Refuses explicit ratings: a file does not describe their scale."""
+    if training.is_explicit(config):
+        raise ValueError(
+            'Transcript files describe clients with binary labels: they need '
+            "data.labels='implicit'."
+        )
+
+
 def _verdict(result: Mapping[str, Any]) -> str:
     """Whether the uploads fit, and what would fit, in words."""
     if result['fits'] is None:
@@ -174,15 +185,23 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
     seen, meta = transcripts.load(path)
     try:
         config = beliefs.believed(_described(config, seen, meta))
-        model = training.make_model(config.model, len(seen.items))
+        model = training.make_model(config.model, len(seen.items), _features(config, seen))
         layout.check(seen, model)
-        training.make_client_update(config.client, model)  # refuses an optimiser's arguments
+        training.make_client_update(config, model)  # refuses an optimiser's arguments
         setting = settings_lib.reading(config)[0]
         seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
     except (TypeError, ValueError) as error:
         whose = '' if 'model' in meta else " (meta describes no model: this is about the config's)"
         raise ValueError(f'{path}: {error}{whose}') from error
     return seen, _target(config, setting, seen, model)
+
+
+def _features(config: Config, seen: Transcript) -> np.ndarray | None:
+    """Features of a file's items, of which the model needs the number only: it has the others."""
+    leaf = seen.shared['items'].get('features')
+    if config.model.item_features is None or leaf is None:
+        return None
+    return np.ones(np.shape(leaf)[1:], np.float32)
 
 
 def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Config:

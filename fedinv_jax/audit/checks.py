@@ -7,17 +7,19 @@ from typing import Any
 
 from fedinv_jax import _validate, models, server
 from fedinv_jax.audit import (
+    attack_checks,
     attackers,
     beliefs,
     defence_checks,
     defences,
+    rating_checks,
     registry,
     secure_aggregation,
     training,
 )
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config, default_config
-from fedinv_jax.data import columns
+from fedinv_jax.data import clients, columns
 from fedinv_jax.types import BatchLoss
 
 _DTYPES = ('float32', 'float64')
@@ -65,6 +67,7 @@ _RANGES = {
             'client.weight_decay',
             'client.private_distance',
             'client.item_sparsity',
+            'client.item_rate_scale',
             'client.optimizer.learning_rate',
             'server.optimizer.learning_rate',
             'attack.num_victims',
@@ -87,6 +90,7 @@ _RANGES = {
             'model.dim',
             'model.width',
             'model.num_layers',
+            'model.num_features',
             'client.num_epochs',
             'client.batch_size',
             'server.clients_per_round',
@@ -96,9 +100,10 @@ _RANGES = {
     ),
 }
 # Fields of which the smallest value, or the largest, is itself out of range.
-_ABOVE = ('client.batch_share', 'observation.delta')
+_ABOVE = ('client.batch_share', 'client.item_rate_scale', 'observation.delta')
 _BELOW = ('attack.wrong_items', 'model.dropout', 'observation.delta')
 _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
+    'data.labels': clients.LABELS,
     'data.ties': ('item', 'random'),
     'model.name': training.MODELS,
     'model.kernel_init': models.KERNELS,
@@ -233,12 +238,12 @@ def _check_combinations(config: Config) -> None:
         if client.name == 'gradient_step' and client[field] != default[field]:
             raise ValueError(f"client.{field} needs client.name='local_sgd'.")
     _check_model(config)
-    if attack.optimizer.name == attackers.NEWTON:
-        _check_newton(config)
+    attack_checks.check(config)
     if attack.warm_start is not None:
         _validate.lookup('attack.warm_start', attack.warm_start, registry.solvers())
         if attack.warm_start == 'exact' and attack.dtype == 'float32':
             raise ValueError("attack.warm_start='exact' needs attack.dtype='float64'.")
+    rating_checks.check(config)
 
 
 def _check_model(config: Config) -> None:
@@ -259,6 +264,8 @@ def _check_model(config: Config) -> None:
             "model.name='lightgcn' has the graph of the whole batch: it needs "
             'client.batch_size=None and client.batch_share=1.'
         )
+    if config.model.item_features is not None:
+        _check_item_features(config)
     if name == 'fedrap' and config.observation.cohort > 1:
         raise ValueError(
             "model.name='fedrap' has an item table of each client's own, which sums of several "
@@ -266,19 +273,22 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_newton(config: Config) -> None:
-    """Rejects mgradinv by Gauss-Newton where its objective is not a square of K labels."""
-    distance, observation = config.attack.distance, config.observation
-    if distance not in (None, *attackers.SCALES):
+def _check_item_features(config: Config) -> None:
+    """Rejects item rows where items have features: they are no parameters, and not uploaded."""
+    features, data = config.model.item_features, config.data.name
+    if config.model.name == 'fedrap':
         raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} minimises squares: attack.distance='
-            f'{distance!r} is none. Choices: {", ".join(attackers.SCALES)}.'
+            "model.name='fedrap' has a private row of each item: it needs model.item_features=None."
         )
-    fixed = observation.cohort > 1 and not secure_aggregation.changes(config)
-    if not observation.batch_known or (fixed and 'mgradinv' in config.attack.name):
+    if tuple(config.observation.uploaded) != ('scorer',):
         raise ValueError(
-            f'attack.optimizer.name={attackers.NEWTON!r} needs observation.batch_known=True and, '
-            "for attack.name='mgradinv', no fixed cohorts. Use an optimiser, such as adam."
+            'With model.item_features the rows of features are parameters of the scorer, and items '
+            "have no rows: observation.uploaded and observation.seen must be ('scorer',)."
+        )
+    if features == 'genres' and data != 'ml-100k':
+        raise ValueError(
+            f"model.item_features='genres' are those of data.name='ml-100k', not of {data!r}: give "
+            "the path of a file of lines item,feature, or 'random'."
         )
 
 

@@ -15,8 +15,9 @@ Config = compatibility.Config
 def default_config() -> Config:
     """The config that every file in `configs/` starts from; a comment documents each field.
 
-    A tuple is an axis of the run, except `model.hidden` and `observation.uploaded`: every
-    combination of the axes is a setting, and one training run per seed serves all settings.
+    A tuple is an axis of the run, except `data.rating_scale`, `model.hidden` and
+    `observation.uploaded`: every combination of the axes is a setting, and one training run per
+    seed serves all settings.
     """
     optional = config_dict.placeholder
     config = Config(
@@ -46,7 +47,11 @@ def default_config() -> Config:
                 'negatives_per_positive': 4,  # items sampled with label 0, per interaction
                 # Sample new negatives each round; needs observation.batch_known=False.
                 'resample_negatives': False,
-                'labels': 'implicit',  # 0 or 1; or 'ratings': the ratings themselves
+                # 'implicit': 1 for an interaction, 0 for a negative. 'ratings': ratings scaled to
+                # (1/2, 1], beside negatives. 'explicit': ratings alone, predicted by squared error.
+                'labels': 'implicit',
+                # With explicit ratings: the lowest, the highest, and the step between two.
+                'rating_scale': (1.0, 5.0, 1.0),
                 'min_positives': 1,  # users with fewer interactions are no clients
                 'max_positives': optional(int),  # users with more are no clients; None: no limit
                 'max_users': optional(int),  # keep only the first of these users; None: all
@@ -61,6 +66,7 @@ def default_config() -> Config:
                     'max_activity': optional(int),
                     'taste_dim': 8,
                     'taste_strength': 1.0,
+                    'num_ratings': 1,
                 },
             },
             'model': {
@@ -76,6 +82,13 @@ def default_config() -> Config:
                 'scale': 0.1,  # standard deviation of the initial embeddings
                 # Initial kernels of the scorer, with biases of zero; or 'uniform' (ncf).
                 'kernel_init': 'he_normal',
+                # Items are described by features, and an item row is the mean of the rows of its
+                # features, which are parameters of the scorer: 'genres' (those of ml-100k),
+                # 'random' (one to three of model.num_features for each item), or the path of a CSV
+                # file of lines item,feature. None: an item has a row of its own. Needs
+                # observation.uploaded=('scorer',) and observation.seen=('scorer',).
+                'item_features': optional(str),
+                'num_features': 20,  # features that are drawn with model.item_features='random'
                 'dropout': 0.0,  # probability that a hidden unit is dropped in training (ncf)
             },
             'client': {
@@ -101,6 +114,9 @@ def default_config() -> Config:
                 'num_epochs': 1,
                 # Factor of both learning rates from one local epoch to the next.
                 'learning_rate_decay': 1.0,
+                # Learning rate of the item rows, relative to that of the scorer: with gradient_step
+                # the item rows of an upload times this, with local_sgd each local step of them.
+                'item_rate_scale': 1.0,
                 'batch_size': optional(int),
                 # Whether minibatches have another order in each epoch, which no attacker knows.
                 'shuffle': False,
@@ -190,6 +206,10 @@ def default_config() -> Config:
                 # knows in which rounds a victim took part (if not: in all).
                 'wrong_items': 0.0,
                 'participation_known': True,
+                # Whether the attacker knows the step sizes of clients that take one step: the
+                # factors of the gradients of item rows and scorer in an upload. If not, exact and
+                # mgradinv estimate them.
+                'step_sizes_known': True,
                 # Whether each attack that reads uploads also runs on the uploads of another victim,
                 # scored against the labels of its own: what it finds without the victim's uploads.
                 'placebo': False,

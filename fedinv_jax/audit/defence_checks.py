@@ -30,7 +30,7 @@ def check(config: Config) -> None:
             'pseudo_rate, noise, sum_noise or error_feedback: items that recur would reveal the '
             'interactions, and the entries of a batch belong to other items each round.'
         )
-    if drawn and config.data.labels == 'ratings':
+    if drawn and config.data.labels != 'implicit':
         raise ValueError(
             'observation.label_epsilon and pseudo_rate change binary labels: they need '
             "data.labels='implicit'."

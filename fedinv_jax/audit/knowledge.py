@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedinv_jax import simulate, tree
-from fedinv_jax.audit import plan, registry, secure_aggregation, unmixing
+from fedinv_jax.audit import plan, registry, secure_aggregation, training, unmixing
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import ratings
 from fedinv_jax.types import Array, GroundTruth, Transcript
 
 _ATTACK = 1  # stream of the run's root key; the training takes 0
@@ -61,12 +62,30 @@ def transcripts(
     if spec.family != 'baseline' and not config.attack.popularity:
         return found
     candidates = np.broadcast_to(found.items, found.log_odds.shape)
+    if training.is_explicit(config):
+        return dataclasses.replace(found, log_odds=mean_ratings(case, users, candidates))
     counts = case.counts[candidates]
     for user, items, own in zip(users, candidates, counts, strict=True):
         first, last = np.searchsorted(case.interactions.users, [user, user + 1])
         own -= np.isin(items, case.interactions.items[first:last])
     known = clients_lib.log_odds(counts, case.num_users - 1)
     return dataclasses.replace(found, log_odds=known)
+
+
+def mean_ratings(case: plan.Case, users: Sequence[int], items: np.ndarray) -> np.ndarray:
+    """Log odds `[V, K]` whose sigmoids are the items' mean ratings from other users, as labels."""
+    own = case.interactions
+    labels = ratings.labels(own.ratings, training.rating_scale(case.config))
+    total = np.bincount(own.items, labels, own.num_items)
+    found = []
+    for user, candidates in zip(users, items, strict=True):
+        span = slice(*np.searchsorted(own.users, [user, user + 1]))
+        counts, sums = case.counts.copy(), total.copy()
+        counts[own.items[span]] -= 1
+        sums[own.items[span]] -= labels[span]
+        sums = np.clip(sums, 0, counts)  # rounding
+        found.append(clients_lib.log_odds(sums[candidates], counts[candidates], case.share))
+    return np.stack(found)
 
 
 def _without_cohorts(recording: simulate.Recording) -> simulate.Recording:

@@ -40,7 +40,7 @@ class Case(NamedTuple):
         clients: all clients, in groups of similar batch size.
         victims: user indices.
         model: the recommender.
-        share: public share of interactions among the candidates.
+        share: public share of interactions among the candidates; mean label of explicit ratings.
         counts: int `[N]`, interactions of each item, over all users.
         num_users: number of users with interactions.
         attacks: the attack of each `attack_setting`.
@@ -101,7 +101,8 @@ def make_case(config: Config, like: Case | None = None) -> Case:
     if not config.observation.batch_known:  # the candidates are the whole catalogue
         positives = sum(group.num_positives.sum() for group in clients)
         share = float(positives / (sum(len(g.users) for g in clients) * interactions.num_items))
-    model = training.make_model(config.model, interactions.num_items)
+    features = training.make_item_features(config, interactions)
+    model = training.make_model(config.model, interactions.num_items, features)
     attacks: dict[Setting, attackers.Choice] = {}
     told = beliefs.believed(config)
     believed = believed_share(config, share)

@@ -33,6 +33,7 @@ class AttackSpec(NamedTuple):
         dtype: float dtype of the attack; None: `attack.dtype`.
         one_client: whether it assumes the upload of one client with binary labels.
         reads_sums: whether it reads the sums of all cohorts (`attack.unmix`).
+        labels: which labels it finds: 'binary' ones, 'explicit' ratings, or 'any' in [0, 1].
     """
 
     make: Callable[[Target], Choice]
@@ -47,6 +48,7 @@ class AttackSpec(NamedTuple):
     dtype: str | None = None
     one_client: bool = False
     reads_sums: bool = False
+    labels: Literal['binary', 'explicit', 'any'] = 'binary'
 
 
 def _exact(
@@ -105,6 +107,12 @@ def _joint(target: Target) -> Choice:
     return Choice(by, '', lambda seen, key, _: unmix.read_labels(seen))
 
 
+def _mean_rating(target: Target) -> Choice:
+    return Choice(
+        None, '', lambda transcript, key, _: baselines.mean_rating(transcript, target.share)
+    )
+
+
 def _popularity(target: Target) -> Choice:
     return Choice(
         None, '', lambda transcript, key, _: baselines.popularity(transcript, target.share)
@@ -113,11 +121,15 @@ def _popularity(target: Target) -> Choice:
 
 ATTACKS: dict[str, AttackSpec] = {
     'random': AttackSpec(
-        _random, 'baseline', 'uniform scores', knows_share=True, adapts_to='none'
+        _random, 'baseline', 'uniform scores', knows_share=True, adapts_to='none', labels='any',
     ),
     'popularity': AttackSpec(
-        _popularity, 'baseline', 'popularity of the items among other users', knows_share=True,
-        adapts_to='none',
+        _popularity, 'baseline', 'popularity of the items among other users, or their mean rating',
+        knows_share=True, adapts_to='none', labels='any',
+    ),
+    'mean_rating': AttackSpec(
+        _mean_rating, 'baseline', 'the mean of all explicit ratings', knows_share=True,
+        adapts_to='none', labels='explicit',
     ),
     'intersection': AttackSpec(
         _intersection, 'recipe', 'the items that come back, where negatives are drawn afresh',
@@ -126,28 +138,28 @@ ATTACKS: dict[str, AttackSpec] = {
     'mgradinv': AttackSpec(
         attackers.make_mgradinv, 'descent',
         'several gradients, labels and private embedding unknown (Deng et al., ICDM 2025)',
-        has_hypothesis=True, iterates=True,
+        has_hypothesis=True, iterates=True, labels='any',
     ),
     'dlg': _recipe(
         'dlg', 'Deep Leakage from Gradients (Zhu et al., NeurIPS 2019)',
-        iterates=True, ends_by_itself=True,
+        iterates=True, ends_by_itself=True, labels='any',
     ),
     'inverting_gradients': _recipe(
         'inverting_gradients',
         'cosine distance, signed gradients (Geiping et al., NeurIPS 2020)',
-        iterates=True
+        iterates=True, labels='any',
     ),
     'tgias_ro': _recipe(
         'tgias_ro', 'temporal gradients, robustly aggregated (Li et al., 2023)',
-        iterates=True,
+        iterates=True, labels='any',
     ),
     'raifle': _recipe(
         'raifle', 'RAIFLE, a random private embedding assumed (Pham et al., NDSS 2025)',
-        reads_rows=True, iterates=True, ends_by_itself=True,
+        reads_rows=True, iterates=True, ends_by_itself=True, labels='any',
     ),
     'raifle_joint': _recipe(
         'raifle_joint', 'raifle that also optimises the private embedding',
-        reads_rows=True, iterates=True, ends_by_itself=True,
+        reads_rows=True, iterates=True, ends_by_itself=True, labels='any',
     ),
     'imia': _recipe(
         'imia', 'membership by replay (Yuan et al., WWW 2023)',
@@ -155,7 +167,7 @@ ATTACKS: dict[str, AttackSpec] = {
     ),
     'exact': _exact(
         'the strongest solver that applies, with certificates', reads_rows=False
-    )._replace(one_client=True),
+    )._replace(one_client=True, labels='any'),
     'sign': _exact('sign of each item row against the prediction at a private embedding of zero'),
     'spectral': _exact(
         'sign of each item row along the first principal direction; needs no model',

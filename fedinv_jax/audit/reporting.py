@@ -55,7 +55,7 @@ def run(path: pathlib.Path, rows: Sequence[VictimRow], log: Log) -> document.Par
     # All files are written before the terminal can fail.
     if note:
         log(f'warning: {path}: {note}')
-    log(tables.table(summary, ('auc', 'f1', 'exact')))
+    log(tables.table(summary, ('auc', 'f1', 'rmse', 'accuracy', 'exact')))
     for line in tables.certificates(summary):
         log(line)
     log(f'{path}/report.html, report.md, summary.json, victims.jsonl, figures/')

@@ -253,4 +253,5 @@ def recommends(case: plan.Case, recording: simulate.Recording) -> dict[str, floa
         return None
     with jax.enable_x64(case.config.client.precision == 'float64'):
         end = recording.end
-        return quality.evaluate(case.model, end.shared, end.private, case.clients, case.held)
+        measure = quality.rmse if training.is_explicit(case.config) else quality.evaluate
+        return measure(case.model, end.shared, end.private, case.clients, case.held)

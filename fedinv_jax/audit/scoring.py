@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import compilation, metrics, tree
-from fedinv_jax.audit import plan
+from fedinv_jax import compilation, metrics, rating_metrics, tree
+from fedinv_jax.audit import plan, training
+from fedinv_jax.data import ratings
 from fedinv_jax.report import stats
 from fedinv_jax.report.rows import VictimRow
 from fedinv_jax.types import Answer, Certificate, GroundTruth, PyTree, Transcript
@@ -54,8 +55,12 @@ def rows(
         there = np.resize(finite & present[: len(finite)], len(answers.objective))
         objective: Any = np.where(there, np.asarray(answers.objective), np.nan)
         answers = answers._replace(objective=objective)
-    values = _evaluate_block(answers, truths)
-    certificates, fits, kept = jax.device_get((answers.certificate, answers.fits, answers.kept))
+    scale = training.rating_scale(case.config) if training.is_explicit(case.config) else None
+    values = _evaluate_block(answers, truths, scale)
+    certificates, fits, kept, sizes = jax.device_get(
+        (answers.certificate, answers.fits, answers.kept, answers.step_sizes)
+    )
+    true_sizes = training.step_sizes(case.config.client)
     choice = case.attacks[plan.attack_setting(setting)]
     group = plan.group_of(case, block.users[0])
     places = {int(user): place for place, user in enumerate(group.users)}
@@ -91,10 +96,11 @@ def rows(
             'fits': None if fits is None or not ok else fits_of(fits[index]),
             'kept': None if kept is None else choice.compared[int(kept[index])],
             'symmetry': '; '.join(choice.symmetries) or None,
+            **_step_sizes(tree.take(sizes, index) if ok else None, true_sizes),
             **_certificate(certificate, ok, private + (1 + more - private) * size),
             'metrics': {name: _number(value) for name, value in found['metrics'].items()},
         }
-        if user in case.victims[:_EXAMPLES]:
+        if user in case.victims[:_EXAMPLES] and scale is None:
             where = truth.weights > 0
             new['scores'] = [round(float(x), 4) for x in found['scores'][: len(where)][where]]
             new['truth'] = [int(x > 0) for x in truth.labels[where]]
@@ -103,7 +109,9 @@ def rows(
     return [row(index, user) for index, user in enumerate(block.users)]
 
 
-def _evaluate_block(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
+def _evaluate_block(
+    answers: Answer, truths: GroundTruth, scale: ratings.Scale | None
+) -> dict[str, Any]:
     """`evaluate` of a block in float64, in small calls that are padded to a few shapes."""
     count, size = truths.labels.shape
     most = 64
@@ -129,15 +137,22 @@ def _evaluate_block(answers: Answer, truths: GroundTruth) -> dict[str, Any]:
     with jax.enable_x64():
         found = [
             jax.device_get(
-                _evaluate_many()(*tree.take((answers, truths), slice(start, start + _TOGETHER)))
+                _evaluate_many(scale)(
+                    *tree.take((answers, truths), slice(start, start + _TOGETHER))
+                )
             )
             for start in range(0, count, _TOGETHER)
         ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
 
 
-def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
-    """One victim's metrics; a failed attack counts as the answer 'score 0.5 for every item'."""
+def evaluate(
+    answer: Answer, truth: GroundTruth, scale: ratings.Scale | None = None
+) -> dict[str, Any]:
+    """One victim's metrics; a failed attack counts as the answer 'score 0.5 for every item'.
+
+    `scale` is that of explicit ratings; None: labels are binary.
+    """
     ok = jnp.isfinite(answer.objective) & jnp.all(jnp.isfinite(answer.scores))
     counted = Answer(
         jnp.where(ok, answer.scores, 0.5),
@@ -145,8 +160,11 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
         jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), answer.private),
         answer.objective,
     )
+    measured = metrics.evaluate(counted, truth)
+    if scale is not None:
+        measured = rating_metrics.evaluate(counted, truth, scale)
     return {
-        'metrics': metrics.evaluate(counted, truth),
+        'metrics': measured,
         'drift': metrics.drift(tree.take(truth.private, 0), tree.take(truth.private, -1)),
         'objective': answer.objective,
         'scores': counted.scores,
@@ -155,9 +173,9 @@ def evaluate(answer: Answer, truth: GroundTruth) -> dict[str, Any]:
 
 
 @functools.cache
-def _evaluate_many() -> Any:
+def _evaluate_many(scale: ratings.Scale | None) -> Any:
     """`evaluate` over a leading axis of victims, compiled."""
-    return compilation.jit(jax.vmap(evaluate))
+    return compilation.jit(jax.vmap(partial(evaluate, scale=scale)))
 
 
 def _finite(seen: PyTree, count: int) -> np.ndarray:
@@ -179,6 +197,17 @@ def _certificate(found: Certificate | None, ok: bool, unknowns: int) -> dict[str
         'rank': int(found.rank) if ok else None,
         'determined': int(found.determined) if ok else None,
         'unknowns': unknowns,
+    }
+
+
+def _step_sizes(found: dict[str, Any] | None, truth: dict[str, float]) -> dict[str, Any]:
+    """The columns of estimated step sizes; null for an attack without estimates."""
+    if found is None:
+        return {'step_sizes': None, 'step_size_errors': None}
+    errors = {part: _number(size / truth[part] - 1) for part, size in found.items()}
+    return {
+        'step_sizes': {part: _number(size) for part, size in found.items()},
+        'step_size_errors': errors,
     }
 
 

@@ -44,6 +44,7 @@ _ASSUMED = {
     'closed_form': _POPULAR,
     'levels': 'public share of interactions',
     'one_line': 'public share of interactions',
+    'rank_one': 'public share of interactions',
     'two_lines': 'most rows are those of negatives',
     'approximate_embedding': _NORM,
     'scaled': f'{_NORM}, {_POPULAR}; fewer interactions than negatives',
@@ -61,8 +62,12 @@ _ASSUMED = {
 }
 
 
+_ASSUMED_OF_RATINGS = {'scaled': _NORM, 'variable_projection': _NORM}
+
+
 # What a client does where a field differs from its default.
 _TRAINS = {
+    'model.item_features': 'items have public features ({}), whose rows are in the scorer',
     'model.dropout': 'dropout {:g}',
     'client.label_smoothing': 'labels smoothed by {:g}',
     'client.positive_weight': "weight {:g} of an interaction's loss",
@@ -70,6 +75,7 @@ _TRAINS = {
     'client.private_distance': 'distance of the private from the shared item table, weight {:g}',
     'client.item_sparsity': 'absolute entries of the shared item rows, weight {:g}',
     'client.learning_rate_decay': 'both learning rates times {:g} after each epoch',
+    'client.item_rate_scale': 'item rows at {:g} times the rate',
     'client.batch_size': 'minibatches of {}',
     'client.shuffle': 'minibatches in another order in each epoch',
     'client.batch_share': 'trains on a random share {:g} of its batch in each round',
@@ -78,6 +84,10 @@ _TRAINS = {
 _PLACEBO = (
     'each attack that reads uploads also runs on those of another victim, scored against the '
     'labels of its own: what it finds without the uploads of its victim'
+)
+_STEP_SIZES = (
+    'unknown: one factor of the gradients of the item rows and one of those of the scorer, '
+    'estimated from the uploads where these determine them'
 )
 _TOO_FEW = {
     'loo99': f'fewer than {held_out.NEGATIVES} items that they never interacted with',
@@ -118,6 +128,9 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
     batch = 'unknown: every item of the catalogue is a candidate'
     batch += '; new negatives each round' * config.data.resample_negatives
     known = 'items known, labels unknown'
+    if training.is_explicit(config):
+        low, high, step = training.rating_scale(config)
+        known = f'rated items known; ratings of {low:g} to {high:g} in steps of {step:g} unknown'
     if config.attack.wrong_items:
         known = (
             f'items known but for a share {config.attack.wrong_items:g}, at least one, that the '
@@ -133,6 +146,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         *[('believes', text) for text in _beliefs(config)],
+        *[('step sizes', _STEP_SIZES)] * (not config.attack.step_sizes_known),
         ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),
@@ -187,9 +201,11 @@ def _left_out(cases: Sequence[plan.Case]) -> Iterator[str]:
             more = f' and {len(users) - 5} more' if len(users) > 5 else ''
             return f'{len(users)} of {len(ids)} users ({first}{more})'
 
-        for reason, users in interactions_lib.left_out(case.interactions).items():
+        for reason, users in interactions_lib.left_out(
+            case.interactions, not training.is_explicit(case.config)
+        ).items():
             yield f'{named(users)}: {reason}'
-        if case.held is None:
+        if case.held is None or training.is_explicit(case.config):
             continue
         clients = np.concatenate([group.users for group in case.clients])
         is_client = np.isin(case.held.users, clients)
@@ -240,7 +256,8 @@ def _priors(config: Config, case: plan.Case) -> str:
     ]
     solvers = {choice.solver for choice in case.attacks.values()} | {'joint'} & read
     public = config.attack.popularity
-    for name, what in _ASSUMED.items():
+    assumed = _ASSUMED_OF_RATINGS if training.is_explicit(config) else _ASSUMED
+    for name, what in assumed.items():
         if name in solvers:
             what = what if public else what.replace('item popularity and the ', '')
             used.append(f'{what} ({name})')

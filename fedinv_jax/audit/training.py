@@ -6,15 +6,28 @@ import inspect
 import operator
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, client, cohorts, losses, models, sampling, server, train
+from fedinv_jax import (
+    _validate,
+    client,
+    cohorts,
+    losses,
+    models,
+    regularizers,
+    sampling,
+    server,
+    train,
+)
 from fedinv_jax.audit import channel, defences
 from fedinv_jax.audit.config import Config
 from fedinv_jax.data import clients as clients_lib
+from fedinv_jax.data import features as features_lib
 from fedinv_jax.data import interactions as interactions_lib
-from fedinv_jax.data import loaders, provenance, synthetic
+from fedinv_jax.data import loaders, provenance, ratings, synthetic
 from fedinv_jax.types import BatchLoss, ClientUpdate, Model
 
 MODELS = {
@@ -124,6 +137,7 @@ def make_clients(
         labels=config.data.labels,
         min_positives=config.data.min_positives,
         max_positives=config.data.max_positives,
+        rating_scale=config.data.rating_scale,
     )
     if config.data.max_users is None:
         return groups
@@ -136,11 +150,29 @@ def make_clients(
     )
 
 
-def make_model(section: Config, num_items: int) -> Model:
-    """The model of a config's section 'model'."""
+def make_item_features(
+    config: Config, interactions: interactions_lib.Interactions
+) -> np.ndarray | None:
+    """Which item has which feature, `[N, F]`; None where an item has a row of its own."""
+    name = config.model.item_features
+    if name is None:
+        return None
+    if name == 'random':
+        size = config.model.num_features
+        return features_lib.draw(interactions.num_items, size, config.seed).incidence
+    if name == 'genres':
+        return features_lib.genres(interactions.item_ids).incidence
+    return features_lib.read(name, interactions.item_ids).incidence
+
+
+def make_model(section: Config, num_items: int, features: np.ndarray | None = None) -> Model:
+    """The model of a config's section 'model', of items with `features [N, F]`."""
     make = _validate.lookup('model.name', section.name, MODELS)
     takes = [name for name in inspect.signature(make).parameters if name in section]
-    return make(num_items, **{name: section[name] for name in takes})
+    arguments = {name: section[name] for name in takes}
+    if features is None:
+        return make(num_items, **arguments)
+    return models.with_item_features(make(features.shape[1], **arguments), features)
 
 
 def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.GradientTransformation:
@@ -165,8 +197,22 @@ def make_optimizer(field: str, section: Config, num_steps: int = 1) -> optax.Gra
         ) from error
 
 
-def make_loss(section: Config) -> losses.AnyLoss:
-    """The loss of an interaction or of a batch, by the fields of a config's section 'client'."""
+def is_explicit(config: Config) -> bool:
+    """Whether the labels are explicit ratings."""
+    return bool(config.data.labels == 'explicit')
+
+
+def rating_scale(config: Config) -> ratings.Scale:
+    """The scale of explicit ratings, which server and clients know."""
+    return ratings.Scale(*config.data.rating_scale)
+
+
+def make_loss(config: Config) -> losses.AnyLoss:
+    """The loss of an interaction or of a batch, by section 'client', or of explicit ratings."""
+    if is_explicit(config):
+        scale = rating_scale(config)
+        return losses.rating_error(scale.low, scale.high)
+    section = config.client
     loss = _validate.lookup('client.loss', section.loss, LOSSES)
     if isinstance(loss, BatchLoss):
         return loss
@@ -180,27 +226,55 @@ def signs_are_labels(section: Config) -> bool:
     return section.loss in ('bce', 'bpr', 'sampled_softmax') and not section.label_smoothing
 
 
-def make_regularizer(section: Config) -> losses.Regularizer | None:
+def interactions_vanish(config: Config) -> bool:
+    """Whether the derivative of a sure interaction is rounded to 0, and of a sure negative is not.
+
+    Binary cross-entropy has `sigmoid(z) - y`: `1 - sigmoid(z)` is 0 from z = 17 on in float32,
+    `sigmoid(z)` for no z above -88.
+    """
+    loss = make_loss(config)
+    if isinstance(loss, BatchLoss) or not signs_are_labels(config.client):
+        return False
+    logits, labels = jnp.array([50.0, -50.0]), jnp.array([1.0, 0.0])
+    sure = jax.grad(lambda logits: jnp.sum(loss(logits, labels)))(logits)
+    return bool(sure[0] == 0) and bool(sure[1] != 0)
+
+
+def make_regularizer(section: Config) -> regularizers.Regularizer | None:
     """What a client adds to its loss, by the fields of a config's section 'client'."""
     made = []
     if section.item_drift:
-        made.append(losses.item_drift(section.item_drift))
+        made.append(regularizers.item_drift(section.item_drift))
     if section.weight_decay:
-        made.append(losses.weight_decay(section.weight_decay))
+        made.append(regularizers.weight_decay(section.weight_decay))
     if section.private_distance or section.item_sparsity:
         made.append(
-            losses.additive_personalization(section.private_distance, section.item_sparsity)
+            regularizers.additive_personalization(section.private_distance, section.item_sparsity)
         )
     if not made:
         return None
     return lambda *arguments: functools.reduce(operator.add, (one(*arguments) for one in made))
 
 
+def gradients_of(config: Config) -> Config:
+    """The config whose clients upload the gradients of the one step that they take."""
+    copy = config.copy_and_resolve_references()
+    copy.client.update({'name': 'gradient_step', 'item_rate_scale': 1.0})
+    return copy
+
+
+def step_sizes(section: Config) -> dict[str, float]:
+    """The factors of the gradients in an upload of a client of one step, by part."""
+    rate = section.optimizer.learning_rate if section.name == 'local_sgd' else 1.0
+    return {'items': rate * section.item_rate_scale, 'scorer': rate}
+
+
 def make_client_update(
-    section: Config, model: Model, loss: losses.AnyLoss | None = None
+    config: Config, model: Model, loss: losses.AnyLoss | None = None
 ) -> ClientUpdate:
     """The local training of a config's section 'client'; `loss` replaces the config's."""
-    made = _make_client_update(section, model, loss or make_loss(section))
+    section = config.client
+    made = _make_client_update(section, model, loss or make_loss(config))
     if section.batch_share != 1:
         made = sampling.subsampled(made, section.batch_share)
     return client.weighted_by_num_examples(made) if section.weight_by_num_examples else made
@@ -209,7 +283,11 @@ def make_client_update(
 def _make_client_update(section: Config, model: Model, loss: losses.AnyLoss) -> ClientUpdate:
     if _validate.lookup('client.name', section.name, CLIENTS) == 'gradient_step':
         return client.gradient_step(
-            model, loss, section.private_learning_rate, make_regularizer(section)
+            model,
+            loss,
+            section.private_learning_rate,
+            make_regularizer(section),
+            section.item_rate_scale,
         )
     private = section.private_optimizer.copy_and_resolve_references().unlock()
     private.learning_rate = section.private_learning_rate
@@ -223,6 +301,7 @@ def _make_client_update(section: Config, model: Model, loss: losses.AnyLoss) -> 
         make_regularizer(section),
         section.shuffle,
         section.learning_rate_decay,
+        section.item_rate_scale,
     )
 
 
@@ -251,7 +330,7 @@ def make_federation(
     )
     return train.federation(
         model,
-        make_client_update(config.client, model),
+        make_client_update(config, model),
         channel.channel(config),
         server.server(
             optimizer,
@@ -261,6 +340,6 @@ def make_federation(
         clients,
         section.clients_per_round,
         config.data.resample_negatives,
-        make_loss(config.client),
+        make_loss(config),
         make_cohorts(config, clients),
     )

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fedinv_jax import _validate
+from fedinv_jax.data import grouping
 from fedinv_jax.data import interactions as interactions_lib
+from fedinv_jax.data import ratings as ratings_lib
 
-_LABELS = ('implicit', 'ratings')
+LABELS = ('implicit', 'ratings', 'explicit')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,14 +20,17 @@ class Clients:
 
     The items of a client are distinct where `weights > 0`; padding comes last, with item 0,
     label 0, weight 0. Positives and negatives are shuffled, so that consecutive blocks mix them.
+    Explicit ratings are all positives, whatever their labels.
 
     Attributes:
         users: int32 `[C]`, user indices of the data set.
         items: int32 `[C, B]`.
-        labels: float32 `[C, B]` in [0, 1], above 0 exactly where the user interacted.
+        labels: float32 `[C, B]` in [0, 1]; unless they are explicit ratings, above 0 exactly where
+            the user interacted.
         weights: float32 `[C, B]`, 1 for items of the batch, 0 for padding.
         num_positives: int32 `[C]`.
-        num_negatives: int32 `[C]`, `min(negatives_per_positive * n, N - n)` for n positives.
+        num_negatives: int32 `[C]`, `min(negatives_per_positive * n, N - n)` for n positives; 0
+            with explicit ratings.
     """
 
     users: np.ndarray
@@ -111,10 +116,10 @@ def negatives_of(clients: Iterable[Clients]) -> dict[int, np.ndarray]:
         [1, 2]
     """
     return {
-        int(user): items[(weights > 0) & (labels == 0)]
+        int(user): items[(weights > 0) & (labels == 0) & (number > 0)]
         for group in clients
-        for user, items, labels, weights in zip(
-            group.users, group.items, group.labels, group.weights, strict=True
+        for user, items, labels, weights, number in zip(
+            group.users, group.items, group.labels, group.weights, group.num_negatives, strict=True
         )
     }
 
@@ -127,6 +132,7 @@ def build(
     min_positives: int = 1,
     max_positives: int | None = None,
     max_waste: float = 0.3,
+    rating_scale: Sequence[float] = (1.0, 5.0, 1.0),
 ) -> tuple[Clients, ...]:
     """Builds clients from positives and fixed negatives, padded in groups of similar size.
 
@@ -138,17 +144,19 @@ def build(
         negatives_per_positive: negatives for each positive, at least 1.
         seed: of the negatives and of the order within a client.
         labels: 'implicit': 1 for a positive; 'ratings': `(1 + r / max r) / 2`, in (1/2, 1],
-            so that 1/2 separates interactions with any rating from negatives.
+            so that 1/2 separates interactions with any rating from negatives; 'explicit': the
+            ratings alone, without negatives, see `ratings.labels`.
         min_positives: users with fewer are left out; those of `interactions.left_out` always are.
         max_positives: users with more are left out; None: no limit.
         max_waste: largest share of padding in the sum of squared batch sizes, in [0, 1).
+        rating_scale: `ratings.Scale` of explicit ratings.
 
     Returns:
         The groups, by falling B.
 
     Raises:
-        ValueError: if no user is left, `labels='ratings'` with ratings that are not positive, or an
-            argument is out of range.
+        ValueError: if no user is left, `labels='ratings'` with ratings that are not positive,
+            `labels='explicit'` with ratings off the scale, or an argument is out of range.
 
     Example:
         >>> data = interactions_lib.make([1, 2, 2, 3], [7, 7, 8, 9])
@@ -157,10 +165,11 @@ def build(
         >>> [group.num_negatives.tolist() for group in build(data, negatives_per_positive=1)]
         [[1], [1, 1]]
     """
-    _validate.lookup('labels', labels, _LABELS)
+    _validate.lookup('labels', labels, LABELS)
     if not 0 <= max_waste < 1:
         raise ValueError(f'Expected 0 <= {max_waste=} < 1.')
-    interactions = _filter(interactions, min_positives, max_positives)
+    explicit = labels == 'explicit'
+    interactions = _filter(interactions, min_positives, max_positives, not explicit)
     values = np.ones_like(interactions.ratings)
     if labels == 'ratings':
         if not interactions.ratings.min() > 0:
@@ -169,15 +178,19 @@ def build(
                 'label 0 means no interaction. Set data.rating_threshold above 0.'
             )
         values = (1 + interactions.ratings / interactions.ratings.max()) / 2
+    if explicit:
+        values = ratings_lib.labels(interactions.ratings, ratings_lib.Scale(*rating_scale))
 
-    negatives = sample_negatives(interactions, negatives_per_positive, seed)
     spans = dict(_spans(interactions))
+    negatives = dict.fromkeys(spans, np.zeros(0, np.int32))
+    if not explicit:
+        negatives = sample_negatives(interactions, negatives_per_positive, seed)
     users = np.array(list(spans), np.int32)
     num_positives = np.array([span.stop - span.start for span in spans.values()], np.int32)
     num_negatives = np.array([len(negatives[user]) for user in spans], np.int32)
     sizes = num_positives + num_negatives
     groups = []
-    for members in _groups(sizes, max_waste):
+    for members in grouping.by_size(sizes, max_waste):
         shape = (len(members), int(sizes[members[0]]))
         group = Clients(
             users=users[members],
@@ -245,19 +258,26 @@ def item_counts(interactions: interactions_lib.Interactions) -> np.ndarray:
     return np.bincount(interactions.items, minlength=interactions.num_items)
 
 
-def log_odds(counts_of_others: np.ndarray, num_others: int) -> np.ndarray:
+def log_odds(
+    counts_of_others: np.ndarray, num_others: int | np.ndarray, mean: float = 0.5
+) -> np.ndarray:
     """Public popularity of items: smoothed log odds that a user interacted with each.
 
-    `log((c + 1/2) / (U - c + 1/2))` for c of U other users. For a victim, first subtract the
-    victim's own interactions from `item_counts`, and the victim from the number of users:
+    `log((c + m) / (U - c + 1 - m))` for c of U other users and m = 1/2. For a victim, first
+    subtract the victim's own interactions from `item_counts`, and the victim from the number of
+    users:
 
         counts = item_counts(train)
         counts[positives_of_victim] -= 1
         prior = log_odds(counts, num_users_with_interactions - 1)
 
+    Of explicit ratings, c is the sum of the labels that the item has from others, U their number
+    and m the mean label: the sigmoid is the item's mean, with one more rating of the mean.
+
     Args:
-        counts_of_others: integers `[N]`, c of each item.
-        num_others: U.
+        counts_of_others: numbers `[N]`, c of each item.
+        num_others: U, one number or `[N]`.
+        mean: m, in (0, 1).
 
     Returns:
         float32 `[N]`.
@@ -270,16 +290,16 @@ def log_odds(counts_of_others: np.ndarray, num_others: int) -> np.ndarray:
         [-1.6100000143051147, 0.0, 1.6100000143051147]
     """
     counts = np.asarray(counts_of_others, np.float64)
-    if counts.size and not (counts.min() >= 0 and counts.max() <= num_others):
+    if not ((counts >= 0) & (counts <= num_others)).all():
         raise ValueError(
-            f'Expected counts_of_others in [0, {num_others=}], found {counts.min():g} to '
-            f'{counts.max():g}.'
+            f'Expected counts_of_others in [0, num_others={np.max(num_others)}], found '
+            f'{counts.min():g} to {counts.max():g}.'
         )
-    return np.log((counts + 0.5) / (num_others - counts + 0.5)).astype(np.float32)
+    return np.log((counts + mean) / (num_others - counts + 1 - mean)).astype(np.float32)
 
 
 def public_share(clients: Iterable[Clients]) -> float:
-    """Returns the share of positives in the batches of all clients together.
+    """Returns the share of positives in the batches of all clients, of explicit ratings their mean.
 
     Example:
         >>> public_share(build(interactions_lib.make([1, 2], [7, 8])))
@@ -287,7 +307,10 @@ def public_share(clients: Iterable[Clients]) -> float:
     """
     clients = tuple(clients)
     positives = sum(int(group.num_positives.sum()) for group in clients)
-    return positives / (positives + sum(int(group.num_negatives.sum()) for group in clients))
+    negatives = sum(int(group.num_negatives.sum()) for group in clients)
+    if not negatives:
+        return float(sum(group.labels.sum(dtype=float) for group in clients)) / positives
+    return positives / (positives + negatives)
 
 
 def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice]]:
@@ -298,7 +321,10 @@ def _spans(interactions: interactions_lib.Interactions) -> list[tuple[int, slice
 
 
 def _filter(
-    interactions: interactions_lib.Interactions, min_positives: int, max_positives: int | None
+    interactions: interactions_lib.Interactions,
+    min_positives: int,
+    max_positives: int | None,
+    negatives: bool,
 ) -> interactions_lib.Interactions:
     """Drops users by their number of positives; an error names the limit that leaves no user."""
     counts = np.bincount(interactions.users, minlength=interactions.num_users)
@@ -306,7 +332,7 @@ def _filter(
     reason = f'data set {interactions.name!r} has no interactions (after its filters)'
     if keep.any():
         reason = f'every user has {", or ".join(interactions_lib.left_out(interactions))}'
-        keep &= counts < interactions.num_items
+        keep &= (counts < interactions.num_items) | (not negatives)
     for limit, passed in {
         f'{min_positives=}': counts >= min_positives,
         f'{max_positives=}': counts <= (np.inf if max_positives is None else max_positives),
@@ -320,31 +346,3 @@ def _filter(
     if not keep.any():
         raise ValueError(f'Expected at least one client: {reason}.')
     return interactions_lib.take(interactions, keep[interactions.users])
-
-
-def _groups(sizes: np.ndarray, max_waste: float) -> Sequence[np.ndarray]:
-    """Returns the positions of the clients of each group, largest first.
-
-    Dynamic programming: the number of groups grows until `max_waste` holds. `cost[i]` is the least
-    padded sum of squares of the distinct sizes from the i-th on with the current number of groups.
-    """
-    order = np.argsort(-sizes, kind='stable')
-    distinct, counts = np.unique(-sizes, return_counts=True)
-    starts, squares = np.append(0, np.cumsum(counts)), distinct.astype(float) ** 2
-    bound = np.sum(counts * squares) / (1 - max_waste) * (1 + 1e-12)
-    cost, choices = np.append(np.full(len(distinct), np.inf), 0.0), []
-    while cost[0] > bound:
-        following, cost = cost, cost.copy()
-        choice = np.zeros(len(distinct), int)
-        for first in range(len(distinct)):
-            group = (starts[first + 1 :] - starts[first]) * squares[first]
-            totals = group + following[first + 1 :]
-            choice[first] = first + 1 + np.argmin(totals)
-            cost[first] = np.min(totals)
-        choices.append(choice)
-    groups, first = [], 0
-    for choice in reversed(choices):
-        if first < len(distinct):
-            groups.append(order[starts[first] : starts[choice[first]]])
-            first = choice[first]
-    return groups

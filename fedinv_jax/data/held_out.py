@@ -18,12 +18,14 @@ class Held(NamedTuple):
         items: int32 `[E]`, the held-out items.
         negatives: int32 `[E, 99]`, fixed items that the user never interacted with, padded with -1.
         known: int32 `[E, P]`, the items of the user's training interactions, padded with -1.
+        ratings: float32 `[E]`, of the held-out items; None: not known.
     """
 
     users: np.ndarray
     items: np.ndarray
     negatives: np.ndarray
     known: np.ndarray
+    ratings: np.ndarray | None = None
 
 
 def held_out(
@@ -69,4 +71,4 @@ def held_out(
         rng = np.random.default_rng([seed, int(user), 4])
         drawn = rng.choice(others, min(NEGATIVES, len(others)), replace=False)
         negatives[row, : len(drawn)] = drawn
-    return Held(users, items, negatives, known)
+    return Held(users, items, negatives, known, test.ratings)

@@ -202,11 +202,13 @@ def drop_unused_items(interactions: Interactions) -> Interactions:
     )
 
 
-def left_out(interactions: Interactions) -> dict[str, np.ndarray]:
+def left_out(interactions: Interactions, negatives: bool = True) -> dict[str, np.ndarray]:
     """Users who cannot be clients, whatever the limits: by reason, their indices.
 
     Args:
         interactions: training interactions of all users, after the filters.
+        negatives: whether a client needs negatives, as it does unless its labels are explicit
+            ratings.
 
     Example:
         >>> data = make([1, 1, 2, 3], [7, 8, 7, 8])
@@ -218,7 +220,9 @@ def left_out(interactions: Interactions) -> dict[str, np.ndarray]:
     number = interactions.num_items
     reasons = {
         'no interaction that counts': counts == 0,
-        f'all {number} items, hence no possible negative': (counts == number) & (counts > 0),
+        f'all {number} items, hence no possible negative': (counts == number)
+        & (counts > 0)
+        & negatives,
     }
     return {reason: np.flatnonzero(users) for reason, users in reasons.items() if users.any()}
 

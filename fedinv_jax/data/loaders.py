@@ -176,9 +176,7 @@ def load(
         Traceback (most recent call last):
         ValueError: Unknown data set 'ml-100'. Did you mean 'ml-100k', 'ml-10m', 'ml-1m'?
     """
-    root = pathlib.Path(
-        data_dir or os.environ.get('FEDINV_DATA_DIR') or '~/.cache/fedinv_jax'
-    ).expanduser()
+    root = data_folder(data_dir)
     known = DATASETS.get(name)
     if known is None:
         candidates: dict[pathlib.Path, str | None] = {pathlib.Path(name).expanduser(): None}
@@ -197,6 +195,25 @@ def load(
         )
     _download(known, root)
     return read(root / known.path, name, columns or known.columns, header)
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """The folder of data sets, see `load`."""
+    given = data_dir or os.environ.get('FEDINV_DATA_DIR') or '~/.cache/fedinv_jax'
+    return pathlib.Path(given).expanduser()
+
+
+def find(dataset: Dataset, data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """The path of a data set's file, downloaded if it is missing.
+
+    Raises:
+        FileNotFoundError: if the file is missing and cannot be downloaded.
+        ValueError: for a download with a wrong checksum.
+    """
+    root = data_folder(data_dir)
+    if not (root / dataset.path).is_file():
+        _download(dataset, root)
+    return root / dataset.path
 
 
 def _download(dataset: Dataset, root: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ def generate(
     max_activity: int | None = None,
     taste_dim: int = 8,
     taste_strength: float = 1.0,
+    num_ratings: int = 1,
 ) -> interactions_lib.Interactions:
     """Draws users with skewed activity, who choose long-tailed items by popularity and taste.
 
@@ -47,10 +48,12 @@ def generate(
             negatives per positive.
         taste_dim: dimension of the latent taste.
         taste_strength: standard deviation of the taste's logits; 0: only popularity matters.
+        num_ratings: L, the number of different ratings. A rating is `1 + floor(L sigmoid(v))`, with
+            v the sum of the user's taste, an effect of the item and noise; the latter are N(0, 1).
 
     Returns:
-        The interactions, with ratings 1 and the order of choice as timestamps. Items that no user
-        chose keep their index.
+        The interactions, with ratings 1 to L and the order of choice as timestamps. Items that no
+        user chose keep their index.
 
     Raises:
         ValueError: if a parameter is out of range.
@@ -66,6 +69,8 @@ def generate(
         raise ValueError(f'Expected {num_users=} >= 1.')
     if not taste_dim >= 1:
         raise ValueError(f'Expected {taste_dim=} >= 1.')
+    if not num_ratings >= 1:
+        raise ValueError(f'Expected {num_ratings=} >= 1.')
     if not 1 <= min_activity <= max_activity <= num_items:
         raise ValueError(
             f'Expected 1 <= {min_activity=} <= {max_activity=} <= {num_items=}; by default '
@@ -85,19 +90,23 @@ def generate(
     rank = rng.permutation(num_items)
     popularity = -popularity_exponent * np.log(rank / num_items + popularity_offset)
     item_taste = rng.standard_normal((num_items, taste_dim))
+    effects = np.random.default_rng([seed, 0, 8]).standard_normal(num_items)
 
-    chosen = []
-    for _ in range(num_users):
+    chosen, ratings = [], []
+    for user in range(num_users):
         activity = median_activity * np.exp(activity_sigma * rng.standard_normal())
         size = int(np.clip(np.rint(activity), min_activity, max_activity))
         taste = item_taste @ rng.standard_normal(taste_dim) / np.sqrt(taste_dim)
         logits = popularity + taste_strength * taste
         chosen.append(np.argsort(-(logits + rng.gumbel(size=num_items)), kind='stable')[:size])
+        noise = np.random.default_rng([seed, user, 9]).standard_normal(size)
+        value = (effects + taste_strength * taste)[chosen[-1]] + noise
+        ratings.append(1 + np.floor(num_ratings / (1 + np.exp(-value))))
     sizes = [len(items) for items in chosen]
     return interactions_lib.Interactions(
         users=np.repeat(np.arange(num_users, dtype=np.int32), sizes),
         items=np.concatenate(chosen).astype(np.int32),
-        ratings=np.ones(sum(sizes), np.float32),
+        ratings=np.minimum(np.concatenate(ratings), num_ratings).astype(np.float32),
         timestamps=np.concatenate([np.arange(size, dtype=np.int64) for size in sizes]),
         user_ids=tuple(map(str, range(num_users))),
         item_ids=tuple(map(str, range(num_items))),

@@ -3,6 +3,7 @@
 from fedinv_jax.models.fedrap import fedrap
 from fedinv_jax.models.from_flax import from_flax, from_nnx
 from fedinv_jax.models.gmf import gmf
+from fedinv_jax.models.item_features import with_item_features
 from fedinv_jax.models.lightgcn import lightgcn
 from fedinv_jax.models.matrix_factorization import matrix_factorization
 from fedinv_jax.models.ncf import KERNELS, MLP, ncf
@@ -23,4 +24,5 @@ __all__ = [
     'neumf',
     'pfedrec',
     'two_tower',
+    'with_item_features',
 ]

@@ -14,7 +14,7 @@ def fedrap(num_items: int, dim: int, scale: float = 0.1) -> Model:
     Shared parameters: `{'items': {'embedding': C [N, D]}, 'scorer': {}}`; private:
     `{'items': {'embedding': [N, D]}, 'weight': [D], 'bias': []}`. A client takes the rows of its
     batch from both tables. An item row uploads a multiple of w, whatever D is, and the terms of
-    `losses.additive_personalization` besides.
+    `regularizers.additive_personalization` besides.
 
     Args:
         num_items: N.

@@ -7,11 +7,13 @@ from fedinv_jax.report import stats, tables
 from fedinv_jax.report.rows import Summary, SummaryRow
 
 _MOST = 3  # attacks that a table holds
-_COLUMNS = ('AUC', 'F1', 'exact match', 'certified', 'fits')
+_COLUMNS = ('exact match', 'certified', 'fits')
+_MEANS = {'auc': ('auc', 'f1'), 'accuracy': ('accuracy', 'rmse')}
 _LEGEND = (
-    'AUC and F1: means over victims [95% confidence interval]. Other columns count victims: all '
-    'labels right, certified, and, of those for whom it is known, uploads that fit what the client '
-    'is said to send. A placebo attacks the upload of another victim.'
+    'AUC and F1, of ratings accuracy and RMSE: means over victims [95% confidence interval]. Other '
+    'columns count victims: all labels right, certified, and, of those for whom it is known, '
+    'uploads that fit what the client is said to send. A placebo attacks the upload of another '
+    'victim.'
 )
 _Named = tuple[str, SummaryRow]
 
@@ -69,23 +71,24 @@ def _table(named: Sequence[_Named], labels: Sequence[str]) -> str:
         line = lines.setdefault((name + ' (placebo)' * row['placebo'], *where), {})
         line[_label(row, named)] = row
     head = ['arm', *map(tables.title, keys)]
-    head += [f'{label}: {column}' for label in labels for column in _COLUMNS]
+    shown = _MEANS[stats.compared_by(named[0][1]['metrics'])[0]]
+    columns = (*map(tables.title, shown), *_COLUMNS)
+    head += [f'{label}: {column}' for label in labels for column in columns]
     grid = [
-        [*start, *(cell for label in labels for cell in _cells(found.get(label)))]
+        [*start, *(cell for label in labels for cell in _cells(found.get(label), shown))]
         for start, found in lines.items()
     ]
     return tables.markdown(head, grid)
 
 
-def _cells(row: SummaryRow | None) -> list[str]:
-    """The cells of `_COLUMNS`; dashes for an attack that was not run."""
+def _cells(row: SummaryRow | None, shown: Sequence[str]) -> list[str]:
+    """The metrics shown and the cells of `_COLUMNS`; dashes for an attack that was not run."""
     if row is None:
-        return ['-'] * len(_COLUMNS)
+        return ['-'] * (len(shown) + len(_COLUMNS))
     victims, known = row['num_victims'], row['num_fits'] + row['num_misfits']
     exact = round((row['metrics']['exact']['mean'] or 0) * victims)
     return [
-        tables.estimate(row['metrics']['auc'], victims),
-        tables.estimate(row['metrics']['f1'], victims),
+        *(tables.estimate(row['metrics'].get(name), victims) for name in shown),
         f'{exact}/{victims}',
         '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
         f'{row["num_fits"]}/{known}' if known else '-',

@@ -61,11 +61,13 @@ def compare(rows: Iterable[VictimRow]) -> list[Comparison]:
     230 (at least 100, and not the one of C1) with T = 1. C1 and C3 use the earliest first round.
 
     Args:
-        rows: victim rows.
+        rows: victim rows; those of explicit ratings are left out.
     """
     groups: dict[str, dict[str, _Rows]] = {}
     baselines: dict[str, _Rows] = {}
     for row in sorted(rows, key=lambda row: (row['seed'], row['user'])):
+        if 'accuracy' in row['metrics']:  # the claims are about binary labels
+            continue
         if row['attack'] == 'popularity':
             baselines.setdefault(stats.setting(row, stats.OF_ATTACK), []).append(row)
         elif row['family'] != 'baseline':

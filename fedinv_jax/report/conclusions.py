@@ -10,7 +10,7 @@ def leaks(summary: Summary) -> list[str]:
     """The verdict: sentences on what the strongest attacks recover, and whether defences stop them.
 
     For each upload seen, the strongest attack is the one with the most exact matches, then the
-    largest F1. The auditor, who knows the truth, makes that choice.
+    largest F1 (of ratings, accuracy). The auditor, who knows the truth, makes that choice.
 
     Args:
         summary: the result of `stats.summarize`.
@@ -47,9 +47,15 @@ def _strongest(rows: Sequence[SummaryRow]) -> str:
         sure = f', and certifies {certified} without knowing the truth{more}'
     return (
         f'The strongest attack, {best["attack"]} ({where}, first round {best["first_round"]}), '
-        f'recovers **{_num_exact(best)} of {victims}** histories without error{sure}; F1 '
-        f'{tables.estimate(best["metrics"]["f1"], victims)}{_with_one(best, rows)}.'
+        f'recovers **{_num_exact(best)} of {victims}** histories without error{sure}; '
+        f'{_detail(best)}{_with_one(best, rows)}.'
     )
+
+
+def _detail(row: SummaryRow) -> str:
+    """F1, or the RMSE of ratings, as text."""
+    name = 'f1' if 'f1' in row['metrics'] else 'rmse'
+    return f'{tables.title(name)} {tables.estimate(row["metrics"][name], row["num_victims"])}'
 
 
 def _num_exact(row: SummaryRow) -> int:
@@ -78,13 +84,14 @@ def _with_one(best: SummaryRow, rows: Sequence[SummaryRow]) -> str:
         return ''
     for row in rows:
         if row['num_gradients'] == 1 and stats.same_but_steps(row, best):
-            f1 = tables.estimate(row['metrics']['f1'], row['num_victims'])
-            return f' (with one gradient {_num_exact(row)} of {row["num_victims"]}, F1 {f1})'
+            number = f'{_num_exact(row)} of {row["num_victims"]}'
+            return f' (with one gradient {number}, {_detail(row)})'
     return ''
 
 
 def _strength(row: SummaryRow) -> tuple[float, float]:
-    return row['metrics']['exact']['mean'] or 0, row['metrics']['f1']['mean'] or 0
+    name = 'f1' if 'f1' in row['metrics'] else 'accuracy'
+    return row['metrics']['exact']['mean'] or 0, row['metrics'][name]['mean'] or 0
 
 
 def misfits(summary: Summary) -> list[str]:

@@ -20,8 +20,8 @@ Row = dict[str, Any]
 HEAD = ('command', 'date', 'device', 'versions', 'shared')
 """The keys of a file that are not lists of rows."""
 
-_METRICS = ('auc', 'average_precision', 'f1', 'exact', 'private_error')
-_DIFFERENCES = ('auc', 'f1')
+_METRICS = ('auc', 'average_precision', 'f1', 'exact', 'private_error', 'accuracy', 'rmse')
+_DIFFERENCES = ('auc', 'f1', 'accuracy', 'rmse')
 _PLAIN = (
     *stats.SETTING, 'defences', 'labels_changed', 'num_seeds', 'num_victims', 'num_failed',
     'num_fits', 'num_misfits', 'drift', 'training_loss', 'epsilon', 'seconds_per_victim',
@@ -44,6 +44,7 @@ def _row(row: SummaryRow) -> Row:
     return {
         **{name: values[name] for name in _PLAIN},
         'confidence_intervals': _intervals(row['num_seeds']),
+        'step_size_errors': row.get('step_size_errors'),
         **(_estimates(row['metrics'], _METRICS) or {}),
         **(_estimates(row['quality'], tuple(row['quality'] or ())) or {}),
         **{

@@ -100,6 +100,9 @@ class VictimRow(_Shared, Certificate):
 
     `fits`: whether the uploads are what the client is said to send; None if unknown.
 
+    `step_sizes`: estimates by part of the upload, `step_size_errors` their relative errors; None
+    where the attacker knows the step sizes or does not determine them.
+
     `config_hash` is that of the row's config, see `audit.workdir.config_hash`. The first rows of
     schema 2 lack the key; a reader takes it from the config beside them (`upgrade`).
     """
@@ -121,6 +124,8 @@ class VictimRow(_Shared, Certificate):
     fits: bool | None
     kept: str | None
     symmetry: str | None
+    step_sizes: dict[str, float | None] | None
+    step_size_errors: dict[str, float | None] | None
     metrics: dict[str, float | None]
     scores: NotRequired[list[float]]
     truth: NotRequired[list[int]]
@@ -150,6 +155,7 @@ class SummaryRow(_Shared):
     unknowns: float | None
     num_fits: int
     num_misfits: int
+    step_size_errors: dict[str, float | None] | None
     failures: dict[str, int]
 
 
@@ -242,6 +248,7 @@ _ATTACKS_OF_SCHEMA_1: dict[Family, tuple[str, ...]] = {
 _LATER: dict[str, Any] = {
     'attacker': 'adaptive', 'placebo': False, 'reader': None, 'reason': None, 'training_loss': None,
     'quality': None, 'epsilon': None, 'fits': None, 'kept': None, 'symmetry': None,
+    'step_sizes': None, 'step_size_errors': None,
     **dict.fromkeys(Certificate.__annotations__),
 }  # fmt: skip
 

@@ -27,6 +27,8 @@ METRICS = (
     'label_mse', 'private_error', 'private_cosine',
 )  # fmt: skip
 COMPARED = ('auc', 'average_precision', 'f1')
+OF_RATINGS = ('accuracy', 'rmse', 'exact', 'private_error', 'private_cosine')
+"""The metrics of victims whose labels are explicit ratings; they have none of binary labels."""
 
 OF_ATTACK = ('attack', 'attacker', 'placebo', 'reader', 'dynamics', 'solver', 'iterations', 'dtype')
 """Keys of the setting that are ignored when a row is paired with its baseline."""
@@ -37,8 +39,24 @@ _COUNT = ('num_gradients', 'solver')  # ignored when T gradients are paired with
 
 _LIMITS = dict.fromkeys(METRICS[:8], (0.0, 1.0))
 _LIMITS |= {'private_error': (0.0, np.inf), 'private_cosine': (-1.0, 1.0)}
+_LIMITS |= {'accuracy': (0.0, 1.0), 'rmse': (0.0, np.inf)}
 FEW = 5
 """Smallest number of victims for a verdict."""
+
+
+def metrics_of(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The metrics of binary labels, or of ratings, whichever the given ones are."""
+    return OF_RATINGS if 'accuracy' in metrics else METRICS
+
+
+def compared_by(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The metrics by which settings are compared: the first decides.
+
+    Example:
+        >>> compared_by(['auc', 'f1']), compared_by(['accuracy', 'rmse'])
+        (('auc', 'average_precision', 'f1'), ('accuracy', 'rmse'))
+    """
+    return OF_RATINGS[:2] if 'accuracy' in metrics else COMPARED
 
 
 def setting(row: Mapping[str, Any], without: Sequence[str] = ()) -> str:
@@ -111,7 +129,8 @@ def _difference(
     if not others or not pair(victims, others):
         return None
     return {
-        name: inference.confidence_interval(*compared(victims, others, name)) for name in COMPARED
+        name: inference.confidence_interval(*compared(victims, others, name))
+        for name in compared_by(victims[0]['metrics'])
     }
 
 
@@ -120,8 +139,9 @@ def _victim(row: VictimRow) -> tuple[int, int]:
 
 
 def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
-    """The mean and confidence interval of each metric, those of `METRICS` first."""
-    others = {name for row in victims for name in row['metrics']}.difference(METRICS)
+    """The mean and confidence interval of each metric, those of `metrics_of` first."""
+    first = metrics_of(victims[0]['metrics'])
+    others = {name for row in victims for name in row['metrics']}.difference(first)
     who = _who(victims)
 
     def about(name: str) -> ConfidenceInterval:
@@ -132,7 +152,7 @@ def _metrics(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval]:
             values, *who, limits=_LIMITS.get(name, (-np.inf, np.inf))
         )
 
-    return {name: about(name) for name in (*METRICS, *sorted(others))}
+    return {name: about(name) for name in (*first, *sorted(others))}
 
 
 def _certificates(victims: Sequence[VictimRow]) -> dict[str, Any]:
@@ -165,10 +185,20 @@ def _quality(victims: Sequence[VictimRow]) -> dict[str, ConfidenceInterval] | No
     names = next(iter(by_seed.values()))
     return {
         name: inference.confidence_interval(
-            [found[name] for found in by_seed.values()], list(by_seed), limits=(0.0, 1.0)
+            [found[name] for found in by_seed.values()],
+            list(by_seed),
+            limits=(0.0, np.inf) if name == 'held_out_rmse' else (0.0, 1.0),
         )
         for name in names
     }
+
+
+def _step_size_errors(victims: Sequence[VictimRow]) -> dict[str, float | None] | None:
+    """The mean absolute relative error of the step sizes, by part; None without estimates."""
+    found = [row['step_size_errors'] for row in victims if row['step_size_errors']]
+    absolute = [{part: abs(x) for part, x in each.items() if x is not None} for each in found]
+    parts = dict.fromkeys(part for each in found for part in each)
+    return {part: inference.mean(each.get(part) for each in absolute) for part in parts} or None
 
 
 def _failures(victims: Sequence[VictimRow]) -> dict[str, int]:
@@ -201,6 +231,7 @@ def _summary_row(
         'num_failed': sum(row['status'] != 'ok' for row in victims),
         'num_fits': sum(row['fits'] is True for row in victims),
         'num_misfits': len(victims) - len(fitting(victims)),
+        'step_size_errors': _step_size_errors(victims),
         'drift': inference.mean(row['drift'] for row in victims),
         'training_loss': inference.mean(row['training_loss'] for row in victims),
         'epsilon': first['epsilon'],
@@ -233,7 +264,8 @@ def summarize(rows: Iterable[VictimRow]) -> Summary:
         answer is certified, `num_exact_certified` the number of certified answers that are the
         truth (all, if certificates are right); `rank` and `unknowns` are means. `num_fits` and
         `num_misfits` count the victims whose uploads are, or are not, what the client is said to
-        send; the rest is unknown. `failures` counts failed victims by reason.
+        send; the rest is unknown. `step_size_errors` are mean absolute relative errors.
+        `failures` counts failed victims by reason.
 
     Raises:
         ValueError: if a victim has two rows in one setting.

@@ -10,7 +10,7 @@ from fedinv_jax.report.stats import SETTING
 _TITLES = {
     'num_gradients': 'T', 'first_round': 'first round', 'batch_known': 'batch known',
     'auc': 'AUC', 'average_precision': 'AP', 'f1': 'F1', 'exact': 'exact match',
-    'label_mse': 'label MSE',
+    'label_mse': 'label MSE', 'rmse': 'RMSE',
     'private_error': 'private error', 'private_cosine': 'private cosine',
     'recovered_at_known_count': 'recovered at n',
 }  # fmt: skip
@@ -100,8 +100,13 @@ def estimate(value: ConfidenceInterval | None, victims: int, sign: str = '') -> 
 
 
 def auc_of(difference: Mapping[str, ConfidenceInterval] | None) -> ConfidenceInterval | None:
-    """The AUC entry of a paired difference; None without a counterpart."""
-    return None if difference is None else difference['auc']
+    """The AUC of a paired difference, of ratings the accuracy; None without a counterpart."""
+    return None if difference is None else difference[deciding(difference)]
+
+
+def deciding(metrics: Iterable[str]) -> str:
+    """The metric by which settings are compared: AUC, or the accuracy of ratings."""
+    return stats.compared_by(metrics)[0]
 
 
 def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:
@@ -111,6 +116,7 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
     one = auc_of(row['difference_to_one_gradient'])
     fewer = auc_of(row['difference_to_fewer_gradients'])
     values: Mapping[str, Any] = row
+    delta = f'Δ{title(deciding(row["metrics"]))}'
     return {
         **{title(key): show(values[key]) for key in keys},
         'attack': attack_name(row),
@@ -119,9 +125,9 @@ def _line(row: SummaryRow, keys: Sequence[str], metrics: Sequence[str]) -> dict[
         'certified': '-' if row['certified'] is None else f'{row["num_certified"]}/{victims}',
         'rank': '-' if row['rank'] is None else f'{row["rank"]:.0f}/{row["unknowns"]:.0f}',
         **{title(name): estimate(row['metrics'].get(name), victims) for name in metrics},
-        'ΔAUC to popularity': estimate(popularity, victims, '+'),
-        'ΔAUC to one gradient': estimate(one, victims, '+'),
-        'ΔAUC to fewer gradients': estimate(fewer, victims, '+'),
+        f'{delta} to popularity': estimate(popularity, victims, '+'),
+        f'{delta} to one gradient': estimate(one, victims, '+'),
+        f'{delta} to fewer gradients': estimate(fewer, victims, '+'),
         's per victim': f'{row["seconds_per_victim"]:.2g}',
     }
 
@@ -131,7 +137,8 @@ def _baseline_lines(
 ) -> list[dict[str, str]]:
     """A baseline's lines, merged into one if they are equal for every T, round and upload."""
     blank = {**dict.fromkeys(('T', 'first round', 'seen'), 'any'), 'interval': '-', 'drift': '-'}
-    blank |= dict.fromkeys(('ΔAUC to one gradient', 'ΔAUC to fewer gradients', 's per victim'), '-')
+    to_others = (' to one gradient', ' to fewer gradients', 's per victim')
+    blank |= {column: '-' for line in lines[:1] for column in line if column.endswith(to_others)}
     groups: dict[str, list[dict[str, str]]] = {}
     for row, line in zip(rows, lines, strict=True):
         rest = stats.setting(row, (*stats.STEPS, 'first_round', 'seen'))
@@ -145,7 +152,15 @@ def _baseline_lines(
 
 def table(
     summary: Summary,
-    metrics: Sequence[str] = ('auc', 'average_precision', 'f1', 'exact', 'private_error'),
+    metrics: Sequence[str] = (
+        'auc',
+        'average_precision',
+        'f1',
+        'rmse',
+        'accuracy',
+        'exact',
+        'private_error',
+    ),
 ) -> str:
     """The summary as an aligned Markdown table with a line per setting, baselines last.
 
@@ -156,11 +171,12 @@ def table(
 
     Args:
         summary: the result of `stats.summarize`.
-        metrics: the metrics to list.
+        metrics: the metrics to list, of those that the rows have.
     """
     rows, attacks = summary['rows'], attacks_of(summary)
     if not rows:
         return 'No victims.\n'
+    metrics = [name for name in metrics if any(name in row['metrics'] for row in rows)]
     baselines = [row for row in rows if row['family'] == 'baseline']
     varied = varying(attacks or rows)
     keys = [key for key in SETTING if key in ('attack', 'num_gradients') or key in varied]
@@ -198,7 +214,7 @@ def outcome(difference: Mapping[str, ConfidenceInterval] | None, victims: int) -
     auc = auc_of(difference)
     if auc is None or auc['low'] is None or auc['high'] is None:
         return UNPAIRED, ''
-    number = f' (ΔAUC {estimate(auc, victims, "+")})'
+    number = f' (Δ{title(deciding(difference or ()))} {estimate(auc, victims, "+")})'
     if victims - auc['undefined'] < stats.FEW:
         return 'was run on too few victims for a verdict against', number
     if auc['low'] > 0:
@@ -209,8 +225,8 @@ def outcome(difference: Mapping[str, ConfidenceInterval] | None, victims: int) -
 def verdict(summary: Summary) -> str:
     """Sentences that compare each attack with its counterparts, grouped by upload seen.
 
-    An attack beats a counterpart if the 95% confidence interval of the paired difference of AUC is
-    above 0.
+    An attack beats a counterpart if the 95% confidence interval of the paired difference of AUC, or
+    of the accuracy of ratings, is above 0.
 
     Args:
         summary: the result of `stats.summarize`.
@@ -227,10 +243,11 @@ def verdict(summary: Summary) -> str:
         for rival, (verb, _) in found.items():
             name = row['attack'] if 'attack' in varied else 'The attack'
             verbs.setdefault((name, rival), []).append(verb)
-        auc = estimate(row['metrics']['auc'], row['num_victims'])
+        metric = deciding(row['metrics'])
+        value = f'{title(metric)} {estimate(row["metrics"][metric], row["num_victims"])}'
         said = [f'it **{verb}** {rival}{number}' for rival, (verb, number) in found.items()]
         lines = paragraphs.setdefault(show(row['seen']), [])
-        lines.append(f'- {", ".join(_where(row, varied))}: AUC {auc}; {"; ".join(said)}.')
+        lines.append(f'- {", ".join(_where(row, varied))}: {value}; {"; ".join(said)}.')
     head = ' '.join(
         f'{name} beats {rival} in {said.count("beats")} of {len(said)} settings.'
         for (name, rival), said in sorted(verbs.items())

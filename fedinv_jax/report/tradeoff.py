@@ -96,7 +96,7 @@ def points(summaries: Sequence[Summary], kinds: Mapping[str, Kind]) -> list[Poin
     groups: dict[tuple[str, ...], list[SummaryRow]] = {}
     for summary in summaries:
         for row in tables.attacks_of(summary):
-            if row['quality']:
+            if row['quality'] and row['quality'].keys() >= set(QUALITY):
                 groups.setdefault((row['defence'], *_case(row)), []).append(row)
     cases = [_case(row) for summary in summaries for row in tables.attacks_of(summary)]
     usual = [statistics.mode(words) for words in zip(*cases, strict=True)]

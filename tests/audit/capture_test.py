@@ -19,7 +19,7 @@ from tests.audit.helpers import (
     strict,
     write_config,
 )
-from tests.helpers import compilations, no_figures, silent, tiny  # noqa: F401
+from tests.helpers import no_figures, silent, tiny  # noqa: F401
 
 
 # Failed on: the meta's observation checked against the config's own `seen`.

@@ -115,6 +115,19 @@ def test_counts_below_one(field, value):
             {'observation.seen': ('scorer',), 'attack.name': ('sign',)},
             r"seen='scorer' does not contain them",
         ),
+        ({'model.item_features': 'random'}, r"observation\.seen must be \('scorer',\)"),
+        (
+            {'model.item_features': 'random', 'model.name': 'fedrap'},
+            r'needs model\.item_features=None',
+        ),
+        (
+            {
+                'model.item_features': 'genres',
+                'observation.uploaded': ('scorer',),
+                'observation.seen': ('scorer',),
+            },
+            r"those of data\.name='ml-100k', not of 'synthetic'",
+        ),
         ({'client.private_optimizer.name': 'adam'}, r"needs client\.name='local_sgd'"),
         (
             {'attack.warm_start': 'exact'},
@@ -285,6 +298,9 @@ def test_items_seen_with_the_batch_unknown(seen):
         checks.check(config)
 
 
+UNKNOWN = {'attack.step_sizes_known': False}
+
+
 def test_fresh_negatives_with_the_batch_known():
     config = config_with('data.resample_negatives', True)
     checks.check(config)
@@ -308,6 +324,16 @@ def test_fresh_negatives_with_the_batch_known():
         ),
         ({'client.shuffle': True}, r"client\.shuffle needs client\.name='local_sgd'"),
         ({'client.learning_rate_decay': 1.5}, r'client\.learning_rate_decay=1\.5'),
+        ({'client.item_rate_scale': 0.0}, r'client\.item_rate_scale=0\.0 > 0'),
+        ({'client.name': 'local_sgd', 'client.num_epochs': 2, **UNKNOWN}, 'clients of one step'),
+        (
+            {'client.name': 'local_sgd', 'client.private_optimizer.name': 'adam', **UNKNOWN},
+            'clients of one step',
+        ),
+        ({'observation.cohort': 2, **UNKNOWN}, 'needs the upload of one client'),
+        ({'attack.name': ('dlg',), **UNKNOWN}, r"attack\.name='dlg' knows the step sizes"),
+        ({'attack.distance': 'cosine', **UNKNOWN}, 'a distance that no step size changes'),
+        ({'attack.optimizer.name': 'gauss_newton', **UNKNOWN}, 'and no gauss_newton'),
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ import pytest
 
 from fedinv_jax.audit import executor, plan, runner
 from tests.audit.helpers import attacked, seeds
-from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
+from tests.helpers import no_figures, run, tiny  # noqa: F401
 
 
 # Failed on the runner that keeps them all: 144 functions took 65,530 memory maps, and it crashed.

@@ -12,7 +12,7 @@ import pytest
 from fedinv_jax import tree
 from fedinv_jax.audit import executor, knowledge, plan, runner
 from tests.audit.helpers import bias_sign, replace_attack
-from tests.helpers import compilations, no_figures, run, tiny  # noqa: F401
+from tests.helpers import no_figures, run, tiny  # noqa: F401
 
 
 # Failed on the mutant of `warm_up` that knows of exact attacks only, and on one of `run` that

@@ -8,7 +8,7 @@ from fedinv_jax import simulate
 from fedinv_jax.audit import knowledge, plan, runner
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked, small_config
-from tests.helpers import compilations, no_figures, rows_of, run, silent, tiny  # noqa: F401
+from tests.helpers import no_figures, rows_of, run, silent, tiny  # noqa: F401
 
 
 def rows_config(**attack):

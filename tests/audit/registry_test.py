@@ -9,7 +9,7 @@ from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.attackers import Choice
 from fedinv_jax.types import Answer
 from tests.audit.helpers import small_config
-from tests.helpers import compilations, no_figures, silent  # noqa: F401
+from tests.helpers import no_figures, silent  # noqa: F401
 
 
 def config_of(*names, seen='items'):

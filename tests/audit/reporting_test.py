@@ -8,7 +8,7 @@ import pytest
 from fedinv_jax.audit import reporting, run_record, study, workdir
 from fedinv_jax.report import results
 from tests.audit.helpers import run_study, strict, two_arms
-from tests.helpers import compilations, no_figures, run, silent, tiny  # noqa: F401
+from tests.helpers import no_figures, run, silent, tiny  # noqa: F401
 
 
 def defended():

@@ -27,7 +27,7 @@ from tests.audit.helpers import (
     strict,
     write_config,
 )
-from tests.helpers import compilations, contents, no_figures, rows_of, run, silent, tiny  # noqa: F401
+from tests.helpers import contents, no_figures, rows_of, run, silent, tiny  # noqa: F401
 
 
 @pytest.fixture(scope='module')

@@ -23,7 +23,7 @@ def test_each_victim_is_judged_alone(victims, candidates):
         np.arange(victims), (rng.random(scores.shape) < 0.3) * 1.0, np.ones(scores.shape), private
     )
     answers = Answer(scores, scores > 0.5, private[:, 0] + 0.1, rng.random(victims))
-    found = scoring._evaluate_block(answers, truths)
+    found = scoring._evaluate_block(answers, truths, None)
     for v in range(victims):
         with jax.enable_x64():
             alone = jax.device_get(scoring.evaluate(*tree.take((answers, truths), v)))

@@ -9,11 +9,12 @@ from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit import study
 from fedinv_jax.data import loaders
 from tests.audit.helpers import ROOT, check_folder, load_config, run_study
-from tests.helpers import compilations, rows_of, run  # noqa: F401
+from tests.helpers import rows_of, run
 from tests.report.helpers import browse
 
 ALL = sorted((ROOT / 'configs').glob('*.py'))
-STUDIES = [path for path in ALL if path.stem.startswith('study_') or path.stem == 'models']
+ALSO = ('explicit_ratings', 'models')
+STUDIES = [path for path in ALL if path.stem.startswith('study_') or path.stem in ALSO]
 CONFIGS = [path for path in ALL if path not in STUDIES]
 
 
@@ -65,6 +66,7 @@ def test_every_smoke_study_runs(path, tmp_path):
         'assumptions': '| exact (placebo) ',
         'attacks': '**C1, ',
         'convergence': '**C2, ',
+        'explicit_ratings': 'accuracy',
         'defences': 'Leakage against utility',
         'interval': '**C3, ',
         'models': '| exact ',

@@ -14,7 +14,7 @@ import pytest
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import plan, runner, study
 from tests.audit.helpers import run_study, script, strict, two_arms, write_config
-from tests.helpers import compilations, contents, no_figures, rows_of, silent, tiny  # noqa: F401
+from tests.helpers import contents, no_figures, rows_of, silent, tiny  # noqa: F401
 
 
 @pytest.fixture(scope='module')

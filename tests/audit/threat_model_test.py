@@ -89,6 +89,7 @@ def test_threat_model_says_how_the_client_differs_from_the_default():
             'positive_weight': 4.0,
             'weight_decay': 1e-4,
             'learning_rate_decay': 0.5,
+            'item_rate_scale': 80.0,
             'batch_size': 8,
             'shuffle': True,
             'batch_share': 0.75,
@@ -99,9 +100,9 @@ def test_threat_model_says_how_the_client_differs_from_the_default():
     assert lines_of(threat_model.describe(config, plan.make_cases(config)), 'client') == [
         'ncf (D=16), local_sgd, 1 epochs of sgd at rate 0.1, bce, dropout 0.2, labels smoothed by '
         "0.1, weight 4 of an interaction's loss, weight decay 0.0001, both learning rates times "
-        '0.5 after each epoch, minibatches of 8, minibatches in another order in each epoch, '
-        'trains on a random share 0.75 of its batch in each round, uploads times the number of its '
-        'examples, uploads in float16'
+        '0.5 after each epoch, item rows at 80 times the rate, minibatches of 8, minibatches in '
+        'another order in each epoch, trains on a random share 0.75 of its batch in each round, '
+        'uploads times the number of its examples, uploads in float16'
     ]
 
 

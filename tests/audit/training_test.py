@@ -33,9 +33,9 @@ def test_a_field_of_local_sgd_changes_the_client(change):
     model = training.make_model(config.model, 4)
     shared, private = model.init_shared(jax.random.key(0)), model.init_private(jax.random.key(1))
     batch = Batch(None, jnp.array([1.0, 0, 0, 1]), jnp.ones(4))
-    before = training.make_client_update(config.client, model)(shared, private, batch)
+    before = training.make_client_update(config, model)(shared, private, batch)
     config.client.update(change)
-    upload, after = training.make_client_update(config.client, model)(shared, private, batch)
+    upload, after = training.make_client_update(config, model)(shared, private, batch)
     if 'item_drift' in change:
         moved = [np.abs(u['items']['embedding']).sum() for u in (upload, before[0])]
         assert moved[0] < moved[1]
@@ -67,6 +67,7 @@ def test_leave_one_out_leaves_one_out():
     ('field', 'value'),
     [
         ('batch_share', 0.5),
+        ('item_rate_scale', 0.5),
         ('label_smoothing', 0.1),
         ('learning_rate_decay', 0.5),
         ('positive_weight', 4.0),
@@ -83,7 +84,7 @@ def test_how_a_client_trains_reaches_its_upload(field, value):
     batch = Batch(None, np.array([1.0, 0, 0, 1, 0, 1]), np.ones(6), jax.random.key(2))
 
     def upload():
-        update = training.make_client_update(config.client, model)
+        update = training.make_client_update(config, model)
         return tree.ravel(update(shared, private, batch)[0])
 
     usual = upload()
@@ -232,3 +233,12 @@ def test_an_argument_that_optax_lacks_is_refused_by_name():
     message = r"client\.optimizer has a field that optax does not take: .*'momentum'\. Leave it out"
     with pytest.raises(ValueError, match=message):
         training.make_optimizer('client.optimizer', section)
+
+
+def test_only_binary_cross_entropy_rounds_interactions_to_zero():
+    config = config_lib.default_config()
+    found = {}
+    for loss in ('bce', 'bpr', 'squared_error', 'hinge'):
+        config.client.loss = loss
+        found[loss] = training.interactions_vanish(config)
+    assert found == {'bce': True, 'bpr': False, 'squared_error': False, 'hinge': False}

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fedinv_jax.data import clients, synthetic
+from fedinv_jax.data import clients, grouping, synthetic
 from fedinv_jax.data import interactions as interactions_lib
 
 
@@ -110,7 +110,7 @@ def test_groups_are_the_fewest_and_pad_least(seed):
         return sum(min(w for w in widths if w >= size) ** 2 for size in sizes.tolist())
 
     for max_waste in (0.0, 0.1, 0.3, 0.6):
-        found = clients._groups(sizes, max_waste)
+        found = grouping.by_size(sizes, max_waste)
         assert sorted(np.concatenate(found).tolist()) == list(range(12))
         widths = [int(sizes[group[0]]) for group in found]
         bound = np.sum(sizes**2) / (1 - max_waste)

@@ -59,6 +59,8 @@ def victim_row(user=0, auc=0.5, attack='mgradinv', steps=1, **changes):
         'noise': None,
         'kept': None,
         'symmetry': None,
+        'step_sizes': None,
+        'step_size_errors': None,
         'locally_unique': None,
         'rank': None,
         'determined': None,

@@ -54,35 +54,40 @@ def certify(
     where: Array,
     extra: float | Array = 0.0,
     num_private: int | Array = 0,
+    grid: float = 1.0,
 ) -> Certificate:
     """The certificate of an answer: whether other labels in the box explain the uploads too.
 
     The uploads of the truth y0 differ from what was seen by the noise e, those of the answer y by
     its residual r: `A (y0 - y) = r - e` to first order, so `|A (y0 - y)| <= |r| + |e|`. If every
-    other binary vector moves the uploads by more (`identifiability.margins`), y0 is y. This holds
-    near the true private states only, so an answer is certified only if noise can explain its
-    residual. For M numbers of unit variance, `|e|^2` is below `M + 3 sqrt(2 M)` except in one case
-    of a thousand.
+    other vector on the grid moves the uploads by more (`identifiability.margins` for binary labels,
+    `grid_margins` for ratings), y0 is y. This holds near the true private states only, so an answer
+    is certified only if noise can explain its residual. For M numbers of unit variance, `|e|^2` is
+    below `M + 3 sqrt(2 M)` except in one case of a thousand.
 
     Args:
         problem: of the whitened residual, in units of the noise.
-        guess: the answer; its labels are rounded.
+        guess: the answer; its labels are rounded to the grid.
         gram: float64 `[K, K]`, `A'A` at the guess, from `project_gram` if private states are
             uncertain.
         factor: float64 `[K, K]`, `identifiability.factor(gram)`.
         where: bool `[K]`, False for padding.
         extra: norm that errors of the private states may add to the noise.
         num_private: number of determined private parameters, added to the rank.
+        grid: see `known.Known`.
 
     Returns:
         The certificate, `locally_unique` at most; relative to the noise's standard deviation.
     """
-    binary = guess._replace(labels=jnp.round(guess.labels))
+    binary = guess._replace(labels=label_solve.nearest(guess.labels, grid))
     residual = tree.ravel(problem.residual(binary))
     noise = noise_bound(residual) + extra
     # The rounding of the Gram matrix hides smaller changes of the uploads.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
-    each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
+    if grid == 1:
+        each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
+    else:
+        each = identifiability.grid_margins(gram, factor, where, grid)
     margin = jnp.min(each, initial=jnp.inf, where=where)
     unique = (margin > noise) & is_explained(residual) & jnp.any(where)
     rank = identifiability.noise_rank(gram, factor)
@@ -136,7 +141,7 @@ def certify_unknown_private(
     Args:
         known: what the attacker knows.
         problem: from `problems.whitened_problem`.
-        guess: binary labels `[K]` and private states, leaves `[T, ...]`.
+        guess: labels `[K]` on the grid and private states, leaves `[T, ...]`.
         transcript: what the server holds.
     """
     if len(guess.labels) > known.max_dense_candidates:
@@ -146,4 +151,4 @@ def certify_unknown_private(
     tangents = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
     gram, num_private = project_gram(problem, guess, gram, tangents)
     factor, where = identifiability.factor(gram), candidates.mask(transcript)
-    return certify(problem, guess, gram, factor, where, num_private=num_private)
+    return certify(problem, guess, gram, factor, where, num_private=num_private, grid=known.grid)

@@ -4,7 +4,7 @@
 whose conditions hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedinv_jax.attack.exact import (
@@ -14,9 +14,11 @@ from fedinv_jax.attack.exact import (
     coefficients,
     compare,
     item_rows,
+    rank_one,
     row_lines,
     unknown_batch,
     unknown_scale,
+    unknown_step_sizes,
     variable_projection,
 )
 from fedinv_jax.attack.exact.known import Attack, Known
@@ -57,23 +59,40 @@ def choose(known: Known, batch_known: bool = True, solver: str = 'auto') -> Choi
         if solver not in MEMBERS:
             names = ', '.join(sorted(MEMBERS))
             raise ValueError(f'Unknown solver={solver!r}; choices: auto, {names}.')
-        return Choice(solver, '', _split(known, MEMBERS[solver](known)), (), known.symmetries)
+        if known.grid < 1 and solver not in _OF_RATINGS:
+            raise ValueError(
+                f'{solver} finds binary labels, not ratings; use {", ".join(_OF_RATINGS)} or auto.'
+            )
+        return Choice(solver, '', _made(known, solver), (), known.symmetries)
+    if known.grid < 1:
+        name, why = _of_ratings(known)
+        return Choice(name, why, _made(known, name), (), known.symmetries)
     name, why = _strongest(known, batch_known)
-    attack = MEMBERS[name](known)
     estimates = name != 'coefficients' or (known.linear is not None and known.linear.leaf is None)
     if name not in _COMPARED or not known.structure.items or not estimates:
-        return Choice(name, why, _split(known, attack), (), known.symmetries)
+        return Choice(name, why, _made(known, name), (), known.symmetries)
     # Where entries are dropped or noisy, a search for p by the rows alone can find more.
     searched = name == 'closed_form' and known.lossy and not known.smallest
     compared = (*_WITHOUT_A_MODEL, 'aligned') if searched else _WITHOUT_A_MODEL
-    others = {other: MEMBERS[other](known) for other in compared}
-    why = f'{why}; where it explains less than {" or ".join(others)}, theirs are the labels'
-    attack = compare.best_of(known, attack, others)
-    return Choice(name, why, _split(known, attack), (name, *others), known.symmetries)
+    why = f'{why}; where it explains less than {" or ".join(compared)}, theirs are the labels'
+    return Choice(name, why, _made(known, name, compared), (name, *compared), known.symmetries)
 
 
-def _split(known: Known, attack: Attack) -> Attack:
-    """The attack on uploads of which the leaf `known.block` is split."""
+def _made(known: Known, name: str, compared: Sequence[str] = ()) -> Attack:
+    """A solver, compared with others, on uploads of which the leaf `known.block` is split."""
+
+    def finish(known: Known, attack: Attack) -> Attack:
+        others = {other: MEMBERS[other](known) for other in compared}
+        return compare.best_of(known, attack, others) if others else attack
+
+    if known.step_sizes_known or name in _WITHOUT_STEP_SIZES:
+        attack = finish(known, MEMBERS[name](known))
+    elif name in ('closed_form', 'coefficients'):
+        attack = unknown_step_sizes.estimating(known, finish)
+    else:
+        raise ValueError(
+            f'{name} needs the step sizes of the client: attack.step_sizes_known=True.'
+        )
     return lambda transcript, key: attack(blocks.split_seen(known.block, transcript), key)
 
 
@@ -89,6 +108,7 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
     'levels': _by_rows(item_rows.levels),
     'one_line': row_lines.one_line,
     'approximate_embedding': alignment.approximate_embedding,
+    'rank_one': rank_one.rank_one,
     'scaled': unknown_scale.scaled,
     'sign': alignment.sign,
     'sparse': unknown_batch.unknown_batch,
@@ -99,9 +119,36 @@ MEMBERS: dict[str, Callable[[Known], Attack]] = {
 }
 
 
+# Solvers whose labels may have any value in [0, 1]. The others find signs or classes.
+_OF_RATINGS = ('closed_form', 'scaled', 'variable_projection')
+_WITHOUT_STEP_SIZES = (
+    'levels', 'one_line', 'rank_one', 'sign', 'spectral', 'summed', 'two_lines',
+)  # fmt: skip
 # Solvers that are compared with those that read item rows only, where rows are seen.
 _COMPARED = ('approximate_embedding', 'closed_form', 'coefficients', 'scaled')
 _WITHOUT_A_MODEL = ('spectral', 'levels')
+
+
+def _of_ratings(known: Known) -> tuple[str, str]:
+    """The strongest solver for ratings: labels of a grid in place of binary ones."""
+    found = known.recovery
+    if known.structure.affine and found is not None:
+        if found.bias is not None:
+            return (
+                'closed_form',
+                f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
+                'and the upload is affine in the ratings',
+            )
+        return (
+            'scaled',
+            f'{found.kernel} is of rank one along p: p is determined up to a scalar, and that one '
+            'is taken whose ratings are nearest to the scale',
+        )
+    return (
+        'variable_projection',
+        'no leaf determines p, or the upload is not affine in the ratings: Gauss-Newton on the '
+        'replayed client finds ratings and p together',
+    )
 
 
 def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
@@ -113,14 +160,14 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             'sparse sum of the uploads of single items of the catalogue; public popularity, where '
             'it is given, is the prior',
         )
-    if known.structure.affine and found is not None:
-        if found.bias is not None:
-            return (
-                'closed_form',
-                f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
-                'and the upload is affine in the labels; if there are too few equations, public '
-                'popularity, where it is given, is the prior',
-            )
+    if known.structure.affine and found is not None and found.bias is not None:
+        return (
+            'closed_form',
+            f'{found.kernel} is p times {found.bias}: p is determined exactly at every step, '
+            'and the upload is affine in the labels; if there are too few equations, public '
+            'popularity, where it is given, is the prior',
+        )
+    if known.structure.affine and found is not None and known.step_sizes_known:
         return (
             'scaled',
             f'{found.kernel} is of rank one along p: p is determined up to a scalar, which is '
@@ -152,6 +199,26 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             "the upload is a linear function of the loss's derivatives in the logits, whose sign "
             f'{sign}',
         )
+    if known.linear is not None and known.linear.mixture is not None:
+        return (
+            'rank_one',
+            f'{known.linear.mixture} is a known mixture of multiples of one vector: it determines '
+            "the loss's derivatives in the logits up to a factor, as far as the mixtures of the "
+            f'items are independent; the sign {sign}, and the side with fewer items is that of the '
+            'interactions',
+        )
+    if not known.step_sizes_known:
+        if known.structure.items:
+            return (
+                'levels',
+                'step sizes are unknown, and no leaf determines p: the rows are split into two '
+                'classes',
+            )
+        raise ValueError(
+            'No member of the exact attack applies where step sizes are unknown: neither item rows '
+            'are seen nor a layer with bias that multiplies the private embedding; use '
+            "attack.name='mgradinv'."
+        )
     if known.structure.items and not known.structure.affine:
         near = known.approximate_recovery
         if near is not None and near.bias is not None:
@@ -175,8 +242,9 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
     if not known.structure.affine:
         return (
             'variable_projection',
-            'several local steps, and no item rows are seen: the upload is not affine in the '
-            'labels, and Gauss-Newton on the replayed client finds labels and p together',
+            'the upload is not affine in the labels (several local steps, a loss of the batch, or '
+            'a graph), and no item rows are seen: Gauss-Newton on the replayed client finds labels '
+            'and p together',
         )
     raise ValueError(
         'No member of the exact attack applies: neither item rows are seen nor a leaf that is an '

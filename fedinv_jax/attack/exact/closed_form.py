@@ -26,6 +26,7 @@ from fedinv_jax.attack.exact import (
     problems,
 )
 from fedinv_jax.attack.exact.known import Attack, EmbeddingRecovery, Known
+from fedinv_jax.attack.exact.normal_equations import Normal
 from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 
 _APART = 0.1  # relative distance of a kernel from a product that rounding hardly explains
@@ -77,6 +78,17 @@ def _unless(answer: Answer, contradicts: Array) -> Answer:
     )
 
 
+def _estimate(known: Known, equations: Normal, transcript: Transcript) -> Array:
+    """Labels `[K]`: binary ones by `label_posterior`, those of ratings by least squares alone."""
+    if known.grid < 1:
+        return label_solve.boxed(equations)
+    return label_posterior.estimate(equations, candidates.log_odds(transcript, known.positives))
+
+
+def _rounded(known: Known, guess: Guess) -> Guess:
+    return guess._replace(labels=label_solve.nearest(guess.labels, known.grid))
+
+
 def solved(
     known: Known,
     problem: objective.Problem,
@@ -98,18 +110,15 @@ def solved(
     outer, where = known.structure.outer, candidates.mask(transcript)
     guess = problem.init(jax.random.key(0))
     if len(guess.labels) > known.max_dense_candidates:
-        solver = label_solve.label_solve(
-            outer, excluded, max_dense_candidates=known.max_dense_candidates
-        )
+        solver = label_solve.label_solve(outer, excluded, known.max_dense_candidates, known.grid)
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
-        binary = state.guess._replace(labels=jnp.round(state.guess.labels))
+        binary = _rounded(known, state.guess)
         unknowns = optax.tree.size(guess)
         fitting = consistency.fits(tree.ravel(problem.residual(binary)), unknowns)
         return problem.answer(state.guess, state.objective)._replace(fits=fitting)
     equations = normal_equations.equations(problem, guess, outer, excluded)
-    log_odds = candidates.log_odds(transcript, known.positives)
-    guess = guess._replace(labels=label_posterior.estimate(equations, log_odds))
-    binary = guess._replace(labels=jnp.round(guess.labels))
+    guess = guess._replace(labels=_estimate(known, equations, transcript))
+    binary = _rounded(known, guess)
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     num_private: int | Array = optax.tree.size(guess.latent)
     if tangents is not None:
@@ -122,9 +131,9 @@ def solved(
             (guess.latent,), (error,),
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
-    found = certificate.certify(problem, guess, gram, factor, where, extra, num_private)
+    found = certificate.certify(problem, guess, gram, factor, where, extra, num_private, known.grid)
     residual = tree.ravel(problem.residual(binary))
-    alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0))
+    alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0), known.grid)
     fitting = consistency.fits(residual, optax.tree.size(guess), alone)
     answer = problem.answer(guess, jnp.mean(residual**2))
     return answer._replace(certificate=found, fits=fitting)
@@ -150,11 +159,10 @@ def _jointly(
     whole, rest = (
         problems.whitened_problem(known, transcript, latent, out) for out in ((), excluded)
     )
-    log_odds = candidates.log_odds(transcript, known.positives)
     flat, unravel = jax.flatten_util.ravel_pytree(latent)
 
     def residual(labels: Array, flat: Array) -> Array:
-        return tree.ravel(whole.residual(Guess(jnp.round(labels), None, unravel(flat))))
+        return tree.ravel(whole.residual(_rounded(known, Guess(labels, None, unravel(flat)))))
 
     def loss(labels: Array, flat: Array) -> Array:
         return jnp.mean(jnp.log1p(residual(labels, flat) ** 2 / 4))
@@ -163,7 +171,7 @@ def _jointly(
         best, _, count = carry
         guess = whole.init(jax.random.key(0))._replace(latent=unravel(best[1]))
         equations = normal_equations.equations(rest, guess, known.structure.outer, excluded)
-        labels = label_posterior.estimate(equations, log_odds)
+        labels = _estimate(known, equations, transcript)
 
         def step(_: int, flat: Array) -> Array:
             left = residual(labels, flat)
@@ -183,7 +191,7 @@ def _jointly(
     start = (half, flat, jnp.asarray(jnp.inf, flat.dtype)), jnp.asarray(True), 0
     best = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _TURNS), turn, start)[0]
     guess = Guess(best[0], None, unravel(best[1]))
-    binary = guess._replace(labels=jnp.round(guess.labels))
+    binary = _rounded(known, guess)
     answer = whole.answer(guess, label_solve.fit(whole, binary))
     answer = answer._replace(
         certificate=certificate.certify_unknown_private(known, whole, binary, transcript),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax import tree
-from fedinv_jax.attack import candidates
+from fedinv_jax.attack import candidates, step_sizes
 from fedinv_jax.attack.exact import certificate, consistency, embedding, normal_equations, problems
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, PyTree, Transcript
@@ -26,7 +26,8 @@ def coefficients(known: Known) -> Attack:
 
     The private states are those of a first layer with bias. Such a layer may determine one of
     several private leaves only: uploaded leaves that depend on the others are then left out. Each
-    step has coefficients of its own; the steps share signs. A coefficient counts as many standard
+    step has coefficients of its own, and each part of it where step sizes are unknown; they share
+    signs. A coefficient counts as many standard
     deviations as it is away from 0; one that the upload does not determine does not count. One that
     the error of the private state may explain is taken for a negative's where the channel is
     lossless: clients that are trained upload next to nothing for most negatives, and much for most
@@ -63,16 +64,22 @@ def coefficients(known: Known) -> Attack:
         error = moved - vectors
         if linear.leaf is not None:
             error = jax.tree.map(jnp.subtract, _filled(known, transcript, moved), latent)
-        excluded = (found.kernel, *linear.excluded)
+        names = tree.names(transcript.seen)
+        groups: list[tuple[str, ...]] = [()]  # of leaves that are left out besides
+        if not known.step_sizes_known:  # the coefficients of each part have a factor of its own
+            groups = [
+                tuple(name for name in names if name.split('/')[0] != part)
+                for part in step_sizes.parts(transcript.seen)
+            ]
 
-        def step(t: int) -> Step:
+        def step(t: int, others: tuple[str, ...]) -> Step:
             one = problems.steps(transcript, slice(t, t + 1))
             own, moved = tree.take((latent, error), slice(t, t + 1))
-            return _solve(client, one, own, moved, excluded)
+            return _solve(client, one, own, moved, (found.kernel, *linear.excluded, *others))
 
-        solved = [step(t) for t in range(len(transcript.rounds))]
+        solved = [step(t, others) for others in groups for t in range(len(transcript.rounds))]
         steps: Step = jax.tree.map(lambda *leaves: jnp.stack(leaves), *solved)
-        apart = jnp.where(finite[:, None], steps.apart, 0)
+        apart = jnp.where(jnp.tile(finite, len(groups))[:, None], steps.apart, 0)
         total = jnp.sum(apart, axis=0) / jnp.sqrt(len(apart))
         if not known.lossy:
             total += jnp.max(steps.moved)

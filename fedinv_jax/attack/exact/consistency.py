@@ -1,9 +1,8 @@
 """Whether an upload is what its description says, by what an answer leaves over of it."""
 
 import jax.numpy as jnp
-import jax.scipy.linalg as linalg
 
-from fedinv_jax.attack.exact import label_solve
+from fedinv_jax.attack.exact import identifiability, label_solve
 from fedinv_jax.types import Array
 
 # Share of the entries, beyond five standard deviations each, that a ReLU may explain which rounding
@@ -41,24 +40,31 @@ def fits(residual: Array, num_unknowns: int | Array, determined: bool | Array = 
     )
 
 
-def determined(gram: Array, factor: Array, where: Array, size: int | Array) -> Array:
-    """Whether binary labels that noise may explain are those of least squares, rounded: bool `[]`.
+def determined(
+    gram: Array, factor: Array, where: Array, size: int | Array, grid: float = 1.0
+) -> Array:
+    """Whether labels on the grid that noise may explain are those of least squares, rounded.
 
     Labels y of least squares differ from any that leave at most `EXPLAINED` in the mean by at most
-    `sqrt(EXPLAINED M (G^-1)_kk)`. Where that is below 1/4, the label solve has found them, or there
-    are none.
+    `sqrt(EXPLAINED M (G^-1)_kk)`. Where that is below a quarter of the grid, the label solve has
+    found them, or there are none.
 
     Args:
         gram: float64 `[K, K]`, `A'A` in units of the noise.
         factor: float64 `[K, K]`, `identifiability.factor(gram)`.
         where: bool `[K]`, False for padding.
         size: M, equations.
+        grid: see `known.Known`.
+
+    Returns:
+        bool `[]`.
 
     Example:
         >>> gram = jnp.diag(jnp.array([1e6, 1e6]))
         >>> [determined(gram, jnp.eye(2), jnp.ones(2, bool), m).item() for m in (100, 10**6)]
         [True, False]
     """
-    inverse = linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
-    variance = jnp.sum(inverse**2, axis=0) / jnp.where(where, jnp.diag(gram), 1)
-    return jnp.all(jnp.where(where, label_solve.EXPLAINED * size * variance < 1 / 16, True))
+    variance = identifiability.variances(gram, factor, where)
+    return jnp.all(
+        jnp.where(where, label_solve.EXPLAINED * size * variance < (grid / 4) ** 2, True)
+    )

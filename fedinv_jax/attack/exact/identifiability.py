@@ -8,6 +8,7 @@ determined.
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg as linalg
 
 from fedinv_jax.attack import box_qp
 from fedinv_jax.types import Array
@@ -53,6 +54,52 @@ def noise_rank(gram: Array, factor: Array) -> Array:
         lambda: jnp.sum(jnp.diag(gram) > 0),
         lambda: jnp.sum(jnp.linalg.eigvalsh(gram) > _noise_level(gram)),
     )
+
+
+def variances(gram: Array, factor: Array, where: Array) -> Array:
+    """Upper bounds `[K]` on the variance `(G^-1)_kk` of each label of least squares.
+
+    That is the diagonal of the inverse of G minus the noise level, NaN unless A has full rank above
+    the noise.
+
+    Args:
+        gram: float64 `[K, K]`, `A'A` in units of the noise.
+        factor: float64 `[K, K]`, `factor(gram)`.
+        where: bool `[K]`, False for padding.
+
+    Example:
+        >>> gram = jnp.diag(jnp.array([25.0, 109.0]))
+        >>> found = variances(gram, factor(gram), jnp.ones(2, bool))
+        >>> [round(variance, 4) for variance in found.tolist()]  # 1/16, 1/100
+        [0.0625, 0.01]
+    """
+    inverse = linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
+    return jnp.sum(inverse**2, axis=0) / jnp.where(where, jnp.diag(gram), 1)
+
+
+def grid_margins(gram: Array, factor: Array, where: Array, grid: float) -> Array:
+    """Lower bounds `[K]` on how far the uploads move if that label is another one of a grid.
+
+    Other labels differ from y by `d = y' - y` with `|d_k| >= grid` where `d_k != 0`, and
+    `|A d|^2 >= min {d'G d: d_k given} = d_k^2 / (G^-1)_kk`. Unlike `margins`, the bound does not
+    need to know on which side of y_k the other labels are.
+
+    Args:
+        gram: float64 `[K, K]`, `A'A` in units of the noise.
+        factor: float64 `[K, K]`, `factor(gram)`.
+        where: bool `[K]`, False for padding.
+        grid: distance between neighbouring labels.
+
+    Returns:
+        float `[K]` >= 0: 0 where nothing is known, inf for padding.
+
+    Example:
+        >>> gram = jnp.diag(jnp.array([25.0, 109.0]))
+        >>> grid_margins(gram, factor(gram), jnp.ones(2, bool), 0.25).round(4).tolist()
+        [1.0, 2.5]
+    """
+    found = grid / jnp.sqrt(variances(gram, factor, where))
+    return jnp.where(where, jnp.nan_to_num(found, posinf=0.0), jnp.inf)
 
 
 def margins(

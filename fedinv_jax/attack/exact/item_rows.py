@@ -51,7 +51,7 @@ def spectral(transcript: Transcript, share: float = 0.2, largest: bool = False) 
         return total + cosine * jnp.where(total @ cosine < 0, -1, 1), None
 
     total = jax.lax.scan(add, jnp.zeros_like(cosines[0]), cosines)[0]
-    side = _side(total, where if largest else jnp.any(norms > 0, axis=0) & where, share)
+    side = smaller_side(total, where if largest else jnp.any(norms > 0, axis=0) & where, share)
     rest = 1 - jnp.sum(cosines**2) / jnp.maximum(jnp.sum(norms > 0, where=where), 1)
     return _answer(transcript, -side * total / len(cosines), None, rest)
 
@@ -125,7 +125,7 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
     side = jax.lax.fori_loop(0, _ITERATIONS, nearer, side.astype(rows.dtype))
     counts = jnp.sum(jnp.stack([side, -side]) > 0, axis=-1)
     kept = jnp.sum(counts * jnp.sum(means(side) ** 2, axis=-1))
-    side = side * _side(side, candidates.mask(transcript) if largest else known, share)
+    side = side * smaller_side(side, candidates.mask(transcript) if largest else known, share)
     off = 1 - kept / jnp.maximum(jnp.sum(codes**2), 1)
     return _answer(transcript, -side / positive(jnp.max(jnp.abs(side))), None, off)
 
@@ -233,7 +233,7 @@ def vote(zeros: Array, ones: Array, seen: Array) -> Array:
     )
 
 
-def _side(values: Array, where: Array, share: float) -> Array:
+def smaller_side(values: Array, where: Array, share: float) -> Array:
     """The sign `[]` with which `values [K]` are positive for about `share` of those in `where`."""
     expected = share * jnp.sum(where)
     above, below = jnp.sum(values > 0), jnp.sum(values < 0)

@@ -88,6 +88,8 @@ class Linear(NamedTuple):
         leaf: name of that leaf; None: the private state is one vector.
         excluded: names of the upload's leaves from which no coefficients follow: they depend on
             private leaves that are not determined.
+        mixture: name of a leaf `sum_i y_i a_i ⊗ u`, where only u depends on the private state, see
+            `rank_one.find`; None if there is none.
     """
 
     client_update: ClientUpdate
@@ -95,6 +97,7 @@ class Linear(NamedTuple):
     recovery: EmbeddingRecovery | None
     leaf: str | None
     excluded: tuple[str, ...]
+    mixture: str | None = None
 
 
 Attack: TypeAlias = Callable[[Transcript, Key], Answer]
@@ -123,9 +126,15 @@ class Known(NamedTuple):
             `sum_i c_i dz_i/dtheta` for some coefficients, see `probing.linear`; None elsewhere.
         signs: whether the loss raises every interaction and lowers every negative, so that the
             signs of `c_i = dL/dz_i` are the labels.
+        interactions_vanish: whether an interaction that the model is sure of uploads exactly 0 by
+            rounding where a negative does not.
         terms: the client with the loss `y z` in place of its own, where it adds something to its
             loss: with labels of 0 it uploads what that adds; None where it adds nothing.
+        step_sizes_known: whether the factors of the gradients in an upload are known; if not,
+            `client_update` uploads the gradients themselves.
+        differences: whether the client sends weights, so that uploads have their rounding.
         block: rows of a leaf that is split in `observation` and in what is seen, see `blocks`.
+        grid: distance between neighbouring labels in [0, 1]: 1 for binary labels, less for ratings.
     """
 
     client_update: ClientUpdate
@@ -144,8 +153,12 @@ class Known(NamedTuple):
     max_dense_candidates: int = MAX_DENSE_CANDIDATES
     linear: Linear | None = None
     signs: bool = False
+    interactions_vanish: bool = False
     terms: ClientUpdate | None = None
     block: Block | None = None
+    grid: float = 1.0
+    step_sizes_known: bool = True
+    differences: bool = False
 
 
 class Draw(NamedTuple):

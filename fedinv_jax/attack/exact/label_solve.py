@@ -75,6 +75,16 @@ def solve(equations: Normal) -> tuple[Array, Array, Array]:
     )
 
 
+def nearest(labels: Array, grid: float = 1.0) -> Array:
+    """The nearest multiples of the grid: binary labels, or those of ratings.
+
+    Example:
+        >>> nearest(jnp.array([0.2, 0.9]), 0.25).tolist()
+        [0.25, 1.0]
+    """
+    return grid * jnp.round(labels / grid)
+
+
 def estimate(equations: Normal) -> Array:
     """Labels `[K]` from `solve`: those in the box, or binary ones where these are certain.
 
@@ -90,10 +100,16 @@ def estimate(equations: Normal) -> Array:
     return jnp.where(change, binary, soft)
 
 
+def boxed(equations: Normal) -> Array:
+    """Labels `[K]` in [0, 1] of least squares, where they may have any value: those of ratings."""
+    return box_qp.box_least_squares(equations.gram, equations.rhs)
+
+
 def label_solve(
     outer: Sequence[str] = (),
     excluded: Sequence[str] = (),
     max_dense_candidates: int = known.MAX_DENSE_CANDIDATES,
+    grid: float = 1.0,
 ) -> Inversion:
     """The label solve as a solver: one update finds the labels of the guess's private states.
 
@@ -104,6 +120,7 @@ def label_solve(
         outer: see `normal_equations.features`.
         excluded: see `normal_equations.equations`.
         max_dense_candidates: most candidates K for which matrices `[K, K]` are formed.
+        grid: see `known.Known`; labels other than binary ones are those of the box.
 
     References:
         Deng et al., ICDM 2025 (the setting); the solve is this project's own.
@@ -113,11 +130,11 @@ def label_solve(
         guess = state.guess
         if len(guess.labels) > max_dense_candidates:
             labels = _matrix_free(problem, guess)
-            left = fit(problem, guess._replace(labels=jnp.round(labels)))
+            left = fit(problem, guess._replace(labels=nearest(labels, grid)))
         else:
             equations = normal_equations.equations(problem, guess, outer, excluded)
-            labels = estimate(equations)
-            left = normal_equations.fit(equations, jnp.round(labels))
+            labels = estimate(equations) if grid == 1 else boxed(equations)
+            left = normal_equations.fit(equations, nearest(labels, grid))
         return State(guess._replace(labels=labels), left, jnp.asarray(True), state.memory)
 
     def init(problem: Problem, key: Key) -> State:

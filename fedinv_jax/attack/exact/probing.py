@@ -14,7 +14,7 @@ import numpy as np
 
 from fedinv_jax import item_table, tree
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import blocks, embedding, row_lines, symmetry
+from fedinv_jax.attack.exact import blocks, embedding, rank_one, row_lines, symmetry
 from fedinv_jax.attack.exact.known import (
     Draw,
     Known,
@@ -39,11 +39,12 @@ def probe(
     positives: float = 0.2,
     linear_update: ClientUpdate | None = None,
     signs: bool = False,
+    step_sizes_known: bool = True,
 ) -> Known:
     """What holds for every client, probed on random draws, in float64 as a rule.
 
     `linear_update` is the client with the loss `losses.linear`; None: `Known.linear` is None. For
-    `signs` see `Known`.
+    `signs` and `step_sizes_known` see `Known`.
     """
     whole = uploads(client_update, observation)
     block = blocks.find(whole, draws)
@@ -66,9 +67,10 @@ def probe(
         is_lossy(client_update, observation, draws[0]),
         signs=signs,
         terms=linear_update if added is not None and _any(map(added, draws)) else None,
-        block=block,
-    )
-    if linear_update is None or (known.structure.affine and known.recovery is not None):
+        block=block, step_sizes_known=step_sizes_known,
+    )  # fmt: skip
+    solved = known.structure.affine and known.recovery is not None and step_sizes_known
+    if linear_update is None or solved:
         return known
     return known._replace(linear=linear(known, linear_update, draws, upload))
 
@@ -132,7 +134,8 @@ def linear(
         exact = {name: one for name, one in own.items() if one is not None and one.bias is not None}
         leaf, recovery = next(iter(exact.items()), (None, None))
     moved = _moved(linear_upload, draws, leaf)
-    return Linear(linear_update, found, recovery, leaf, moved)
+    mixture = rank_one.find(linear_upload, draws)
+    return Linear(linear_update, found, recovery, leaf, moved, mixture)
 
 
 def _moved(upload: Uploads, draws: Sequence[Draw], leaf: str | None) -> tuple[str, ...]:
@@ -222,8 +225,7 @@ def _on_two_lines(upload: Uploads, draw: Draw) -> bool:
 
 def _signed(upload: Uploads, draw: Draw) -> set[str]:
     """Item leaves of one number a row whose signs are the binary labels of a random client."""
-    draw = _binary(draw)
-    leaves = flax.traverse_util.flatten_dict(dict(upload(draw)), sep='/')
+    leaves = flax.traverse_util.flatten_dict(dict(upload(draw := _binary(draw))), sep='/')
     expected = np.where(np.asarray(draw.batch.labels) > 0, -1, 1)
     return {
         name

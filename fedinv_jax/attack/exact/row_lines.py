@@ -22,6 +22,7 @@ from fedinv_jax.types import Answer, Array, Guess, Key, PyTree, Transcript
 # Sine of the angle to a line from which on a row is far from it; the least that is told from 0, in
 # units of the rounding.
 _FAR, _ROUNDED = 1e-3, 10.0
+_VANISHED = 0.75  # score of a row that was rounded to 0
 _SURE = 3.0  # errors from 0 from which on a row is on one side of it
 
 
@@ -31,6 +32,9 @@ def one_line(known: Known) -> Attack:
     These leaves do not say which of the two sides is that of the interactions. Item biases do
     (`Structure.signed`): the side that agrees with more of them is taken. Where none is seen, it is
     the side that holds more nearly the public share, as a rule the smaller one.
+
+    A row of exactly 0 is that of an interaction where only these are rounded to 0
+    (`Known.interactions_vanish`): by binary cross-entropy in float32 from `z_i = 17` on.
 
     What the client adds to its loss is known, but for private item rows, and subtracted. What these
     leave is as large as the rows' distances from the line; a row that is not further from 0 than
@@ -46,7 +50,7 @@ def one_line(known: Known) -> Attack:
 
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
-        leaves = flax.traverse_util.flatten_dict(dict(_of_loss(known, transcript)), sep='/')
+        leaves = flax.traverse_util.flatten_dict(dict(of_loss(known, transcript)), sep='/')
         own = {name: leaves[name] for name in known.structure.on_line}
         rows = dataclasses.replace(transcript, seen=flax.traverse_util.unflatten_dict(own, sep='/'))
         answer = item_rows.spectral(rows, known.positives, known.largest)
@@ -57,6 +61,9 @@ def one_line(known: Known) -> Attack:
             for name in known.structure.signed
         )
         scores = jnp.where(where & (agrees < 0), 1 - answer.scores, answer.scores)
+        if known.interactions_vanish and not known.lossy:
+            zero = ~jnp.any(item_rows.rows_of(rows, rows.seen) != 0, axis=(0, 2))
+            scores = jnp.where(where & zero, _VANISHED, scores)
         if unknown_rows:
             scores = jnp.where(where, _beyond(item_rows.rows_of(rows, rows.seen), scores, where), 0)
         return answer._replace(scores=scores, labels=(scores > 0.5) & where)
@@ -101,7 +108,7 @@ def two_lines(known: Known) -> Attack:
     def attack(transcript: Transcript, key: Key) -> Answer:
         del key
         where = candidates.mask(transcript)
-        seen = _of_loss(known, transcript)
+        seen = of_loss(known, transcript)
         rows = jnp.where(where[:, None], item_rows.rows_of(transcript, seen), 0)
         near = _ROUNDED * known.rounding
         apart = jnp.mean(jax.vmap(lambda own: distances(own, near))(rows), axis=0)
@@ -112,7 +119,7 @@ def two_lines(known: Known) -> Attack:
     return attack
 
 
-def _of_loss(known: Known, transcript: Transcript) -> PyTree:
+def of_loss(known: Known, transcript: Transcript) -> PyTree:
     """What is seen, without what the client adds to its loss; private rows count as 0."""
     if known.terms is None:
         return transcript.seen

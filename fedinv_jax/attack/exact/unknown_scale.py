@@ -62,12 +62,14 @@ class _Line(NamedTuple):
 
     `sides`: where item rows are multiples of p, and their signs are labels, the factors `[K]` of
     the rows and `along`: the labels then depend on the sign of the scale only. None elsewhere.
+    `grid`: see `Known`.
     """
 
     problem: Problem
     solver: Inversion
     along: Array
     sides: Array | None
+    grid: float
 
 
 def _private_state(
@@ -76,12 +78,12 @@ def _private_state(
     """The private state `[D]` of one step (T = 1), and whether both signs explain it."""
     problem = problems.whitened_problem(known, step, typical_norm * along[None])
     solver = label_solve.label_solve(
-        known.structure.outer, max_dense_candidates=known.max_dense_candidates
+        known.structure.outer, (), known.max_dense_candidates, known.grid
     )
     # Scales 6% apart, from 1/8 to 19 times the size of a fresh embedding.
     sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
     sides = _sides(known, step, along)
-    best = partial(_best_scale, _Line(problem, solver, along, sides), sizes)
+    best = partial(_best_scale, _Line(problem, solver, along, sides, known.grid), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
     both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
     chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
@@ -130,7 +132,7 @@ def _improve(line: _Line, _: int, scale: Array) -> Array:
 
     The uploads jump where a ReLU turns on, so that derivatives are of little use.
     """
-    binary = jnp.round(_solve_at(line, scale)[0])
+    binary = label_solve.nearest(_solve_at(line, scale)[0], line.grid)
 
     def left(scale: Array) -> Array:
         return label_solve.fit(line.problem, Guess(binary, None, scale * line.along[None]))

@@ -14,7 +14,7 @@ __all__ = ['canvas', 'draw', 'identifiability', 'overview', 'study', 'tradeoff']
 def draw(
     rows: Iterable[VictimRow], summary: Summary, folder: str | pathlib.Path
 ) -> list[pathlib.Path]:
-    """Draws every figure for which the rows have data.
+    """Draws every figure for which the rows have data; of explicit ratings, the first only.
 
     Args:
         rows: victim rows.
@@ -39,6 +39,8 @@ def draw(
         'distributions': partial(study.distributions, rows),
         'runtime': partial(study.runtime, summary),
     }
+    if any('accuracy' in row['metrics'] for row in rows):
+        makers = {name: makers[name] for name in ('metrics_vs_num_gradients',)}
     return [
         canvas.save(page, pathlib.Path(folder) / f'{name}.png')
         for name, make in makers.items()

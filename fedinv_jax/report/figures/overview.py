@@ -15,7 +15,7 @@ _VICTIMS = 4
 
 
 def metrics_vs_num_gradients(summary: Summary) -> Any | None:
-    """Draws AUC, average precision and F1 against the number of gradients T.
+    """Draws AUC, average precision and F1 (or accuracy and RMSE of ratings) against T.
 
     There is one curve per combination of the other keys, with 95% confidence intervals; baselines
     are horizontal lines. If there are more than seven curves, only the earliest first round and the
@@ -40,8 +40,9 @@ def metrics_vs_num_gradients(summary: Summary) -> Any | None:
              if row['family'] == 'baseline' and not row['placebo']}  # fmt: skip
     baselines = dict(zip(sorted(found), itertools.cycle(_STYLES)))
     height = 3.4 + canvas.legend_height(len(curves) + 2)
-    page, axes = canvas.page(len(stats.COMPARED), 1, 10, height)
-    for axis, metric in zip(axes[0], stats.COMPARED, strict=True):
+    metrics = stats.compared_by(attacks[0]['metrics'])
+    page, axes = canvas.page(len(metrics), 1, 10, height)
+    for axis, metric in zip(axes[0], metrics, strict=True):
         canvas.plot_curves(axis, curves, lambda row: row['metrics'][metric], steps)  # noqa: B023
         for name, style in baselines.items():
             levels = canvas.baseline_levels(summary, metric, name)

@@ -81,7 +81,7 @@ def test_noisy_uploads_tell_more_of_the_private_state_than_the_leak():
 def test_a_zero_upload_fails_and_identical_items_are_not_certified():
     model = ncf(6, (16, 12))
     update = one_step(model)
-    member, found = attacked(model, update, ('scorer',), users=1)
+    member, found = attacked(model, update, ('scorer',))
     _, _, transcript = found[0]
     with jax.enable_x64():
         zero = transcript.replace(seen=jax.tree.map(jnp.zeros_like, transcript.seen))
@@ -100,7 +100,7 @@ def test_a_zero_upload_fails_and_identical_items_are_not_certified():
 @pytest.mark.slow
 def test_a_kernel_that_is_no_product_does_not_fit():
     model = ncf(6, (16, 12))
-    member, found = attacked(model, one_step(model), ('scorer',), users=1)
+    member, found = attacked(model, one_step(model), ('scorer',))
     answer, _, transcript = found[0]
     assert answer.fits == 1
     seen = transcript.seen['scorer']

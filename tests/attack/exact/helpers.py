@@ -68,8 +68,9 @@ def probed(model, update, *seen):
         return exact.probe(update, observe.share(*seen), model.init_private, draws(model))
 
 
+@functools.cache
 def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
-    """Answers and truths of a few clients of a synthetic federation."""
+    """Answers and truths of a few clients of a synthetic federation; the attack is compiled."""
     interactions = data.synthetic.generate(
         seed=0, num_users=12, num_items=ITEMS, median_activity=6.0, min_activity=4, max_activity=8
     )
@@ -78,14 +79,14 @@ def attacked(model, update, seen, rounds=(0,), solver='auto', users=3):
     victims = [int(user) for user in clients[0].users[:users]]
     recording = simulate.record(run, jax.random.key(0), victims, rounds)
     member = exact.choose(probed(model, update, *seen), solver=solver)
+    member = member._replace(attack=jax.jit(member.attack))
     found = []
     with jax.enable_x64():
-        attack = jax.jit(member.attack)
         for user in victims:
             transcript = simulate.transcript(recording, user, rounds, seen)
             truth = simulate.truth(recording, user, rounds)
             transcript, truth = tree.cast_floats((transcript, truth), np.float64)
-            found.append((attack(transcript, jax.random.key(user)), truth, transcript))
+            found.append((member.attack(transcript, jax.random.key(user)), truth, transcript))
     return member, found
 
 
