@@ -1,5 +1,7 @@
 """Attacks on item rows that lie on one line or on two, and on coefficients, for any loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,40 +17,54 @@ N, K, D = 60, 40, 6
 KEY = jax.random.key(0)
 LABELS = (np.arange(K) % 5 == 0).astype(float)
 MODELS = {
-    'fedrap': lambda: models.fedrap(N, D, scale=0.5),
-    'gmf': lambda: models.gmf(N, D, scale=0.5),
-    'lightgcn': lambda: models.lightgcn(N, D, num_layers=1, scale=0.5),
-    'lightgcn_3': lambda: models.lightgcn(N, D, num_layers=3, scale=0.5),
-    'matrix_factorization': lambda: models.matrix_factorization(N, D, scale=0.5),
-    'ncf': lambda: models.ncf(N, D, hidden=(12, 6), scale=0.5),
-    'neumf': lambda: models.neumf(N, D, hidden=(12, 6), scale=0.5),
-    'pfedrec': lambda: models.pfedrec(N, D, scale=0.5),
-    'two_tower': lambda: models.two_tower(N, D, scale=0.5),
+    'fedrap': models.fedrap(N, D, scale=0.5),
+    'gmf': models.gmf(N, D, scale=0.5),
+    'lightgcn': models.lightgcn(N, D, num_layers=1, scale=0.5),
+    'lightgcn_3': models.lightgcn(N, D, num_layers=3, scale=0.5),
+    'matrix_factorization': models.matrix_factorization(N, D, scale=0.5),
+    'ncf': models.ncf(N, D, hidden=(12, 6), scale=0.5),
+    'neumf': models.neumf(N, D, hidden=(12, 6), scale=0.5),
+    'pfedrec': models.pfedrec(N, D, scale=0.5),
+    'two_tower': models.two_tower(N, D, scale=0.5),
 }
 LOSSES = {
     'bce': losses.bce,
     'bpr': losses.bpr(),
     'sampled_softmax': losses.sampled_softmax(),
+    'softmax': losses.softmax(),
 }
+compiled = functools.cache(jax.jit)  # the same client or attack once, not once a test
 
 
-def drawn(model, seed, items):
-    """Parameters with the rows of some items, in float64, no bias at 0."""
-    keys = jax.random.split(jax.random.key(seed))
-    whole = model.init_shared(keys[0]), model.init_private(keys[1])
+@functools.cache
+def started(model):
+    """Initial parameters by key, compiled."""
+
+    @jax.jit
+    def start(key, items):
+        keys = jax.random.split(key)
+        whole = model.init_shared(keys[0]), model.init_private(keys[1])
+        return item_table.gather_both(*whole, items)
+
+    return start
+
+
+def drawn(model, seed, size):
+    """Parameters with the rows of the first items, in float64, no bias at 0."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf + 0.05 * rng.normal(size=leaf.shape)),
-        item_table.gather_both(*whole, items),
+        lambda leaf: jnp.asarray(np.asarray(leaf) + 0.05 * rng.normal(size=leaf.shape)),
+        started(model)(jax.random.key(seed), np.arange(size)),
     )
 
 
+@functools.cache
 def probed(model, loss, seen, stage=None, terms=None):
     update, linear = (client.gradient_step(model, one, 0.1, terms) for one in (loss, losses.linear))
     channel = observe.chain(*([stage] if stage else []), observe.share(*seen))
     draws = [
         Draw(
-            *drawn(model, seed, jnp.arange(8)),
+            *drawn(model, seed, 8),
             types.Batch(None, jnp.asarray(np.random.default_rng(seed).random(8)), jnp.ones(8)),
         )
         for seed in (1, 2)
@@ -67,9 +83,9 @@ def transcript(
     batch = types.Batch(None, jnp.asarray(labels), jnp.ones(len(labels)))
     shared, seen = [], []
     for t in range(steps):
-        rows = change(*drawn(model, 10 + t, jnp.arange(K)))
+        rows = change(*drawn(model, 10 + t, K))
         sent = tree.cast_floats((*rows, batch), dtype)
-        upload = tree.cast_floats(update(*sent)[0], float)
+        upload = tree.cast_floats(compiled(update)(*sent)[0], float)
         shared.append(rows[0])
         seen.append(channel.observe(upload, channel.init(upload), jax.random.key(t))[0])
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
@@ -87,10 +103,12 @@ def transcript(
 
 def answered(name, loss, seen, steps=1, solver='auto', labels=LABELS):
     with jax.enable_x64():
-        model = MODELS[name]()
+        model = MODELS[name]
         update, channel, known = probed(model, LOSSES[loss], seen)
         choice = exact.choose(known, solver=solver)
-        answer = choice.attack(transcript(update, channel, model, steps, labels), jax.random.key(0))
+        answer = jax.jit(choice.attack)(
+            transcript(update, channel, model, steps, labels), jax.random.key(0)
+        )
     return choice, answer
 
 
@@ -121,10 +139,10 @@ def test_item_rows_reveal_the_labels_of_any_loss(name, loss, steps):
 def test_which_leaves_are_on_a_line():
     with jax.enable_x64():
         of = {
-            name: probed(MODELS[name](), losses.bpr(), ('items',))[2].structure
+            name: probed(MODELS[name], LOSSES['bpr'], ('items',))[2].structure
             for name in ('fedrap', 'lightgcn', 'ncf', 'neumf')
         }
-        two = probed(models.ncf(N, D, hidden=(2,), scale=0.5), losses.bpr(), ('items',))[2]
+        two = probed(models.ncf(N, D, hidden=(2,), scale=0.5), LOSSES['bpr'], ('items',))[2]
     assert not two.structure.on_plane
     assert of['neumf'].on_line == ('items/gmf',)
     assert of['ncf'].on_line == ()
@@ -154,16 +172,16 @@ def test_coefficients_of_a_scorer(name, seen, loss, steps):
 @pytest.mark.slow
 def test_the_loss_is_tested_by_replaying_the_client():
     with jax.enable_x64():
-        model = MODELS['ncf']()
-        update, channel, _ = probed(model, losses.softmax(), ('scorer',))
+        model = MODELS['ncf']
+        update, channel, _ = probed(model, LOSSES['softmax'], ('scorer',))
         seen = transcript(update, channel, model, 2)
-        known = probed(model, losses.bpr(), ('scorer',))[2]
-        assert exact.choose(known).attack(seen, jax.random.key(0)).fits == 0
+        known = probed(model, LOSSES['bpr'], ('scorer',))[2]
+        assert jax.jit(exact.choose(known).attack)(seen, jax.random.key(0)).fits == 0
 
 
 def test_where_signs_are_no_labels_the_reason_says_so():
     with jax.enable_x64():
-        known = probed(MODELS['gmf'](), losses.softmax(), ('items',))[2]
+        known = probed(MODELS['gmf'], LOSSES['softmax'], ('items',))[2]
     assert 'is the label' in exact.choose(known).why
     assert 'is a guess at the label' in exact.choose(known._replace(signs=False)).why
 
@@ -172,16 +190,16 @@ def test_where_signs_are_no_labels_the_reason_says_so():
 def test_coefficients_agree_with_the_label_solve():
     labels = {}
     with jax.enable_x64():
-        model = MODELS['ncf']()
+        model = MODELS['ncf']
         update, channel, known = probed(model, losses.bce, ('scorer',))
         assert known.linear is None
-        linear = probed(model, losses.bpr(), ('scorer',))[2].linear
+        linear = probed(model, LOSSES['bpr'], ('scorer',))[2].linear
         seen = transcript(update, channel, model, 1)
         for solver, given in (
             ('closed_form', known),
             ('coefficients', known._replace(linear=linear)),
         ):
-            answer = exact.choose(given, solver=solver).attack(seen, jax.random.key(0))
+            answer = jax.jit(exact.choose(given, solver=solver).attack)(seen, jax.random.key(0))
             labels[solver] = np.asarray(answer.labels)
     assert np.array_equal(labels['closed_form'], labels['coefficients'])
     assert np.array_equal(labels['coefficients'], LABELS > 0)
@@ -190,13 +208,13 @@ def test_coefficients_agree_with_the_label_solve():
 # Several local steps and a clipped upload are no sums of the logits' gradients.
 def test_what_is_no_sum_of_gradients_has_no_coefficients():
     with jax.enable_x64():
-        model = MODELS['ncf']()
+        model = MODELS['ncf']
         stage = observe.clip_by_global_norm(1e-3)
-        known = probed(model, losses.bpr(), ('scorer',), stage)[2]
+        known = probed(model, LOSSES['bpr'], ('scorer',), stage)[2]
         assert known.linear is None
         with pytest.raises(ValueError, match='one gradient of a loss'):
             exact.choose(known, solver='coefficients')
-        none = probed(MODELS['gmf'](), losses.bpr(), ('scorer',))[2]
+        none = probed(MODELS['gmf'], LOSSES['bpr'], ('scorer',))[2]
         with pytest.raises(ValueError, match='kernel and the bias'):
             exact.choose(none, solver='coefficients')
         for solver in ('one_line', 'two_lines'):
@@ -217,7 +235,7 @@ def test_what_is_no_sum_of_gradients_has_no_coefficients():
 )
 def test_flips_are_found(name, loss, flips):
     with jax.enable_x64():
-        known = probed(MODELS[name](), LOSSES[loss], ('items',))[2]
+        known = probed(MODELS[name], LOSSES[loss], ('items',))[2]
     assert bool(known.symmetries) == flips
 
 
@@ -239,7 +257,7 @@ def test_a_kernel_of_concatenated_inputs_is_split(loss, solver):
         update, channel, known = probed(model, LOSSES[loss], ('scorer',))
         assert known.block[:4] == ('scorer/Dense_1/kernel', 0, D, 2 * D)
         choice = exact.choose(known)
-        answer = choice.attack(transcript(update, channel, model, 1), KEY)
+        answer = jax.jit(choice.attack)(transcript(update, channel, model, 1), KEY)
     assert choice.solver == solver
     assert np.array_equal(answer.labels, LABELS > 0)
     assert answer.certificate.certified
@@ -258,10 +276,10 @@ def test_a_kernel_of_concatenated_inputs_is_split(loss, solver):
 )
 def test_what_is_added_to_the_loss_is_subtracted(name, loss, terms):
     with jax.enable_x64():
-        model = MODELS[name]()
+        model = MODELS[name]
         update, channel, known = probed(model, LOSSES[loss], ('items',), terms=terms)
         choice = exact.choose(known)
-        answer = choice.attack(transcript(update, channel, model, 1), jax.random.key(0))
+        answer = jax.jit(choice.attack)(transcript(update, channel, model, 1), jax.random.key(0))
     assert choice.solver == ('two_lines' if name == 'lightgcn' else 'one_line')
     assert np.array_equal(answer.labels, LABELS > 0)
 
@@ -279,11 +297,11 @@ def test_item_biases_tell_the_side():
     labels = 1 - LABELS
     with jax.enable_x64():
         model = models.matrix_factorization(N, D, item_bias=True, scale=0.5)
-        update, channel, known = probed(model, losses.bpr(), ('items',))
+        update, channel, known = probed(model, LOSSES['bpr'], ('items',))
         assert known.structure.signed == ('items/bias',)
         assert 'items/bias says which side' in exact.choose(known).why
         seen = transcript(update, channel, model, 1, labels)
-        answer = exact.choose(known, solver='one_line').attack(seen, jax.random.key(0))
+        answer = jax.jit(exact.choose(known, solver='one_line').attack)(seen, jax.random.key(0))
     assert np.array_equal(answer.labels, labels > 0)
 
 
@@ -291,7 +309,7 @@ def test_item_biases_tell_the_side():
 # a client with a symmetry, of a step with dependent columns, and of a sign that is not sure.
 def test_signs_are_certified_only_where_they_are_sure_and_labels():
     with jax.enable_x64():
-        known = probed(MODELS['ncf'](), losses.bpr(), ('scorer',))[2]
+        known = probed(MODELS['ncf'], LOSSES['bpr'], ('scorer',))[2]
     apart, labels = jnp.array([[-9.0, 8.0], [-1.0, 50.0]]), jnp.array([True, False])
 
     def made(given, full=(True, True), noise=(5.0, 5.0), labels=labels, fits=1):
@@ -324,12 +342,12 @@ def test_signs_are_certified_only_where_they_are_sure_and_labels():
 def test_rows_within_what_private_rows_add_are_of_negatives():
     terms = losses.additive_personalization(0.1, 0.1)
     with jax.enable_x64():
-        model = MODELS['fedrap']()
+        model = MODELS['fedrap']
         update, channel, known = probed(model, losses.bce, ('items',), terms=terms)
         seen = transcript(
             update, channel, model, 2, change=lambda s, p: (s, {**p, 'bias': jnp.asarray(-12.0)})
         )
-        answer = exact.choose(known).attack(seen, KEY)
+        answer = jax.jit(exact.choose(known).attack)(seen, KEY)
     assert np.array_equal(answer.labels, LABELS > 0)
 
 
@@ -342,10 +360,10 @@ def test_coefficients_within_rounding_are_of_negatives():
         return {**shared, 'scorer': {**scorer, 'mlp': output}}, private
 
     with jax.enable_x64():
-        model = MODELS['neumf']()
+        model = MODELS['neumf']
         update, channel, known = probed(model, losses.bce, ('scorer',))
         seen = transcript(update, channel, model, 1, change=change, dtype=np.float32)
-        answer = exact.choose(known).attack(seen, KEY)
+        answer = jax.jit(exact.choose(known).attack)(seen, KEY)
     assert np.array_equal(answer.labels, LABELS > 0)
     assert not answer.certificate.certified
 
