@@ -1,5 +1,7 @@
 """Recipes of the literature against hand-written objectives and steps on tiny cases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,11 +28,22 @@ from tests.helpers import (  # noqa: F401
 VIEW = ('items', 'scorer')
 
 
-def made(name, view=VIEW, positives=0.25, **options):
+def plain(name, **options):
     update = make_client('ncf', 'gradient_step')
     init_private = MODELS['ncf'].init_private
-    known = recipes.Known(update, observe.share(*view), init_private, positives)
+    known = recipes.Known(update, observe.share(*VIEW), init_private, 0.25)
     return recipes.RECIPES[name].make(known, **options)
+
+
+@functools.cache
+def made(name, **options):
+    """A recipe, compiled once for all tests and numbers of iterations."""
+    return jax.jit(plain(name, **options))
+
+
+@functools.cache
+def made_for_keys(name, **options):
+    return jax.jit(jax.vmap(plain(name, **options), in_axes=(None, 0, None)))
 
 
 def predicted(transcript, labels, private):
@@ -126,8 +139,7 @@ def test_inverting_gradients_slows_down_and_starts_again():
     keys = jax.random.split(KEY, 6)
 
     def run(iterations, **options):
-        attack = made('inverting_gradients', **options)
-        return jax.jit(jax.vmap(lambda key: attack(transcript, key, iterations)))(keys)
+        return made_for_keys('inverting_gradients', **options)(transcript, keys, iterations)
 
     four = run(8)
     start, one = run(1, restarts=1), run(8, restarts=1)
@@ -153,7 +165,7 @@ def test_tgias_first_step_follows_the_median():
 
 def test_tgias_of_an_unknown_batch():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step', steps=3)
-    answer = jax.jit(made('tgias_ro'))(transcript.replace(weights=None), KEY, 5)
+    answer = made('tgias_ro')(transcript.replace(weights=None), KEY, 5)
     assert np.all(np.isfinite(answer.scores))
 
 
@@ -186,8 +198,10 @@ def test_two_signed_steps():
 def test_iterations_may_be_traced():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     for name in recipes.RECIPES:
-        attack = made(name)
-        ours, theirs = attack(transcript, KEY, 8), jax.jit(attack)(transcript, KEY, 8)
+        ours, theirs = (
+            attack(transcript, KEY, 8)
+            for attack in (jax.jit(plain(name), static_argnums=2), made(name))
+        )
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=2e-3)
 
 
@@ -227,11 +241,8 @@ def test_raifle_keeps_the_embedding_that_it_guessed():
 def test_raifle_answers_by_the_guess_of_least_distance():
     transcript, _, _ = make_transcript('ncf', VIEW, 'gradient_step')
     keys = jax.random.split(KEY, 8)
-    attacks = made('raifle'), made('raifle', guesses=1)
-    three, one = (
-        jax.jit(jax.vmap(attack, in_axes=(None, 0, None)))(transcript, keys, 5)
-        for attack in attacks
-    )
+    attacks = made_for_keys('raifle'), made_for_keys('raifle', guesses=1)
+    three, one = (attack(transcript, keys, 5) for attack in attacks)
     gain = one.objective - three.objective
     assert np.all(gain > -1e-3)
     assert np.sum(gain > 1e-3) > 2
@@ -278,9 +289,9 @@ def test_contract(name):
     pairs = [make_transcript('ncf', VIEW, 'gradient_step', seed=seed)[0] for seed in (0, 1)]
     attack, keys = made(name), jax.random.split(KEY)
     together = jax.tree.map(lambda *x: np.stack(x), *pairs)
-    both = jax.jit(jax.vmap(attack, in_axes=(0, 0, None)))(together, keys, 3)
+    both = jax.jit(jax.vmap(plain(name), in_axes=(0, 0, None)))(together, keys, 3)
     for lane, transcript in enumerate(pairs):
-        alone = jax.jit(attack)(transcript, keys[lane], 3)
+        alone = attack(transcript, keys[lane], 3)
         np.testing.assert_allclose(both.scores[lane], alone.scores, atol=1e-3)
     longer = attack(pad(pairs[0]), KEY, 3)
     assert longer.scores.shape == (7,)
