@@ -1,5 +1,7 @@
 """Unmix: clients' uploads from the sums of cohorts that change, against dense float64 solves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,14 @@ from fedinv_jax.types import Sums
 pytestmark = pytest.mark.usefixtures('float64')
 C, N, B, F, T = 12, 9, 4, 3, 30
 KEY = jax.random.key(0)
+NCF = models.ncf(N, 4, hidden=(6,), scale=0.5)
+FACTORS = models.matrix_factorization(N, 2, scale=0.3)
+compiled = functools.cache(jax.jit)  # the same client once, not once a test
+
+
+@functools.cache
+def one_step(model, rate):
+    return client.gradient_step(model, losses.bce, rate)
 
 
 def federation(seed=0, drift=0.0, groups=1, weights=None):
@@ -147,15 +157,15 @@ def test_what_must_be_known():
 
 def clients_alike(weighted):
     """Sums of clients with one private embedding, their labels, and what replays their rows."""
-    model, rng = models.ncf(N, 4, hidden=(6,), scale=0.5), np.random.default_rng(2)
-    update = client.gradient_step(model, losses.bce, 0.0)
-    sent = client.weighted_by_num_examples(update) if weighted else update
+    model, rng = NCF, np.random.default_rng(2)
+    update = one_step(model, 0.0)
+    sent = jax.jit(client.weighted_by_num_examples(update) if weighted else update)
     sums, _, _ = federation(seed=2)
     private = model.init_private(KEY)
     labels = (rng.random((C, B)) < 0.4).astype(float)
     shared, seen = [], []
     for t, of in enumerate(sums.members):
-        shared.append(model.init_shared(jax.random.fold_in(KEY, t)))
+        shared.append(compiled(model.init_shared)(jax.random.fold_in(KEY, t)))
         total = np.zeros((1, N, 4))
         for c in np.flatnonzero(of >= 0):
             batch = client.Batch(None, labels[c], sums.weights[c])
@@ -212,12 +222,12 @@ def clients_that_train(model, update, rounds, rate=0.0, groups=1):
     first, members = np.asarray(privates), rng.integers(-1, groups, size=(rounds, C))
     shared, seen = [], []
     for t, of in enumerate(members):
-        shared.append(model.init_shared(jax.random.fold_in(KEY, t)))
+        shared.append(compiled(model.init_shared)(jax.random.fold_in(KEY, t)))
         total = jax.tree.map(lambda leaf: np.zeros((groups, *leaf.shape)), shared[-1])
         for c in np.flatnonzero(of >= 0):
             batch = types.Batch(None, labels[c], weights[c])
             rows = item_table.gather(shared[-1], items[c])
-            upload, new = update(rows, privates[c], batch)
+            upload, new = compiled(update)(rows, privates[c], batch)
             for b in np.flatnonzero(weights[c]):
                 total['items']['embedding'][of[c], items[c, b]] += upload['items']['embedding'][b]
             jax.tree.map(
@@ -236,8 +246,8 @@ def clients_that_train(model, update, rounds, rate=0.0, groups=1):
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('hypothesis', ['static', 'free', 'unrolled'])
 def test_joint_replays_the_sums_at_the_truth(hypothesis, groups):
-    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
-    update = client.gradient_step(model, losses.bce, 0.5 if hypothesis == 'unrolled' else 0.0)
+    model = NCF
+    update = one_step(model, 0.5 if hypothesis == 'unrolled' else 0.0)
     sums, labels, privates = clients_that_train(model, update, 5, groups=groups)
     parts = joint.groups(sums)
     assert sum(len(part.clients) for part in parts) == C
@@ -280,8 +290,8 @@ def joint_labels(
 
 @pytest.mark.parametrize(('hypothesis', 'stages'), [('static', (8,)), ('unrolled', (4, 8))])
 def test_joint_finds_the_labels(hypothesis, stages):
-    model = models.matrix_factorization(N, 2, scale=0.3)
-    update = client.gradient_step(model, losses.bce, 2.0 if hypothesis == 'unrolled' else 0.0)
+    model = FACTORS
+    update = one_step(model, 2.0 if hypothesis == 'unrolled' else 0.0)
     sums, labels, _ = clients_that_train(model, update, 8)
     sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
     real, told = sums.weights > 0, []
@@ -295,8 +305,8 @@ def test_joint_finds_the_labels(hypothesis, stages):
 
 
 def test_joint_by_gauss_newton_finds_the_labels():
-    model = models.matrix_factorization(N, 2, scale=0.3)
-    update = client.gradient_step(model, losses.bce, 2.0)
+    model = FACTORS
+    update = one_step(model, 2.0)
     sums, labels, _ = clients_that_train(model, update, 8)
     sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
     start, real = np.where(labels > 0, 0.8, 0.2), sums.weights > 0
@@ -309,8 +319,8 @@ def test_joint_by_gauss_newton_finds_the_labels():
 # Failed on a residual that labels still change.
 def test_private_parameters_are_searched_for_alone():
     solver = truncated_newton.truncated_newton()
-    model = models.matrix_factorization(N, 2, scale=0.3)
-    update = client.gradient_step(model, losses.bce, 0.0)
+    model = FACTORS
+    update = one_step(model, 0.0)
     sums, labels, _ = clients_that_train(model, update, 8)
     sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
     alone = joint.private_alone(
@@ -328,14 +338,14 @@ def test_private_parameters_are_searched_for_alone():
 
 # What is drawn for a client depends on the client alone. Failed on keys by position.
 def test_private_parameters_are_drawn_for_each_user():
-    model = models.matrix_factorization(N, 2, scale=0.3)
-    sums, labels, _ = clients_that_train(model, client.gradient_step(model, losses.bce, 0.0), 4)
+    model = FACTORS
+    sums, labels, _ = clients_that_train(model, one_step(model, 0.0), 4)
     few = sums._replace(members=np.where(np.arange(len(sums.users)) < 2, -1, sums.members))
 
     def drawn(sums):
         parts = joint.groups(sums)
         init = joint.problem(
-            sums, parts, client.gradient_step(model, losses.bce, 0.0), observe.share('items'),
+            sums, parts, one_step(model, 0.0), observe.share('items'),
             model.init_private, relax.identity(), np.asarray(labels), 'static',
         ).init  # fmt: skip
         latent = [np.asarray(one) for one in jax.tree.leaves(init(KEY).latent)]
@@ -351,8 +361,8 @@ def test_private_parameters_are_drawn_for_each_user():
 # Failed on a second stage that starts from the first labels again, and on one that starts a client
 # of later rounds from the labels of a search that it was not part of.
 def test_a_stage_of_joint_starts_from_the_labels_of_the_stage_before():
-    model = models.matrix_factorization(N, 2, scale=0.3)
-    update = client.gradient_step(model, losses.bce, 0.0)
+    model = FACTORS
+    update = one_step(model, 0.0)
     sums, labels, _ = clients_that_train(model, update, 4)
     sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
     sums.members[:2, 0], sums.members[2:, 0] = -1, 0
@@ -382,7 +392,7 @@ def test_a_stage_of_joint_starts_from_the_labels_of_the_stage_before():
 
 
 def unrolled_labels(sums, update, model, privates, start, passes=1, iterations=400, **options):
-    gradient = client.gradient_step(model, losses.bce, 0.0)
+    gradient = one_step(model, 0.0)
     options = {'stages': (len(sums.seen),)} | options
     return unmix.unrolled.labels(
         sums, update, gradient, jnp.asarray(privates), start, 0.5, num_passes=passes,
@@ -395,8 +405,8 @@ def unrolled_labels(sums, update, model, privates, start, passes=1, iterations=4
 @pytest.mark.parametrize('groups', [1, 2])
 @pytest.mark.parametrize('clip', [None, 0.05])
 def test_labels_are_found_where_each_clients_rows_are_replayed(clip, groups):
-    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
-    update = client.weighted_by_num_examples(client.gradient_step(model, losses.bce, 0.5))
+    model = NCF
+    update = client.weighted_by_num_examples(one_step(model, 0.5))
     if clip:
         update = client.through(update, observe.clip_by_global_norm(clip))
     sums, labels, privates = clients_that_train(model, update, 30, groups=groups)
@@ -410,8 +420,8 @@ def test_labels_are_found_where_each_clients_rows_are_replayed(clip, groups):
 
 # Failed on clients that are trained on the first labels in every pass, and on all rounds at once.
 def test_a_pass_of_unrolled_starts_from_the_labels_of_the_pass_before(monkeypatch):
-    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
-    update = client.gradient_step(model, losses.bce, 2.0)
+    model = NCF
+    update = one_step(model, 2.0)
     sums, labels, privates = clients_that_train(model, update, 30)
     sums = sums._replace(seen=[{'items': part['items']} for part in sums.seen])
     real, start, told = sums.weights > 0, np.full(labels.shape, 0.5), []
@@ -432,8 +442,8 @@ def test_a_pass_of_unrolled_starts_from_the_labels_of_the_pass_before(monkeypatc
 
 # Failed on rounds that have one weight.
 def test_the_labels_of_unrolled_are_those_of_bounded_least_squares():
-    model = models.ncf(N, 4, hidden=(6,), scale=0.5)
-    update = client.gradient_step(model, losses.bce, 0.5)
+    model = NCF
+    update = one_step(model, 0.5)
     sums, labels, privates = clients_that_train(model, update, 6)
     seen = [{'items': jax.tree.map(lambda leaf: 1.3 * leaf, one['items'])} for one in sums.seen]
     found = unrolled_labels(sums._replace(seen=seen), update, model, privates, labels, 1, 4000)
@@ -446,7 +456,7 @@ def test_the_labels_of_unrolled_are_those_of_bounded_least_squares():
         for c in np.flatnonzero(of >= 0):
             rows = item_table.gather(shared, sums.items[c])
             zeros, ones, own = (
-                update(rows, privates[c], types.Batch(None, y, sums.weights[c]))
+                compiled(update)(rows, privates[c], types.Batch(None, y, sums.weights[c]))
                 for y in (0 * labels[c], 0 * labels[c] + 1, labels[c])
             )
             before, after = zeros[0]['items']['embedding'], ones[0]['items']['embedding']

@@ -90,10 +90,9 @@ def labels(
         seen = seen.reshape(number, -1, seen.shape[-1])  # cohorts and items are one axis
         given = tree.cast_floats((own, stacked), dtype), seen
         replay = jax.jit(partial(_replay, client_update, gradient, data, where))
-        solve = jax.jit(partial(_solve, where, share, num_iterations))
         y = [jnp.asarray(found[part.clients[:, None], part.entries], dtype) for part in parts]
         for done in range(num_passes):
-            y = jax.block_until_ready(solve(*replay(y, *given), y))
+            y = jax.block_until_ready(_solve(where, share, num_iterations, *replay(y, *given), y))
             progress(index * num_passes + done + 1, len(stages) * num_passes)
         for part, own_labels in zip(parts, y, strict=True):
             found[part.clients[:, None], part.entries] = own_labels
@@ -156,6 +155,7 @@ def _replay(
     return rest, moved
 
 
+@partial(jax.jit, static_argnums=2)
 def _solve(
     where: Sequence[_Where],
     share: float,
