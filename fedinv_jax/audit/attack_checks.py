@@ -28,6 +28,19 @@ def _check_step_sizes(config: Config) -> None:
             'attack.step_sizes_known=False needs clients of one step of SGD: client.num_epochs=1, '
             "client.batch_size=None, and both optimisers 'sgd'."
         )
+    terms = ('weight_decay', 'private_distance', 'item_sparsity')
+    changed = [
+        name for name in (*terms, 'clip') if client.get(name) or config.observation.get(name)
+    ]
+    if client.batch_share != 1:
+        changed.append('batch_share')
+    if client.name == 'local_sgd' and 'nesterov' in client.optimizer and client.optimizer.nesterov:
+        changed.append('optimizer.nesterov')
+    if changed:
+        raise ValueError(
+            'attack.step_sizes_known=False needs uploads that are gradients of the loss times one '
+            f'factor for each part: leave {", ".join(changed)} at its default.'
+        )
     if not config.observation.batch_known or config.observation.cohort > 1:
         raise ValueError(
             'attack.step_sizes_known=False needs the upload of one client with a known batch: '

@@ -280,6 +280,11 @@ def _check_item_features(config: Config) -> None:
         raise ValueError(
             "model.name='fedrap' has a private row of each item: it needs model.item_features=None."
         )
+    if config.client.item_drift or config.client.item_rate_scale != 1:
+        raise ValueError(
+            'client.item_drift and client.item_rate_scale are about item rows: with '
+            'model.item_features there are none.'
+        )
     if tuple(config.observation.uploaded) != ('scorer',):
         raise ValueError(
             'With model.item_features the rows of features are parameters of the scorer, and items '
