@@ -12,6 +12,7 @@ from fedinv_jax.audit import (
     beliefs,
     defence_checks,
     defences,
+    mgradinv,
     rating_checks,
     registry,
     secure_aggregation,
@@ -117,8 +118,8 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
     'observation.cohort_membership': secure_aggregation.MEMBERSHIPS,
-    'attack.distance': attackers.DISTANCES,
-    'attack.optimizer.name': (*training.OPTIMIZERS, attackers.NEWTON),
+    'attack.distance': mgradinv.DISTANCES,
+    'attack.optimizer.name': (*training.OPTIMIZERS, mgradinv.NEWTON),
     'attack.optimizer.decay': training.DECAYS,
     'attack.dtype': _DTYPES,
 }

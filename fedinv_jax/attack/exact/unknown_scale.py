@@ -142,10 +142,10 @@ def _improve(line: _Line, _: int, scale: Array) -> Array:
 
     The uploads jump where a ReLU turns on, so that derivatives are of little use.
     """
-    binary = label_solve.nearest(_solve_at(line, scale)[0], line.grid)
+    rounded = label_solve.nearest(_solve_at(line, scale)[0], line.grid)
 
     def left(scale: Array) -> Array:
-        return label_solve.fit(line.problem, Guess(binary, None, scale * line.along[None]))
+        return label_solve.fit(line.problem, Guess(rounded, None, scale * line.along[None]))
 
     def narrow(level: int, scale: Array) -> Array:
         near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))
