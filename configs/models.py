@@ -11,8 +11,8 @@ embedding (the scorer of GMF uploads D + 1 numbers). An arm is a model and a los
 
 On one core, an arm takes one to five minutes with the exact attack and popularity (training with
 BPR most of it: pairs are B^2), and hours with MGradInv. NCF's item rows alone take minutes a
-victim: `ncf_items_*`, 8 victims. Expected: all labels from one gradient of item rows, but for NCF's alone.
-Results: docs/models.md.
+victim: `ncf_items_*`, 8 victims. Expected: all labels from one gradient of item rows, but for
+NCF's alone. Results: docs/models.md.
 """
 
 from typing import Any
