@@ -136,9 +136,9 @@ def rows_distance(predicted: PyTree, seen: PyTree) -> Array:
 def cosine_distance_per_part(predicted: PyTree, seen: PyTree) -> Array:
     """The mean over parts (item rows, scorer) of the cosine distance, for unknown step sizes.
 
-    Leaves are in units of the norms of the seen ones, as in `squared_distance_per_leaf`. Of all
-    positive step sizes s of a part, `min |s g' - g|^2 / |g|^2 = 1 - cos^2`: the step size of least
-    squares is profiled out.
+    Leaves are in units of the norms of the seen ones, as in `squared_distance_per_leaf`. The best
+    positive step size s of a part leaves `min |s g' - g|^2 / |g|^2 = 1 - cos^2` where the cosine is
+    positive, which increases with the distance `1 - cos`.
 
     Example:
         >>> seen = {'items': jnp.array([100.0]), 'scorer': jnp.array([1.0])}

@@ -123,7 +123,7 @@ def problem(
         deviation: standard deviations of the uploads' noise, leaves `[T]`, see
             `whitening.deviations`; None: the norm of each step's upload.
         separable: whether each label moves the uploads as it would in a batch of its item alone
-            (one gradient of a mean loss, see `probing.structure`); `columns` then costs one pass
+            (one gradient of a mean loss, see `exact.structure`); `columns` then costs one pass
             over the batch.
 
     Returns:

@@ -1,7 +1,6 @@
 """Config -> attacks, with what an attacker knows about the clients and the channel."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -11,18 +10,9 @@ import numpy as np
 from fedinv_jax import _validate, client, compilation, item_table, losses, observe, tree
 from fedinv_jax.attack import (
     batching,
-    candidates,
-    curriculum,
-    distances,
     dynamics,
     exact,
-    gauss_newton,
-    inversion,
-    objective,
-    priors,
     recipes,
-    relax,
-    step_sizes,
 )
 from fedinv_jax.attack.exact import probing
 from fedinv_jax.attack.exact.known import Draw
@@ -42,18 +32,6 @@ from fedinv_jax.types import (
 )
 
 DYNAMICS = ('free', 'static', 'unrolled')
-DISTANCES = {
-    'cosine': distances.cosine_distance,
-    'cosine_per_leaf': distances.cosine_distance_per_leaf,
-    'cosine_per_part': distances.cosine_distance_per_part,
-    'squared': distances.squared_distance,
-    'squared_per_leaf': distances.squared_distance_per_leaf,
-}
-SCALES = {'squared': distances.scale, 'squared_per_leaf': distances.scale_per_leaf}
-"""Distances that are squares, with their divisors."""
-NEWTON = 'gauss_newton'
-"""The solver of mgradinv that is no optimiser of optax."""
-_STALLED = 1e-2  # share by which an iteration of it must lower the objective
 Attack: TypeAlias = Callable[[Transcript, Key, int | Array], Answer]
 Probe: TypeAlias = Callable[[tuple[str, ...], bool], exact.Known]
 
@@ -97,7 +75,8 @@ class Choice(NamedTuple):
         attack: `attack(transcript, key, num_iterations) -> Answer`, on one client.
         batched: the iterative part, which can run on several clients in step; None for an attack
             that solves one client after the other.
-        compared, symmetries: see `exact.Choice`.
+        compared: see `exact.Choice`.
+        symmetries: see `exact.Choice`.
     """
 
     solver: str | None
@@ -148,18 +127,6 @@ def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -
     if name == 'free':
         return dynamics.free(init_private, len(rounds))
     return dynamics.unrolled(init_private, [round_ - rounds[0] for round_ in rounds])
-
-
-def make_priors(config: Config) -> list[tuple[float, priors.Prior]]:
-    """The priors of the config with their weights, without those of weight 0."""
-    table = {
-        'binary': priors.binary_prior(),
-        'norm': priors.norm_prior(config.model.scale),
-        'popularity': priors.popularity_prior(),
-        'sparsity': priors.sparsity_prior(),
-    }
-    weights = config.attack.priors.to_dict()
-    return [(w, _validate.lookup('attack.priors', name, table)) for name, w in weights.items() if w]
 
 
 def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = True) -> exact.Known:
@@ -258,93 +225,3 @@ def make_recipe(recipe: recipes.Recipe) -> Callable[[Target], Choice]:
         return Choice(recipe.solver, '', recipe.make(known))
 
     return make
-
-
-def make_solver(section: Config, num_steps: int) -> inversion.Inversion:
-    """MGradInv's solver, by the fields of the config's section 'attack', for T = `num_steps`."""
-    several = section.curriculum and not section.warm_start
-    stages = curriculum.doubling(num_steps) if several else (num_steps,)
-    iterations = stage_iterations(section, stages)
-    solver = make_stage_solver(section, iterations)
-    return curriculum.curriculum(solver, stages, iterations) if stages[1:] else solver
-
-
-def make_stage_solver(section: Config, num_iterations: int) -> inversion.Inversion:
-    """The solver of one stage of the curriculum."""
-    if section.optimizer.name == NEWTON:
-        return gauss_newton.gauss_newton(stop_below=section.stop_below, tolerance=_STALLED)
-    optimizer = training.make_optimizer('attack.optimizer', section.optimizer, num_iterations)
-    return inversion.descent(optimizer, stop_below=section.stop_below)
-
-
-def stage_iterations(section: Config, stages: Sequence[int]) -> int:
-    """Iterations of each stage, of `attack.num_iterations` in all."""
-    total = section.num_iterations
-    if total < len(stages):
-        raise ValueError(
-            f'Expected attack.num_iterations={total} to be at least {len(stages)}, one for each '
-            f'stage at T = {stages[-1]} (attack.curriculum).'
-        )
-    iterations = -(-total // len(stages))
-    if stages[1:]:  # some are left for the last stage
-        iterations = min(iterations, (total - 1) // (len(stages) - 1))
-    return iterations
-
-
-def _scale(distance: str, transcript: Transcript) -> PyTree:
-    """Divisors with which the squared residual of T steps is the mean distance of a step."""
-    root = jnp.sqrt(len(transcript.rounds))
-    return jax.tree.map(lambda leaf: root * leaf, jax.vmap(SCALES[distance])(transcript.seen))
-
-
-def make_mgradinv(
-    target: Target, make_start: Callable[[Target, str], Choice] = make_exact
-) -> Choice:
-    """MGradInv with the config's settings, for any hypothesis and channel.
-
-    Args:
-        target: what the attack is built for.
-        make_start: `make_start(target, name) -> Choice`, the attack from whose answer MGradInv
-            starts (`attack.warm_start`).
-    """
-    config, adaptive = target.config, target.adaptive
-    section = config.attack
-    client_update = make_replay(config, target.model, adaptive)
-    observation = make_observation(config, target.seen, adaptive)
-    init_private = make_init_private(config, target.model)
-    newton, solver = section.optimizer.name == NEWTON, make_solver(section, len(target.rounds))
-    noisy = adaptive and defences.is_noisy(config)
-    usual = ('squared' if noisy else 'squared_per_leaf', 'cosine_per_part')
-    name = section.distance or usual[not section.step_sizes_known]
-    distance = _validate.lookup('attack.distance', name, DISTANCES)
-    weighted_priors = make_priors(config)
-    relaxation = relax.identity() if newton else relax.sigmoid(section.label_rate_scale)
-    start = None if section.warm_start is None else make_start(target, section.warm_start)
-
-    def pose(
-        transcript: Transcript, key: Key, num_iterations: int | Array
-    ) -> tuple[objective.Problem, inversion.Inversion]:
-        own = candidates.init_private(init_private, transcript)
-        hypothesis = make_dynamics(str(target.dynamics), target.rounds, own)
-        problem = objective.problem(
-            transcript,
-            client_update,
-            observation,
-            hypothesis,
-            distance,
-            weighted_priors,
-            relaxation,
-            deviation=_scale(name, transcript) if newton else None,
-        )
-        if not section.step_sizes_known:
-            problem = step_sizes.estimating(problem, transcript.seen)
-        if start is not None:
-            answer = start.attack(transcript, key, num_iterations)
-            problem = objective.starting_from(problem, answer, relaxation)
-        return problem, solver
-
-    batched = batching.Batched(pose, section.num_restarts)
-    by, why = section.optimizer.name, ''
-    if start is not None:
-        by, why = f'{by} from {start.solver}', f'the start: {start.why}' if start.why else ''
-    return Choice(by, why, partial(batching.run, batched), batched)

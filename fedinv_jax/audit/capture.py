@@ -331,6 +331,10 @@ def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
         'objective': float(answer.objective),
     }
     result['fits'] = scoring.fits_of(answer.fits)
+    if answer.step_sizes is not None:
+        result['step_sizes'] = {
+            name: float(np.mean(size)) for name, size in answer.step_sizes.items()
+        }
     if answer.certificate is not None:
         result['certified'] = bool(answer.certificate.certified)
         result['locally_unique'] = bool(answer.certificate.locally_unique)

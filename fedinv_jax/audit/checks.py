@@ -12,6 +12,7 @@ from fedinv_jax.audit import (
     beliefs,
     defence_checks,
     defences,
+    mgradinv,
     rating_checks,
     registry,
     secure_aggregation,
@@ -117,8 +118,8 @@ _NAMES: dict[str, Mapping[str, Any] | Sequence[str]] = {
     'server.aggregate_items': server.AGGREGATIONS,
     'server.aggregate_scorer': server.AGGREGATIONS,
     'observation.cohort_membership': secure_aggregation.MEMBERSHIPS,
-    'attack.distance': attackers.DISTANCES,
-    'attack.optimizer.name': (*training.OPTIMIZERS, attackers.NEWTON),
+    'attack.distance': mgradinv.DISTANCES,
+    'attack.optimizer.name': (*training.OPTIMIZERS, mgradinv.NEWTON),
     'attack.optimizer.decay': training.DECAYS,
     'attack.dtype': _DTYPES,
 }
@@ -279,6 +280,11 @@ def _check_item_features(config: Config) -> None:
     if config.model.name == 'fedrap':
         raise ValueError(
             "model.name='fedrap' has a private row of each item: it needs model.item_features=None."
+        )
+    if config.client.item_drift or config.client.item_rate_scale != 1:
+        raise ValueError(
+            'client.item_drift and client.item_rate_scale are about item rows: with '
+            'model.item_features there are none.'
         )
     if tuple(config.observation.uploaded) != ('scorer',):
         raise ValueError(

@@ -172,8 +172,9 @@ def default_config() -> Config:
                 'num_gradients': (1, 2),  # T, the number of observed rounds
                 'first_round': (0,),  # the first observed round, counted from 0
                 'interval': (1,),  # server rounds from one observed round to the next
-                # Distance between predicted and seen uploads, see `attackers.DISTANCES`; None:
-                # 'squared_per_leaf', or 'squared' if the attacker knows of noise.
+                # Distance between predicted and seen uploads, see `mgradinv.DISTANCES`; None:
+                # 'squared_per_leaf', 'squared' if the attacker knows of noise, 'cosine_per_part' if
+                # it does not know the step sizes.
                 'distance': optional(str),
                 # Weights of the priors in mgradinv's objective.
                 'priors': {'binary': 0.0, 'norm': 0.0, 'popularity': 0.0, 'sparsity': 0.0},

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from fedinv_jax.attack import baselines, recipes, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, defences, member
+from fedinv_jax.audit import attackers, defences, member, mgradinv
 from fedinv_jax.audit.attackers import Choice, Target
 
 
@@ -136,7 +136,7 @@ ATTACKS: dict[str, AttackSpec] = {
         reads_rows=True, adapts_to='none',
     ),
     'mgradinv': AttackSpec(
-        attackers.make_mgradinv, 'descent',
+        mgradinv.make_mgradinv, 'descent',
         'several gradients, labels and private embedding unknown (Deng et al., ICDM 2025)',
         has_hypothesis=True, iterates=True, labels='any',
     ),

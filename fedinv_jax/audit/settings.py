@@ -3,7 +3,7 @@
 import itertools
 from typing import NamedTuple
 
-from fedinv_jax.audit import attackers, defences, registry
+from fedinv_jax.audit import defences, mgradinv, registry
 from fedinv_jax.audit.config import Config
 
 
@@ -123,4 +123,4 @@ def ends_by_itself(config: Config, attack: str) -> bool:
 
 
 def _is_newton(config: Config, attack: str) -> bool:
-    return attack == 'mgradinv' and config.attack.optimizer.name == attackers.NEWTON
+    return attack == 'mgradinv' and config.attack.optimizer.name == mgradinv.NEWTON

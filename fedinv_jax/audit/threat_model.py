@@ -146,7 +146,7 @@ def _assumptions(config: Config, cases: Sequence[plan.Case]) -> list[tuple[str, 
         ('client', _client(config)),
         ('private', _private(config, cases[0])),
         *[('believes', text) for text in _beliefs(config)],
-        *[('step sizes', _STEP_SIZES)] * (not config.attack.step_sizes_known),
+        *[('step size', _STEP_SIZES)] * (not config.attack.step_sizes_known),
         ('batch', known if config.observation.batch_known else batch),
         ('not seen', "parts of an upload that are not in the column 'seen' reach the server only "
                      'inside the aggregate'),

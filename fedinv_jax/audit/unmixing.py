@@ -14,7 +14,7 @@ import numpy as np
 from fedinv_jax import item_table, observe, simulate, tree
 from fedinv_jax.attack import curriculum, inversion, objective, relax, truncated_newton, unmix
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, beliefs, member, plan, progress, registry
+from fedinv_jax.audit import beliefs, member, mgradinv, plan, progress, registry
 from fedinv_jax.audit.settings import Setting
 from fedinv_jax.types import PyTree, Sums, Transcript
 
@@ -160,8 +160,8 @@ def _joint(
     """
     config, every = case.config, range(len(sums.users))
     stages = _stages(case, sums, _FIRST)
-    iterations = attackers.stage_iterations(config.attack, stages)
-    newton = config.attack.optimizer.name == attackers.NEWTON
+    iterations = mgradinv.stage_iterations(config.attack, stages)
+    newton = config.attack.optimizer.name == mgradinv.NEWTON
     few = unmix.first_rounds(sums, stages[0])
     if setting.reader == 'replay':
         start = np.clip(_labels(case, few, every, key), *_START)
@@ -171,7 +171,7 @@ def _joint(
     def make_solver(count: int) -> inversion.Inversion:
         if newton:
             return truncated_newton.truncated_newton()
-        return attackers.make_stage_solver(config.attack, count)
+        return mgradinv.make_stage_solver(config.attack, count)
 
     def make(
         sums: Sums, parts: Sequence[unmix.joint.Group], start: np.ndarray

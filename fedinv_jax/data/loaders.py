@@ -193,8 +193,7 @@ def load(
             f'Known names: {", ".join(DATASETS)}. '
             f'There is no file {" or ".join(map(str, candidates))} either.'
         )
-    _download(known, root)
-    return read(root / known.path, name, columns or known.columns, header)
+    return read(find(known, data_dir), name, columns or known.columns, header)
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:

@@ -87,8 +87,8 @@ class Part(NamedTuple):
 
 
 _CAPTIONS = {
-    'metrics_vs_num_gradients': 'AUC, average precision and F1 against the number of gradients; '
-    'bars: 95% confidence intervals',
+    'metrics_vs_num_gradients': 'Metrics of each attack against the number of gradients; bars: 95% '
+    'confidence intervals',
     'recovered_vs_true': 'Recovered scores of a few victims, items sorted by score; the colour is '
     'the true label',
     'constraints_vs_num_gradients': 'Rank of the Jacobian, certified share and F1 against the '

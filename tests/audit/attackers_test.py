@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import item_table, transcripts, tree
-from fedinv_jax.audit import attackers, capture, plan, precision, training
+from fedinv_jax.audit import attackers, capture, mgradinv, plan, precision, training
 from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
@@ -34,7 +34,7 @@ def test_every_name_of_the_choices_can_be_made():
             assert callable(plan.make_attack(config, setting, model, 0.2, None).attack)
     for prior in config.attack.priors:
         config.attack.priors[prior] = 0.5
-    assert [weight for weight, _ in attackers.make_priors(config)] == [0.5] * 4
+    assert [weight for weight, _ in mgradinv.make_priors(config)] == [0.5] * 4
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +134,7 @@ def test_a_start_is_where_the_attack_begins(seen, dynamics, private):
     target = attackers.Target(
         config, 'mgradinv', setting.seen, True, dynamics, tuple(setting.rounds), model, 0.2, None
     )
-    choice = attackers.make_mgradinv(target, starts(private))
+    choice = mgradinv.make_mgradinv(target, starts(private))
     assert (choice.solver, choice.why) == ('adam from spectral', 'the start: for the test')
     key = jax.random.key(0)
     # The best point of one iteration is the start.
@@ -142,7 +142,7 @@ def test_a_start_is_where_the_attack_begins(seen, dynamics, private):
     assert answer.scores[0] > 0.99
     assert answer.scores[1:].max() < 0.01
     config.attack.warm_start = None
-    attack = attackers.make_mgradinv(target).attack
+    attack = mgradinv.make_mgradinv(target).attack
     drawn = jax.jit(attack, static_argnums=2)(transcript, key, 1)
     assert 0.1 < drawn.scores[0] < 0.9
     expected = private if private is not None and jnp.isfinite(private).all() else drawn.private
@@ -154,7 +154,7 @@ def test_the_norm_prior_knows_the_models_scale():
     config = small_config()
     config.attack.priors.norm = 1.0
     config.model.scale = 0.5
-    ((_, prior),) = attackers.make_priors(config)
+    ((_, prior),) = mgradinv.make_priors(config)
     np.testing.assert_allclose(prior(None, jnp.array([0.5, 1.0]), None), (1 + 4) / 2)
 
 
@@ -255,9 +255,9 @@ def test_every_stage_of_a_short_curriculum_has_an_iteration(steps, iterations):
 def test_a_warm_start_has_all_steps_from_the_beginning():
     section = small_config().attack
     section.warm_start = 'exact'
-    solver = attackers.make_solver(section, 8)
+    solver = mgradinv.make_solver(section, 8)
     section.curriculum = False
-    assert solver.init.__qualname__ == attackers.make_solver(section, 8).init.__qualname__
+    assert solver.init.__qualname__ == mgradinv.make_solver(section, 8).init.__qualname__
 
 
 # Failed on a probe that took uploads in half precision for coarsely rounded, but exact, ones: the

@@ -115,6 +115,10 @@ def test_counts_below_one(field, value):
             {'observation.seen': ('scorer',), 'attack.name': ('sign',)},
             r"seen='scorer' does not contain them",
         ),
+        (
+            {'model.item_features': 'random', 'client.item_rate_scale': 2.0},
+            r'client\.item_rate_scale are about item rows',
+        ),
         ({'model.item_features': 'random'}, r"observation\.seen must be \('scorer',\)"),
         (
             {'model.item_features': 'random', 'model.name': 'fedrap'},
@@ -331,6 +335,9 @@ def test_fresh_negatives_with_the_batch_known():
             'clients of one step',
         ),
         ({'observation.cohort': 2, **UNKNOWN}, 'needs the upload of one client'),
+        ({'client.weight_decay': 0.01, **UNKNOWN}, 'leave weight_decay at its default'),
+        ({'client.batch_share': 0.5, **UNKNOWN}, 'leave batch_share at its default'),
+        ({'observation.clip': 1.0, **UNKNOWN}, 'leave clip at its default'),
         ({'attack.name': ('dlg',), **UNKNOWN}, r"attack\.name='dlg' knows the step sizes"),
         ({'attack.distance': 'cosine', **UNKNOWN}, 'a distance that no step size changes'),
         ({'attack.optimizer.name': 'gauss_newton', **UNKNOWN}, 'and no gauss_newton'),

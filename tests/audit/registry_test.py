@@ -109,11 +109,18 @@ def test_hypotheses():
 
 
 def test_the_plan_makes_every_attack_of_the_table():
-    alone = [name for name, spec in registry.ATTACKS.items() if not spec.reads_sums]
+    specs = registry.ATTACKS.items()
+    ratings = [name for name, spec in specs if spec.labels == 'explicit']
+    summed = [name for name, spec in specs if spec.reads_sums]
+    alone = [name for name, _ in specs if name not in (*ratings, *summed)]
     config = config_of(*alone, seen='items+scorer')
     (case,) = plan.make_cases(config)
     assert {setting.attack for setting in case.attacks} == set(alone)
-    summed = [name for name in registry.ATTACKS if name not in alone]
+    explicit = config_of(*ratings, 'exact', seen='items+scorer')
+    explicit.data.labels, explicit.data.synthetic.num_ratings = 'explicit', 5
+    explicit.client.loss = 'squared_error'
+    (case,) = plan.make_cases(explicit)
+    assert {setting.attack for setting in case.attacks} == {*ratings, 'exact'}
     config.observation.update({'cohort': 4, 'cohort_membership': 'redrawn'})
     config.attack.name = tuple(summed)
     (case,) = plan.make_cases(config)

@@ -72,6 +72,7 @@ def test_every_smoke_study_runs(path, tmp_path):
         'models': '| exact ',
         'num_gradients': '**C1, ',
         'raifle': '| summed ',
+        'step_sizes': 'step size',
         'secure_aggregation': 'against the number of rounds',
     }
     text = (tmp_path / 'report.md').read_text()

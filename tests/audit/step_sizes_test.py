@@ -20,7 +20,7 @@ def test_rows_have_the_step_sizes_that_were_estimated_and_their_errors(name):
         {'name': ('exact', 'mgradinv'), 'num_gradients': (1,), 'step_sizes_known': False}
     )
     cases = plan.make_cases(config)
-    assert '\n  step sizes unknown: ' in threat_model.describe(config, cases)
+    assert '\n  step size unknown: ' in threat_model.describe(config, cases)
     found = list(attacked(plan.blocks(cases)).values())
     rate = {'gradient_step': 1.0, 'local_sgd': 0.1}[name]
     exact = [row for row in found if row['attack'] == 'exact']

@@ -242,3 +242,7 @@ def test_only_binary_cross_entropy_rounds_interactions_to_zero():
         config.client.loss = loss
         found[loss] = training.interactions_vanish(config)
     assert found == {'bce': True, 'bpr': False, 'squared_error': False, 'hinge': False}
+    config.client.update({'loss': 'bce', 'batch_share': 0.5})  # what is not drawn uploads 0, too
+    assert not training.interactions_vanish(config)
+    config.client.update({'batch_share': 1.0, 'name': 'local_sgd'})  # so do small steps
+    assert not training.interactions_vanish(config)

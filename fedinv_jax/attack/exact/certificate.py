@@ -79,13 +79,13 @@ def certify(
     Returns:
         The certificate, `locally_unique` at most; relative to the noise's standard deviation.
     """
-    binary = guess._replace(labels=label_solve.nearest(guess.labels, grid))
-    residual = tree.ravel(problem.residual(binary))
+    rounded = guess._replace(labels=label_solve.nearest(guess.labels, grid))
+    residual = tree.ravel(problem.residual(rounded))
     noise = noise_bound(residual) + extra
     # The rounding of the Gram matrix hides smaller changes of the uploads.
     noise += 1e-7 * jnp.sqrt(jnp.max(jnp.diag(gram), initial=0))
     if grid == 1:
-        each = identifiability.margins(gram, factor, binary.labels > 0.5, where, 2 * noise)
+        each = identifiability.margins(gram, factor, rounded.labels > 0.5, where, 2 * noise)
     else:
         each = identifiability.grid_margins(gram, factor, where, grid)
     margin = jnp.min(each, initial=jnp.inf, where=where)

@@ -199,10 +199,11 @@ def _strongest(known: Known, batch_known: bool) -> tuple[str, str]:
             "the upload is a linear function of the loss's derivatives in the logits, whose sign "
             f'{sign}',
         )
-    if known.linear is not None and known.linear.mixture is not None:
+    mixture = None if known.linear is None else known.linear.mixture
+    if mixture is not None and not known.structure.items:
         return (
             'rank_one',
-            f'{known.linear.mixture} is a known mixture of multiples of one vector: it determines '
+            f'{mixture} is a known mixture of multiples of one vector: it determines '
             "the loss's derivatives in the logits up to a factor, as far as the mixtures of the "
             f'items are independent; the sign {sign}, and the side with fewer items is that of the '
             'interactions',

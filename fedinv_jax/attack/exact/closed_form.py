@@ -112,27 +112,27 @@ def solved(
     if len(guess.labels) > known.max_dense_candidates:
         solver = label_solve.label_solve(outer, excluded, known.max_dense_candidates, known.grid)
         state = solver.update(problem, solver.init(problem, jax.random.key(0)))
-        binary = _rounded(known, state.guess)
+        rounded = _rounded(known, state.guess)
         unknowns = optax.tree.size(guess)
-        fitting = consistency.fits(tree.ravel(problem.residual(binary)), unknowns)
+        fitting = consistency.fits(tree.ravel(problem.residual(rounded)), unknowns)
         return problem.answer(state.guess, state.objective)._replace(fits=fitting)
     equations = normal_equations.equations(problem, guess, outer, excluded)
     guess = guess._replace(labels=_estimate(known, equations, transcript))
-    binary = _rounded(known, guess)
+    rounded = _rounded(known, guess)
     gram, factor, extra = equations.gram, equations.factor, jnp.zeros(())
     num_private: int | Array = optax.tree.size(guess.latent)
     if tangents is not None:
-        gram, num_known = certificate.project_gram(problem, binary, gram, tangents)
+        gram, num_known = certificate.project_gram(problem, rounded, gram, tangents)
         num_private += num_known - len(jax.tree.leaves(tangents)[0])
         factor = identifiability.factor(gram)
     if error is not None:
         moved = jax.jvp(
-            lambda latent: problem.residual(binary._replace(latent=latent)),
+            lambda latent: problem.residual(rounded._replace(latent=latent)),
             (guess.latent,), (error,),
         )[1]  # fmt: skip
         extra = jnp.linalg.norm(tree.ravel(moved))
     found = certificate.certify(problem, guess, gram, factor, where, extra, num_private, known.grid)
-    residual = tree.ravel(problem.residual(binary))
+    residual = tree.ravel(problem.residual(rounded))
     alone = consistency.determined(gram, factor, where, jnp.sum(residual != 0), known.grid)
     fitting = consistency.fits(residual, optax.tree.size(guess), alone)
     answer = problem.answer(guess, jnp.mean(residual**2))
@@ -191,11 +191,11 @@ def _jointly(
     start = (half, flat, jnp.asarray(jnp.inf, flat.dtype)), jnp.asarray(True), 0
     best = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _TURNS), turn, start)[0]
     guess = Guess(best[0], None, unravel(best[1]))
-    binary = _rounded(known, guess)
-    answer = whole.answer(guess, label_solve.fit(whole, binary))
+    rounded = _rounded(known, guess)
+    answer = whole.answer(guess, label_solve.fit(whole, rounded))
     answer = answer._replace(
-        certificate=certificate.certify_unknown_private(known, whole, binary, transcript),
-        fits=consistency.fits(tree.ravel(whole.residual(binary)), optax.tree.size(guess)),
+        certificate=certificate.certify_unknown_private(known, whole, rounded, transcript),
+        fits=consistency.fits(tree.ravel(whole.residual(rounded)), optax.tree.size(guess)),
     )
     left = jax.vmap(partial(embedding.excess, found))(whole.whiten(transcript.seen))
     square, size = map(jnp.sum, left)

@@ -27,11 +27,10 @@ def coefficients(known: Known) -> Attack:
     The private states are those of a first layer with bias. Such a layer may determine one of
     several private leaves only: uploaded leaves that depend on the others are then left out. Each
     step has coefficients of its own, and each part of it where step sizes are unknown; they share
-    signs. A coefficient counts as many standard
-    deviations as it is away from 0; one that the upload does not determine does not count. One that
-    the error of the private state may explain is taken for a negative's where the channel is
-    lossless: clients that are trained upload next to nothing for most negatives, and much for most
-    interactions.
+    signs. A coefficient counts as many standard deviations as it is away from 0; one that the
+    upload does not determine does not count. One that the error of the private state may explain is
+    taken for a negative's where the channel is lossless: clients that are trained upload next to
+    nothing for most negatives, and much for most interactions.
 
     The answer is certified where the loss is known to be one whose signs are labels, uploads are
     lossless, nothing exchanges the labels, and each sign is sure at some step: the coefficients of
@@ -186,8 +185,9 @@ def certify(
 
     Args:
         known: what the attacker knows.
-        steps: of all steps, leaves `[T, ...]`.
-        apart: float `[T, K]`, `steps.apart`, 0 at steps that do not determine the private state.
+        steps: of all steps, leaves `[T, ...]`; with unknown step sizes, of each part at each step.
+        apart: float `[T, K]`, as many, `steps.apart`; 0 at steps that do not determine the private
+            state.
         labels: bool `[K]`, the answer.
         where: bool `[K]`, False for padding.
         fits: int `[]`, `Answer.fits`.

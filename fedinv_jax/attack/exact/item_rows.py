@@ -233,6 +233,13 @@ def vote(zeros: Array, ones: Array, seen: Array) -> Array:
     )
 
 
+def vanished(transcript: Transcript) -> Array:
+    """Bool `[K]`: candidates whose rows are 0 at every step where others are not."""
+    where = candidates.mask(transcript)
+    zero = ~jnp.any(rows_of(transcript, transcript.seen) != 0, axis=(0, 2))
+    return zero & where & jnp.any(~zero & where)
+
+
 def smaller_side(values: Array, where: Array, share: float) -> Array:
     """The sign `[]` with which `values [K]` are positive for about `share` of those in `where`."""
     expected = share * jnp.sum(where)

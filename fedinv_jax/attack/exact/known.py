@@ -110,7 +110,7 @@ class Known(NamedTuple):
         client_update: the client's own update.
         observation: the channel, including which leaves are seen.
         init_private: draws private parameters.
-        structure: see `probing.structure`.
+        structure: see `structure.structure`.
         recovery: leaves that determine p, see `embedding.find_recovery`; None if there are none.
         approximate_recovery: leaves that determine p approximately, for clients that take several
             steps: the kernel is within a relative distance of 0.9 of a multiple of `p ⊗ e`.

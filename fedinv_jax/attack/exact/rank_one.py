@@ -21,7 +21,6 @@ from fedinv_jax.types import Answer, Array, Certificate, Guess, Key, PyTree, Tra
 
 _TOLERANCE = 1e-5
 _RANK = 1e-11  # eigenvalues of the scaled Gram matrix, relative to the largest, that count
-_OUTSIDE = 1e-3  # share of a coefficient in what the uploads do not determine that is too much
 _SURE = 100.0  # multiples of the rounding from which on a coefficient is not 0
 
 

@@ -62,8 +62,7 @@ def one_line(known: Known) -> Attack:
         )
         scores = jnp.where(where & (agrees < 0), 1 - answer.scores, answer.scores)
         if known.interactions_vanish and not known.lossy:
-            zero = ~jnp.any(item_rows.rows_of(rows, rows.seen) != 0, axis=(0, 2))
-            scores = jnp.where(where & zero, _VANISHED, scores)
+            scores = jnp.where(item_rows.vanished(rows), _VANISHED, scores)
         if unknown_rows:
             scores = jnp.where(where, _beyond(item_rows.rows_of(rows, rows.seen), scores, where), 0)
         return answer._replace(scores=scores, labels=(scores > 0.5) & where)

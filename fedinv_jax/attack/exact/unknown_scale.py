@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from fedinv_jax.attack import candidates
-from fedinv_jax.attack.exact import certificate, closed_form, embedding, label_solve, problems
+from fedinv_jax.attack.exact import (
+    certificate,
+    closed_form,
+    embedding,
+    item_rows,
+    label_solve,
+    problems,
+)
 from fedinv_jax.attack.exact.known import Attack, Known
 from fedinv_jax.attack.inversion import Inversion
 from fedinv_jax.attack.objective import Problem
@@ -69,6 +76,7 @@ class _Line(NamedTuple):
     solver: Inversion
     along: Array
     sides: Array | None
+    vanished: Array
     grid: float
 
 
@@ -82,8 +90,10 @@ def _private_state(
     )
     # Scales 6% apart, from 1/8 to 19 times the size of a fresh embedding.
     sizes = typical_norm * 2 ** jnp.arange(-3, 13 / 3, 1 / 12)
-    sides = _sides(known, step, along)
-    best = partial(_best_scale, _Line(problem, solver, along, sides, known.grid), sizes)
+    sides, vanished = _sides(known, step, along), jnp.zeros(step.items.shape, bool)
+    if sides is not None and known.interactions_vanish:
+        vanished = item_rows.vanished(step)
+    best = partial(_best_scale, _Line(problem, solver, along, sides, vanished, known.grid), sizes)
     scales, lefts, shares = jax.lax.map(best, jnp.array([1.0, -1.0]))
     both = jnp.max(lefts) < jnp.maximum(label_solve.EXPLAINED, 1.1 * jnp.min(lefts))
     chosen = jnp.where(both, jnp.argmin(shares), jnp.argmin(lefts))
@@ -120,7 +130,7 @@ def _solve_at(line: _Line, scale: Array) -> tuple[Array, Array]:
     key = jax.random.key(0)
     start = line.problem.init(key)._replace(latent=scale * line.along[None])
     if line.sides is not None:
-        labels = (line.sides * scale < 0).astype(start.labels.dtype)
+        labels = ((line.sides * scale < 0) | line.vanished).astype(start.labels.dtype)
         return labels, label_solve.fit(line.problem, start._replace(labels=labels))
     at = line.problem._replace(init=lambda key: start)
     state = line.solver.update(at, line.solver.init(at, key))
@@ -132,10 +142,10 @@ def _improve(line: _Line, _: int, scale: Array) -> Array:
 
     The uploads jump where a ReLU turns on, so that derivatives are of little use.
     """
-    binary = label_solve.nearest(_solve_at(line, scale)[0], line.grid)
+    rounded = label_solve.nearest(_solve_at(line, scale)[0], line.grid)
 
     def left(scale: Array) -> Array:
-        return label_solve.fit(line.problem, Guess(binary, None, scale * line.along[None]))
+        return label_solve.fit(line.problem, Guess(rounded, None, scale * line.along[None]))
 
     def narrow(level: int, scale: Array) -> Array:
         near = scale * (1 + 0.04 * 0.5**level * jnp.array([0.0, -1.0, -0.5, 0.5, 1.0]))

@@ -351,7 +351,7 @@ def test_rows_within_what_private_rows_add_are_of_negatives():
     assert np.array_equal(answer.labels, LABELS > 0)
 
 
-# Failed on: a row of 0 is on no side (F1 .8).
+# Failed on: a row of 0 is on no side.
 @pytest.mark.slow
 def test_rows_rounded_to_zero_are_of_interactions():
     with jax.enable_x64():
