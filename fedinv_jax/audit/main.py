@@ -17,8 +17,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fedinv_jax import _validate, _version
+from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import (
-    capture,
     defences,
     distributed,
     optional,
@@ -28,9 +28,9 @@ from fedinv_jax.audit import (
     reporting,
     runner,
     study,
+    transcript_file,
     workdir,
 )
-from fedinv_jax.audit import config as config_lib
 
 _HELP = ('--help', '-h', '-help')
 _GO_ON = 'the rows so far are kept; the same command goes on from there'
@@ -178,9 +178,9 @@ COMMANDS: dict[str, Command] = {
 
 def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
     if _FLAGS.save_transcript:
-        capture.save_transcript(config, _FLAGS.save_transcript)
+        transcript_file.save_transcript(config, _FLAGS.save_transcript)
     elif _FLAGS.transcript:
-        if capture.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
+        if transcript_file.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
             sys.exit(_MISFIT)
     else:
         process.keep_compiled(folder)
