@@ -36,15 +36,20 @@ class Captured(NamedTuple):
     notes: tuple[str, ...]
 
 
-def layout(capture: folder.Capture) -> names.Layout:
-    """The model of a capture, by what its server sent first and what capture.json says."""
+def layout(capture: folder.Capture, user_first: bool | None = None) -> names.Layout:
+    """The model of a capture, by what its server sent first and what capture.json says.
+
+    Args:
+        capture: the capture.
+        user_first: as in `names.recognise`; None: what capture.json says, or True.
+    """
     client, (round_, *_) = next(iter(capture.clients.items()))
     known = capture.known
     return names.recognise(
         folder.exchange(capture, client, round_).sent,
         known.get('model'),
         known.get('item_leaves'),
-        known.get('user_first', True),
+        known.get('user_first', True) if user_first is None else user_first,
     )
 
 

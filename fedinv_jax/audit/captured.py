@@ -1,0 +1,290 @@
+"""Attacks on the clients of a capture: what it says of the training, what fits, and the answers.
+
+A capture rarely says everything. What it leaves open (mean or sum of the loss, the sign of a
+difference, the halves of a first layer, the size of a step) is decided by the residual: a reading
+is taken where the uploads of most of the first clients are explained by it to rounding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedinv_jax import compilation, tree
+from fedinv_jax.attack.exact import item_rows
+from fedinv_jax.audit import attackers, changed_uploads, described, misfit, registry, scoring
+from fedinv_jax.audit.config import Config
+from fedinv_jax.capture import folder, names, uploads
+from fedinv_jax.types import Answer, Transcript
+
+_JUDGES = 3  # clients whose uploads decide between readings
+WITHOUT_A_MODEL = 'levels'
+"""The attack on item rows where no description of the client fits."""
+
+
+class Reading(NamedTuple):
+    """One way to read the uploads of a capture.
+
+    Attributes:
+        words: what is assumed, beyond what capture.json says; '' for nothing.
+        user_first: whether a concatenated first layer has the user embedding first.
+        sign: -1 where uploads were recorded with the other sign.
+        summed: whether the loss is a sum over the batch, not a mean.
+        sized: whether the size of a step is known.
+    """
+
+    words: str
+    user_first: bool = True
+    sign: float = 1.0
+    summed: bool = False
+    sized: bool = True
+
+
+class Found(NamedTuple):
+    """The answer for one client.
+
+    Attributes:
+        seen: the transcript that was attacked, without padding.
+        answer: of the attack, without padding.
+        solver: what solved it.
+        kept: the solver whose answer was kept, where several were compared; None elsewhere.
+        fits: whether the uploads are what the reading says of the client; None if unknown.
+    """
+
+    seen: Transcript
+    answer: Answer
+    solver: str | None
+    kept: str | None
+    fits: bool | None
+
+
+Attack = Callable[[uploads.Captured], Found]
+
+
+def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Reading]:
+    """What a capture may mean, the likeliest first.
+
+    Args:
+        known: the fields of capture.json.
+        kind: what clients returned, one of `folder.KINDS`.
+        splits: whether the model has a first layer on user and item together.
+
+    Example:
+        >>> [each.words for each in readings({'learning_rate': 0.1, 'reduction': 'mean'},
+        ...                                  'returned', splits=False)]
+        ['']
+    """
+    halves = [known['user_first']] if 'user_first' in known or not splits else [True, False]
+    signs = [1.0] if kind == 'returned' else [1.0, -1.0]
+    rated = kind == 'gradient' or 'learning_rate' in known
+    sizes = [(known.get('reduction') == 'sum', rated)]
+    if rated and 'reduction' not in known:
+        sizes.append((True, True))
+    if rated and _is_one_step(known):
+        sizes.append((False, False))
+    for summed, sized in sizes:
+        for sign in signs:
+            for user_first in halves:
+                said = [
+                    'the item row before the user embedding in the first layer' * (not user_first),
+                    'uploads of the other sign' * (sign < 0),
+                    'a loss summed over the batch' * (summed and 'reduction' not in known),
+                    'a step of unknown size' * (not sized),
+                ]
+                yield Reading(', '.join(filter(None, said)), user_first, sign, summed, sized)
+
+
+def _is_one_step(known: Mapping[str, Any]) -> bool:
+    """Whether a client takes one step of gradient descent on its whole batch."""
+    plain = known.get('optimizer', 'sgd') == 'sgd' and not known.get('momentum')
+    return plain and known.get('local_epochs', 1) == 1 and not known.get('batch_size')
+
+
+def description(
+    known: Mapping[str, Any], layout: names.Layout, found: uploads.Captured, reading: Reading
+) -> dict[str, Any]:
+    """What a reading says of the clients, as fields of the config's sections.
+
+    Args:
+        known: the fields of capture.json.
+        layout: of the model.
+        found: the uploads of one client, whose weight decay all have.
+        reading: of the capture.
+    """
+    rate = float(known.get('learning_rate', 1.0))
+    client: dict[str, Any] = {
+        'loss': known.get('loss', 'bce'),
+        'private_learning_rate': float(known.get('private_learning_rate', rate)),
+        'weight_by_num_examples': reading.summed,
+        'weight_decay': float(known.get('weight_decay', found.decay / rate)),
+    }
+    if found.kind == 'gradient':
+        client['name'] = 'gradient_step'
+    else:
+        name, momentum = known.get('optimizer', 'sgd'), known.get('momentum')
+        optimizer = {'name': name} | ({'momentum': momentum} if momentum else {})
+        client |= {
+            'name': 'local_sgd',
+            'optimizer': {**optimizer, 'learning_rate': rate},
+            'private_optimizer': optimizer,
+            'num_epochs': known.get('local_epochs', 1),
+            'batch_size': known.get('batch_size'),
+            'shuffle': known.get('batch_size') is not None,
+        }
+    model = dict(layout.model)
+    return {'model': model, 'client': client}
+
+
+def attack_of(config: Config, capture: folder.Capture, reading: Reading) -> Attack:
+    """The attack on the clients of a capture that are read in one way.
+
+    Clients whose batches have about the same size share what is compiled.
+
+    Args:
+        config: whose first attack is used.
+        capture: the capture.
+        reading: how its uploads are read.
+
+    Raises:
+        ValueError: (from the attack) if no attack applies.
+    """
+    layout = uploads.layout(capture, reading.user_first)
+    kept: dict[Any, tuple[attackers.Target, attackers.Choice, misfit.Solve]] = {}
+
+    def attack(found: uploads.Captured) -> Found:
+        config_of = config.copy_and_resolve_references()
+        config_of.attack.step_sizes_known = reading.sized
+        config_of.data.resample_negatives = found.transcript.slot is not None
+        size = _padded_size(len(found.transcript.items))
+        seen = _padded(changed_uploads.scaled(found.transcript, reading.sign), size)
+        key = size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
+        if key not in kept:
+            meta = description(capture.known, layout, found, reading)
+            target, seen = described.target(config_of, seen, meta)
+            if kept:  # the probe does not depend on sizes
+                target = target._replace(probe=next(iter(kept.values()))[0].probe)
+            choice = registry.ATTACKS[target.attack].make(target)
+            kept[key] = target, choice, misfit.solver(target, choice)
+        target, choice, solve = kept[key]
+        with jax.enable_x64():
+            answer = solve(tree.cast_floats(seen, np.dtype('float64')))
+        there = bool(np.isfinite(answer.objective))
+        return _unpadded(found.transcript, answer)._replace(
+            solver=choice.solver,
+            kept=None if answer.kept is None else choice.compared[int(answer.kept)],
+            fits=scoring.fits_of(answer.fits) if there else None,
+        )
+
+    return attack
+
+
+def without_a_model(found: uploads.Captured, share: float) -> Found:
+    """The answer of the attack that needs item rows and no model.
+
+    Args:
+        found: the uploads of a client.
+        share: of interactions among the candidates.
+
+    Raises:
+        ValueError: if no item rows are seen.
+    """
+    seen = _padded(found.transcript, _padded_size(len(found.transcript.items)))
+    with jax.enable_x64():
+        answer = jax.device_get(_levels(tree.cast_floats(seen, np.dtype('float64')), share))
+    return _unpadded(found.transcript, answer)._replace(solver=WITHOUT_A_MODEL)
+
+
+_levels = compilation.jit(item_rows.levels)
+
+
+class Decision(NamedTuple):
+    """How a capture is read.
+
+    Attributes:
+        reading: the one that fits, or the first one.
+        attack: on a client; None where no attack on the described client applies.
+        fits: whether the uploads of most of the first clients are what the reading says; None if
+            that cannot be told.
+        why: sentences for the report: what was assumed or tried, and what did not fit.
+    """
+
+    reading: Reading
+    attack: Attack | None
+    fits: bool | None
+    why: tuple[str, ...]
+
+
+def decide(config: Config, capture: folder.Capture, most: int) -> Decision:
+    """The first reading that explains the uploads of most of the first clients.
+
+    Args:
+        config: whose first attack is used.
+        capture: the capture.
+        most: number of uploads of a client.
+    """
+    layout = uploads.layout(capture)
+    splits = any(source.inputs for source in layout.leaves.values())
+    first = list(capture.clients)[:_JUDGES]
+    kind = uploads.captured(capture, first[0], layout, 1).kind
+    tried: list[tuple[Reading, Attack | None, list[bool | None], str]] = []
+    for reading in readings(capture.known, kind, splits):
+        own = uploads.layout(capture, reading.user_first)
+        attack = attack_of(config, capture, reading)
+        try:
+            fits = [attack(uploads.captured(capture, who, own, most)).fits for who in first]
+        except ValueError as error:
+            tried.append((reading, None, [], str(error)))
+            continue
+        if 2 * fits.count(True) > len(fits):
+            assumed = (f'read with {reading.words}: nothing else fits',) if reading.words else ()
+            return Decision(reading, attack, True, assumed)
+        tried.append((reading, attack, fits, ''))
+    reading, found, fits, refused = tried[0]
+    if found is None:
+        return Decision(reading, None, None, (f'no attack on the described client: {refused}',))
+    if False not in fits:
+        return Decision(reading, found, None, ())
+    words = '; '.join(reading.words or 'as described' for reading, *_ in tried)
+    return Decision(reading, found, False, (f'none of these readings fits: {words}',))
+
+
+def _padded_size(count: int) -> int:
+    """The number of candidates that an attack is compiled for."""
+    return max(64, 1 << (count - 1).bit_length())
+
+
+def _padded(seen: Transcript, size: int) -> Transcript:
+    """The transcript with copies of its first candidate, which are in no batch."""
+    more = size - len(seen.items)
+    if seen.weights is None or not more:
+        return seen
+
+    def rows(leaf: Any) -> np.ndarray:
+        return np.concatenate([leaf, np.repeat(leaf[:, :1], more, axis=1)], axis=1)
+
+    def zeros(leaf: Any, width: int) -> np.ndarray:
+        return np.pad(leaf, [(0, 0), (0, width), *[(0, 0)] * (leaf.ndim - 2)])
+
+    wide = more if seen.slot is None else _padded_size(seen.weights.shape[1]) - len(seen.slot[0])
+    shared = {**seen.shared, 'items': jax.tree.map(rows, seen.shared['items'])}
+    there = {}
+    if 'items' in seen.seen:
+        there['items'] = jax.tree.map(lambda leaf: zeros(leaf, more), seen.seen['items'])
+    return dataclasses.replace(
+        seen,
+        shared=shared,
+        seen={**seen.seen, **there},
+        items=np.concatenate([seen.items, np.repeat(seen.items[:1], more)]),
+        slot=None if seen.slot is None else zeros(seen.slot, wide),
+        weights=zeros(seen.weights, wide),
+        log_odds=np.concatenate([seen.log_odds, np.repeat(seen.log_odds[:1], more)]),
+    )
+
+
+def _unpadded(seen: Transcript, answer: Answer) -> Found:
+    """An answer without the scores and labels of padding."""
+    count = len(seen.items)
+    kept = answer._replace(scores=answer.scores[:count], labels=answer.labels[:count])
+    return Found(seen, kept, None, None, None)
