@@ -20,6 +20,7 @@ from fedinv_jax.capture import folder, names, uploads
 from fedinv_jax.types import Answer, Transcript
 
 _JUDGES = 3  # clients whose uploads decide between readings
+_SHARE = 0.2  # of interactions among the candidates: four negatives for each
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
 
@@ -248,6 +249,24 @@ def decide(config: Config, capture: folder.Capture, most: int) -> Decision:
         return Decision(reading, found, None, ())
     words = '; '.join(reading.words or 'as described' for reading, *_ in tried)
     return Decision(reading, found, False, (f'none of these readings fits: {words}',))
+
+
+def answer(decision: Decision, found: uploads.Captured) -> Found:
+    """The answer for one client, of the attack that was decided on, or of one without a model.
+
+    Args:
+        decision: how the capture is read.
+        found: the uploads of the client.
+
+    Raises:
+        ValueError: if no attack applies: none is made for the described client, and no item rows
+            are seen.
+    """
+    if decision.attack is not None and decision.fits is not False:
+        return decision.attack(found)
+    if 'items' not in found.transcript.seen:
+        raise ValueError(f'no item rows are seen, and {"; ".join(decision.why)}')
+    return without_a_model(found, _SHARE)._replace(fits=decision.fits)
 
 
 def _padded_size(count: int) -> int:

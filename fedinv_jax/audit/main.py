@@ -17,8 +17,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from fedinv_jax import _validate, _version
-from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import (
+    capture_audit,
     defences,
     distributed,
     optional,
@@ -31,6 +31,7 @@ from fedinv_jax.audit import (
     transcript_file,
     workdir,
 )
+from fedinv_jax.audit import config as config_lib
 
 _HELP = ('--help', '-h', '-help')
 _GO_ON = 'the rows so far are kept; the same command goes on from there'
@@ -138,6 +139,47 @@ def _run_configs(program: str) -> None:
     app.run(show, flags_parser=_parse)
 
 
+def _run_audit(program: str) -> None:
+    flags.DEFINE_string(
+        'truth', None, 'A CSV file of lines client,item, for metrics; items are rows of the item '
+        'table, from 0.'
+    )  # fmt: skip
+    flags.DEFINE_string(
+        'workdir', None, 'Folder for rows, summary and report; a stopped audit goes on there. '
+        'Default: runs/<capture>.'
+    )  # fmt: skip
+    flags.DEFINE_integer('rounds', 4, 'Uploads that are used of a client, the first ones.', 1)
+    line = f'{program} {shlex.join(sys.argv[1:])}'
+    process.configure()
+
+    def audit(argv: list[str]) -> None:
+        folder = _folder(argv, program)
+        out = _FLAGS.workdir or f'runs/{pathlib.Path(folder).name}'
+        with _errors_as_lines(out):
+            process.keep_compiled(out)
+            if not capture_audit.run(folder, out, line, _FLAGS.truth, _FLAGS.rounds):
+                sys.exit(_MISFIT)
+
+    for flag in _FLAGS.get_flags_for_module(__name__):
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(audit, flags_parser=_parse)
+
+
+def _run_check(program: str) -> None:
+    def check(argv: list[str]) -> None:
+        with _errors_as_lines():
+            capture_audit.check(_folder(argv, program))
+
+    app.run(check, flags_parser=_parse)
+
+
+def _folder(argv: list[str], program: str) -> str:
+    """The only argument, the folder of a capture."""
+    if len(argv) != 2:
+        sys.exit(f'error: Expected the folder of a capture: {program} FOLDER')
+    return argv[1]
+
+
 _RUN_EXAMPLES = (
     '--config=quickstart',
     '--config=ml100k_ncf --workdir=runs/ml100k',
@@ -165,6 +207,14 @@ COMMANDS: dict[str, Command] = {
         _run_study,
         "Runs a study: several arms, one report with the paper's claims.",
         _STUDY_EXAMPLES,
+    ),
+    'audit': Command(
+        _run_audit,
+        'Attacks every client of a capture: a training that was recorded elsewhere.',
+        ('capture', 'capture --truth=interactions.csv'),
+    ),
+    'check': Command(
+        _run_check, 'Reads every file of a capture, and says what it is.', ('capture',)
     ),
     'report': Command(
         _run_report,

@@ -1,0 +1,271 @@
+"""From a capture to a report: every client attacked, a row for each, a page for who must decide."""
+
+import collections
+import csv
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax import _validate, metrics
+from fedinv_jax.audit import captured, files, progress, run_record, workdir
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.capture import folder as folder_lib
+from fedinv_jax.capture import names, uploads
+from fedinv_jax.report import captured as report
+from fedinv_jax.report import html
+
+Truth = Mapping[str, frozenset[int]]
+"""By client, the rows of the item table that the client interacted with."""
+
+
+def run(
+    folder: str,
+    out: str,
+    command: str,
+    truth: str | None = None,
+    most: int = 4,
+    log: Callable[[str], None] = print,
+) -> bool:
+    """Attacks every client of a capture, and writes the report.
+
+    A stopped audit goes on: clients that have a row are not attacked again.
+
+    Args:
+        folder: of the capture.
+        out: the work directory.
+        command: the command line.
+        truth: path of a CSV file of lines `client,item`; items are rows of the item table.
+        most: number of uploads that are used of a client, the first ones.
+        log: prints a line.
+
+    Returns:
+        Whether no upload contradicts what the capture says.
+
+    Raises:
+        ValueError: for a capture or a file that cannot be read.
+    """
+    capture, path = folder_lib.read(folder), pathlib.Path(out)
+    layout = uploads.layout(capture)
+    known = None if truth is None else read_truth(truth, layout.num_items)
+    path.mkdir(parents=True, exist_ok=True)
+    about = _about(capture, layout)
+    log(about)
+    config = config_lib.default_config()
+    config.attack.name = ('exact',)
+    with workdir.locked_rows(path, log=log):
+        rows = _rows(path, most)
+        left = [client for client in capture.clients if client not in rows]
+        if left:
+            run_record.write(path, run_record.Record(command, about, len(capture.clients)))
+        log('which reading of the capture fits: trying ...')
+        decision = captured.decide(config, capture, most)
+        for line in decision.why:
+            log(line)
+        with progress.bar(f'{len(left)} clients', on=True) as update:
+            for number, client in enumerate(left):
+                row = _row(capture, client, decision, most)
+                rows[client] = row
+                with open(path / 'victims.jsonl', 'a', encoding='utf-8') as file:
+                    file.write(json.dumps(row) + '\n')
+                update(number + 1, len(left))
+    scored = [_scored(rows[client], known) for client in sorted(rows)]
+    facts: report.Facts = {
+        'name': pathlib.Path(folder).name,
+        'threat_model': about,
+        'layout': [[leaf, source.name] for leaf, source in layout.leaves.items()],
+        'why': list(decision.why),
+        'fits': decision.fits,
+        'command': command,
+        'versions': run_record.read_versions(path),
+    }
+    summary = report.summarize(scored)
+    text = report.markdown(scored, facts)
+    files.write_all(
+        path,
+        {
+            'summary.json': json.dumps(summary, indent=1) + '\n',
+            'report.md': text,
+            'report.html': html.html(text, path, f'Privacy audit: {facts["name"]}'),
+        },
+    )
+    for line in report.verdict(summary, facts):
+        log(line.replace('**', ''))
+    log(f'{path}/report.html, report.md, summary.json, victims.jsonl')
+    return summary['num_misfits'] == 0
+
+
+def check(folder: str, log: Callable[[str], None] = print) -> None:
+    """Reads every file of a capture, and says what is in it.
+
+    Args:
+        folder: of the capture.
+        log: prints a line.
+
+    Raises:
+        ValueError: for the first thing that is wrong, with the file's name.
+    """
+    capture = folder_lib.read(folder)
+    layout = uploads.layout(capture)
+    log(_about(capture, layout))
+    for leaf, source in layout.leaves.items():
+        log(f'  {leaf}: {source.name}')
+    for name, reason in layout.dropped.items():
+        log(f'  not used: {name}, {reason}')
+    for client in capture.clients:
+        found = uploads.captured(capture, client, layout)
+        for note in found.notes:
+            log(f'{client}: {note}')
+    log(f'{folder}: {len(capture.clients)} clients can be attacked')
+
+
+def read_truth(path: str, num_items: int) -> Truth:
+    """The interactions of each client.
+
+    Args:
+        path: of a CSV file of lines `client,item`, with or without a line of names.
+        num_items: number of rows of the item table.
+
+    Raises:
+        ValueError: for a line that is no pair, or an item outside the table.
+    """
+    found: dict[str, set[int]] = collections.defaultdict(set)
+    with open(path, encoding='utf-8', newline='') as file:
+        for number, line in enumerate(csv.reader(file), start=1):
+            if number == 1 and len(line) >= 2 and not line[1].strip().isdigit():
+                continue  # names
+            if len(line) < 2 or not line[1].strip().isdigit() or int(line[1]) >= num_items:
+                raise ValueError(
+                    f'{path}, line {number}: expected client,item with an item from 0 to '
+                    f'{num_items - 1}, a row of the item table; found {",".join(line)!r:.40}.'
+                )
+            found[line[0].strip()].add(int(line[1]))
+    return {client: frozenset(items) for client, items in found.items()}
+
+
+def _about(capture: folder_lib.Capture, layout: names.Layout) -> str:
+    """What was captured and what is assumed, a line each."""
+    rounds = sorted({round_ for of in capture.clients.values() for round_ in of})
+    said = ', '.join(f'{name} {value}' for name, value in capture.known.items())
+    model = ', '.join(f'{name} {value}' for name, value in layout.model.items())
+    return '\n'.join(
+        [
+            f'{len(capture.clients)} clients, {len(rounds)} rounds ({rounds[0]} to {rounds[-1]}), '
+            f'{layout.num_items} items',
+            f'model: {model}',
+            f'capture.json says: {said or "nothing"}',
+            'the server sees each upload, and follows the protocol',
+        ]
+    )
+
+
+def _rows(path: pathlib.Path, most: int) -> dict[str, report.ClientRow]:
+    """The rows of an audit that was stopped."""
+    file = path / 'victims.jsonl'
+    lines = file.read_text(encoding='utf-8').splitlines() if file.exists() else []
+    rows = {row['client']: row for row in map(json.loads, lines)}
+    if any(len(row['rounds']) > most for row in rows.values()):
+        raise ValueError(f'{path} has answers from more uploads: choose another --workdir.')
+    return rows
+
+
+def _row(
+    capture: folder_lib.Capture, client: str, decision: captured.Decision, most: int
+) -> report.ClientRow:
+    """The answer for one client; a failure is a row as well."""
+    start = time.perf_counter()
+    row: dict[str, Any] = {
+        'client': client,
+        'rounds': list(capture.clients[client][:most]),
+        'num_candidates': 0,
+        'interactions': [],
+        'scores': [],
+        'candidates': [],
+        'solver': None,
+        'fits': None,
+        'certified': None,
+        'margin': None,
+        'status': 'failed',
+        'reason': None,
+        'notes': [],
+    }
+    try:
+        layout = uploads.layout(capture, decision.reading.user_first)
+        found = uploads.captured(capture, client, layout, most)
+        row['notes'] = list(found.notes)
+        row |= _answer(captured.answer(decision, found))
+    except ValueError as error:
+        row['reason'] = str(error)
+    row['seconds'] = time.perf_counter() - start
+    return row  # type: ignore[return-value]
+
+
+def _answer(found: captured.Found) -> dict[str, Any]:
+    answer, items = found.answer, np.asarray(found.seen.items)
+    certificate = answer.certificate
+    return {
+        'status': 'ok',
+        'num_candidates': len(items),
+        'candidates': items.tolist(),
+        'scores': [round(float(score), 4) for score in answer.scores],
+        'interactions': items[np.asarray(answer.labels)].tolist(),
+        'solver': found.kept or found.solver,
+        'fits': found.fits,
+        'certified': None if certificate is None else bool(certificate.certified),
+        'margin': None if certificate is None else _finite(certificate.margin),
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _scored(row: report.ClientRow, truth: Truth | None) -> report.ClientRow:
+    """A row with the metrics of its answer, and those of popularity among the other clients."""
+    if truth is None:
+        return row
+    client = row['client']
+    true = _validate.lookup('client of the capture in the truth', client, truth)
+    return {**row, 'metrics': metrics_of(row, true, truth)}
+
+
+def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict[str, float | None]:
+    """The metrics of an answer, and of popularity among the other clients.
+
+    Interactions that are not among the candidates count as missed. A client without an answer has
+    F1 0 and AUC 1/2.
+
+    Args:
+        row: of the client.
+        own: the client's interactions.
+        truth: of all clients.
+    """
+    items = np.asarray(row['candidates'], int)
+    counts = collections.Counter(item for of in truth.values() if of is not own for item in of)
+    popularity = np.array([counts[int(item)] for item in items], float)
+    most = np.argsort(-popularity, kind='stable')[: len(own)]
+    where = np.isin(items, list(own))
+    return {
+        'f1': _f1(set(row['interactions']), own),
+        'auc': _auc(np.asarray(row['scores']), where),
+        'exact': float(row['status'] == 'ok' and set(row['interactions']) == own),
+        'popularity_f1': _f1(set(items[most].tolist()), own),
+        'popularity_auc': _auc(popularity, where),
+    }
+
+
+def _f1(found: Set[int], own: Set[int]) -> float:
+    return 2 * len(found & own) / max(len(found) + len(own), 1)
+
+
+def _auc(scores: np.ndarray, where: np.ndarray) -> float | None:
+    """AUC; 1/2 without an answer, None without both classes."""
+    if not scores.size:
+        return 0.5
+    if where.all() or not where.any():
+        return None
+    return float(metrics.auc(*map(jnp.asarray, (scores, where, np.ones(where.shape, bool)))))
