@@ -6,6 +6,7 @@ is taken where the uploads of most of the first clients are explained by it to r
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ import numpy as np
 
 from fedinv_jax import compilation, tree
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import attackers, changed_uploads, described, misfit, registry, scoring
+from fedinv_jax.audit import changed_uploads, described, misfit, registry, scoring
 from fedinv_jax.audit.config import Config
 from fedinv_jax.capture import folder, names, uploads
 from fedinv_jax.types import Answer, Transcript
 
-_JUDGES = 3  # clients whose uploads decide between readings
+_JUDGES = 3  # clients whose uploads decide between readings, those with the fewest examples
+_AMONG = 30  # of the first clients
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
@@ -80,10 +82,11 @@ def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Read
     halves = [known['user_first']] if 'user_first' in known or not splits else [True, False]
     signs = [1.0] if kind == 'returned' else [1.0, -1.0]
     rated = kind == 'gradient' or 'learning_rate' in known
+    single = kind == 'gradient' or _is_one_step(known)
     sizes = [(known.get('reduction') == 'sum', rated)]
-    if rated and 'reduction' not in known:
+    if rated and single and 'reduction' not in known:
         sizes.append((True, True))
-    if rated and _is_one_step(known):
+    if rated and single:
         sizes.append((False, False))
     for summed, sized in sizes:
         for sign in signs:
@@ -118,7 +121,6 @@ def description(
     client: dict[str, Any] = {
         'loss': known.get('loss', 'bce'),
         'private_learning_rate': float(known.get('private_learning_rate', rate)),
-        'weight_by_num_examples': reading.summed,
         'weight_decay': float(known.get('weight_decay', found.decay / rate)),
     }
     if found.kind == 'gradient':
@@ -134,41 +136,44 @@ def description(
             'batch_size': known.get('batch_size'),
             'shuffle': known.get('batch_size') is not None,
         }
-    model = dict(layout.model)
-    return {'model': model, 'client': client}
+    return {'model': dict(layout.model), 'client': client}
 
 
-def attack_of(config: Config, capture: folder.Capture, reading: Reading) -> Attack:
+def attack_of(
+    config: Config, capture: folder.Capture, reading: Reading, kept: dict[Any, Any]
+) -> Attack:
     """The attack on the clients of a capture that are read in one way.
 
-    Clients whose batches have about the same size share what is compiled.
+    Clients whose batches have about the same size share what is compiled, and so do readings.
 
     Args:
         config: whose first attack is used.
         capture: the capture.
         reading: how its uploads are read.
+        kept: what was compiled so far.
 
     Raises:
         ValueError: (from the attack) if no attack applies.
     """
     layout = uploads.layout(capture, reading.user_first)
-    kept: dict[Any, tuple[attackers.Target, attackers.Choice, misfit.Solve]] = {}
 
     def attack(found: uploads.Captured) -> Found:
         config_of = config.copy_and_resolve_references()
         config_of.attack.step_sizes_known = reading.sized
         config_of.data.resample_negatives = found.transcript.slot is not None
         size = _padded_size(len(found.transcript.items))
-        seen = _padded(changed_uploads.scaled(found.transcript, reading.sign), size)
-        key = size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
+        factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
+        seen = _padded(changed_uploads.scaled(found.transcript, factor), size)
+        meta = description(capture.known, layout, found, reading)
+        what = json.dumps([meta, reading.sized])
+        key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
         if key not in kept:
-            meta = description(capture.known, layout, found, reading)
             target, seen = described.target(config_of, seen, meta)
-            if kept:  # the probe does not depend on sizes
-                target = target._replace(probe=next(iter(kept.values()))[0].probe)
-            choice = registry.ATTACKS[target.attack].make(target)
-            kept[key] = target, choice, misfit.solver(target, choice)
-        target, choice, solve = kept[key]
+            # What is probed depends on no size.
+            probe = kept.setdefault(what, target.probe)
+            choice = registry.ATTACKS[target.attack].make(target._replace(probe=probe))
+            kept[key] = choice, misfit.solver(target, choice)
+        choice, solve = kept[key]
         with jax.enable_x64():
             answer = solve(tree.cast_floats(seen, np.dtype('float64')))
         there = bool(np.isfinite(answer.objective))
@@ -179,6 +184,11 @@ def attack_of(config: Config, capture: folder.Capture, reading: Reading) -> Atta
         )
 
     return attack
+
+
+def _num_examples(seen: Transcript) -> float:
+    """Of one batch."""
+    return float(np.sum(seen.weights[0])) if seen.weights is not None else 1.0
 
 
 def without_a_model(found: uploads.Captured, share: float) -> Found:
@@ -227,17 +237,20 @@ def decide(config: Config, capture: folder.Capture, most: int) -> Decision:
     """
     layout = uploads.layout(capture)
     splits = any(source.inputs for source in layout.leaves.values())
-    first = list(capture.clients)[:_JUDGES]
+    first = sorted(list(capture.clients)[:_AMONG], key=lambda who: _size(capture, who))[:_JUDGES]
+    kept: dict[Any, Any] = {}
     kind = uploads.captured(capture, first[0], layout, 1).kind
     tried: list[tuple[Reading, Attack | None, list[bool | None], str]] = []
     for reading in readings(capture.known, kind, splits):
         own = uploads.layout(capture, reading.user_first)
-        attack = attack_of(config, capture, reading)
+        attack = attack_of(config, capture, reading, kept)
         try:
             fits = [attack(uploads.captured(capture, who, own, most)).fits for who in first]
         except ValueError as error:
             tried.append((reading, None, [], str(error)))
             continue
+        if False not in fits and True not in fits:
+            return Decision(reading, attack, None, ())
         if 2 * fits.count(True) > len(fits):
             assumed = (f'read with {reading.words}: nothing else fits',) if reading.words else ()
             return Decision(reading, attack, True, assumed)
@@ -245,10 +258,13 @@ def decide(config: Config, capture: folder.Capture, most: int) -> Decision:
     reading, found, fits, refused = tried[0]
     if found is None:
         return Decision(reading, None, None, (f'no attack on the described client: {refused}',))
-    if False not in fits:
-        return Decision(reading, found, None, ())
     words = '; '.join(reading.words or 'as described' for reading, *_ in tried)
     return Decision(reading, found, False, (f'none of these readings fits: {words}',))
+
+
+def _size(capture: folder.Capture, client: str) -> int:
+    """The number of examples of a client: small batches are solved fast, and tell most."""
+    return folder.exchange(capture, client, capture.clients[client][0]).num_examples or 0
 
 
 def answer(decision: Decision, found: uploads.Captured) -> Found:
