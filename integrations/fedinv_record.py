@@ -12,6 +12,7 @@ Copy this file into your project; it needs NumPy only. In a training loop:
 import json
 import os
 import pathlib
+import threading
 import urllib.parse
 
 import numpy as np
@@ -23,16 +24,15 @@ def array(value):
         value = value.detach().cpu()
         if str(value.dtype) == 'torch.bfloat16':
             return np.array(value.view(dtype=__import__('torch').int16).numpy()).view('V2')
-        value = value.numpy()
     return np.array(value)
 
 
-def write(path, arrays):
-    """Writes an .npz so that it is there as a whole, or not at all."""
+def write(path, save):
+    """Writes a file so that it is there as a whole, or not at all; several processes may."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.part')
     with open(part, 'wb') as file:
-        np.savez_compressed(file, **arrays)
+        save(file)
     os.replace(part, path)
 
 
@@ -42,33 +42,30 @@ def recorder(folder, kind='returned', **known):
     `kind` says what clients return: 'returned' weights, their 'delta' (returned - sent) or a
     'gradient'. `more` may have `num_examples` and `items`, the items of the client's batch.
     """
-    folder = pathlib.Path(folder)
     described = {'format': 'fedinv_jax.capture', 'version': 1, **known}
-    about = folder / 'capture.json'
+    about = pathlib.Path(folder, 'capture.json')
     if not about.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        about.write_text(json.dumps(described, indent=2) + '\n', encoding='utf-8')
+        write(about, lambda file: file.write(json.dumps(described, indent=2).encode() + b'\n'))
     elif json.loads(about.read_text(encoding='utf-8')) != json.loads(json.dumps(described)):
         raise ValueError(f'{about} describes another training: give another folder.')
     of_round = {}  # what was sent in the last round
 
     def record(round, client, sent, returned, **more):
         sent = {name: array(value) for name, value in sent.items()}
-        path = folder / 'rounds' / f'{int(round):06d}'
+        path = about.parent / 'rounds' / f'{int(round):06d}'
         if of_round.get('path') != path:
             if (path / 'sent.npz').exists():  # a training that goes on
                 with np.load(path / 'sent.npz') as file:
                     of_round.update(path=path, sent=dict(file))
             else:
-                write(path / 'sent.npz', sent)
+                write(path / 'sent.npz', lambda file: np.savez_compressed(file, **sent))
                 of_round.update(path=path, sent=sent)
         common = of_round['sent']
         arrays = {name: np.asarray(value) for name, value in more.items()}
         for name, value in sent.items():  # where this client was sent something else
             if name not in common or value.tobytes() != common[name].tobytes():
                 arrays[f'sent/{name}'] = value
-        for name, value in returned.items():
-            value = array(value)
+        for name, value in zip(returned, map(array, returned.values())):
             start = sent.get(name) if kind == 'returned' else np.zeros_like(value)
             if value.ndim > 1 and start is not None and start.shape == value.shape:
                 raw = [each.reshape(len(each), -1).view('u1') for each in (value, start)]
@@ -76,6 +73,7 @@ def recorder(folder, kind='returned', **known):
                 if 2 * len(rows) < len(value):  # the other rows are as they were sent, or zero
                     arrays[f'rows/{name}'], value = rows, value[rows]
             arrays[f'{kind}/{name}'] = value
-        write(path / 'clients' / f'{urllib.parse.quote(str(client), safe="")}.npz', arrays)
+        path = path / 'clients' / f'{urllib.parse.quote(str(client), safe="")}.npz'
+        write(path, lambda file: np.savez_compressed(file, **arrays))
 
     return record
