@@ -68,9 +68,7 @@ def summarize(rows: Sequence[ClientRow]) -> dict[str, Any]:
         'num_fits': sum(row['fits'] is True for row in rows),
         'num_misfits': sum(row['fits'] is False for row in rows),
         'num_certified': sum(row['certified'] is True for row in rows),
-        'solvers': tables.distinct([{'solver': row['solver'] or '-'} for row in rows])
-        if rows
-        else {},
+        'solvers': sorted({row['solver'] or '-' for row in rows}),
         'seconds_per_client': inference.mean(row['seconds'] for row in rows),
         'metrics': {name: estimate(name) for name in METRICS} if scored else None,
     }
