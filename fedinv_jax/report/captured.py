@@ -9,6 +9,11 @@ from fedinv_jax.report.rows import ConfidenceInterval
 METRICS = ('f1', 'auc', 'exact', 'popularity_auc', 'popularity_f1')
 """Of a client, where the truth is given."""
 
+_UNTRIED = (
+    'servers that change what they send',
+    'uploads that are only seen as sums of several clients',
+    'what the recovered items say of a person',
+)
 _LISTED = 100  # clients in the table of the report
 
 
@@ -87,12 +92,11 @@ def markdown(rows: Sequence[ClientRow], facts: Facts) -> str:
         '## Verdict',
         '\n'.join(f'- {line}' for line in verdict(summary, facts)),
         '## What would stop it',
-        'Secure aggregation over many clients, or noise that is accounted for, hides one upload; '
-        'many rounds of sums may still separate clients. Sending fewer rows, other negatives or '
-        'half precision does not help here (docs/defences.md has what was measured, and against '
-        'which attacks).',
+        'Nothing was changed in this training to find out. What was measured elsewhere, against '
+        'which attacks and up to where, is in docs/defences.md: noise with an epsilon, sparse '
+        'uploads, secure aggregation, and what several rounds undo of each.',
         '## What was not tried',
-        '\n'.join(f'- {line}' for line in _untried(facts)),
+        '\n'.join(f'- {line}' for line in _UNTRIED),
         '## Clients',
         _table(rows),
     ]
@@ -142,18 +146,15 @@ def verdict(summary: Mapping[str, Any], facts: Facts) -> list[str]:
             'Their answers are those of an attack that needs no model, where item rows are seen. '
             'They say neither that anything leaks nor that nothing does.'
         )
+    unknown = clients - fits - misfits - summary['num_failed']
+    if unknown:
+        lines.append(
+            f'For {unknown} of {clients} answers it cannot be told whether they explain the '
+            'uploads: too few numbers came back, or the order of minibatches is not known.'
+        )
     if summary['num_failed']:
         lines.append(f'{summary["num_failed"]} of {clients} clients have no answer: see the table.')
     return [*lines, *facts['why']]
-
-
-def _untried(facts: Facts) -> list[str]:
-    lines = [
-        'attacks that change what the server sends',
-        'clients whose uploads are only seen as sums',
-        'what the recovered items say of a person',
-    ]
-    return lines
 
 
 def _table(rows: Sequence[ClientRow]) -> str:
