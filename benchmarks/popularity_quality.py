@@ -39,8 +39,7 @@ def main(argv: Sequence[str]) -> None:
     counts = jnp.asarray(item_counts(interactions), jnp.float32)
     shared = {'items': {'embedding': jnp.zeros((interactions.num_items, 1)), 'bias': counts}}
     one = model.init_private(jax.random.key(0))
-    sizes = [len(group.users) for group in groups]
-    private = [jax.tree.map(lambda leaf: jnp.zeros((size, *leaf.shape)), one) for size in sizes]
+    private = [jax.vmap(lambda _: one)(jnp.arange(len(group.users))) for group in groups]
     found = quality.evaluate(
         model, {**model.init_shared(jax.random.key(0)), **shared}, private, groups, held
     )
