@@ -226,9 +226,9 @@ def _caption(
 
 def _is_of_models(rows: Sequence[Row], columns: Sequence[Column]) -> bool:
     """Whether all estimates of a table are of trained models, as hr@10, and none of victims."""
-    paths = {path for column in columns for path, _, _ in column.holes}
-    estimates = {path for path in paths for row in rows if isinstance(row.get(path), Mapping)}
-    return bool(estimates) and all('@' in path for path in estimates)
+    keys = {path.split('.')[0] for column in columns for path, _, _ in column.holes}
+    estimates = {key for key in keys for row in rows if isinstance(row.get(key), Mapping)}
+    return bool(estimates) and all('@' in key for key in estimates)
 
 
 def _victims(rows: Sequence[Row]) -> list[str]:
