@@ -9,8 +9,7 @@ task harder, as popular films have small ids. An arm is a model; `:amazon` is Am
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/quality.py
     FEDINV_DATA_DIR=$DATA python scripts/study.py --config=configs/quality.py --arms=pfedrec
 
-On one core, an arm takes five minutes, and as long for Amazon with one seed. Results:
-docs/models.md.
+On one core, an arm takes five minutes, for Amazon (one seed) two. Results: docs/models.md.
 """
 
 from typing import Any
