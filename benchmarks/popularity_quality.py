@@ -36,13 +36,14 @@ def main(argv: Sequence[str]) -> None:
     groups = training.make_clients(config, interactions)
     held = held_out.held_out(interactions, test, config.seed)
     model = models.matrix_factorization(interactions.num_items, 1, item_bias=True)
-    counts = jnp.asarray(item_counts(interactions), jnp.float32)
-    shared = {'items': {'embedding': jnp.zeros((interactions.num_items, 1)), 'bias': counts}}
+    shared = model.init_shared(jax.random.key(0))
+    shared['items'] = {
+        'embedding': jnp.zeros_like(shared['items']['embedding']),
+        'bias': jnp.asarray(item_counts(interactions), jnp.float32),
+    }
     one = model.init_private(jax.random.key(0))
     private = [jax.vmap(lambda _: one)(jnp.arange(len(group.users))) for group in groups]
-    found = quality.evaluate(
-        model, {**model.init_shared(jax.random.key(0)), **shared}, private, groups, held
-    )
+    found = quality.evaluate(model, shared, private, groups, held)
     print(', '.join(f'{name} {value:.3f}' for name, value in found.items() if value is not None))
 
 

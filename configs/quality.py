@@ -51,16 +51,16 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.attack.update(
         {'name': ('spectral', 'popularity'), 'num_victims': 30, 'num_gradients': (1,)}
     )
-    config_lib.with_arms(config, {model: _arm(model, at) for model, at in _SCHEDULES.items()})
-    if arg == 'amazon':  # FedRAP's private tables would take 12 GB
-        config.num_seeds = 1
-        config.data.name = 'amazon-instant-video'
-        arms = {model: _arm(model, _AMAZON) for model in _SCHEDULES if model != 'fedrap'}
-        return config_lib.with_arms(config, arms)
+    schedules = _SCHEDULES
+    if arg == 'amazon':
+        arg, config.num_seeds, config.data.name = None, 1, 'amazon-instant-video'
+        # FedRAP's private tables would take 12 GB.
+        schedules = {model: _AMAZON for model in _SCHEDULES if model != 'fedrap'}
+    arms = {model: _arm(model, at) for model, at in schedules.items()}
+    config = config_lib.variant(config_lib.with_arms(config, arms), arg)
     if arg != 'smoke':
-        return config_lib.variant(config, arg)
-    config = config_lib.variant(config, arg)
-    config.data.update({'name': 'synthetic', 'max_positives': 10})
+        return config
+    config.data.name = 'synthetic'
     config.model.update({'dim': 4})
     config.server.num_rounds = 2
     return config_lib.with_arms(config, {model: {'model': {'name': model}} for model in _SMALL})
