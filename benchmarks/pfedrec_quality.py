@@ -39,7 +39,7 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Of all random draws.', 0)
 
 
 def make_config() -> config_lib.Config:
-    """PFedRec on MovieLens-100K, the schedule of configs/ml100k_quality.py."""
+    """PFedRec on MovieLens-100K, the schedule of configs/quality.py."""
     config = config_lib.default_config()
     config.seed = _SEED.value
     config.data.update({'name': 'ml-100k', 'leave_one_out': True, 'ties': 'random'})

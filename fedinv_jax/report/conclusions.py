@@ -63,12 +63,18 @@ def _num_exact(row: SummaryRow) -> int:
 
 
 def _ends(rows: Sequence[SummaryRow]) -> str:
-    """Whether the defences stop the attacks on an upload: no attack beats popularity then."""
+    """Whether the defences stop the attacks on an upload: no attack beats popularity then.
+
+    An attack that finds some victims' labels and the flip of others' has an AUC that says nothing
+    for certain, and still reveals the former: a larger F1 is said, too.
+    """
     verbs = {tables.outcome(row['difference_to_popularity'], row['num_victims'])[0] for row in rows}
     undefended = all(row['defences'] == {} for row in rows)
+    first = 'No defence was on' if undefended else 'No'
     if 'beats' in verbs:
-        first = 'No defence was on' if undefended else 'No'
         return f'{first}, an attack beats the popularity baseline'
+    if any(map(_has_larger_f1, rows)):
+        return f'{first}, an attack has a larger F1 than the popularity baseline, though not AUC'
     if verbs <= {'is worse than', tables.LEVEL}:
         if undefended:
             return 'There is nothing to stop: no attack beats the popularity baseline'
@@ -76,6 +82,14 @@ def _ends(rows: Sequence[SummaryRow]) -> str:
     if tables.UNPAIRED in verbs:
         return 'Not known: the popularity baseline was not run for every attack'
     return f'Not known: there are fewer than {stats.FEW} victims'
+
+
+def _has_larger_f1(row: SummaryRow) -> bool:
+    """Whether enough victims have, paired, a larger F1 than popularity."""
+    found = (row['difference_to_popularity'] or {}).get('f1')
+    if found is None or found['low'] is None:
+        return False
+    return found['low'] > 0 and row['num_victims'] - found['undefined'] >= stats.FEW
 
 
 def _with_one(best: SummaryRow, rows: Sequence[SummaryRow]) -> str:

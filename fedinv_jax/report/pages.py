@@ -214,13 +214,21 @@ def _caption(
     packed: Mapping[str, Any], rows: Sequence[Row], columns: Sequence[Column], brackets: bool
 ) -> str:
     """The lines below a table: victims and seeds, intervals, date and device; each epsilon."""
-    parts = [*_victims(rows), *(_intervals(rows) if brackets else ())]
+    victims = () if _is_of_models(rows, columns) else _victims(rows)
+    parts = [*victims, *(_intervals(rows) if brackets else ())]
     text = '; '.join([*parts, f'{packed["date"]}, {packed["device"]}.'])
     shown = any(path == 'epsilon' for column in columns for path, _, _ in column.holes)
     notes = _notes(rows) if shown else []
     marks = [f' ({mark})' for mark in _MARKS[: len(notes)]] if len(notes) > 1 else ['']
     lines = [f'Epsilon{mark}: {note}.' for mark, note in zip(marks, notes, strict=False)]
     return '\n'.join([text[0].upper() + text[1:], *lines])
+
+
+def _is_of_models(rows: Sequence[Row], columns: Sequence[Column]) -> bool:
+    """Whether all estimates of a table are of trained models, as hr@10, and none of victims."""
+    keys = {path.split('.')[0] for column in columns for path, _, _ in column.holes}
+    estimates = {key for key in keys for row in rows if isinstance(row.get(key), Mapping)}
+    return bool(estimates) and all('@' in key for key in estimates)
 
 
 def _victims(rows: Sequence[Row]) -> list[str]:

@@ -13,7 +13,7 @@ from tests.helpers import rows_of, run
 from tests.report.helpers import browse
 
 ALL = sorted((ROOT / 'configs').glob('*.py'))
-ALSO = ('explicit_ratings', 'models')
+ALSO = ('explicit_ratings', 'models', 'quality')
 STUDIES = [path for path in ALL if path.stem.startswith('study_') or path.stem in ALSO]
 CONFIGS = [path for path in ALL if path not in STUDIES]
 
@@ -71,6 +71,7 @@ def test_every_smoke_study_runs(path, tmp_path):
         'interval': '**C3, ',
         'models': '| exact ',
         'num_gradients': '**C1, ',
+        'quality': 'hr@10_loo99',
         'raifle': '| summed ',
         'step_sizes': 'step size',
         'secure_aggregation': 'against the number of rounds',

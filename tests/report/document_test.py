@@ -126,6 +126,30 @@ def test_the_first_page_says_what_stops_it():
     assert 'No attack was run.' in first_page([])
 
 
+# Failed before: 59 of 64 histories found, the rest as their flip, and nothing to stop.
+def test_the_first_page_says_that_f1_is_larger_where_auc_does_not_tell():
+    def rows(attack, found, count=16):
+        made = rows_of({(1, 0, None): 0.5}, attack)
+        users = [{**made[0], 'user': user, 'user_id': str(user)} for user in range(count)]
+        values = [{'auc': auc, 'f1': f1} for auc, f1 in (found * count)[:count]]
+        return [
+            {**row, 'metrics': {**row['metrics'], **value}}
+            for row, value in zip(users, values, strict=True)
+        ]
+
+    # Half of the victims recovered, half flipped.
+    attacked, guessed = [(1.0, 1.0), (0.0, 0.0)], [(0.5, 0.1)]
+    said = 'an attack has a larger F1 than the popularity baseline'
+    both = [*rows('mgradinv', attacked), *rows('popularity', guessed)]
+    assert f'No defence was on, {said}' in first_page(both)
+    defended = [{**one, 'defence': 'clip 1', 'defences': {'clip': 1.0}} for one in both]
+    assert f'No, {said}' in first_page(defended)
+    few = [*rows('mgradinv', attacked, 4), *rows('popularity', guessed, 4)]
+    assert said not in first_page(few)
+    as_good = [*rows('mgradinv', attacked), *rows('popularity', [(0.5, 0.5)])]
+    assert said not in first_page(as_good)
+
+
 # Failed on the mutant `min` of `leaks`, and without the effect beside the word.
 def test_the_first_page_has_the_strongest_attack_and_the_effects():
     weak = rows_of({(1, 0, None): 0.1, (2, 0, 10): 0.1}, 'dlg')

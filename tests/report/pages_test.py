@@ -97,6 +97,16 @@ def test_a_caption_says_on_how_little_intervals_rest(seeds, said):
     assert drawn('AUC = {auc.mean}', rows, **shared)[-1] == f'8 victims {runs}{end}'
 
 
+# Failed on: victims counted below a table of trained models.
+def test_a_caption_of_models_counts_no_victims():
+    rate = {'mean': 0.5, 'low': 0.25, 'high': 0.75}
+    rows = [{'hr@10_loo99': rate, 'auc': rate, 'num_seeds': 3, 'num_victims': 8}]
+    for hole in ('{hr@10_loo99}', '{hr@10_loo99.mean}'):
+        assert drawn(f'HR@10 = {hole}', rows)[-1] == '2026-01-02, 2 CPU cores.'
+    both = 'HR@10 = {hr@10_loo99}\nAUC = {auc}'
+    assert drawn(both, rows)[-1].startswith('8 victims over 3 seeds')
+
+
 def test_a_caption_counts_failures():
     rows = [{'auc': 0.5, 'num_failed': count} for count in (0, 2)]
     assert drawn('AUC = {auc}', rows, num_victims=8)[-1].startswith('8 victims; up to 2 of them')
