@@ -16,11 +16,14 @@ from fedinv_jax.audit import captured, files, progress, run_record, workdir
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import folder as folder_lib
 from fedinv_jax.capture import names, uploads
+from fedinv_jax.capture import own as own_model
 from fedinv_jax.report import captured as report
 from fedinv_jax.report import html
 
 Truth = Mapping[str, frozenset[int]]
 """By client, the rows of the item table that the client interacted with."""
+
+_RESTARTS = 4  # of MGradInv, where no exact attack applies
 
 
 def run(
@@ -30,6 +33,7 @@ def run(
     truth: str | None = None,
     most: int = 4,
     log: Callable[[str], None] = print,
+    model: str | None = None,
 ) -> bool:
     """Attacks every client of a capture, and writes the report.
 
@@ -42,6 +46,7 @@ def run(
         truth: path of a CSV file of lines `client,item`; items are rows of the item table.
         most: number of uploads that are used of a client, the first ones.
         log: prints a line.
+        model: path of a file with a model of the user's own, see `capture.own.load`.
 
     Returns:
         Whether no upload contradicts what the capture says.
@@ -50,20 +55,21 @@ def run(
         ValueError: for a capture or a file that cannot be read.
     """
     capture, path = folder_lib.read(folder), pathlib.Path(out)
-    layout = uploads.layout(capture)
+    own = None if model is None else own_model.load(model)
+    layout = captured.subject(capture, own).layout
     known = None if truth is None else read_truth(truth, layout.num_items)
     path.mkdir(parents=True, exist_ok=True)
     about = _about(capture, layout)
     log(about)
     config = config_lib.default_config()
-    config.attack.name = ('exact',)
+    config.attack.num_restarts = _RESTARTS
     with workdir.locked_rows(path, log=log):
         rows = _rows(path, most)
         left = [client for client in capture.clients if client not in rows]
         if left:
             run_record.write(path, run_record.Record(command, about, len(capture.clients)))
         log('which reading of the capture fits: trying ...')
-        decision = captured.decide(config, capture, most)
+        decision = captured.decide(config, capture, most, own)
         for line in decision.why:
             log(line)
         with progress.bar(f'{len(left)} clients', on=True) as update:
@@ -194,8 +200,7 @@ def _row(
         'notes': [],
     }
     try:
-        layout = uploads.layout(capture, decision.reading.user_first)
-        found = uploads.captured(capture, client, layout, most)
+        found = uploads.captured(capture, client, decision.layout, most)
         row['notes'] = list(found.notes)
         row |= _answer(captured.answer(decision, found))
     except ValueError as error:

@@ -7,7 +7,7 @@ is taken where the uploads of most of the first clients are explained by it to r
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +18,12 @@ from fedinv_jax.attack.exact import item_rows
 from fedinv_jax.audit import changed_uploads, described, misfit, registry, scoring
 from fedinv_jax.audit.config import Config
 from fedinv_jax.capture import folder, names, uploads
-from fedinv_jax.types import Answer, Transcript
+from fedinv_jax.capture import own as own_model
+from fedinv_jax.types import Answer, Model, Transcript
 
 _JUDGES = 3  # clients whose uploads decide between readings, those with the fewest examples
 _AMONG = 30  # of the first clients
+_SMALLEST = 64  # candidates that an attack is compiled for
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
@@ -106,22 +108,54 @@ def _is_one_step(known: Mapping[str, Any]) -> bool:
     return plain and known.get('local_epochs', 1) == 1 and not known.get('batch_size')
 
 
-def description(
-    known: Mapping[str, Any], layout: names.Layout, found: uploads.Captured, reading: Reading
-) -> dict[str, Any]:
+class Subject(NamedTuple):
+    """What is attacked.
+
+    Attributes:
+        known: the fields of capture.json, and the weight decay that was found.
+        layout: of the model.
+        make_model: `make_model(K) -> Model` of the user's own; None for a model that is recognised.
+    """
+
+    known: Mapping[str, Any]
+    layout: names.Layout
+    make_model: Callable[[int], Model] | None
+
+
+def subject(
+    capture: folder.Capture, own: own_model.Own | None, user_first: bool | None = None
+) -> Subject:
+    """What is attacked of a capture.
+
+    Args:
+        capture: the capture.
+        own: the user's own model; None: it is recognised by names and shapes.
+        user_first: as in `names.recognise`; None: what capture.json says, or True.
+
+    Raises:
+        ValueError: if no model has these arrays.
+    """
+    if own is None:
+        return Subject(capture.known, uploads.layout(capture, user_first), None)
+    sent = uploads.first_sent(capture)
+    layout = own_model.layout(own, sent, capture.known.get('item_leaves'))
+    return Subject(capture.known, layout, own_model.model(own, layout, sent))
+
+
+def description(subject: Subject, found: uploads.Captured, reading: Reading) -> dict[str, Any]:
     """What a reading says of the clients, as fields of the config's sections.
 
     Args:
-        known: the fields of capture.json.
-        layout: of the model.
+        subject: what is attacked.
         found: the uploads of one client, whose weight decay all have.
         reading: of the capture.
     """
+    known = subject.known
     rate = float(known.get('learning_rate', 1.0))
     client: dict[str, Any] = {
         'loss': known.get('loss', 'bce'),
         'private_learning_rate': float(known.get('private_learning_rate', rate)),
-        'weight_decay': float(known.get('weight_decay', found.decay / rate)),
+        'weight_decay': float(known['weight_decay']),
     }
     if found.kind == 'gradient':
         client['name'] = 'gradient_step'
@@ -136,39 +170,36 @@ def description(
             'batch_size': known.get('batch_size'),
             'shuffle': known.get('batch_size') is not None,
         }
-    return {'model': dict(layout.model), 'client': client}
+    return {'model': dict(subject.layout.model), 'client': client}
 
 
-def attack_of(
-    config: Config, capture: folder.Capture, reading: Reading, kept: dict[Any, Any]
-) -> Attack:
+def attack_of(config: Config, subject: Subject, reading: Reading, kept: dict[Any, Any]) -> Attack:
     """The attack on the clients of a capture that are read in one way.
 
     Clients whose batches have about the same size share what is compiled, and so do readings.
 
     Args:
         config: whose first attack is used.
-        capture: the capture.
-        reading: how its uploads are read.
+        subject: what is attacked.
+        reading: how uploads are read.
         kept: what was compiled so far.
 
     Raises:
         ValueError: (from the attack) if no attack applies.
     """
-    layout = uploads.layout(capture, reading.user_first)
 
     def attack(found: uploads.Captured) -> Found:
         config_of = config.copy_and_resolve_references()
         config_of.attack.step_sizes_known = reading.sized
         config_of.data.resample_negatives = found.transcript.slot is not None
-        size = _padded_size(len(found.transcript.items))
+        size = _padded_size(len(found.transcript.items), subject.layout.num_items)
         factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
         seen = _padded(changed_uploads.scaled(found.transcript, factor), size)
-        meta = description(capture.known, layout, found, reading)
-        what = json.dumps([meta, reading.sized])
+        meta = description(subject, found, reading)
+        what = json.dumps([meta, reading.sized, list(config.attack.name)])
         key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
         if key not in kept:
-            target, seen = described.target(config_of, seen, meta)
+            target, seen = described.target(config_of, seen, meta, subject.make_model)
             # What is probed depends on no size.
             probe = kept.setdefault(what, target.probe)
             choice = registry.ATTACKS[target.attack].make(target._replace(probe=probe))
@@ -191,17 +222,18 @@ def _num_examples(seen: Transcript) -> float:
     return float(np.sum(seen.weights[0])) if seen.weights is not None else 1.0
 
 
-def without_a_model(found: uploads.Captured, share: float) -> Found:
+def without_a_model(found: uploads.Captured, share: float, num_items: int) -> Found:
     """The answer of the attack that needs item rows and no model.
 
     Args:
         found: the uploads of a client.
         share: of interactions among the candidates.
+        num_items: of the catalogue.
 
     Raises:
         ValueError: if no item rows are seen.
     """
-    seen = _padded(found.transcript, _padded_size(len(found.transcript.items)))
+    seen = _padded(found.transcript, _padded_size(len(found.transcript.items), num_items))
     with jax.enable_x64():
         answer = jax.device_get(_levels(tree.cast_floats(seen, np.dtype('float64')), share))
     return _unpadded(found.transcript, answer)._replace(solver=WITHOUT_A_MODEL)
@@ -219,47 +251,78 @@ class Decision(NamedTuple):
         fits: whether the uploads of most of the first clients are what the reading says; None if
             that cannot be told.
         why: sentences for the report: what was assumed or tried, and what did not fit.
+        layout: of the model, in this reading.
+        name: of the attack, a key of `registry.ATTACKS`.
     """
 
     reading: Reading
     attack: Attack | None
     fits: bool | None
     why: tuple[str, ...]
+    layout: names.Layout
+    name: str
 
 
-def decide(config: Config, capture: folder.Capture, most: int) -> Decision:
+def decide(
+    config: Config, capture: folder.Capture, most: int, own: own_model.Own | None = None
+) -> Decision:
     """The first reading that explains the uploads of most of the first clients.
 
+    MGradInv is taken where no exact attack applies.
+
     Args:
-        config: whose first attack is used.
+        config: of the attacks; its `attack.name` is replaced.
         capture: the capture.
         most: number of uploads of a client.
+        own: the user's own model; None: it is recognised by names and shapes.
     """
-    layout = uploads.layout(capture)
-    splits = any(source.inputs for source in layout.leaves.values())
+    exact = _decide(config, capture, most, own, 'exact')
+    if exact.attack is not None:
+        return exact
+    search = _decide(config, capture, most, own, 'mgradinv')
+    return search._replace(why=(*exact.why, *search.why))
+
+
+def _decide(
+    config: Config, capture: folder.Capture, most: int, own: own_model.Own | None, name: str
+) -> Decision:
+    """`decide` for one attack."""
+    config = config.copy_and_resolve_references()
+    config.attack.name = (name,)
+    base = subject(capture, own)
+    splits = any(source.inputs for source in base.layout.leaves.values())
     first = sorted(list(capture.clients)[:_AMONG], key=lambda who: _size(capture, who))[:_JUDGES]
     kept: dict[Any, Any] = {}
-    kind = uploads.captured(capture, first[0], layout, 1).kind
-    tried: list[tuple[Reading, Attack | None, list[bool | None], str]] = []
-    for reading in readings(capture.known, kind, splits):
-        own = uploads.layout(capture, reading.user_first)
-        attack = attack_of(config, capture, reading, kept)
+    judges = [uploads.captured(capture, who, base.layout, 1) for who in first]
+    kind, known = judges[0].kind, _with_decay(capture.known, judges)
+    tried: list[Decision] = []
+    for reading in readings(known, kind, splits):
+        read = base if own is not None else subject(capture, None, reading.user_first)
+        read = read._replace(known=known)
+        attack = attack_of(config, read, reading, kept)
+        found = Decision(reading, attack, None, (), read.layout, name)
         try:
-            fits = [attack(uploads.captured(capture, who, own, most)).fits for who in first]
+            fits = [attack(uploads.captured(capture, who, read.layout, most)).fits for who in first]
         except ValueError as error:
-            tried.append((reading, None, [], str(error)))
+            refused = (f'{name} does not apply: {error}',)
+            tried.append(found._replace(attack=None, why=refused))
             continue
         if False not in fits and True not in fits:
-            return Decision(reading, attack, None, ())
+            return found
         if 2 * fits.count(True) > len(fits):
             assumed = (f'read with {reading.words}: nothing else fits',) if reading.words else ()
-            return Decision(reading, attack, True, assumed)
-        tried.append((reading, attack, fits, ''))
-    reading, found, fits, refused = tried[0]
-    if found is None:
-        return Decision(reading, None, None, (f'no attack on the described client: {refused}',))
-    words = '; '.join(reading.words or 'as described' for reading, *_ in tried)
-    return Decision(reading, found, False, (f'none of these readings fits: {words}',))
+            return found._replace(fits=True, why=assumed)
+        tried.append(found)
+    if tried[0].attack is None:
+        return tried[0]
+    words = '; '.join(each.reading.words or 'as described' for each in tried)
+    return tried[0]._replace(fits=False, why=(f'none of these readings fits: {words}',))
+
+
+def _with_decay(known: Mapping[str, Any], judges: Sequence[uploads.Captured]) -> Mapping[str, Any]:
+    """What is known, and where it is not said, the weight decay by which rows shrink."""
+    rate = known.get('learning_rate', 1.0) if judges[0].kind != 'gradient' else 1.0
+    return {'weight_decay': max(each.decay for each in judges) / rate, **known}
 
 
 def _size(capture: folder.Capture, client: str) -> int:
@@ -282,12 +345,15 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
         return decision.attack(found)
     if 'items' not in found.transcript.seen:
         raise ValueError(f'no item rows are seen, and {"; ".join(decision.why)}')
-    return without_a_model(found, _SHARE)._replace(fits=decision.fits)
+    return without_a_model(found, _SHARE, decision.layout.num_items)._replace(fits=decision.fits)
 
 
-def _padded_size(count: int) -> int:
-    """The number of candidates that an attack is compiled for."""
-    return max(64, 1 << (count - 1).bit_length())
+def _padded_size(count: int, most: int) -> int:
+    """The number of candidates that an attack is compiled for: few, as it takes long to compile."""
+    size = _SMALLEST
+    while size < count:
+        size *= 4
+    return max(count, min(size, most))
 
 
 def _padded(seen: Transcript, size: int) -> Transcript:
@@ -302,7 +368,9 @@ def _padded(seen: Transcript, size: int) -> Transcript:
     def zeros(leaf: Any, width: int) -> np.ndarray:
         return np.pad(leaf, [(0, 0), (0, width), *[(0, 0)] * (leaf.ndim - 2)])
 
-    wide = more if seen.slot is None else _padded_size(seen.weights.shape[1]) - len(seen.slot[0])
+    wide = more
+    if seen.slot is not None:
+        wide = _padded_size(seen.weights.shape[1], size) - seen.slot.shape[1]
     shared = {**seen.shared, 'items': jax.tree.map(rows, seen.shared['items'])}
     there = {}
     if 'items' in seen.seen:

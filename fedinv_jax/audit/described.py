@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,7 +30,10 @@ SECTIONS = ('model', 'client', 'observation')
 
 
 def target(
-    config: Config, seen: Transcript, meta: Mapping[str, Any]
+    config: Config,
+    seen: Transcript,
+    meta: Mapping[str, Any],
+    make_model: Callable[[int], Model] | None = None,
 ) -> tuple[attackers.Target, Transcript]:
     """What the config's first attack on a transcript is made for, and the transcript that it reads.
 
@@ -38,12 +41,16 @@ def target(
         config: see `config.default_config`.
         seen: the transcript.
         meta: fields of the config's `SECTIONS` that replace its own.
+        make_model: `make_model(K) -> Model` with K candidates; None: that of section 'model'.
 
     Raises:
         TypeError, ValueError: for what no attack can be made for.
     """
     config = beliefs.believed(_described(config, seen, meta))
-    model = training.make_model(config.model, len(seen.items), _features(config, seen))
+    if make_model is not None:
+        model = make_model(len(seen.items))
+    else:
+        model = training.make_model(config.model, len(seen.items), _features(config, seen))
     layout.check(seen, model)
     training.make_client_update(config, model)  # refuses an optimiser's arguments
     setting = settings_lib.reading(config)[0]

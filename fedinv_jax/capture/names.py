@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedinv_jax import _validate
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _BUFFERS = re.compile(
@@ -96,28 +98,22 @@ def recognise(
         >>> found.model, found.leaves['scorer/private/kernel'].inputs
         ({'name': 'ncf', 'dim': 2, 'hidden': (3,), 'use_bias': True}, slice(0, 2, None))
     """
-    dropped: dict[str, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, leaf in arrays.items():
-        if _BUFFERS.search(name) or leaf.dtype.kind in 'biuSUO':
-            dropped[name] = 'a buffer, which nobody trains'
-        else:
-            shapes[name] = leaf.shape
-    items = _item_leaves(shapes, item_leaves)
-    for name in [name for name in shapes if _USER.search(name) and name not in items]:
-        if len(shapes[name]) <= 2 and not _ITEM.search(name):
-            dropped[name] = 'named after users: what is uploaded of a user is public'
-            del shapes[name]
+    shapes, dropped = trained(arrays)
+    items = item_leaves_of(shapes, item_leaves)
     num_items = shapes[items[0]][0]
     layers = _layers(shapes, items)
     makers = {
         'matrix_factorization': _matrix_factorization,
-        'pfedrec': _pfedrec,
+        'pfedrec': _table_alone,
+        'two_tower': _table_alone,
         'gmf': _gmf,
         'ncf': _ncf,
         'neumf': _neumf,
     }
-    names = [model] if model in makers else ['matrix_factorization', 'gmf', 'ncf', 'neumf']
+    names = ['matrix_factorization', 'gmf', 'ncf', 'neumf']
+    if model is not None:
+        _validate.lookup('model', model, makers)
+        names = [model]
     for name in names:
         found = makers[name](shapes, items, layers, user_first)
         if found is not None and set(shapes) == {source.name for source in found[1].values()}:
@@ -125,12 +121,41 @@ def recognise(
     listed = ', '.join(f'{name} {shape}' for name, shape in shapes.items())
     raise ValueError(
         f'These arrays are those of no model that is recognised ({", ".join(names)}): {listed}. '
-        'Name the item tables with item_leaves, or give a score function of your own.'
+        'Name the item tables with item_leaves in capture.json, or give a score function of your '
+        'own: --model=FILE.py.'
     )
 
 
-def _item_leaves(shapes: Shapes, given: Sequence[str] | None) -> list[str]:
-    """The arrays with a row for each item: matrices first."""
+def trained(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of the arrays that are shared parameters; the names of others, each with the reason.
+
+    Args:
+        arrays: what a server sent, by the framework's names.
+    """
+    dropped: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, leaf in arrays.items():
+        if _BUFFERS.search(name) or leaf.dtype.kind in 'biuSUO':
+            dropped[name] = 'a buffer, which nobody trains'
+        elif len(leaf.shape) <= 2 and _USER.search(name) and not _ITEM.search(name):
+            dropped[name] = 'named after users: what is uploaded of a user is public'
+        else:
+            shapes[name] = leaf.shape
+    return shapes, dropped
+
+
+def item_leaves_of(shapes: Shapes, given: Sequence[str] | None) -> list[str]:
+    """The arrays with a row for each item: matrices first.
+
+    Args:
+        shapes: of the shared parameters.
+        given: their names, if they are known; else the matrices with the longest first axis.
+
+    Raises:
+        ValueError: if there is none.
+    """
     if given is not None:
         for name in given:
             if name not in shapes:
@@ -190,7 +215,7 @@ def _matrix_factorization(
     return {'dim': shapes[tables[0]][1], 'item_bias': bool(biases)}, leaves
 
 
-def _pfedrec(shapes: Shapes, items: Sequence[str], layers: Sequence[_Layer], _: bool) -> _Found:
+def _table_alone(shapes: Shapes, items: Sequence[str], layers: Sequence[_Layer], _: bool) -> _Found:
     tables = _tables(shapes, items)
     if len(tables) != 1:
         return None

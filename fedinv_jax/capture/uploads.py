@@ -14,6 +14,7 @@ from fedinv_jax.capture import folder, names
 from fedinv_jax.types import Transcript
 
 _MOST_MOVED = 0.9  # share of rows that no batch reaches: more move for another reason
+_FEWEST_ALONE = 0.02  # share of rows that shrink and do nothing else, under weight decay
 _ROUNDING = 8.0  # multiples of the rounding of a weight that are no movement
 
 
@@ -24,7 +25,7 @@ class Captured(NamedTuple):
         transcript: all of them, with the candidates' rows.
         kind: what the client returned, one of `folder.KINDS`.
         decay: by how much of itself each item row shrinks in a round, whether or not an item is in
-            the batch; 0: not at all. It is taken out of `transcript`'s rows outside the batch.
+            the batch; 0: not at all, or all items are in the batch.
         coarsest: name of the coarsest dtype that was returned.
         notes: what is to be known of the transcript, in sentences.
     """
@@ -43,14 +44,19 @@ def layout(capture: folder.Capture, user_first: bool | None = None) -> names.Lay
         capture: the capture.
         user_first: as in `names.recognise`; None: what capture.json says, or True.
     """
-    client, (round_, *_) = next(iter(capture.clients.items()))
     known = capture.known
     return names.recognise(
-        folder.exchange(capture, client, round_).sent,
+        first_sent(capture),
         known.get('model'),
         known.get('item_leaves'),
         known.get('user_first', True) if user_first is None else user_first,
     )
+
+
+def first_sent(capture: folder.Capture) -> dict[str, np.ndarray]:
+    """What the server sent first, by the framework's names."""
+    client, (round_, *_) = next(iter(capture.clients.items()))
+    return folder.exchange(capture, client, round_).sent
 
 
 def captured(
@@ -165,13 +171,17 @@ def _bfloat16(_: Any) -> Any:
 def _decay(
     sent: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray], rows: Sequence[str]
 ) -> float:
-    """The share of itself by which every row shrinks; 0 where most rows stay."""
+    """The share of itself by which rows shrink that do nothing else; 0 where rows stay."""
     name = max(rows, key=lambda name: sent[name].ndim)
-    start, moved = _wide(sent[name]), _wide(seen[name])
-    if np.mean(np.any(moved != 0, axis=tuple(range(1, moved.ndim)))) < _MOST_MOVED:
+    start, moved = (_wide(of[name]).reshape(len(of[name]), -1) for of in (sent, seen))
+    if np.mean(np.any(moved != 0, axis=1)) < _MOST_MOVED:
         return 0.0
-    squares = np.maximum(_row_norms(start) ** 2, np.finfo(float).tiny)
-    return float(np.median(np.sum((start * moved).reshape(len(start), -1), axis=1) / squares))
+    squares = np.maximum(np.sum(start**2, axis=1), np.finfo(float).tiny)
+    shares = np.sum(start * moved, axis=1) / squares
+    rounding = _rounding(sent[name])
+    alone = np.linalg.norm(moved - shares[:, None] * start, axis=1) <= rounding
+    alone &= np.linalg.norm(moved, axis=1) > rounding
+    return float(np.median(shares[alone])) if np.mean(alone) > _FEWEST_ALONE else 0.0
 
 
 def _moved(
