@@ -3,6 +3,7 @@
 import collections
 import csv
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Set
@@ -61,32 +62,28 @@ def run(
     path.mkdir(parents=True, exist_ok=True)
     about = _about(capture, layout)
     log(about)
-    config = config_lib.default_config()
-    config.attack.num_restarts = _RESTARTS
     with workdir.locked_rows(path, log=log):
-        rows = _rows(path, most)
+        _check_same(path, capture, most, model)
+        rows = _rows(path)
         left = [client for client in capture.clients if client not in rows]
         if left:
+            decision = _decide(capture, most, own, log)
+            about = f'{about}\n{_letter(decision)}'
             run_record.write(path, run_record.Record(command, about, len(capture.clients)))
-        log('which reading of the capture fits: trying ...')
-        decision = captured.decide(config, capture, most, own)
-        for line in decision.why:
-            log(line)
-        with progress.bar(f'{len(left)} clients', on=True) as update:
-            for number, client in enumerate(left):
-                row = _row(capture, client, decision, most)
-                rows[client] = row
-                with open(path / 'victims.jsonl', 'a', encoding='utf-8') as file:
-                    file.write(json.dumps(row) + '\n')
-                update(number + 1, len(left))
+            files.write(path / 'reading.json', json.dumps({'why': decision.why}) + '\n')
+            with progress.bar(f'{len(left)} clients', on=True) as update:
+                for number, client in enumerate(left, start=1):
+                    rows[client] = _row(capture, client, decision, most)
+                    _append(path / 'victims.jsonl', rows[client])
+                    update(number, len(left))
+    record = run_record.read(path)
     scored = [_scored(rows[client], known) for client in sorted(rows)]
     facts: report.Facts = {
         'name': pathlib.Path(folder).name,
-        'threat_model': about,
+        'threat_model': record.threat_model,
         'layout': [[leaf, source.name] for leaf, source in layout.leaves.items()],
-        'why': list(decision.why),
-        'fits': decision.fits,
-        'command': command,
+        'why': json.loads((path / 'reading.json').read_text(encoding='utf-8'))['why'],
+        'command': record.command,
         'versions': run_record.read_versions(path),
     }
     summary = report.summarize(scored)
@@ -169,14 +166,64 @@ def _about(capture: folder_lib.Capture, layout: names.Layout) -> str:
     )
 
 
-def _rows(path: pathlib.Path, most: int) -> dict[str, report.ClientRow]:
+def _decide(
+    capture: folder_lib.Capture,
+    most: int,
+    own: own_model.Own | None,
+    log: Callable[[str], None],
+) -> captured.Decision:
+    """How the capture is read, in words as well."""
+    config = config_lib.default_config()
+    config.attack.num_restarts = _RESTARTS
+    log('which reading of the capture fits: trying ...')
+    decision = captured.decide(config, capture, most, own)
+    for line in decision.why:
+        log(line)
+    return decision
+
+
+def _letter(decision: captured.Decision) -> str:
+    """The threat model of Carletti et al. (USENIX Security 2025), by its table of knowledge."""
+    model_fits = decision.attack is not None and decision.fits is not False
+    if model_fits and decision.reading.sized:
+        words = 'C, parameter-aware eavesdropper: uploads, the model, details of the training'
+    else:
+        words = 'B, informed eavesdropper: uploads and the model'
+    return (
+        f'threat model {words} (Carletti et al., USENIX Security 2025); '
+        'popularity, where the truth is given, is of D, which has data of others'
+    )
+
+
+def _check_same(
+    path: pathlib.Path, capture: folder_lib.Capture, most: int, model: str | None
+) -> None:
+    """Refuses a folder with answers of another audit."""
+    file = path / 'audit.json'
+    this = {'capture.json': dict(capture.known), 'rounds': most, 'model': model}
+    if not file.exists():
+        files.write(file, json.dumps(this) + '\n')
+    elif (other := json.loads(file.read_text(encoding='utf-8'))) != this:
+        what = ', '.join(
+            f'{name} {other.get(name)}, now {this[name]}'
+            for name in this
+            if other.get(name) != this[name]
+        )
+        raise ValueError(f'{path} has answers of another audit ({what}): choose another --workdir.')
+
+
+def _rows(path: pathlib.Path) -> dict[str, report.ClientRow]:
     """The rows of an audit that was stopped."""
-    file = path / 'victims.jsonl'
-    lines = file.read_text(encoding='utf-8').splitlines() if file.exists() else []
-    rows = {row['client']: row for row in map(json.loads, lines)}
-    if any(len(row['rounds']) > most for row in rows.values()):
-        raise ValueError(f'{path} has answers from more uploads: choose another --workdir.')
-    return rows
+    lines = (path / 'victims.jsonl').read_text(encoding='utf-8').splitlines()
+    return {row['client']: row for row in map(json.loads, lines)}
+
+
+def _append(path: pathlib.Path, row: report.ClientRow) -> None:
+    """Appends a row and waits until it is on the disk."""
+    with open(path, 'a', encoding='utf-8') as file:
+        file.write(json.dumps(row) + '\n')
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _row(

@@ -81,7 +81,8 @@ def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Read
         ...                                  'returned', splits=False)]
         ['']
     """
-    halves = [known['user_first']] if 'user_first' in known or not splits else [True, False]
+    told = 'user_first' in known or not splits
+    halves = [known.get('user_first', True)] if told else [True, False]
     signs = [1.0] if kind == 'returned' else [1.0, -1.0]
     rated = kind == 'gradient' or 'learning_rate' in known
     single = kind == 'gradient' or _is_one_step(known)
@@ -307,16 +308,18 @@ def _decide(
             refused = (f'{name} does not apply: {error}',)
             tried.append(found._replace(attack=None, why=refused))
             continue
-        if False not in fits and True not in fits:
+        is_told, refuted = {True, False} & set(fits), any(each.attack for each in tried)
+        if not is_told and not refuted:
             return found
         if 2 * fits.count(True) > len(fits):
             assumed = (f'read with {reading.words}: nothing else fits',) if reading.words else ()
             return found._replace(fits=True, why=assumed)
         tried.append(found)
-    if tried[0].attack is None:
+    if all(each.attack is None for each in tried):
         return tried[0]
     words = '; '.join(each.reading.words or 'as described' for each in tried)
-    return tried[0]._replace(fits=False, why=(f'none of these readings fits: {words}',))
+    why = f'none of these readings is seen to fit: {words}'
+    return tried[0]._replace(fits=False, why=(why,))
 
 
 def _with_decay(known: Mapping[str, Any], judges: Sequence[uploads.Captured]) -> Mapping[str, Any]:

@@ -49,7 +49,6 @@ class Facts(TypedDict):
     threat_model: str
     layout: list[list[str]]
     why: list[str]
-    fits: bool | None
     command: str
     versions: Mapping[str, Any]
 
