@@ -7,7 +7,7 @@ is taken where the uploads of most of the first clients are explained by it to r
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 
 from fedinv_jax import compilation, tree
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import changed_uploads, described, misfit, registry, scoring
+from fedinv_jax.audit import changed_uploads, described, misfit, readings, registry, scoring
 from fedinv_jax.audit.config import Config
 from fedinv_jax.capture import folder, names, uploads
 from fedinv_jax.capture import own as own_model
@@ -27,24 +27,6 @@ _SMALLEST = 64  # candidates that an attack is compiled for
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
-
-
-class Reading(NamedTuple):
-    """One way to read the uploads of a capture.
-
-    Attributes:
-        words: what is assumed, beyond what capture.json says; '' for nothing.
-        user_first: whether a concatenated first layer has the user embedding first.
-        sign: -1 where uploads were recorded with the other sign.
-        summed: whether the loss is a sum over the batch, not a mean.
-        sized: whether the size of a step is known.
-    """
-
-    words: str
-    user_first: bool = True
-    sign: float = 1.0
-    summed: bool = False
-    sized: bool = True
 
 
 class Found(NamedTuple):
@@ -66,47 +48,6 @@ class Found(NamedTuple):
 
 
 Attack = Callable[[uploads.Captured], Found]
-
-
-def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Reading]:
-    """What a capture may mean, the likeliest first.
-
-    Args:
-        known: the fields of capture.json.
-        kind: what clients returned, one of `folder.KINDS`.
-        splits: whether the model has a first layer on user and item together.
-
-    Example:
-        >>> [each.words for each in readings({'learning_rate': 0.1, 'reduction': 'mean'},
-        ...                                  'returned', splits=False)]
-        ['']
-    """
-    told = 'user_first' in known or not splits
-    halves = [known.get('user_first', True)] if told else [True, False]
-    signs = [1.0] if kind == 'returned' else [1.0, -1.0]
-    rated = kind == 'gradient' or 'learning_rate' in known
-    single = kind == 'gradient' or _is_one_step(known)
-    sizes = [(known.get('reduction') == 'sum', rated)]
-    if rated and single and 'reduction' not in known:
-        sizes.append((True, True))
-    if rated and single:
-        sizes.append((False, False))
-    for summed, sized in sizes:
-        for sign in signs:
-            for user_first in halves:
-                said = [
-                    'the item row before the user embedding in the first layer' * (not user_first),
-                    'uploads of the other sign' * (sign < 0),
-                    'a loss summed over the batch' * (summed and 'reduction' not in known),
-                    'a step of unknown size' * (not sized),
-                ]
-                yield Reading(', '.join(filter(None, said)), user_first, sign, summed, sized)
-
-
-def _is_one_step(known: Mapping[str, Any]) -> bool:
-    """Whether a client takes one step of gradient descent on its whole batch."""
-    plain = known.get('optimizer', 'sgd') == 'sgd' and not known.get('momentum')
-    return plain and known.get('local_epochs', 1) == 1 and not known.get('batch_size')
 
 
 class Subject(NamedTuple):
@@ -143,38 +84,9 @@ def subject(
     return Subject(capture.known, layout, own_model.model(own, layout, sent))
 
 
-def description(subject: Subject, found: uploads.Captured, reading: Reading) -> dict[str, Any]:
-    """What a reading says of the clients, as fields of the config's sections.
-
-    Args:
-        subject: what is attacked.
-        found: the uploads of one client, whose weight decay all have.
-        reading: of the capture.
-    """
-    known = subject.known
-    rate = float(known.get('learning_rate', 1.0))
-    client: dict[str, Any] = {
-        'loss': known.get('loss', 'bce'),
-        'private_learning_rate': float(known.get('private_learning_rate', rate)),
-        'weight_decay': float(known['weight_decay']),
-    }
-    if found.kind == 'gradient':
-        client['name'] = 'gradient_step'
-    else:
-        name, momentum = known.get('optimizer', 'sgd'), known.get('momentum')
-        optimizer = {'name': name} | ({'momentum': momentum} if momentum else {})
-        client |= {
-            'name': 'local_sgd',
-            'optimizer': {**optimizer, 'learning_rate': rate},
-            'private_optimizer': optimizer,
-            'num_epochs': known.get('local_epochs', 1),
-            'batch_size': known.get('batch_size'),
-            'shuffle': known.get('batch_size') is not None,
-        }
-    return {'model': dict(subject.layout.model), 'client': client}
-
-
-def attack_of(config: Config, subject: Subject, reading: Reading, kept: dict[Any, Any]) -> Attack:
+def attack_of(
+    config: Config, subject: Subject, reading: readings.Reading, kept: dict[Any, Any]
+) -> Attack:
     """The attack on the clients of a capture that are read in one way.
 
     Clients whose batches have about the same size share what is compiled, and so do readings.
@@ -196,7 +108,7 @@ def attack_of(config: Config, subject: Subject, reading: Reading, kept: dict[Any
         size = _padded_size(len(found.transcript.items), subject.layout.num_items)
         factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
         seen = _padded(changed_uploads.scaled(found.transcript, factor), size)
-        meta = description(subject, found, reading)
+        meta = readings.description(subject.known, subject.layout, found, reading)
         what = json.dumps([meta, reading.sized, list(config.attack.name)])
         key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
         if key not in kept:
@@ -256,7 +168,7 @@ class Decision(NamedTuple):
         name: of the attack, a key of `registry.ATTACKS`.
     """
 
-    reading: Reading
+    reading: readings.Reading
     attack: Attack | None
     fits: bool | None
     why: tuple[str, ...]
@@ -297,7 +209,7 @@ def _decide(
     judges = [uploads.captured(capture, who, base.layout, 1) for who in first]
     kind, known = judges[0].kind, _with_decay(capture.known, judges)
     tried: list[Decision] = []
-    for reading in readings(known, kind, splits):
+    for reading in readings.readings(known, kind, splits):
         read = base if own is not None else subject(capture, None, reading.user_first)
         read = read._replace(known=known)
         attack = attack_of(config, read, reading, kept)

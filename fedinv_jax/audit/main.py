@@ -307,8 +307,7 @@ def _start(program: str, do: Do) -> None:
         with command_line.errors_as_lines():
             _FLAGS.config.lock()  # any use of a config whose file could not be read is an error
         work = partial(do, _FLAGS.config, folder, line)
-        lost = f'error: this process was lost, or another one of the run: {command_line.GO_ON}'
-        with command_line.errors_as_lines(folder), distributed.watch(lost):
+        with command_line.errors_as_lines(folder), distributed.watch(command_line.LOST):
             if _FLAGS.distributed:
                 command_line.run_distributed(work)
             else:

@@ -22,6 +22,7 @@ import numpy as np
 from fedinv_jax import _validate
 
 FORMAT, VERSION = 'fedinv_jax.capture', 1
+SUFFIXES = ('.npz', '.safetensors')
 KINDS = ('returned', 'delta', 'gradient')
 """What clients return: weights, `returned - sent`, or a gradient."""
 FIELDS: dict[str, tuple[type, ...]] = {
@@ -89,7 +90,9 @@ def read(folder: str | pathlib.Path) -> Capture:
     folder = pathlib.Path(folder)
     known = _known(folder / 'capture.json')
     clients: dict[str, list[int]] = {}
-    for path in sorted(folder.glob('rounds/*/clients/*.npz')):
+    for path in sorted(folder.glob('rounds/*/clients/*')):
+        if path.suffix not in SUFFIXES:
+            continue
         name = path.parts[-3]
         if not name.isdigit():
             raise ValueError(f'{path}: expected rounds/NUMBER/clients/, found {name!r}.')
@@ -128,7 +131,7 @@ def exchange(capture: Capture, client: str, round_: int) -> Exchange:
         ValueError: for a file that is damaged, or arrays that do not belong together.
     """
     place = capture.folder / 'rounds' / f'{round_:06d}'
-    path = place / 'clients' / f'{urllib.parse.quote(client, safe="")}.npz'
+    path = _found(place / 'clients' / urllib.parse.quote(client, safe=''))
     parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in ('sent', 'rows', *KINDS)}
     single: dict[str, np.ndarray] = {}
     for name, leaf in _arrays(path).items():
@@ -143,7 +146,7 @@ def exchange(capture: Capture, client: str, round_: int) -> Exchange:
             f'{path}: expected arrays of one of {", ".join(f"{kind}/" for kind in KINDS)}, '
             f'found {", ".join(kinds) or "none"}.'
         )
-    sent = {**_arrays(place / 'sent.npz'), **parts['sent']}
+    sent = {**_arrays(_found(place / 'sent')), **parts['sent']}
     returned = parts[kinds[0]]
     for name, rows in parts['rows'].items():
         if name not in returned or name not in sent:
@@ -161,13 +164,38 @@ def _within(rows: np.ndarray, size: int) -> bool:
     return rows.ndim == 1 and rows.dtype.kind in 'iu' and bool(np.all((rows >= 0) & (rows < size)))
 
 
+def _found(stem: pathlib.Path) -> pathlib.Path:
+    """The file of that name, in one of the formats."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in SUFFIXES]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file; bfloat16, which NumPy stores as V2, by its name."""
+    if path.suffix == '.safetensors':
+        return _tensors(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: _native(file[name]) for name in file.files}
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: this file is missing.') from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: expected an .npz of numbers: {error}.') from error
+
+
+def _tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of safetensors."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError(
+            f'{path}: reading .safetensors needs the package safetensors: pip install safetensors.'
+        ) from error
+    try:
+        found: dict[str, np.ndarray] = safetensors.numpy.load_file(path)
+        return found
+    except Exception as error:  # a class of its own, which is in Rust
+        raise ValueError(f'{path}: expected a file of safetensors: {error}.') from error
 
 
 def _native(leaf: np.ndarray) -> np.ndarray:

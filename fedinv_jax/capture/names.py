@@ -93,7 +93,7 @@ def recognise(
 
     Example:
         >>> sent = {'items.weight': np.zeros((9, 2)), 'fc.weight': np.zeros((3, 4)),
-        ...         'fc.bias': np.zeros(3), 'out.weight': np.zeros((1, 3))}
+        ...         'fc.bias': np.zeros(3), 'out.weight': np.zeros((1, 3)), 'out.bias': np.zeros(1)}
         >>> found = recognise(sent)
         >>> found.model, found.leaves['scorer/private/kernel'].inputs
         ({'name': 'ncf', 'dim': 2, 'hidden': (3,), 'use_bias': True}, slice(0, 2, None))

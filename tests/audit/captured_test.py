@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import capture
-from fedinv_jax.audit import capture_audit, captured
+from fedinv_jax.audit import capture_audit, captured, readings
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import own
 from tests.helpers import silent
@@ -257,12 +257,12 @@ def test_a_check_says_what_is_there(tmp_path):
 
 def test_readings_are_as_many_as_what_is_not_said():
     known = {'learning_rate': 0.1, 'local_epochs': 2}
-    words = [each.words for each in captured.readings(known, 'delta', splits=True)]
+    words = [each.words for each in readings.readings(known, 'delta', splits=True)]
     assert words == [
         '', 'the item row before the user embedding in the first layer',
         'uploads of the other sign',
         'the item row before the user embedding in the first layer, uploads of the other sign',
     ]  # fmt: skip
-    sized = [each.sized for each in captured.readings({'learning_rate': 1.0}, 'returned', False)]
+    sized = [each.sized for each in readings.readings({'learning_rate': 1.0}, 'returned', False)]
     assert sized == [True, True, False]
-    assert [each.sized for each in captured.readings({}, 'returned', False)] == [False]
+    assert [each.sized for each in readings.readings({}, 'returned', False)] == [False]

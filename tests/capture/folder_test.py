@@ -7,6 +7,7 @@ import pathlib
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from fedinv_jax import capture
 
@@ -157,4 +158,31 @@ def test_what_is_no_capture_is_refused(tmp_path):
         },
     )
     with pytest.raises(ValueError, match=r'does not fit returned/item_embedding\.weight'):
+        capture.exchange(capture.read(tmp_path), 'a', 0)
+
+
+def test_files_of_safetensors_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    sent = {'item.weight': rng.normal(size=(5, 2)).astype(np.float32)}
+    record_lib.recorder(tmp_path)(0, 'a', sent, sent)
+    folder = tmp_path / 'rounds' / '000000'
+    for path, prefix in ((folder / 'sent', ''), (folder / 'clients' / 'a', 'returned/')):
+        path.with_suffix('.npz').unlink()
+        arrays = {f'{prefix}{name}': leaf for name, leaf in sent.items()}
+        safetensors.numpy.save_file(arrays, path.with_suffix('.safetensors'))
+    found = capture.read(tmp_path)
+    each = capture.exchange(found, 'a', 0)
+    np.testing.assert_array_equal(each.sent['item.weight'], sent['item.weight'])
+    np.testing.assert_array_equal(each.returned['item.weight'], sent['item.weight'])
+    path = folder / 'clients' / 'a.safetensors'
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r'a\.safetensors: expected a file of safetensors'):
+        capture.exchange(found, 'a', 0)
+
+
+def test_a_round_without_what_was_sent_is_refused(tmp_path):
+    sent = {'item.weight': np.ones((5, 2), np.float32)}
+    record_lib.recorder(tmp_path)(0, 'a', sent, sent)
+    (tmp_path / 'rounds' / '000000' / 'sent.npz').unlink()
+    with pytest.raises(ValueError, match=r'sent\.npz: this file is missing'):
         capture.exchange(capture.read(tmp_path), 'a', 0)
