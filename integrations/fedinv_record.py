@@ -24,7 +24,7 @@ def array(value):
         value = value.detach().cpu()
         if str(value.dtype) == 'torch.bfloat16':
             return np.array(value.view(dtype=__import__('torch').int16).numpy()).view('V2')
-    return np.array(value)
+    return np.array(value, order='C')
 
 
 def write(path, save):

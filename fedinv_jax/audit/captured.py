@@ -24,6 +24,7 @@ from fedinv_jax.types import Answer, Model, Transcript
 _JUDGES = 3  # clients whose uploads decide between readings, those with the fewest examples
 _AMONG = 30  # of the first clients
 _SMALLEST = 64  # candidates that an attack is compiled for
+_HALF, _MOST_LOST = ('float16', 'bfloat16'), 0.5  # of the numbers, in the rounding of weights
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
@@ -254,8 +255,14 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
 
     Raises:
         ValueError: if no attack applies: none is made for the described client, and no item rows
-            are seen.
+            are seen; or most of the upload is lost in the rounding of weights.
     """
+    if found.kind == 'returned' and found.coarsest in _HALF and found.lost > _MOST_LOST:
+        raise ValueError(
+            f'{found.lost:.0%} of the numbers came back as they were sent: training moved them by '
+            f'less than the rounding of {found.coarsest} weights. What is left does not tell the '
+            'interactions'
+        )
     if decision.attack is not None and decision.fits is not False:
         return decision.attack(found)
     if 'items' not in found.transcript.seen:

@@ -27,6 +27,8 @@ class Captured(NamedTuple):
         decay: by how much of itself each item row shrinks in a round, whether or not an item is in
             the batch; 0: not at all, or all items are in the batch.
         coarsest: name of the coarsest dtype that was returned.
+        lost: share of the numbers of the uploads, those of the batch's rows, that are 0: where
+            weights came back in half precision, training moved them by less than their rounding.
         notes: what is to be known of the transcript, in sentences.
     """
 
@@ -34,6 +36,7 @@ class Captured(NamedTuple):
     kind: str
     decay: float
     coarsest: str
+    lost: float
     notes: tuple[str, ...]
 
 
@@ -120,11 +123,28 @@ def captured(
                 f'round {round_}: {len(batch)} item rows moved, and the client has '
                 f'{each.num_examples} examples'
             )
+        elif (
+            batch is not None and each.num_examples and len(batch) < _MOST_MOVED * each.num_examples
+        ):
+            notes.append(
+                f'round {round_}: {len(batch)} item rows moved, of {each.num_examples} examples: '
+                'the others are no candidates'
+            )
     coarsest = min((leaf.dtype for leaf in seen[0].values()), key=lambda dtype: dtype.itemsize)
     transcript = _transcript(
         rounds, sent, seen, known if len(known) == len(batches) else None, layout.num_items
     )
-    return Captured(transcript, kind, decay, coarsest.name, tuple(notes))
+    return Captured(transcript, kind, decay, coarsest.name, _lost(seen, batches), tuple(notes))
+
+
+def _lost(seen: Sequence[Mapping[str, np.ndarray]], batches: Sequence[np.ndarray | None]) -> float:
+    """The share of numbers that are 0, of the rows of the batches and the scorer."""
+    leaves = [
+        leaf[batch] if name.startswith('items/') and batch is not None else leaf
+        for each, batch in zip(seen, batches, strict=True)
+        for name, leaf in each.items()
+    ]
+    return 1 - float(sum(map(np.count_nonzero, leaves)) / sum(leaf.size for leaf in leaves))
 
 
 def _wide(leaf: np.ndarray) -> np.ndarray:

@@ -186,3 +186,12 @@ def test_a_round_without_what_was_sent_is_refused(tmp_path):
     (tmp_path / 'rounds' / '000000' / 'sent.npz').unlink()
     with pytest.raises(ValueError, match=r'sent\.npz: this file is missing'):
         capture.exchange(capture.read(tmp_path), 'a', 0)
+
+
+# Failed on a copy in the order of the array: a view of its bytes needs rows in one piece.
+def test_transposed_arrays_are_recorded(tmp_path):
+    sent = {'k.weight': np.arange(6.0).reshape(2, 3).T}
+    record_lib.recorder(tmp_path)(0, 'a', sent, {'k.weight': sent['k.weight'] + 1})
+    each = capture.exchange(capture.read(tmp_path), 'a', 0)
+    np.testing.assert_array_equal(each.sent['k.weight'], sent['k.weight'])
+    np.testing.assert_array_equal(each.returned['k.weight'], sent['k.weight'] + 1)

@@ -123,3 +123,18 @@ def test_what_changes_from_round_to_round_is_refused(tmp_path):
     found = capture.read(tmp_path)
     with pytest.raises(ValueError, match='returned no array of the model'):
         capture.captured(found, 'b', capture.layout(found))
+
+
+def test_what_half_precision_loses_is_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    sent = {name: leaf.astype(np.float16) for name, leaf in _sent(rng).items()}
+    returned = {name: np.array(leaf) for name, leaf in sent.items()}
+    returned['item.weight'][[1, 5], 0] += np.float16(0.5)  # 2 of 6 numbers of the batch
+    returned['h.weight'] += np.float16(0.25)  # 3 of 3
+    record_lib.recorder(tmp_path)(0, 'a', sent, returned, num_examples=9)
+    found = capture.read(tmp_path)
+    got = capture.captured(found, 'a', capture.layout(found))
+    assert got.lost == pytest.approx(4 / 9)
+    assert got.notes == (
+        'round 0: 2 item rows moved, of 9 examples: the others are no candidates',
+    )
