@@ -144,6 +144,7 @@ def parse(argv=None):
     parser.add_argument('--lr', type=float, default=0.1)
     parser.add_argument('--epochs', type=int, default=1)
     parser.add_argument('--capture', help='folder to record to')
+    parser.add_argument('--truth', help='file for the interactions, client,item')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
@@ -157,6 +158,9 @@ def main():
     """Simulates the server and the devices."""
     args = parse()
     num_items, histories = load(args)
+    if args.truth:
+        with open(args.truth, 'w', encoding='utf-8') as file:
+            file.writelines(f'{u},{i}\n' for u, items in enumerate(histories) for i in items)
     run_simulation(
         server_app=server_app(args, num_items),
         client_app=client_app(args, num_items, histories),

@@ -119,6 +119,7 @@ def main():
     parser.add_argument('--half', action='store_true', help='send float16')
     parser.add_argument('--scorer_only', action='store_true', help='do not share the item table')
     parser.add_argument('--capture', help='folder to record to')
+    parser.add_argument('--truth', help='file for the interactions, client,item')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
 
@@ -141,6 +142,10 @@ def main():
             for name, value in model.state_dict().items()
             if name not in private
         }
+
+    if args.truth:
+        with open(args.truth, 'w', encoding='utf-8') as file:
+            file.writelines(f'{u},{i}\n' for u, items in histories.items() for i in items)
 
     record = None
     if args.capture:

@@ -1,28 +1,29 @@
 """From a capture to a report: every client attacked, a row for each, a page for who must decide."""
 
-import collections
-import csv
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import _validate, metrics
-from fedinv_jax.audit import captured, files, progress, run_record, workdir
+from fedinv_jax.audit import (
+    captured,
+    captured_scoring,
+    files,
+    progress,
+    reporting,
+    run_record,
+    workdir,
+)
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import folder as folder_lib
 from fedinv_jax.capture import names, uploads
 from fedinv_jax.capture import own as own_model
 from fedinv_jax.report import captured as report
-from fedinv_jax.report import html
-
-Truth = Mapping[str, frozenset[int]]
-"""By client, the rows of the item table that the client interacted with."""
+from fedinv_jax.report import html, results
 
 _RESTARTS = 4  # of MGradInv, where no exact attack applies
 
@@ -58,7 +59,7 @@ def run(
     capture, path = folder_lib.read(folder), pathlib.Path(out)
     own = None if model is None else own_model.load(model)
     layout = captured.subject(capture, own).layout
-    known = None if truth is None else read_truth(truth, layout.num_items)
+    known = None if truth is None else captured_scoring.read_truth(truth, layout.num_items)
     path.mkdir(parents=True, exist_ok=True)
     about = _about(capture, layout)
     log(about)
@@ -77,7 +78,7 @@ def run(
                     _append(path / 'victims.jsonl', rows[client])
                     update(number, len(left))
     record = run_record.read(path)
-    scored = [_scored(rows[client], known) for client in sorted(rows)]
+    scored = [captured_scoring.scored(rows[client], known) for client in sorted(rows)]
     facts: report.Facts = {
         'name': pathlib.Path(folder).name,
         'threat_model': record.threat_model,
@@ -124,30 +125,6 @@ def check(folder: str, log: Callable[[str], None] = print) -> None:
         for note in found.notes:
             log(f'{client}: {note}')
     log(f'{folder}: {len(capture.clients)} clients can be attacked')
-
-
-def read_truth(path: str, num_items: int) -> Truth:
-    """The interactions of each client.
-
-    Args:
-        path: of a CSV file of lines `client,item`, with or without a line of names.
-        num_items: number of rows of the item table.
-
-    Raises:
-        ValueError: for a line that is no pair, or an item outside the table.
-    """
-    found: dict[str, set[int]] = collections.defaultdict(set)
-    with open(path, encoding='utf-8', newline='') as file:
-        for number, line in enumerate(csv.reader(file), start=1):
-            if number == 1 and len(line) >= 2 and not line[1].strip().isdigit():
-                continue  # names
-            if len(line) < 2 or not line[1].strip().isdigit() or int(line[1]) >= num_items:
-                raise ValueError(
-                    f'{path}, line {number}: expected client,item with an item from 0 to '
-                    f'{num_items - 1}, a row of the item table; found {",".join(line)!r:.40}.'
-                )
-            found[line[0].strip()].add(int(line[1]))
-    return {client: frozenset(items) for client, items in found.items()}
 
 
 def _about(capture: folder_lib.Capture, layout: names.Layout) -> str:
@@ -276,48 +253,33 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _scored(row: report.ClientRow, truth: Truth | None) -> report.ClientRow:
-    """A row with the metrics of its answer, and those of popularity among the other clients."""
-    if truth is None:
-        return row
-    client = row['client']
-    true = _validate.lookup('client of the capture in the truth', client, truth)
-    return {**row, 'metrics': metrics_of(row, true, truth)}
-
-
-def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict[str, float | None]:
-    """The metrics of an answer, and of popularity among the other clients.
-
-    Interactions that are not among the candidates count as missed. A client without an answer has
-    F1 0 and AUC 1/2.
+def keep(folders: Sequence[str]) -> dict[str, Any]:
+    """The content of `results/NAME/summary.json`, see `report.results`: a row for each audit.
 
     Args:
-        row: of the client.
-        own: the client's interactions.
-        truth: of all clients.
+        folders: work directories of audits, all complete.
+
+    Raises:
+        ValueError: if a folder has no complete audit.
     """
-    items = np.asarray(row['candidates'], int)
-    counts = collections.Counter(item for of in truth.values() if of is not own for item in of)
-    popularity = np.array([counts[int(item)] for item in items], float)
-    most = np.argsort(-popularity, kind='stable')[: len(own)]
-    where = np.isin(items, list(own))
-    return {
-        'f1': _f1(set(row['interactions']), own),
-        'auc': _auc(np.asarray(row['scores']), where),
-        'exact': float(row['status'] == 'ok' and set(row['interactions']) == own),
-        'popularity_f1': _f1(set(items[most].tolist()), own),
-        'popularity_auc': _auc(popularity, where),
-    }
-
-
-def _f1(found: Set[int], own: Set[int]) -> float:
-    return 2 * len(found & own) / max(len(found) + len(own), 1)
-
-
-def _auc(scores: np.ndarray, where: np.ndarray) -> float | None:
-    """AUC; 1/2 without an answer, None without both classes."""
-    if not scores.size:
-        return 0.5
-    if where.all() or not where.any():
-        return None
-    return float(metrics.auc(*map(jnp.asarray, (scores, where, np.ones(where.shape, bool)))))
+    rows = []
+    paths = [pathlib.Path(folder) for folder in folders]
+    for path in paths:
+        if not all((path / name).exists() for name in ('audit.json', 'summary.json')):
+            raise ValueError(f'{path} has no complete audit of a capture.')
+        summary = json.loads((path / 'summary.json').read_text(encoding='utf-8'))
+        rows.append(
+            {
+                'arm': path.name,
+                'num_gradients': json.loads((path / 'audit.json').read_text('utf-8'))['rounds'],
+                'num_seeds': 1,
+                'num_victims': summary['num_clients'],
+                'confidence_intervals': 'over clients',
+                **{name: summary[name] for name in report.COUNTS},
+                'solver': ', '.join(summary['solvers']),
+                'seconds': summary['seconds_per_client'],
+                **(summary['metrics'] or {}),
+            }
+        )
+    head = reporting.described(paths, '\n'.join(run_record.read(path).command for path in paths))
+    return results.pack(head, {'rows': rows})

@@ -8,6 +8,8 @@ from fedinv_jax.report.rows import ConfidenceInterval
 
 METRICS = ('f1', 'auc', 'exact', 'popularity_auc', 'popularity_f1')
 """Of a client, where the truth is given."""
+COUNTS = ('num_failed', 'num_fits', 'num_misfits', 'num_certified')
+"""Of a summary, besides `num_clients`."""
 
 _UNTRIED = (
     'servers that change what they send',

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from fedinv_jax import capture
-from fedinv_jax.audit import capture_audit, captured, readings
+from fedinv_jax.audit import capture_audit, captured, captured_scoring, readings
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import own
+from fedinv_jax.report import results
 from tests.helpers import silent
 
 _WRITER = pathlib.Path(__file__).parents[2] / 'integrations' / 'fedinv_record.py'
@@ -228,6 +229,15 @@ def test_a_stopped_audit_goes_on_to_the_same_rows(audited):
 
 
 @pytest.mark.slow
+def test_an_audit_can_be_kept_for_a_page(audited):
+    (row,) = results.unpack(capture_audit.keep([str(audited / 'whole')]), 'rows')
+    assert (row['arm'], row['num_gradients'], row['num_victims']) == ('whole', 4, 3)
+    assert (row['num_fits'], row['f1']['mean']) == (3, 1)
+    with pytest.raises(ValueError, match='has no complete audit'):
+        capture_audit.keep([str(audited)])
+
+
+@pytest.mark.slow
 def test_answers_of_another_audit_are_not_mixed(audited):
     with pytest.raises(ValueError, match=r'another audit \(rounds 4, now 1\)'):
         _audit(audited, 'whole', most=1)
@@ -237,9 +247,9 @@ def test_a_truth_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / 'truth.csv'
     path.write_text('client,item\na,3\na,60\n')
     with pytest.raises(ValueError, match=r'truth.csv, line 3: expected client,item'):
-        capture_audit.read_truth(str(path), N)
+        captured_scoring.read_truth(str(path), N)
     path.write_text('a,3\na,5\n')
-    assert capture_audit.read_truth(str(path), N) == {'a': {3, 5}}
+    assert captured_scoring.read_truth(str(path), N) == {'a': {3, 5}}
 
 
 def test_a_check_says_what_is_there(tmp_path):

@@ -135,6 +135,4 @@ def test_what_half_precision_loses_is_counted(tmp_path):
     found = capture.read(tmp_path)
     got = capture.captured(found, 'a', capture.layout(found))
     assert got.lost == pytest.approx(4 / 9)
-    assert got.notes == (
-        'round 0: 2 item rows moved, of 9 examples: the others are no candidates',
-    )
+    assert got.notes == ('round 0: 2 item rows moved, of 9 examples: the others are no candidates',)
