@@ -271,7 +271,9 @@ def keep(folders: Sequence[str]) -> dict[str, Any]:
         rows.append(
             {
                 'arm': path.name,
-                'num_gradients': json.loads((path / 'audit.json').read_text('utf-8'))['rounds'],
+                'num_gradients': json.loads((path / 'audit.json').read_text(encoding='utf-8'))[
+                    'rounds'
+                ],
                 'num_seeds': 1,
                 'num_victims': summary['num_clients'],
                 'confidence_intervals': 'over clients',
