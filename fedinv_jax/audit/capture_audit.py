@@ -61,7 +61,7 @@ def run(
     layout = captured.subject(capture, own).layout
     known = None if truth is None else captured_scoring.read_truth(truth, layout.num_items)
     path.mkdir(parents=True, exist_ok=True)
-    about = _about(capture, layout)
+    about = f'{_about(capture, layout)}\nused of each client: the first {most} uploads, or all'
     log(about)
     with workdir.locked_rows(path, log=log):
         _check_same(path, capture, most, model)
