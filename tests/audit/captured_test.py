@@ -276,3 +276,20 @@ def test_readings_are_as_many_as_what_is_not_said():
     sized = [each.sized for each in readings.readings({'learning_rate': 1.0}, 'returned', False)]
     assert sized == [True, True, False]
     assert [each.sized for each in readings.readings({}, 'returned', False)] == [False]
+
+
+@pytest.mark.slow
+def test_where_no_exact_attack_applies_mgradinv_does_and_the_report_says_why(tmp_path):
+    """The head of GMF alone: D + 1 numbers a round."""
+    rng = np.random.default_rng(0)
+    rows, head = 0.3 * rng.normal(size=(N, D)), rng.normal(size=D)
+    items, private = rng.choice(N, 12, replace=False), 0.3 * rng.normal(size=D)
+    record = record_lib.recorder(tmp_path, kind='gradient', loss='bce', private_learning_rate=0.1)
+    sent = {'item.weight': rows, 'h.weight': head[None], 'h.bias': np.zeros(1)}
+    features = rows[items] * private
+    miss = (1 / (1 + np.exp(-features @ head)) - (np.arange(12) < 4)) / 12
+    returned = {'h.weight': (miss @ features)[None], 'h.bias': miss.sum()[None]}
+    record(0, 'a', sent, returned, items=items, num_examples=12)
+    decision = _decide(tmp_path, most=1)
+    assert (decision.name, decision.fits) == ('mgradinv', None)
+    assert 'exact does not apply: No member of the exact attack applies' in decision.why[0]
