@@ -205,9 +205,8 @@ def _decide(
     config.attack.name = (name,)
     base = subject(capture, own)
     splits = any(source.inputs for source in base.layout.leaves.values())
-    first = sorted(list(capture.clients)[:_AMONG], key=lambda who: _size(capture, who))[:_JUDGES]
+    first, judges = _judges(capture, base.layout, most)
     kept: dict[Any, Any] = {}
-    judges = [uploads.captured(capture, who, base.layout, 1) for who in first]
     kind, known = judges[0].kind, _with_decay(capture.known, judges)
     tried: list[Decision] = []
     for reading in readings.readings(known, kind, splits):
@@ -241,9 +240,26 @@ def _with_decay(known: Mapping[str, Any], judges: Sequence[uploads.Captured]) ->
     return {'weight_decay': max(each.decay for each in judges) / rate, **known}
 
 
-def _size(capture: folder.Capture, client: str) -> int:
-    """The number of examples of a client: small batches are solved fast, and tell most."""
-    return folder.exchange(capture, client, capture.clients[client][0]).num_examples or 0
+def _judges(
+    capture: folder.Capture, layout: names.Layout, most: int
+) -> tuple[list[str], list[uploads.Captured]]:
+    """Clients whose uploads decide, of the first ones: small batches are solved fast.
+
+    Raises:
+        ValueError: if the uploads of none of them can be read.
+    """
+    found: list[tuple[int, str, uploads.Captured]] = []
+    for who in list(capture.clients)[:_AMONG]:
+        try:
+            each = uploads.captured(capture, who, layout, most)
+        except ValueError as error:  # the row of that client will say it
+            refused = error
+            continue
+        found.append((len(each.transcript.items), who, each))
+    if not found:
+        raise refused
+    found.sort(key=lambda each: each[:2])
+    return [who for _, who, _ in found[:_JUDGES]], [each for *_, each in found[:_JUDGES]]
 
 
 def answer(decision: Decision, found: uploads.Captured) -> Found:

@@ -101,6 +101,13 @@ def captured(
         raise ValueError(
             f'{layout.leaves[missing[0]].name} was not sent: expected all that the clients share.'
         )
+    for round_, *both in zip(rounds, sent, seen, strict=True):
+        for name, leaf in ((name, leaf) for each in both for name, leaf in each.items()):
+            if not np.all(np.isfinite(_wide(leaf))):
+                raise ValueError(
+                    f'Client {client!r}, round {round_}: {layout.leaves[name].name} has NaN or '
+                    'infinity: that training went wrong, or the file did.'
+                )
     rows = [name for name in seen[0] if name.startswith('items/')]
     decay, notes = 0.0, []
     batches: list[np.ndarray | None]

@@ -279,6 +279,19 @@ def test_readings_are_as_many_as_what_is_not_said():
 
 
 @pytest.mark.slow
+def test_a_client_that_cannot_be_read_has_a_row_that_says_why(tmp_path):
+    truth = _train(tmp_path / 'capture', learning_rate=RATE, reduction='mean')
+    path = tmp_path / 'capture' / 'rounds' / '000001' / 'clients' / 'user%200.npz'
+    path.write_bytes(path.read_bytes()[:100])
+    assert _audit(tmp_path, 'out')
+    rows = _rows(tmp_path / 'out')
+    assert [row['status'] for row in rows] == ['failed', 'ok', 'ok']
+    assert 'user%200.npz: expected an .npz of numbers' in rows[0]['reason']
+    for row in rows[1:]:
+        assert set(row['interactions']) == truth[row['client']]
+
+
+@pytest.mark.slow
 def test_where_no_exact_attack_applies_mgradinv_does_and_the_report_says_why(tmp_path):
     """The head of GMF alone: D + 1 numbers a round."""
     rng = np.random.default_rng(0)
