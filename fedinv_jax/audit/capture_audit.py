@@ -51,7 +51,7 @@ def run(
         model: path of a file with a model of the user's own, see `capture.own.load`.
 
     Returns:
-        Whether no upload contradicts what the capture says.
+        Whether no upload contradicts what the capture says, and no reading that fits does.
 
     Raises:
         ValueError: for a capture or a file that cannot be read.
@@ -59,9 +59,12 @@ def run(
     capture, path = folder_lib.read(folder), pathlib.Path(out)
     own = None if model is None else own_model.load(model)
     layout = captured.subject(capture, own).layout
-    known = None if truth is None else captured_scoring.read_truth(truth, layout.num_items)
+    known = None
+    if truth is not None:
+        known = captured_scoring.read_truth(truth, layout.num_items)
+        captured_scoring.check_clients(truth, known, capture.clients)
     path.mkdir(parents=True, exist_ok=True)
-    about = f'{_about(capture, layout)}\nused of each client: the first {most} uploads, or all'
+    about = f'{_about(capture, layout, model)}\nused of each client: at most {most} uploads'
     log(about)
     with workdir.locked_rows(path, log=log):
         _check_same(path, capture, most, model)
@@ -71,19 +74,21 @@ def run(
             decision = _decide(capture, most, own, log)
             about = f'{about}\n{_letter(decision)}'
             run_record.write(path, run_record.Record(command, about, len(capture.clients)))
-            files.write(path / 'reading.json', json.dumps({'why': decision.why}) + '\n')
+            said = {'why': decision.why, 'contradicts': decision.contradicts}
+            files.write(path / 'reading.json', json.dumps(said) + '\n')
             with progress.bar(f'{len(left)} clients', on=True) as update:
                 for number, client in enumerate(left, start=1):
                     rows[client] = _row(capture, client, decision, most)
                     _append(path / 'victims.jsonl', rows[client])
                     update(number, len(left))
     record = run_record.read(path)
+    reading = json.loads((path / 'reading.json').read_text(encoding='utf-8'))
     scored = [captured_scoring.scored(rows[client], known) for client in sorted(rows)]
     facts: report.Facts = {
         'name': pathlib.Path(folder).name,
         'threat_model': record.threat_model,
         'layout': [[leaf, source.name] for leaf, source in layout.leaves.items()],
-        'why': json.loads((path / 'reading.json').read_text(encoding='utf-8'))['why'],
+        'why': reading['why'],
         'command': record.command,
         'versions': run_record.read_versions(path),
     }
@@ -100,34 +105,43 @@ def run(
     for line in report.verdict(summary, facts):
         log(line.replace('**', ''))
     log(f'{path}/report.html, report.md, summary.json, victims.jsonl')
-    return summary['num_misfits'] == 0
+    return summary['num_misfits'] == 0 and not reading['contradicts']
 
 
-def check(folder: str, log: Callable[[str], None] = print) -> None:
+def check(folder: str, log: Callable[[str], None] = print, model: str | None = None) -> None:
     """Reads every file of a capture, and says what is in it.
 
     Args:
         folder: of the capture.
         log: prints a line.
+        model: as in `run`.
 
     Raises:
-        ValueError: for the first thing that is wrong, with the file's name.
+        ValueError: if something is wrong; what and where is in the message, or logged before.
     """
     capture = folder_lib.read(folder)
-    layout = uploads.layout(capture)
-    log(_about(capture, layout))
+    own = None if model is None else own_model.load(model)
+    layout = captured.subject(capture, own).layout
+    log(_about(capture, layout, model))
+    wrong = 0
     for leaf, source in layout.leaves.items():
         log(f'  {leaf}: {source.name}')
     for name, reason in layout.dropped.items():
         log(f'  not used: {name}, {reason}')
     for client in capture.clients:
-        found = uploads.captured(capture, client, layout)
-        for note in found.notes:
+        try:
+            notes = uploads.captured(capture, client, layout).notes
+        except ValueError as error:
+            notes = (f'{uploads.LEFT_OUT}s all: {error}',)
+        for note in notes:
             log(f'{client}: {note}')
+            wrong += note.startswith(uploads.LEFT_OUT)
+    if wrong:
+        raise ValueError(f'{folder}: {wrong} uploads or clients cannot be used; see above.')
     log(f'{folder}: {len(capture.clients)} clients can be attacked')
 
 
-def _about(capture: folder_lib.Capture, layout: names.Layout) -> str:
+def _about(capture: folder_lib.Capture, layout: names.Layout, own: str | None) -> str:
     """What was captured and what is assumed, a line each."""
     rounds = sorted({round_ for of in capture.clients.values() for round_ in of})
     said = ', '.join(f'{name} {value}' for name, value in capture.known.items())
@@ -136,7 +150,7 @@ def _about(capture: folder_lib.Capture, layout: names.Layout) -> str:
         [
             f'{len(capture.clients)} clients, {len(rounds)} rounds ({rounds[0]} to {rounds[-1]}), '
             f'{layout.num_items} items',
-            f'model: {model}',
+            f'model: {own or model}',
             f'capture.json says: {said or "nothing"}',
             'the server sees each upload, and follows the protocol',
         ]
@@ -152,7 +166,10 @@ def _decide(
     """How the capture is read, in words as well."""
     config = config_lib.default_config()
     config.attack.num_restarts = _RESTARTS
-    log('which reading of the capture fits: trying ...')
+    log(
+        'trying how the capture is to be read, on up to three clients; each attack is compiled, '
+        'which takes a minute or more ...'
+    )
     decision = captured.decide(config, capture, most, own)
     for line in decision.why:
         log(line)
@@ -238,6 +255,7 @@ def _answer(found: captured.Found) -> dict[str, Any]:
     certificate = answer.certificate
     return {
         'status': 'ok',
+        'rounds': np.asarray(found.seen.rounds).tolist(),
         'num_candidates': len(items),
         'candidates': items.tolist(),
         'scores': [round(float(score), 4) for score in answer.scores],

@@ -26,6 +26,10 @@ _AMONG = 30  # of the first clients
 _SMALLEST = 64  # candidates that an attack is compiled for
 _HALF, _MOST_LOST = ('float16', 'bfloat16'), 0.5  # of the numbers, in the rounding of weights
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
+_OTHERWISE = (
+    '**This is not what the capture says**: learning_rate or reduction of capture.json, or the '
+    'sign of what was recorded, is wrong; correct it and audit again'
+)
 WITHOUT_A_MODEL = 'levels'
 """The attack on item rows where no description of the client fits."""
 
@@ -167,6 +171,8 @@ class Decision(NamedTuple):
         why: sentences for the report: what was assumed or tried, and what did not fit.
         layout: of the model, in this reading.
         name: of the attack, a key of `registry.ATTACKS`.
+        contradicts: whether the reading that fits is another one than the capture says: uploads of
+            the other sign, or a step of another size than its learning rate.
     """
 
     reading: readings.Reading
@@ -175,6 +181,7 @@ class Decision(NamedTuple):
     why: tuple[str, ...]
     layout: names.Layout
     name: str
+    contradicts: bool = False
 
 
 def decide(
@@ -224,8 +231,11 @@ def _decide(
         if not is_told and not refuted:
             return found
         if 2 * fits.count(True) > len(fits):
-            assumed = (f'read with {reading.words}: nothing else fits',) if reading.words else ()
-            return found._replace(fits=True, why=assumed)
+            assumed: tuple[str, ...]
+            assumed = (f'read with {reading.words}: nothing else fits',) * bool(reading.words)
+            other = reading.sign < 0 or (not reading.sized and 'learning_rate' in known)
+            assumed += (_OTHERWISE,) * other
+            return found._replace(fits=True, why=assumed, contradicts=other)
         tried.append(found)
     if all(each.attack is None for each in tried):
         return tried[0]

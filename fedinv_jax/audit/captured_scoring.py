@@ -2,12 +2,12 @@
 
 import collections
 import csv
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 import jax.numpy as jnp
 import numpy as np
 
-from fedinv_jax import _validate, metrics
+from fedinv_jax import metrics
 from fedinv_jax.report import captured as report
 
 Truth = Mapping[str, frozenset[int]]
@@ -42,16 +42,23 @@ def scored(row: report.ClientRow, truth: Truth | None) -> report.ClientRow:
     """A row with the metrics of its answer, and those of popularity among the other clients."""
     if truth is None:
         return row
-    client = row['client']
-    true = _validate.lookup('client of the capture in the truth', client, truth)
-    return {**row, 'metrics': metrics_of(row, true, truth)}
+    return {**row, 'metrics': metrics_of(row, truth[row['client']], truth)}
+
+
+def check_clients(path: str, truth: Truth, clients: Iterable[str]) -> None:
+    """Refuses a truth that lacks a client of the capture."""
+    if missing := [client for client in clients if client not in truth]:
+        raise ValueError(
+            f'{path} has no line of client {missing[0]!r} of the capture; its clients are '
+            f'{", ".join(map(repr, sorted(truth)[:5]))}, ...: expected the ids that were recorded.'
+        )
 
 
 def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict[str, float | None]:
     """The metrics of an answer, and of popularity among the other clients.
 
-    Interactions that are not among the candidates count as missed. A client without an answer has
-    F1 0 and AUC 1/2.
+    Interactions that are not among the candidates (`outside`) count as missed. A client without an
+    answer has F1 0 and AUC 1/2.
 
     Args:
         row: of the client.
@@ -67,6 +74,7 @@ def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict
         'f1': _f1(set(row['interactions']), own),
         'auc': _auc(np.asarray(row['scores']), where),
         'exact': float(row['status'] == 'ok' and set(row['interactions']) == own),
+        'outside': float(len(own - set(items.tolist()))),
         'popularity_f1': _f1(set(items[most].tolist()), own),
         'popularity_auc': _auc(popularity, where),
     }

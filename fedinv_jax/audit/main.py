@@ -144,10 +144,7 @@ def _run_audit(program: str) -> None:
         'Default: runs/<capture>.'
     )  # fmt: skip
     flags.DEFINE_integer('rounds', 4, 'Uploads that are used of a client, the first ones.', 1)
-    flags.DEFINE_string(
-        'model', None, 'A Python file with the score function of your model, where the capture is '
-        'not recognised; docs/capture.md has an example.'
-    )  # fmt: skip
+    _define_model()
     line = f'{program} {shlex.join(sys.argv[1:])}'
     process.configure()
 
@@ -169,13 +166,24 @@ def _run_audit(program: str) -> None:
     app.run(audit, flags_parser=command_line.parse)
 
 
+def _define_model() -> None:
+    flags.DEFINE_string(
+        'model', None, 'A Python file with the score function of your model, where the capture is '
+        'not recognised; docs/capture.md has an example.'
+    )  # fmt: skip
+
+
 def _run_capture(program: str) -> None:
+    _define_model()
+
     def check(argv: list[str]) -> None:
         if argv[1:2] != ['check'] or len(argv) != 3:
             sys.exit(f'error: Expected: {program} check FOLDER')
         with command_line.errors_as_lines():
-            capture_audit.check(argv[2])
+            capture_audit.check(argv[2], model=_FLAGS.model)
 
+    for flag in _FLAGS.get_flags_for_module(__name__):
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(check, flags_parser=command_line.parse)
 
 

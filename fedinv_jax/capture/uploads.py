@@ -13,6 +13,8 @@ import numpy as np
 from fedinv_jax.capture import folder, names
 from fedinv_jax.types import Transcript
 
+LEFT_OUT = 'left out, round'
+"""Beginning of a note on a round that cannot be used."""
 _MOST_MOVED = 0.9  # share of rows that no batch reaches: more move for another reason
 _FEWEST_ALONE = 0.02  # share of rows that shrink and do nothing else, under weight decay
 _ROUNDING = 8.0  # multiples of the rounding of a weight that are no movement
@@ -57,9 +59,14 @@ def layout(capture: folder.Capture, user_first: bool | None = None) -> names.Lay
 
 
 def first_sent(capture: folder.Capture) -> dict[str, np.ndarray]:
-    """What the server sent first, by the framework's names."""
-    client, (round_, *_) = next(iter(capture.clients.items()))
-    return folder.exchange(capture, client, round_).sent
+    """What the server sent first, of the files that can be read, by the framework's names."""
+    for client, rounds in capture.clients.items():
+        for round_ in rounds:
+            try:
+                return folder.exchange(capture, client, round_).sent
+            except ValueError as error:
+                refused = error
+    raise refused
 
 
 def captured(
@@ -78,11 +85,10 @@ def captured(
         kept.
 
     Raises:
-        ValueError: if what was sent or returned changes from round to round, or nothing of the
-            model came back.
+        ValueError: if what was sent or returned changes from round to round, nothing of the model
+            came back, or no round can be read.
     """
-    rounds = capture.clients[client][:most]
-    found = [folder.exchange(capture, client, round_) for round_ in rounds]
+    rounds, found, notes = _readable(capture, client, layout, capture.clients[client][:most])
     kinds = {each.kind for each in found}
     if len(kinds) > 1:
         raise ValueError(f'Client {client!r} returned {" and ".join(sorted(kinds))}: expected one.')
@@ -101,15 +107,8 @@ def captured(
         raise ValueError(
             f'{layout.leaves[missing[0]].name} was not sent: expected all that the clients share.'
         )
-    for round_, *both in zip(rounds, sent, seen, strict=True):
-        for name, leaf in ((name, leaf) for each in both for name, leaf in each.items()):
-            if not np.all(np.isfinite(_wide(leaf))):
-                raise ValueError(
-                    f'Client {client!r}, round {round_}: {layout.leaves[name].name} has NaN or '
-                    'infinity: that training went wrong, or the file did.'
-                )
     rows = [name for name in seen[0] if name.startswith('items/')]
-    decay, notes = 0.0, []
+    decay = 0.0
     batches: list[np.ndarray | None]
     if rows:
         decay = _decay(sent[0], seen[0], rows)
@@ -142,6 +141,32 @@ def captured(
         rounds, sent, seen, known if len(known) == len(batches) else None, layout.num_items
     )
     return Captured(transcript, kind, decay, coarsest.name, _lost(seen, batches), tuple(notes))
+
+
+def _readable(
+    capture: folder.Capture, client: str, layout: names.Layout, rounds: Sequence[int]
+) -> tuple[list[int], list[folder.Exchange], list[str]]:
+    """The rounds whose files are whole and finite, and notes on the others."""
+    found: list[folder.Exchange] = []
+    kept, notes = [], []
+    for round_ in rounds:
+        try:
+            each = folder.exchange(capture, client, round_)
+            for name in {source.name for source in layout.leaves.values()}:
+                both = (part[name] for part in (each.sent, each.returned) if name in part)
+                if not all(np.all(np.isfinite(_wide(leaf))) for leaf in both):
+                    raise ValueError(
+                        f'{name} has NaN or infinity: that training went wrong, or the file did.'
+                    )
+        except ValueError as error:
+            refused = error
+            notes.append(f'{LEFT_OUT} {round_}: {error}')
+            continue
+        kept.append(round_)
+        found.append(each)
+    if not found:
+        raise refused
+    return kept, found, notes
 
 
 def _lost(seen: Sequence[Mapping[str, np.ndarray]], batches: Sequence[np.ndarray | None]) -> float:

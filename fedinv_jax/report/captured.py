@@ -60,10 +60,10 @@ def summarize(rows: Sequence[ClientRow]) -> dict[str, Any]:
 
     Clients without an answer count as a loss: F1 0, AUC 1/2, not exact.
     """
-    scored = [row['metrics'] for row in rows if row.get('metrics')]
+    scored = [found for row in rows if (found := row.get('metrics'))]
 
     def estimate(name: str) -> ConfidenceInterval:
-        values = [(each or {}).get(name) for each in scored]
+        values = [each.get(name) for each in scored]
         if name == 'exact':
             return inference.proportion_interval(values)
         return inference.confidence_interval(values, limits=(0, 1))
@@ -74,10 +74,18 @@ def summarize(rows: Sequence[ClientRow]) -> dict[str, Any]:
         'num_fits': sum(row['fits'] is True for row in rows),
         'num_misfits': sum(row['fits'] is False for row in rows),
         'num_certified': sum(row['certified'] is True for row in rows),
+        'num_contested': sum(map(_is_contested, rows)),
+        'num_outside': sum(int(each['outside'] or 0) for each in scored),
         'solvers': sorted({row['solver'] or '-' for row in rows}),
         'seconds_per_client': inference.mean(row['seconds'] for row in rows),
         'metrics': {name: estimate(name) for name in METRICS} if scored else None,
     }
+
+
+def _is_contested(row: ClientRow) -> bool:
+    """Whether a certified history is not that of the truth that was given."""
+    found = row.get('metrics')
+    return bool(row['certified'] and found and not found['exact'])
 
 
 def markdown(rows: Sequence[ClientRow], facts: Facts) -> str:
@@ -136,6 +144,17 @@ def verdict(summary: Mapping[str, Any], facts: Facts) -> list[str]:
         if certain
         else f'No history of {clients} is certified.'
     )
+    if contested := summary['num_contested']:
+        lines.append(
+            f'**{contested} certified histories differ from the truth that was given.** Is it of '
+            'these clients, and are its items rows of the item table, from 0? Else please report '
+            'it.'
+        )
+    if outside := summary['num_outside']:
+        lines.append(
+            f'{outside} interactions of the truth are not among the candidates, the items whose '
+            'rows moved or that were recorded as the batch: they count as missed.'
+        )
     fits, misfits = summary['num_fits'], summary['num_misfits']
     if fits:
         lines.append(
@@ -160,7 +179,8 @@ def verdict(summary: Mapping[str, Any], facts: Facts) -> list[str]:
 
 def _table(rows: Sequence[ClientRow]) -> str:
     scored = any(row.get('metrics') for row in rows)
-    head = ['client', 'gradients', 'candidates', 'interactions', 'solver', 'fits', 'certified', 's']
+    head = ['client', 'gradients', 'candidates', 'interactions', 'solver', 'fits', 'certified']
+    head += ['seconds']
     head += ['F1', 'AUC', 'all right'] if scored else []
     lines = []
     for row in rows[:_LISTED]:

@@ -92,12 +92,13 @@ def _check(folder, truth, words):
     for who, found in _answers(folder, decision).items():
         assert found.fits is True
         assert _interactions(found) == truth[who], who
+    return decision
 
 
 @pytest.mark.slow
 def test_what_is_described_is_read_as_described(tmp_path):
     truth = _train(tmp_path, learning_rate=RATE, reduction='mean')
-    _check(tmp_path, truth, '')
+    assert not _check(tmp_path, truth, '').contradicts
 
 
 @pytest.mark.slow
@@ -107,9 +108,11 @@ def test_a_loss_that_is_summed_is_found(tmp_path):
 
 
 @pytest.mark.slow
-def test_uploads_of_the_other_sign_are_found(tmp_path):
+def test_uploads_of_the_other_sign_are_found_and_said(tmp_path):
     truth = _train(tmp_path, kind='delta', learning_rate=RATE, reduction='mean', scale=-1.0)
-    _check(tmp_path, truth, 'uploads of the other sign')
+    decision = _check(tmp_path, truth, 'uploads of the other sign')
+    assert decision.contradicts
+    assert 'This is not what the capture says' in decision.why[-1]
 
 
 @pytest.mark.slow
@@ -229,6 +232,32 @@ def test_a_stopped_audit_goes_on_to_the_same_rows(audited):
 
 
 @pytest.mark.slow
+def test_a_truth_of_other_items_is_doubted(audited):
+    text = (audited / 'truth.csv').read_text().splitlines()
+    shifted = [
+        text[0],
+        *(f'{who},{int(item) - 1}' for who, item in (x.split(',') for x in text[1:])),
+    ]
+    path = audited / 'shifted.csv'
+    path.write_text('\n'.join(shifted).replace(',-1', ',0'))
+    shutil.copytree(audited / 'whole', audited / 'doubted')
+    said = []
+    capture_audit.run(
+        str(audited / 'capture'), str(audited / 'doubted'), 'x', truth=str(path), log=said.append
+    )
+    text = '\n'.join(said)
+    assert 'interactions of the truth are not among the candidates' in text
+    summary = json.loads((audited / 'doubted' / 'summary.json').read_text())
+    assert summary['num_outside'] > 0
+    assert summary['num_contested'] == summary['num_certified']
+
+
+def test_a_truth_of_other_clients_is_refused():
+    with pytest.raises(ValueError, match=r"t.csv has no line of client 'c0' .* are '0', '1', "):
+        captured_scoring.check_clients('t.csv', {'1': frozenset(), '0': frozenset()}, ['c0'])
+
+
+@pytest.mark.slow
 def test_an_audit_can_be_kept_for_a_page(audited):
     (row,) = results.unpack(capture_audit.keep([str(audited / 'whole')]), 'rows')
     assert (row['arm'], row['num_gradients'], row['num_victims']) == ('whole', 4, 3)
@@ -261,8 +290,10 @@ def test_a_check_says_what_is_there(tmp_path):
     assert 'items/embedding: item.weight' in text
     damaged = tmp_path / 'rounds' / '000001' / 'clients' / 'user%201.npz'
     damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r'user%201\.npz: expected an \.npz of numbers'):
-        capture_audit.check(str(tmp_path), log=silent)
+    with pytest.raises(ValueError, match='1 uploads or clients cannot be used; see above'):
+        capture_audit.check(str(tmp_path), log=said.append)
+    (line,) = (line for line in said if line.startswith('user 1: left out, round 1'))
+    assert 'user%201.npz: expected an .npz of numbers' in line
 
 
 def test_readings_are_as_many_as_what_is_not_said():
@@ -281,12 +312,17 @@ def test_readings_are_as_many_as_what_is_not_said():
 @pytest.mark.slow
 def test_a_client_that_cannot_be_read_has_a_row_that_says_why(tmp_path):
     truth = _train(tmp_path / 'capture', learning_rate=RATE, reduction='mean')
-    path = tmp_path / 'capture' / 'rounds' / '000001' / 'clients' / 'user%200.npz'
-    path.write_bytes(path.read_bytes()[:100])
+    for who, rounds in ((0, '01'), (1, '1')):
+        for round_ in rounds:
+            path = tmp_path / 'capture' / 'rounds' / f'00000{round_}' / 'clients'
+            path = path / f'user%20{who}.npz'
+            path.write_bytes(path.read_bytes()[:100])
     assert _audit(tmp_path, 'out')
     rows = _rows(tmp_path / 'out')
     assert [row['status'] for row in rows] == ['failed', 'ok', 'ok']
     assert 'user%200.npz: expected an .npz of numbers' in rows[0]['reason']
+    assert [row['rounds'] for row in rows[1:]] == [[0], [0, 1]]
+    assert rows[1]['notes'][0].startswith('left out, round 1')
     for row in rows[1:]:
         assert set(row['interactions']) == truth[row['client']]
 

@@ -138,11 +138,19 @@ def test_what_half_precision_loses_is_counted(tmp_path):
     assert got.notes == ('round 0: 2 item rows moved, of 9 examples: the others are no candidates',)
 
 
-def test_what_is_not_finite_is_refused_with_its_round(tmp_path):
+def test_what_is_not_finite_is_left_out_and_said(tmp_path):
     _record(tmp_path, 'delta', [np.array([3, 8])])
     rng = np.random.default_rng(0)
     returned = {name: np.full_like(leaf, np.nan) for name, leaf in _sent(rng).items()}
-    record_lib.recorder(tmp_path, kind='delta', loss='bce')(1, 'a', _sent(rng), returned)
+    record = record_lib.recorder(tmp_path, kind='delta', loss='bce')
+    record(1, 'a', _sent(rng), returned)
+    record(1, 'b', _sent(rng), returned)
     found = capture.read(tmp_path)
-    with pytest.raises(ValueError, match=r"Client 'a', round 1: item\.weight has NaN or infinity"):
-        capture.captured(found, 'a', capture.layout(found))
+    layout = capture.layout(found)
+    got = capture.captured(found, 'a', layout)
+    assert got.transcript.rounds.tolist() == [0]
+    (note,) = got.notes
+    assert note.startswith('left out, round 1: ')
+    assert 'has NaN or infinity' in note
+    with pytest.raises(ValueError, match='has NaN or infinity'):
+        capture.captured(found, 'b', layout)
