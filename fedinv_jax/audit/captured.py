@@ -230,7 +230,7 @@ def _decide(
         is_told, refuted = {True, False} & set(fits), any(each.attack for each in tried)
         if not is_told and not refuted:
             return found
-        if 2 * fits.count(True) > len(fits):
+        if fits.count(True) > fits.count(False):
             assumed: tuple[str, ...]
             assumed = (f'read with {reading.words}: nothing else fits',) * bool(reading.words)
             other = reading.sign < 0 or (not reading.sized and 'learning_rate' in known)
