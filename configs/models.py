@@ -10,9 +10,9 @@ embedding (the scorer of GMF uploads D + 1 numbers). An arm is a model and a los
     ... python scripts/study.py --config=configs/models.py --arms=gmf_bce
 
 On one core, an arm takes one to five minutes with the exact attack and popularity (training with
-BPR most of it: pairs are B^2), and hours with MGradInv. NCF's item rows alone take minutes a
-victim: `ncf_items_*`, 8 victims. Expected: all labels from one gradient of item rows, but for
-NCF's alone. Results: docs/models.md.
+BPR most of it: pairs are B^2), and hours with MGradInv. NCF's item rows alone, `ncf_items_*`, take
+seconds a victim, with four gradients 10 to 20: 8 victims. Expected: all labels from one gradient
+of item rows. Results: docs/models.md.
 """
 
 from typing import Any
@@ -76,7 +76,7 @@ def get_config(arg: str | None = None) -> config_lib.Config:
     config.attack.priors.sparsity = 1e-3
     arms = {f'{model}_{loss}': _arm(model, loss) for model in _MODELS for loss in _LOSSES}
     arms['fedrap_terms_bce'] = _arm('fedrap', 'bce', terms=True)
-    for loss in _LOSSES:  # `aligned` takes minutes a victim
+    for loss in _LOSSES:  # `aligned` takes seconds a victim
         few = {'attack': {'num_victims': 8, 'num_gradients': (1, 4)}}
         rows = {'observation': {'seen': _ROWS}}
         arms[f'ncf_items_{loss}'] = _arm('ncf', loss) | rows | few
