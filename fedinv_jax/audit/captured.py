@@ -112,7 +112,8 @@ def attack_of(
         config_of.data.resample_negatives = found.transcript.slot is not None
         size = _padded_size(len(found.transcript.items), subject.layout.num_items)
         factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
-        seen = _padded(changed_uploads.scaled(found.transcript, factor), size)
+        alone = _without_decay(changed_uploads.scaled(found.transcript, factor), subject.known)
+        seen = _padded(alone, size)
         meta = readings.description(subject.known, subject.layout, found, reading)
         what = json.dumps([meta, reading.sized, list(config.attack.name)])
         key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
@@ -133,6 +134,17 @@ def attack_of(
         )
 
     return attack
+
+
+def _without_decay(seen: Transcript, known: Mapping[str, Any]) -> Transcript:
+    """A single step without what it owes to weight decay."""
+    if not known['weight_decay'] or not readings.is_one_step(known):
+        return seen
+    share = known['weight_decay'] * known.get('learning_rate', 1.0)
+    left = jax.tree.map(
+        lambda leaf, sent: leaf - share * sent, seen.seen, changed_uploads.like(seen)
+    )
+    return dataclasses.replace(seen, seen=left)
 
 
 def _num_examples(seen: Transcript) -> float:

@@ -74,7 +74,7 @@ def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict
         'f1': _f1(set(row['interactions']), own),
         'auc': _auc(np.asarray(row['scores']), where),
         'exact': float(row['status'] == 'ok' and set(row['interactions']) == own),
-        'outside': float(len(own - set(items.tolist()))),
+        'outside': float(len(own - set(items.tolist())) if row['status'] == 'ok' else 0),
         'popularity_f1': _f1(set(items[most].tolist()), own),
         'popularity_auc': _auc(popularity, where),
     }

@@ -41,7 +41,7 @@ def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Read
     halves = [known.get('user_first', True)] if told else [True, False]
     signs = [1.0] if kind == 'returned' else [1.0, -1.0]
     rated = kind == 'gradient' or 'learning_rate' in known
-    single = kind == 'gradient' or _is_one_step(known)
+    single = kind == 'gradient' or is_one_step(known)
     sizes = [(known.get('reduction') == 'sum', rated)]
     if rated and single and 'reduction' not in known:
         sizes.append((True, True))
@@ -59,7 +59,7 @@ def readings(known: Mapping[str, Any], kind: str, splits: bool) -> Iterator[Read
                 yield Reading(', '.join(filter(None, said)), user_first, sign, summed, sized)
 
 
-def _is_one_step(known: Mapping[str, Any]) -> bool:
+def is_one_step(known: Mapping[str, Any]) -> bool:
     """Whether a client takes one step of gradient descent on its whole batch."""
     plain = known.get('optimizer', 'sgd') == 'sgd' and not known.get('momentum')
     return plain and known.get('local_epochs', 1) == 1 and not known.get('batch_size')
@@ -71,7 +71,7 @@ def description(
     """What a reading says of the clients, as fields of the config's sections.
 
     Args:
-        known: the fields of capture.json, with `weight_decay`.
+        known: the fields of capture.json, with `weight_decay`, which is taken out of single steps.
         layout: of the model.
         found: the uploads of one client, whose weight decay all have.
         reading: of the capture.
@@ -80,7 +80,7 @@ def description(
     client: dict[str, Any] = {
         'loss': known.get('loss', 'bce'),
         'private_learning_rate': float(known.get('private_learning_rate', rate)),
-        'weight_decay': float(known['weight_decay']),
+        'weight_decay': 0.0 if is_one_step(known) else float(known['weight_decay']),
     }
     if found.kind == 'gradient':
         client['name'] = 'gradient_step'

@@ -32,7 +32,9 @@ def _histories(num_clients):
     }
 
 
-def _train(folder, num_clients=3, rounds=2, kind='returned', scale=1.0, noise=0.0, **known):
+def _train(
+    folder, num_clients=3, rounds=2, kind='returned', scale=1.0, noise=0.0, decay=0.0, **known
+):
     """Matrix factorisation in NumPy, full batches, one step; returns the true interactions.
 
     Args:
@@ -42,6 +44,7 @@ def _train(folder, num_clients=3, rounds=2, kind='returned', scale=1.0, noise=0.
         kind: what clients return.
         scale: factor of what is uploaded, other than what `known` says.
         noise: standard deviation of noise on each item row of the batch.
+        decay: of weights, which the capture does not say.
         **known: what capture.json says besides the loss.
     """
     rng = np.random.default_rng(0)
@@ -58,7 +61,7 @@ def _train(folder, num_clients=3, rounds=2, kind='returned', scale=1.0, noise=0.
             gradient[items] = np.outer(miss, privates[who]) / len(items)
             gradient[items] += noise * rng.normal(size=(len(items), D))
             privates[who] = privates[who] - RATE * rows.T @ miss / len(items)
-            upload = scale * gradient
+            upload = scale * gradient + decay * table
             returned = {
                 'returned': table - RATE * upload,
                 'delta': -RATE * upload,
@@ -98,6 +101,12 @@ def _check(folder, truth, words):
 @pytest.mark.slow
 def test_what_is_described_is_read_as_described(tmp_path):
     truth = _train(tmp_path, learning_rate=RATE, reduction='mean')
+    assert not _check(tmp_path, truth, '').contradicts
+
+
+@pytest.mark.slow
+def test_weight_decay_that_nobody_says_is_found_and_taken_out(tmp_path):
+    truth = _train(tmp_path, learning_rate=RATE, reduction='mean', decay=0.01)
     assert not _check(tmp_path, truth, '').contradicts
 
 
