@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
   --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS" $(RUN) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help demo test test-fast lint tables bench wheel clean
+.PHONY: help demo examples test test-fast test-integrations lint tables bench wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -24,11 +24,29 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 demo: $(VENV)/.installed  ## attack 64 users of a synthetic data set with 1, 2 and 4 gradients
 	$(RUN) scripts/attack.py --config=configs/quickstart.py
 
+# Environments of frameworks, each of its own: their requirements exclude each other's and ours.
+$(VENV)-%/.installed: examples/requirements-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+examples: $(VENV)/.installed $(VENV)-flower/.installed  ## train NCF in PyTorch and in Flower, and audit both; installs 1.4 GB
+	for system in torch_ncf flower_ncf; do mkdir -p runs/$$system && \
+	  PYTHONPATH=integrations $(VENV)-flower/bin/python examples/$$system/train.py --clients=10 --rounds=3 \
+	    --capture=runs/$$system/capture --truth=runs/$$system/truth.csv && \
+	  $(RUN) scripts/audit.py runs/$$system/capture --truth=runs/$$system/truth.csv --rounds=1 \
+	    --workdir=runs/$$system || exit 1; \
+	done
+
 test: $(VENV)/.installed-dev  ## all tests
 	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow
 	$(PYTEST) -m 'not slow'
+
+test-integrations: $(VENV)/.installed-dev $(VENV)-flower/.installed $(VENV)-nvflare/.installed $(VENV)-pfl/.installed  ## writers of captures in their frameworks; installs 3.6 GB
+	FEDINV_VENV_FLOWER=$(CURDIR)/$(VENV)-flower FEDINV_VENV_NVFLARE=$(CURDIR)/$(VENV)-nvflare \
+	  FEDINV_VENV_PFL=$(CURDIR)/$(VENV)-pfl $(RUN) -m pytest tests/integrations
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(RUN) -m ruff check .
@@ -46,5 +64,5 @@ wheel: $(VENV)/.installed-dev  ## build the wheel into dist/
 	$(RUN) -m pip wheel --no-deps --no-build-isolation -w dist .
 
 clean:  ## remove the environment, caches and what was built, keep runs/
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-* .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

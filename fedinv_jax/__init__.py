@@ -9,7 +9,7 @@ The whole package in two lines:
 
 Both sides call the SAME `client_update` and the same observation. The modules in reading order,
 which follows the data: data, item_table, models, losses, client, observe, compress, perturb,
-server, train, simulate, transcripts, attack, metrics, quality, accounting, report.
+server, train, simulate, transcripts, capture, attack, metrics, quality, accounting, report.
 
 This is a library of pure functions. `fedinv_jax.audit` is a program on top of the library that
 turns a config into rows and pages; the library does not import it.
@@ -21,6 +21,7 @@ from types import ModuleType
 from fedinv_jax import (
     accounting,
     attack,
+    capture,
     client,
     cohorts,
     compilation,
@@ -50,6 +51,7 @@ __all__ = [
     '__version__',
     'accounting',
     'attack',
+    'capture',
     'client',
     'cohorts',
     'compilation',

@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from fedinv_jax.audit import files, reporting
+from fedinv_jax.audit import capture_audit, files, reporting
 from fedinv_jax.report import pages, results
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,7 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--keep', nargs='+', metavar='WORKDIR', help='runs or studies, complete')
+    parser.add_argument(
+        '--keep', nargs='+', metavar='WORKDIR', help='runs, studies or audits, complete'
+    )
     parser.add_argument('--name', help='name of the folder in results/')
     parser.add_argument('--command', help='how the run was started, if not as recorded')
     parser.add_argument('--device', help='the machine, as "2 cores of an AMD EPYC (Zen 5)"')
@@ -36,7 +38,10 @@ def main() -> None:
         if flags.keep:
             said = {key: getattr(flags, key) for key in ('command', 'device')}
             changed = {key: value for key, value in said.items() if value}
-            found = reporting.keep(flags.keep, flags.where) | changed
+            if (pathlib.Path(flags.keep[0]) / 'audit.json').exists():
+                found = capture_audit.keep(flags.keep) | changed
+            else:
+                found = reporting.keep(flags.keep, flags.where) | changed
             folder = ROOT / 'results' / flags.name
             folder.mkdir(parents=True, exist_ok=True)
             files.write(folder / 'summary.json', results.text(found))

@@ -104,8 +104,9 @@ MAY_IMPORT = {
     'metrics': {'types', 'tree'},
     'rating_metrics': {'types', 'tree', 'metrics'},
     'report': {'_validate'},
-    'audit': {*ROOTS, *VICTIM, 'data', 'attack', *METRICS, 'report'},
-    '': {*ROOTS, *VICTIM, 'data', 'attack', *METRICS, 'report'},
+    'capture': {'types', '_validate'},
+    'audit': {*ROOTS, *VICTIM, 'data', 'attack', *METRICS, 'report', 'capture'},
+    '': {*ROOTS, *VICTIM, 'data', 'attack', *METRICS, 'report', 'capture'},
 }
 
 

@@ -18,9 +18,10 @@ PAGE = ROOT / 'docs' / 'messages.md'
 # Folders, modules or functions, and those of them that describe what is well.
 SPEAKERS = (
     '_transcript_checks', '_validate', 'data', 'transcripts', 'report.rows',
-    'audit.capture._read', 'audit.capture._verdict', 'audit.changed_uploads', 'audit.checks',
-    'audit.defence_checks',
-    'audit.compatibility', 'audit.layout', 'audit.main._errors_as_lines', 'audit.main._parse.hint',
+    'audit.transcript_file._read', 'audit.transcript_file._verdict', 'audit.changed_uploads',
+    'audit.checks', 'audit.defence_checks',
+    'audit.command_line.errors_as_lines', 'audit.command_line.parse.hint',
+    'audit.compatibility', 'audit.layout',
     'audit.misfit', 'audit.packaged', 'audit.reporting.rewrite.without', 'audit.reporting.run.note',
     'audit.runner.run', 'audit.scoring', 'audit.threat_model._TOO_FEW',
     'audit.threat_model._left_out', 'audit.threat_model._provenance', 'audit.training',

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import capture
 from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import transcript_file
 from fedinv_jax.types import Transcript
 
 
@@ -339,7 +339,7 @@ def test_a_capture_made_by_hand_is_inverted(tmp_path, loss, bias, dynamics):
     config.attack.update({'num_iterations': 1500})
     config.attack.priors.binary = 1e-4
     lines = []
-    result = capture.attack_transcript(
+    result = transcript_file.attack_transcript(
         config, tmp_path / 't.npz', str(tmp_path / 'out'), lines.append
     )
     assert sorted(result['interactions']) == liked
@@ -356,7 +356,7 @@ def test_unrolled_needs_the_rounds_in_between(tmp_path):
     config = config_lib.default_config()
     config.dynamics.name = ('unrolled',)
     with pytest.raises(ValueError, match=r't\.npz: unrolled needs the parameters of every round'):
-        capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path))
+        transcript_file.attack_transcript(config, tmp_path / 't.npz', str(tmp_path))
 
 
 def test_a_capture_with_nan_is_an_error_not_an_answer(tmp_path):
@@ -368,5 +368,5 @@ def test_a_capture_with_nan_is_an_error_not_an_answer(tmp_path):
     config = config_lib.default_config()
     config.attack.num_iterations = 3
     with pytest.raises(ValueError, match='seen/items/embedding to be finite, found 1 of 120 '):
-        capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))
+        transcript_file.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))
     assert not (tmp_path / 'out' / 'answer.json').exists()

@@ -1,14 +1,11 @@
-"""The commands: `attack`, `study`, `report`, `configs`; their flags, and errors that are a line."""
+"""The commands and their flags."""
 
-import contextlib
-import os
 import pathlib
-import re
 import shlex
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,22 +15,21 @@ from ml_collections import config_flags
 
 from fedinv_jax import _validate, _version
 from fedinv_jax.audit import (
-    capture,
+    capture_audit,
+    command_line,
     defences,
     distributed,
-    optional,
     packaged,
     process,
     registry,
     reporting,
     runner,
     study,
+    transcript_file,
     workdir,
 )
 from fedinv_jax.audit import config as config_lib
 
-_HELP = ('--help', '-h', '-help')
-_GO_ON = 'the rows so far are kept; the same command goes on from there'
 _FLAGS = flags.FLAGS
 _MISFIT = 3  # exit status of a transcript that contradicts its description
 
@@ -61,7 +57,7 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ['--help']
     if name == 'help' and rest:
         name, rest = rest[0], ['--help']
-    if name in (*_HELP, 'help'):
+    if name in (*command_line.HELP, 'help'):
         print(_usage())
     elif name == '--version':
         print(f'fedinv_jax {_version.__version__}, jax {jax.__version__}')
@@ -122,11 +118,11 @@ def _run_report(program: str) -> None:
     def write(argv: list[str]) -> None:
         if len(argv) < 2:
             sys.exit(f'error: Expected one or more work directories: {program} WORKDIR ...')
-        with _errors_as_lines():
+        with command_line.errors_as_lines():
             for folder in argv[1:]:
                 reporting.rewrite(folder)
 
-    app.run(write, flags_parser=_parse)
+    app.run(write, flags_parser=command_line.parse)
 
 
 def _run_configs(program: str) -> None:
@@ -135,7 +131,60 @@ def _run_configs(program: str) -> None:
             sys.exit(f'error: Expected no arguments: {program}')
         print(packaged.listing())
 
-    app.run(show, flags_parser=_parse)
+    app.run(show, flags_parser=command_line.parse)
+
+
+def _run_audit(program: str) -> None:
+    flags.DEFINE_string(
+        'truth', None, 'A CSV file of lines client,item, for metrics; items are rows of the item '
+        'table, from 0.'
+    )  # fmt: skip
+    flags.DEFINE_string(
+        'workdir', None, 'Folder for rows, summary and report; a stopped audit goes on there. '
+        'Default: runs/<capture>.'
+    )  # fmt: skip
+    flags.DEFINE_integer('rounds', 4, 'Uploads that are used of a client, the first ones.', 1)
+    _define_model()
+    line = f'{program} {shlex.join(sys.argv[1:])}'
+    process.configure()
+
+    def audit(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) != 2:
+            sys.exit(f'error: Expected the folder of a capture: {program} FOLDER')
+        folder = argv[1]
+        out = _FLAGS.workdir or f'runs/{pathlib.Path(folder).resolve().name}'
+        with command_line.errors_as_lines(out):
+            process.keep_compiled(out)
+            if not capture_audit.run(
+                folder, out, line, _FLAGS.truth, _FLAGS.rounds, model=_FLAGS.model
+            ):
+                sys.exit(_MISFIT)
+
+    for flag in _FLAGS.get_flags_for_module(__name__):
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(audit, flags_parser=command_line.parse)
+
+
+def _define_model() -> None:
+    flags.DEFINE_string(
+        'model', None, 'A Python file with the score function of your model, where the capture is '
+        'not recognised; docs/capture.md has an example.'
+    )  # fmt: skip
+
+
+def _run_capture(program: str) -> None:
+    _define_model()
+
+    def check(argv: list[str]) -> None:
+        if argv[1:2] != ['check'] or len(argv) != 3:
+            sys.exit(f'error: Expected: {program} check FOLDER')
+        with command_line.errors_as_lines():
+            capture_audit.check(argv[2], model=_FLAGS.model)
+
+    for flag in _FLAGS.get_flags_for_module(__name__):
+        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(check, flags_parser=command_line.parse)
 
 
 _RUN_EXAMPLES = (
@@ -166,6 +215,16 @@ COMMANDS: dict[str, Command] = {
         "Runs a study: several arms, one report with the paper's claims.",
         _STUDY_EXAMPLES,
     ),
+    'audit': Command(
+        _run_audit,
+        'Attacks every client of a capture: a training that was recorded elsewhere.',
+        ('capture', 'capture --truth=interactions.csv'),
+    ),
+    'capture': Command(
+        _run_capture,
+        'Reads every file of a capture, and says what it is: `capture check FOLDER`.',
+        ('check capture',),
+    ),
     'report': Command(
         _run_report,
         'Writes summary, figures and report of work directories anew from their rows.',
@@ -178,9 +237,9 @@ COMMANDS: dict[str, Command] = {
 
 def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
     if _FLAGS.save_transcript:
-        capture.save_transcript(config, _FLAGS.save_transcript)
+        transcript_file.save_transcript(config, _FLAGS.save_transcript)
     elif _FLAGS.transcript:
-        if capture.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
+        if transcript_file.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
             sys.exit(_MISFIT)
     else:
         process.keep_compiled(folder)
@@ -253,96 +312,21 @@ def _start(program: str, do: Do) -> None:
         path, _, variant = name.partition(':')
         default = pathlib.Path(path).stem + f'_{variant}' * bool(variant)
         folder = _FLAGS.workdir or f'runs/{default}'
-        with _errors_as_lines():
+        with command_line.errors_as_lines():
             _FLAGS.config.lock()  # any use of a config whose file could not be read is an error
         work = partial(do, _FLAGS.config, folder, line)
-        lost = f'error: this process was lost, or another one of the run: {_GO_ON}'
-        with _errors_as_lines(folder), distributed.watch(lost):
+        with command_line.errors_as_lines(folder), distributed.watch(command_line.LOST):
             if _FLAGS.distributed:
-                _run_distributed(work)
+                command_line.run_distributed(work)
             else:
-                work(_shard(), _FLAGS.merge)
+                work(command_line.shard(), _FLAGS.merge)
 
     for flag in _FLAGS.get_flags_for_module(__name__):  # shown by `--help`
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     warnings.filterwarnings('once', 'The field', FutureWarning)
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
-    if not set(sys.argv) & {*_HELP, '--helpfull'}:
-        with _errors_as_lines():
+    if not set(sys.argv) & {*command_line.HELP, '--helpfull'}:
+        with command_line.errors_as_lines():
             # In place: ml_collections reads the overrides of fields there.
             sys.argv[1:] = packaged.resolve(sys.argv[1:])
-    app.run(main, flags_parser=_parse)
-
-
-@contextlib.contextmanager
-def _errors_as_lines(folder: str | None = None) -> Iterator[None]:
-    """Where what is asked for cannot be done, the process ends with a line that says why.
-
-    The line says that a run goes on where the work directory has rows.
-    """
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f'error: {error}')
-    except OSError as error:
-        rows = folder is not None and any(pathlib.Path(folder).rglob('victims*.jsonl'))
-        sys.exit(f'error: {error}' + f' ({_GO_ON})' * rows)
-    except KeyboardInterrupt:
-        print(f'interrupted: {_GO_ON}')
-        sys.exit(130)
-
-
-def _slurm() -> str | None:
-    """The part that a SLURM array gives this task: i/n of its n tasks."""
-    if 'SLURM_ARRAY_TASK_ID' not in os.environ:
-        return None
-    task, first, last, step = (
-        int(os.environ.get(f'SLURM_ARRAY_TASK_{name}') or default)
-        for name, default in (('ID', 0), ('MIN', 0), ('MAX', -1), ('STEP', 1))
-    )
-    count = (last - first) // step + 1
-    if last < first or int(os.environ.get('SLURM_ARRAY_TASK_COUNT') or count) != count:
-        raise ValueError(
-            'Expected a SLURM array of tasks in even steps, as --array=0-7, and its first and last '
-            'in SLURM_ARRAY_TASK_MIN and _MAX. Or say --shard=i/n.'
-        )
-    return f'{(task - first) // step}/{count}'
-
-
-def _shard() -> workdir.Shard:
-    """The part of the work that the flag or SLURM asks for."""
-    if _FLAGS.merge:
-        return 0, 1
-    text = _FLAGS.shard or _slurm() or '0/1'
-    index, _, count = text.partition('/')
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(f'Expected --shard={text} to be i/n with 0 <= i < n, as in 0/3.')
-    return int(index), int(count)
-
-
-def _run_distributed(work: Callable[[workdir.Shard, bool], None]) -> None:
-    """Does this process's part; when all have done theirs, process 0 joins them."""
-    if _FLAGS.shard or _FLAGS.merge:
-        raise ValueError('--distributed gives each process its part: leave --shard and --merge.')
-    shard = distributed.initialize(_FLAGS.coordinator, _FLAGS.num_processes, _FLAGS.process)
-    work(shard, False)
-    distributed.barrier('attacked')
-    if shard[0] == 0:
-        work((0, 1), True)
-    distributed.barrier('reported')
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; what cannot be parsed ends in one line."""
-    if set(argv) & set(_HELP):
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
-    try:
-        return _FLAGS(argv)
-    except flags.Error as error:  # a config file that raises is quoted with its traceback
-        sys.exit(f'error: {optional.plain(str(error).strip().splitlines()[-1])}')
-    except (AttributeError, KeyError) as error:
-        text = str(error)
-        wrong = re.search(r'instead of "(\w+)"', text) or re.search(r'(\w+)', text)
-        near = re.search(r'Did you mean "(\w+)"', text)
-        hint = f' Did you mean {near[1]!r}?' if near else ''
-        sys.exit(f'error: The config has no field {wrong and wrong[1]!r}.{hint}')
+    app.run(main, flags_parser=command_line.parse)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import tree
+from fedinv_jax import compilation, tree
 from fedinv_jax.attack.exact.known import Known
 from fedinv_jax.audit import attackers, changed_uploads, precision, registry, training
 from fedinv_jax.audit.config import Config
@@ -39,7 +39,7 @@ def probe(config: Config, model: Model, uploads_in: precision.Precision | None) 
 
 def solver(target: attackers.Target, choice: attackers.Choice) -> Solve:
     """An attack on transcripts, compiled."""
-    attack, key = jax.jit(choice.attack), jax.random.key(target.config.seed)
+    attack, key = compilation.jit(choice.attack), jax.random.key(target.config.seed)
     count = target.config.attack.num_iterations
     return lambda seen: jax.device_get(attack(seen, key, count))
 

@@ -177,11 +177,23 @@ def keep(folders: Sequence[str], conditions: str = '') -> dict[str, Any]:
         lists['claims'] += [arm | row for row in results.claims(found, summary['rows'])]
     if len({point.defence for point in points}) > 1:
         lists['defences'] = results.defences(points)
-    about = [run_record.read_versions(path) for path in runs]
+    head = described(runs, '\n'.join(_command(root) for root in roots))
+    lists['rows'] = results.select(lists['rows'], conditions)
+    return results.pack(head, lists)
+
+
+def described(folders: Sequence[pathlib.Path], command: str) -> dict[str, Any]:
+    """Command, date, device and versions of work directories, the head of `results.pack`.
+
+    Args:
+        folders: work directories with `versions.json`.
+        command: how they were started.
+    """
+    about = [run_record.read_versions(path) for path in folders]
     machine = about[-1]
     devices = ' and '.join(dict.fromkeys(machine.get('devices', ())))
-    head = {
-        'command': '\n'.join(_command(root) for root in roots),
+    return {
+        'command': command,
         'date': max(str(each.get('date', ''))[:10] for each in about),
         'device': f'{machine.get("cpus")} CPU cores' if devices == 'cpu: cpu' else devices,
         'versions': {
@@ -190,8 +202,6 @@ def keep(folders: Sequence[str], conditions: str = '') -> dict[str, Any]:
             if name not in ('date', 'cpus', 'devices', 'platform')
         },
     }
-    lists['rows'] = results.select(lists['rows'], conditions)
-    return results.pack(head, lists)
 
 
 def _runs(root: pathlib.Path) -> list[pathlib.Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedinv_jax import item_table, transcripts, tree
-from fedinv_jax.audit import attackers, capture, mgradinv, plan, precision, training
+from fedinv_jax.audit import attackers, mgradinv, plan, precision, training, transcript_file
 from fedinv_jax.audit import channel as channel_lib
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
@@ -41,7 +41,7 @@ def test_every_name_of_the_choices_can_be_made():
 def seen(tmp_path_factory):
     """A transcript of T = 2 uploads, as a file."""
     path = tmp_path_factory.mktemp('capture') / 't.npz'
-    capture.save_transcript(small_config(), str(path), log=silent)
+    transcript_file.save_transcript(small_config(), str(path), log=silent)
     return path
 
 
@@ -54,7 +54,7 @@ def answer(seen, tmp_path, **changes):
             config[section][inner][name] = value
         else:
             config[section][name] = value
-    return capture.attack_transcript(config, str(seen), str(tmp_path), log=silent)
+    return transcript_file.attack_transcript(config, str(seen), str(tmp_path), log=silent)
 
 
 @pytest.fixture(scope='module')

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import capture
 from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import transcript_file
 from tests.audit.helpers import small_capture
 
 MODEL = {'name': 'ncf', 'dim': 3, 'hidden': [4], 'num_items': 60}
@@ -29,7 +29,9 @@ def refused(folder, match, meta=None, **changes):
     config.attack.name = ('exact',)
     lines = []
     with pytest.raises(ValueError, match=match) as caught:
-        capture.attack_transcript(config, folder / 't.npz', str(folder / 'out'), lines.append)
+        transcript_file.attack_transcript(
+            config, folder / 't.npz', str(folder / 'out'), lines.append
+        )
     assert str(caught.value).startswith(f'{folder / "t.npz"}: ')
     assert '\n' not in str(caught.value)
     assert not lines
@@ -119,7 +121,7 @@ def test_a_file_that_describes_no_model_says_whose_it_is(tmp_path):
     del description['model']
     transcripts.save(tmp_path / 't.npz', transcript, description)
     with pytest.raises(ValueError, match=r'meta describes no model: this is about the config'):
-        capture.attack_transcript(
+        transcript_file.attack_transcript(
             config_lib.default_config(), tmp_path / 't.npz', str(tmp_path / 'out')
         )
 
@@ -132,5 +134,5 @@ def test_an_optimiser_is_described_with_its_own_arguments(tmp_path):
     transcripts.save(tmp_path / 't.npz', transcript, {**description, 'client': described})
     config = config_lib.default_config()
     config.attack.name, config.client.batch_size = ('spectral',), 5
-    result = capture.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))
+    result = transcript_file.attack_transcript(config, tmp_path / 't.npz', str(tmp_path / 'out'))
     assert len(result['items']) == 12

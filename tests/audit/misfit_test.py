@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import capture, precision
 from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import precision, transcript_file
 from tests.audit.helpers import script, small_capture
 from tests.helpers import silent
 
@@ -65,7 +65,7 @@ def attack(folder, made):
     transcripts.save(folder / 't.npz', transcript, description)
     config, lines = config_lib.default_config(), []
     config.attack.name = ('exact',)
-    result = capture.attack_transcript(
+    result = transcript_file.attack_transcript(
         config, str(folder / 't.npz'), str(folder / 'out'), lines.append
     )
     assert json.loads((folder / 'out' / 'answer.json').read_text()) == result
@@ -136,7 +136,7 @@ def test_a_misfit_is_said_and_explained(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['noise', 'bias', 'few equations'])
 def test_a_kernel_and_a_bias_that_no_private_state_explains(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(capture.misfit, 'explanation', lambda *_: None)
+    monkeypatch.setattr(transcript_file.misfit, 'explanation', lambda *_: None)
     rng = np.random.default_rng(0)
     if name == 'noise':
         made = changed(lambda g, _: np.float32(g + 1e-2 * rng.normal(size=g.shape)))
@@ -174,7 +174,9 @@ def test_a_member_without_a_model_cannot_tell(tmp_path):
     transcripts.save(tmp_path / 't.npz', transcript, description)
     config = config_lib.default_config()
     config.attack.name = ('spectral',)
-    found = capture.attack_transcript(config, str(tmp_path / 't.npz'), str(tmp_path), silent)
+    found = transcript_file.attack_transcript(
+        config, str(tmp_path / 't.npz'), str(tmp_path), silent
+    )
     assert found['fits'] is None
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedinv_jax.audit import capture, checks, main, plan, registry, runner
+from fedinv_jax.audit import checks, main, plan, registry, runner, transcript_file
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.attackers import Choice
 from fedinv_jax.types import Answer
@@ -23,7 +23,7 @@ def config_of(*names, seen='items'):
 def file(tmp_path_factory):
     """A transcript file of item rows."""
     path = str(tmp_path_factory.mktemp('transcript') / 't.npz')
-    capture.save_transcript(config_of('mgradinv'), path, silent)
+    transcript_file.save_transcript(config_of('mgradinv'), path, silent)
     return path
 
 
@@ -73,7 +73,7 @@ def test_a_made_up_attack_through_the_table_alone(tmp_path):
     ],
 )
 def test_every_attack_that_reads_uploads_works_on_a_transcript_file(name, file, tmp_path):
-    answer = capture.attack_transcript(config_of(name), file, str(tmp_path), silent)
+    answer = transcript_file.attack_transcript(config_of(name), file, str(tmp_path), silent)
     assert len(set(answer['scores'])) > 1
     assert len(answer['scores']) == len(answer['items'])
     assert set(answer['interactions']) <= set(answer['items'])
@@ -81,7 +81,7 @@ def test_every_attack_that_reads_uploads_works_on_a_transcript_file(name, file, 
 
 @pytest.mark.usefixtures('with_made_up')
 def test_a_made_up_attack_on_a_transcript_file(file, tmp_path):
-    answer = capture.attack_transcript(config_of('made_up'), file, str(tmp_path), silent)
+    answer = transcript_file.attack_transcript(config_of('made_up'), file, str(tmp_path), silent)
     assert 0 < len(answer['interactions']) < len(answer['items'])
 
 

@@ -8,8 +8,8 @@ import pytest
 import sklearn.metrics
 
 from fedinv_jax import transcripts
-from fedinv_jax.audit import capture, knowledge, plan, runner
 from fedinv_jax.audit import config as config_lib
+from fedinv_jax.audit import knowledge, plan, runner, transcript_file
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import (
     bias_sign,
@@ -28,10 +28,10 @@ def test_a_transcript_of_one_part_can_be_attacked(tmp_path):
     config = small_config()
     config.observation.update({'uploaded': ('items',), 'seen': ('items',)})
     path = str(tmp_path / 't.npz')
-    capture.save_transcript(config, path, log=silent)
+    transcript_file.save_transcript(config, path, log=silent)
     config = config_lib.default_config()
     config.attack.name = ('spectral',)
-    answer = capture.attack_transcript(config, path, str(tmp_path / 'out'), log=silent)
+    answer = transcript_file.attack_transcript(config, path, str(tmp_path / 'out'), log=silent)
     assert len(answer['scores']) == len(answer['items'])
     assert 0 < len(answer['interactions']) < len(answer['items'])
 
@@ -40,7 +40,7 @@ def test_a_transcript_of_one_part_can_be_attacked(tmp_path):
 def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     config = tiny(num_gradients=(1, 2))
     path = tmp_path / 't.npz'
-    capture.save_transcript(config, str(path), silent)
+    transcript_file.save_transcript(config, str(path), silent)
     case = plan.make_case(config)
     user = case.victims[0]
     own = set(case.interactions.items[case.interactions.users == user].tolist())
@@ -64,12 +64,16 @@ def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
     assert not np.array_equal(np.sort(labels), labels)
     assert not np.array_equal(np.sort(labels), labels[::-1])
     lines = []
-    result = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
+    result = transcript_file.attack_transcript(
+        config, str(path), str(tmp_path / 'out'), lines.append
+    )
     assert sklearn.metrics.roc_auc_score(labels, result['scores']) > 0.9
     # The config's first attack that reads uploads is taken.
     replace_attack(monkeypatch, 'exact', bias_sign)
     config.attack.name = ('popularity', 'exact', 'mgradinv')
-    exact = capture.attack_transcript(config, str(path), str(tmp_path / 'out'), lines.append)
+    exact = transcript_file.attack_transcript(
+        config, str(path), str(tmp_path / 'out'), lines.append
+    )
     assert set(exact['interactions']) == set(np.asarray(exact['items'])[labels].tolist())
     assert exact['certified'] is True
     assert 'hypothesis free, attacked by exact (bias sign, float64)' in lines[-4]
@@ -83,7 +87,7 @@ def test_a_saved_transcript_holds_no_truth(tmp_path, monkeypatch):
 def test_a_saved_transcript_is_what_the_run_attacks(tmp_path, dynamics):
     config = tiny(num_gradients=(1, 2), interval=(2,))  # the most gradients are kept
     config.dynamics.name = (dynamics,)
-    capture.save_transcript(config, str(tmp_path / 't.npz'), silent)
+    transcript_file.save_transcript(config, str(tmp_path / 't.npz'), silent)
     seen, meta = transcripts.load(tmp_path / 't.npz')
     case = plan.make_case(config)
     setting = max(settings_lib.reading(config), key=lambda each: each.num_gradients)
@@ -97,7 +101,7 @@ def test_a_saved_transcript_is_what_the_run_attacks(tmp_path, dynamics):
 
 def test_saving_needs_an_attack_that_reads_uploads(tmp_path):
     with pytest.raises(ValueError, match=r'attack\.name'):
-        capture.save_transcript(tiny(name=('popularity',)), str(tmp_path / 't.npz'), silent)
+        transcript_file.save_transcript(tiny(name=('popularity',)), str(tmp_path / 't.npz'), silent)
 
 
 @pytest.mark.slow

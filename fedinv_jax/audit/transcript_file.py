@@ -1,9 +1,7 @@
 """Transcript files from a config's simulation, and attacks on anyone's transcript file."""
 
-import dataclasses
 import json
 import pathlib
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +9,15 @@ import jax
 import numpy as np
 import optax
 
-from fedinv_jax import _validate, transcripts, tree
+from fedinv_jax import transcripts, tree
 from fedinv_jax.audit import (
     attackers,
     beliefs,
-    checks,
+    described,
     files,
     knowledge,
-    layout,
     misfit,
     plan,
-    precision,
     registry,
     runner,
     scoring,
@@ -30,11 +26,7 @@ from fedinv_jax.audit import (
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from fedinv_jax.audit.config import Config
-from fedinv_jax.audit.settings import Setting
-from fedinv_jax.types import Answer, Model, Transcript
-
-_SECTIONS = ('model', 'client', 'observation')
-"""Sections of the config of which a file may say more."""
+from fedinv_jax.types import Answer, Transcript
 
 
 def save_transcript(config: Config, path: str, log: runner.Log = print) -> None:
@@ -112,7 +104,8 @@ def attack_transcript(
     dtype = settings_lib.dtype(config, target.attack)
     log(
         f'{path}: {_summary(target, seen)}, attacked by {target.attack} ({choice.solver}, '
-        f'{dtype}); {optax.tree.size(seen.seen)} numbers seen : {_unknowns(target, seen)} unknown'
+        f'{dtype}); {optax.tree.size(seen.seen)} numbers seen : '
+        f'{described.num_unknowns(target, seen)} unknown'
     )
     if choice.why:
         log(f'{target.attack}: {choice.why}')
@@ -173,7 +166,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
 
 
 def _is_overdetermined(target: attackers.Target, seen: Transcript) -> bool:
-    return optax.tree.size(seen.seen) > _unknowns(target, seen)
+    return optax.tree.size(seen.seen) > described.num_unknowns(target, seen)
 
 
 def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
@@ -184,121 +177,11 @@ def _read(config: Config, path: str) -> tuple[Transcript, attackers.Target]:
     """
     seen, meta = transcripts.load(path)
     try:
-        config = beliefs.believed(_described(config, seen, meta))
-        model = training.make_model(config.model, len(seen.items), _features(config, seen))
-        layout.check(seen, model)
-        training.make_client_update(config, model)  # refuses an optimiser's arguments
-        setting = settings_lib.reading(config)[0]
-        seen = _observed(seen, unrolled=setting.dynamics == 'unrolled')
+        target, seen = described.target(config, seen, meta)
     except (TypeError, ValueError) as error:
         whose = '' if 'model' in meta else " (meta describes no model: this is about the config's)"
         raise ValueError(f'{path}: {error}{whose}') from error
-    return seen, _target(config, setting, seen, model)
-
-
-def _features(config: Config, seen: Transcript) -> np.ndarray | None:
-    """Features of a file's items, of which the model needs the number only: it has the others."""
-    leaf = seen.shared['items'].get('features')
-    if config.model.item_features is None or leaf is None:
-        return None
-    return np.ones(np.shape(leaf)[1:], np.float32)
-
-
-def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Config:
-    """The config with what a file says of its client.
-
-    Ids are names: the attack's catalogue is the candidates, whatever their ids.
-    """
-    config = config.copy_and_resolve_references()
-    for name in meta.keys() - {'format', 'version', 'known', *_SECTIONS}:  # other keys are free
-        if near := _validate.hint(name, _SECTIONS):
-            raise ValueError(f'meta has {name!r}, which is no section.{near} Else rename it.')
-    for section in _SECTIONS:
-        values = meta.get(section, {})
-        try:
-            if not isinstance(values, Mapping):
-                raise TypeError(f'expected an object of fields, found {values!r:.40}.')
-            values = dict(values)
-            if section == 'model' and type(values.pop('num_items', 1)) is not int:
-                raise TypeError(f'expected num_items to be an integer, found {meta[section]}.')
-            _check_types(config_lib.default_config()[section], values)
-            with config.unlocked():  # an optimiser's own arguments
-                config[section].update(values)
-        except (KeyError, TypeError, ValueError) as error:
-            words = config_lib.refusal(error)
-            raise ValueError(f'meta, section {section}: {words}') from error
-    if 'items' in seen.seen and seen.weights is None:
-        raise ValueError(
-            'seen/items shows which items are in the batch: expected weights (S, B), found none.'
-        )
-    config.observation.seen = ('+'.join(tree.names(seen.seen)),)
-    config.observation.batch_known = seen.weights is not None
-    checks.check(config)
-    return config
-
-
-def _check_types(section: Config, values: Mapping[str, Any], free: bool = False) -> None:
-    """Refuses fields that the section lacks, and values of another type than its own.
-
-    Args:
-        section: of the default config, which has the types.
-        values: of a file.
-        free: whether the section, an optimiser's, takes fields that it lacks.
-    """
-    for name, value in values.items():
-        if free and name not in section:
-            continue
-        usual = section[name]
-        if isinstance(usual, Config) and isinstance(value, Mapping):
-            _check_types(usual, value, free=name.endswith('optimizer'))
-        elif not _is_like(value, usual, section.get_type(name)):
-            usual = usual.to_dict() if isinstance(usual, Config) else usual
-            like = f'like {usual!r}' if usual is not None else f'of type {section.get_type(name)}'
-            raise TypeError(f'expected {name} {like}, found {value!r:.40}.')
-
-
-def _is_like(value: Any, usual: Any, kind: Any) -> bool:
-    """Whether a value of JSON may replace one of the config; a list is a tuple there.
-
-    `kind` is the field's type, of which None may be a part.
-    """
-    if isinstance(usual, tuple):
-        kinds = {type(each) for each in usual}
-        return isinstance(value, list | tuple) and {type(each) for each in value} <= kinds
-    kinds = set(typing.get_args(kind)) or {kind}
-    return type(value) in kinds or (float in kinds and type(value) is int)
-
-
-def _observed(seen: Transcript, unrolled: bool) -> Transcript:
-    """The transcript with the rounds that a hypothesis needs: all in between where it unrolls."""
-    at = np.asarray(seen.rounds) - int(seen.rounds[0])
-    kept = len(seen.participated)
-    if unrolled and kept <= at[-1]:
-        raise ValueError(
-            'unrolled needs the parameters of every round in between: keep shared/ of all of them, '
-            "or set dynamics.name='free'."
-        )
-    if unrolled or kept == len(at):
-        return seen
-    fields = ('shared', 'participated', 'weights', 'slot')
-    return dataclasses.replace(
-        seen, **{name: tree.take(getattr(seen, name), at) for name in fields}
-    )
-
-
-def _target(config: Config, setting: Setting, seen: Transcript, model: Model) -> attackers.Target:
-    """What the attack is made for: the rounds are the file's, the share of positives public."""
-    return attackers.Target(
-        config,
-        setting.attack,
-        setting.seen,
-        setting.adaptive,
-        setting.dynamics,
-        tuple(int(round_) for round_ in seen.rounds),
-        model,
-        1 / (1 + config.data.negatives_per_positive),
-        misfit.probe(config, model, precision.declared(seen.seen)),
-    )
+    return seen, target
 
 
 def _summary(target: attackers.Target, seen: Transcript) -> str:
@@ -309,14 +192,6 @@ def _summary(target: attackers.Target, seen: Transcript) -> str:
         f'batch {"unknown" if seen.weights is None else "known"}, step size '
         f'{target.config.client.private_learning_rate:g}, hypothesis {target.dynamics}'
     )
-
-
-def _unknowns(target: attackers.Target, seen: Transcript) -> int:
-    """How many numbers are unknown."""
-    init_private = attackers.make_init_private(target.config, target.model)
-    hypothesis = attackers.make_dynamics(str(target.dynamics), target.rounds, init_private)
-    labels = len(seen.items) * (2 if seen.weights is None else 1)
-    return labels + optax.tree.size(hypothesis.init(jax.random.key(0)))
 
 
 def _result(seen: Transcript, answer: Answer) -> dict[str, Any]:
