@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
   --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS" $(RUN) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help demo examples test test-fast test-integrations lint tables bench wheel clean
+.PHONY: help demo examples test test-fast test-exhaustive test-integrations lint tables bench wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -38,8 +38,11 @@ examples: $(VENV)/.installed $(VENV)-flower/.installed  ## train NCF in PyTorch 
 	    --workdir=runs/$$system || exit 1; \
 	done
 
-test: $(VENV)/.installed-dev  ## all tests
-	$(PYTEST)
+test: $(VENV)/.installed-dev  ## the tests, without whole runs in many settings
+	$(PYTEST) -m 'not (exhaustive and slow)'
+
+test-exhaustive: $(VENV)/.installed-dev  ## whole runs in many settings: smoke configs, several processes, fuzz
+	$(PYTEST) -m 'exhaustive and slow'
 
 test-fast: $(VENV)/.installed-dev  ## the tests without those marked slow
 	$(PYTEST) -m 'not slow'

@@ -12,6 +12,8 @@ from benchmarks.fuzz import attacks, clients, models, summary
 from fedinv_jax import tree
 from tests.audit.helpers import ROOT, load_module
 
+pytestmark = pytest.mark.exhaustive
+
 CLIENTS, PER_CELL = 216, 12
 SEED = 0
 command = load_module(ROOT / 'benchmarks' / 'fuzz_certificates.py')

@@ -15,7 +15,15 @@ import numpy as np
 
 from fedinv_jax import compilation, tree
 from fedinv_jax.attack.exact import item_rows
-from fedinv_jax.audit import changed_uploads, described, misfit, readings, registry, scoring
+from fedinv_jax.audit import (
+    changed_uploads,
+    described,
+    misfit,
+    padding,
+    readings,
+    registry,
+    scoring,
+)
 from fedinv_jax.audit.config import Config
 from fedinv_jax.capture import folder, names, uploads
 from fedinv_jax.capture import own as own_model
@@ -23,7 +31,6 @@ from fedinv_jax.types import Answer, Model, Transcript
 
 _JUDGES = 3  # clients whose uploads decide between readings, those with the fewest examples
 _AMONG = 30  # of the first clients
-_SMALLEST = 64  # candidates that an attack is compiled for
 _HALF, _MOST_LOST = ('float16', 'bfloat16'), 0.5  # of the numbers, in the rounding of weights
 _SHARE = 0.2  # of interactions among the candidates: four negatives for each
 _OTHERWISE = (
@@ -110,10 +117,10 @@ def attack_of(
         config_of = config.copy_and_resolve_references()
         config_of.attack.step_sizes_known = reading.sized
         config_of.data.resample_negatives = found.transcript.slot is not None
-        size = _padded_size(len(found.transcript.items), subject.layout.num_items)
+        size = padding.size(len(found.transcript.items), subject.layout.num_items)
         factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
         alone = _without_decay(changed_uploads.scaled(found.transcript, factor), subject.known)
-        seen = _padded(alone, size)
+        seen = padding.padded(alone, size)
         meta = readings.description(subject.known, subject.layout, found, reading)
         what = json.dumps([meta, reading.sized, list(config.attack.name)])
         key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
@@ -163,7 +170,7 @@ def without_a_model(found: uploads.Captured, share: float, num_items: int) -> Fo
     Raises:
         ValueError: if no item rows are seen.
     """
-    seen = _padded(found.transcript, _padded_size(len(found.transcript.items), num_items))
+    seen = padding.padded(found.transcript, padding.size(len(found.transcript.items), num_items))
     with jax.enable_x64():
         answer = jax.device_get(_levels(tree.cast_floats(seen, np.dtype('float64')), share))
     return _unpadded(found.transcript, answer)._replace(solver=WITHOUT_A_MODEL)
@@ -306,44 +313,6 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
     if 'items' not in found.transcript.seen:
         raise ValueError(f'no item rows are seen, and {"; ".join(decision.why)}')
     return without_a_model(found, _SHARE, decision.layout.num_items)._replace(fits=decision.fits)
-
-
-def _padded_size(count: int, most: int) -> int:
-    """The number of candidates that an attack is compiled for: few, as it takes long to compile."""
-    size = _SMALLEST
-    while size < count:
-        size *= 4
-    return max(count, min(size, most))
-
-
-def _padded(seen: Transcript, size: int) -> Transcript:
-    """The transcript with copies of its first candidate, which are in no batch."""
-    more = size - len(seen.items)
-    if seen.weights is None or not more:
-        return seen
-
-    def rows(leaf: Any) -> np.ndarray:
-        return np.concatenate([leaf, np.repeat(leaf[:, :1], more, axis=1)], axis=1)
-
-    def zeros(leaf: Any, width: int) -> np.ndarray:
-        return np.pad(leaf, [(0, 0), (0, width), *[(0, 0)] * (leaf.ndim - 2)])
-
-    wide = more
-    if seen.slot is not None:
-        wide = _padded_size(seen.weights.shape[1], size) - seen.slot.shape[1]
-    shared = {**seen.shared, 'items': jax.tree.map(rows, seen.shared['items'])}
-    there = {}
-    if 'items' in seen.seen:
-        there['items'] = jax.tree.map(lambda leaf: zeros(leaf, more), seen.seen['items'])
-    return dataclasses.replace(
-        seen,
-        shared=shared,
-        seen={**seen.seen, **there},
-        items=np.concatenate([seen.items, np.repeat(seen.items[:1], more)]),
-        slot=None if seen.slot is None else zeros(seen.slot, wide),
-        weights=zeros(seen.weights, wide),
-        log_odds=np.concatenate([seen.log_odds, np.repeat(seen.log_odds[:1], more)]),
-    )
 
 
 def _unpadded(seen: Transcript, answer: Answer) -> Found:

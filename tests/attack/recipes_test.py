@@ -25,6 +25,8 @@ from tests.helpers import (  # noqa: F401
     toy,
 )
 
+pytestmark = pytest.mark.exhaustive
+
 VIEW = ('items', 'scorer')
 
 

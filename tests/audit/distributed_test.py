@@ -14,6 +14,8 @@ import pytest
 
 from fedinv_jax.audit import distributed
 
+pytestmark = pytest.mark.exhaustive
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMOKE = (
     '--config=configs/quickstart.py:smoke',

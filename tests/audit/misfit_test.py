@@ -18,6 +18,8 @@ from fedinv_jax.audit import precision, transcript_file
 from tests.audit.helpers import script, small_capture
 from tests.helpers import silent
 
+pytestmark = pytest.mark.exhaustive
+
 SHAPE = {'size': 24, 'hidden': 6, 'dim': 4}
 
 

@@ -10,6 +10,8 @@ from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked, small_config
 from tests.helpers import no_figures, rows_of, run, silent, tiny  # noqa: F401
 
+pytestmark = pytest.mark.exhaustive
+
 
 def rows_config(**attack):
     """Item rows of victims in several groups; an attack that takes no time."""

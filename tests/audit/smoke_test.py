@@ -12,6 +12,8 @@ from tests.audit.helpers import ROOT, check_folder, load_config, run_study
 from tests.helpers import rows_of, run
 from tests.report.helpers import browse
 
+pytestmark = pytest.mark.exhaustive
+
 ALL = sorted((ROOT / 'configs').glob('*.py'))
 ALSO = ('explicit_ratings', 'models', 'quality')
 STUDIES = [path for path in ALL if path.stem.startswith('study_') or path.stem in ALSO]

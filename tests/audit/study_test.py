@@ -16,6 +16,8 @@ from fedinv_jax.audit import plan, runner, study
 from tests.audit.helpers import run_study, script, strict, two_arms, write_config
 from tests.helpers import contents, no_figures, rows_of, silent, tiny  # noqa: F401
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):

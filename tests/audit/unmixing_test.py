@@ -9,6 +9,8 @@ from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import settings as settings_lib
 from tests.audit.helpers import attacked
 
+pytestmark = pytest.mark.exhaustive
+
 
 def sampled(**attack):
     """Matrix factorisation, 8 of 24 clients summed in each of 40 rounds."""
