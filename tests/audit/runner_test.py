@@ -29,6 +29,8 @@ from tests.audit.helpers import (
 )
 from tests.helpers import contents, no_figures, rows_of, run, silent, tiny  # noqa: F401
 
+pytestmark = pytest.mark.exhaustive
+
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
