@@ -241,7 +241,7 @@ def _row(
         'notes': [],
     }
     try:
-        found = uploads.captured(capture, client, decision.layout, most)
+        found = uploads.captured(capture, client, decision.subject.layout, most)
         row['notes'] = list(found.notes)
         row |= _answer(captured.answer(decision, found))
     except ValueError as error:

@@ -29,10 +29,10 @@ from fedinv_jax.capture import folder, names, uploads
 from fedinv_jax.capture import own as own_model
 from fedinv_jax.types import Answer, Model, Transcript
 
-_JUDGES = 3  # clients whose uploads decide between readings, those with the fewest examples
+_JUDGES = 3  # clients whose uploads decide between readings, those with the fewest candidates
 _AMONG = 30  # of the first clients
 _HALF, _MOST_LOST = ('float16', 'bfloat16'), 0.5  # of the numbers, in the rounding of weights
-_SHARE = 0.2  # of interactions among the candidates: four negatives for each
+_NEGATIVES = 4  # for each interaction, where the capture does not say it
 _OTHERWISE = (
     '**This is not what the capture says**: learning_rate or reduction of capture.json, or the '
     'sign of what was recorded, is wrong; correct it and audit again'
@@ -116,12 +116,14 @@ def attack_of(
     def attack(found: uploads.Captured) -> Found:
         config_of = config.copy_and_resolve_references()
         config_of.attack.step_sizes_known = reading.sized
-        config_of.data.resample_negatives = found.transcript.slot is not None
+        config_of.data.negatives_per_positive = _negatives(subject.known)
+        changes = found.transcript.slot is not None
+        config_of.data.resample_negatives = changes or bool(subject.known.get('resample_negatives'))
         size = padding.size(len(found.transcript.items), subject.layout.num_items)
         factor = reading.sign / (_num_examples(found.transcript) if reading.summed else 1)
-        alone = _without_decay(changed_uploads.scaled(found.transcript, factor), subject.known)
-        seen = padding.padded(alone, size)
-        meta = readings.description(subject.known, subject.layout, found, reading)
+        alone = _without_decay(found, subject.known, reading.sign)
+        seen = padding.padded(changed_uploads.scaled(alone, factor), size)
+        meta = readings.description(subject.known, subject.layout, found.kind, reading)
         what = json.dumps([meta, reading.sized, list(config.attack.name)])
         key = what, size, len(seen.rounds), None if seen.slot is None else seen.slot.shape[1]
         if key not in kept:
@@ -143,11 +145,22 @@ def attack_of(
     return attack
 
 
-def _without_decay(seen: Transcript, known: Mapping[str, Any]) -> Transcript:
+def _negatives(known: Mapping[str, Any]) -> int:
+    """Negatives for each interaction."""
+    return int(known.get('negatives_per_positive', _NEGATIVES))
+
+
+def _rate(known: Mapping[str, Any], kind: str) -> float:
+    """The size of a step, by which an upload of that kind is multiplied."""
+    return 1.0 if kind == 'gradient' else float(known.get('learning_rate', 1.0))
+
+
+def _without_decay(found: uploads.Captured, known: Mapping[str, Any], sign: float) -> Transcript:
     """A single step without what it owes to weight decay."""
+    seen = found.transcript
     if not known['weight_decay'] or not readings.is_one_step(known):
         return seen
-    share = known['weight_decay'] * known.get('learning_rate', 1.0)
+    share = sign * known['weight_decay'] * _rate(known, found.kind)
     left = jax.tree.map(
         lambda leaf, sent: leaf - share * sent, seen.seen, changed_uploads.like(seen)
     )
@@ -188,8 +201,7 @@ class Decision(NamedTuple):
         fits: whether the uploads of most of the first clients are what the reading says; None if
             that cannot be told.
         why: sentences for the report: what was assumed or tried, and what did not fit.
-        layout: of the model, in this reading.
-        name: of the attack, a key of `registry.ATTACKS`.
+        subject: what is attacked, in this reading.
         contradicts: whether the reading that fits is another one than the capture says: uploads of
             the other sign, or a step of another size than its learning rate.
     """
@@ -198,8 +210,7 @@ class Decision(NamedTuple):
     attack: Attack | None
     fits: bool | None
     why: tuple[str, ...]
-    layout: names.Layout
-    name: str
+    subject: Subject
     contradicts: bool = False
 
 
@@ -239,7 +250,7 @@ def _decide(
         read = base if own is not None else subject(capture, None, reading.user_first)
         read = read._replace(known=known)
         attack = attack_of(config, read, reading, kept)
-        found = Decision(reading, attack, None, (), read.layout, name)
+        found = Decision(reading, attack, None, (), read)
         try:
             fits = [attack(uploads.captured(capture, who, read.layout, most)).fits for who in first]
         except ValueError as error:
@@ -265,8 +276,8 @@ def _decide(
 
 def _with_decay(known: Mapping[str, Any], judges: Sequence[uploads.Captured]) -> Mapping[str, Any]:
     """What is known, and where it is not said, the weight decay by which rows shrink."""
-    rate = known.get('learning_rate', 1.0) if judges[0].kind != 'gradient' else 1.0
-    return {'weight_decay': max(each.decay for each in judges) / rate, **known}
+    share = max(abs(each.decay) for each in judges)
+    return {'weight_decay': share / _rate(known, judges[0].kind), **known}
 
 
 def _judges(
@@ -300,7 +311,8 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
 
     Raises:
         ValueError: if no attack applies: none is made for the described client, and no item rows
-            are seen; or most of the upload is lost in the rounding of weights.
+            are seen; most of the upload is lost in the rounding of weights; or the objective is
+            not finite.
     """
     if found.kind == 'returned' and found.coarsest in _HALF and found.lost > _MOST_LOST:
         raise ValueError(
@@ -309,10 +321,15 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
             'interactions'
         )
     if decision.attack is not None and decision.fits is not False:
-        return decision.attack(found)
+        result = decision.attack(found)
+        if not np.isfinite(result.answer.objective):
+            raise ValueError('the objective is not finite')
+        return result
     if 'items' not in found.transcript.seen:
         raise ValueError(f'no item rows are seen, and {"; ".join(decision.why)}')
-    return without_a_model(found, _SHARE, decision.layout.num_items)._replace(fits=decision.fits)
+    known, layout = decision.subject.known, decision.subject.layout
+    result = without_a_model(found, 1 / (1 + _negatives(known)), layout.num_items)
+    return result._replace(fits=decision.fits)
 
 
 def _unpadded(seen: Transcript, answer: Answer) -> Found:

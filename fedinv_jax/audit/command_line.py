@@ -13,10 +13,7 @@ from fedinv_jax.audit import distributed, optional, workdir
 
 HELP = ('--help', '-h', '-help')
 GO_ON = 'the rows so far are kept; the same command goes on from there'
-LOST = (
-    'error: this process was lost, or another one of the run: the rows so far are kept; the same '
-    'command goes on from there'
-)
+LOST = f'error: this process was lost, or another one of the run: {GO_ON}'
 _FLAGS = flags.FLAGS
 
 

@@ -161,9 +161,14 @@ def _run_audit(program: str) -> None:
             ):
                 sys.exit(_MISFIT)
 
+    _show_in_help()
+    app.run(audit, flags_parser=command_line.parse)
+
+
+def _show_in_help() -> None:
+    """Lets `--help` show the flags that were defined here."""
     for flag in _FLAGS.get_flags_for_module(__name__):
         _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-    app.run(audit, flags_parser=command_line.parse)
 
 
 def _define_model() -> None:
@@ -182,8 +187,7 @@ def _run_capture(program: str) -> None:
         with command_line.errors_as_lines():
             capture_audit.check(argv[2], model=_FLAGS.model)
 
-    for flag in _FLAGS.get_flags_for_module(__name__):
-        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    _show_in_help()
     app.run(check, flags_parser=command_line.parse)
 
 
@@ -321,8 +325,7 @@ def _start(program: str, do: Do) -> None:
             else:
                 work(command_line.shard(), _FLAGS.merge)
 
-    for flag in _FLAGS.get_flags_for_module(__name__):  # shown by `--help`
-        _FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    _show_in_help()
     warnings.filterwarnings('once', 'The field', FutureWarning)
     warnings.showwarning = lambda message, *_: print(f'warning: {message}', file=sys.stderr)
     if not set(sys.argv) & {*command_line.HELP, '--helpfull'}:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fedinv_jax.capture import names, uploads
+from fedinv_jax.capture import names
 
 
 class Reading(NamedTuple):
@@ -66,14 +66,14 @@ def is_one_step(known: Mapping[str, Any]) -> bool:
 
 
 def description(
-    known: Mapping[str, Any], layout: names.Layout, found: uploads.Captured, reading: Reading
+    known: Mapping[str, Any], layout: names.Layout, kind: str, reading: Reading
 ) -> dict[str, Any]:
     """What a reading says of the clients, as fields of the config's sections.
 
     Args:
         known: the fields of capture.json, with `weight_decay`, which is taken out of single steps.
         layout: of the model.
-        found: the uploads of one client, whose weight decay all have.
+        kind: what clients returned, one of `folder.KINDS`.
         reading: of the capture.
     """
     rate = float(known.get('learning_rate', 1.0))
@@ -82,7 +82,7 @@ def description(
         'private_learning_rate': float(known.get('private_learning_rate', rate)),
         'weight_decay': 0.0 if is_one_step(known) else float(known['weight_decay']),
     }
-    if found.kind == 'gradient':
+    if kind == 'gradient':
         client['name'] = 'gradient_step'
     else:
         name, momentum = known.get('optimizer', 'sgd'), known.get('momentum')

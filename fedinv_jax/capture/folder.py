@@ -39,7 +39,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
     'weight_decay': (int, float),
     'local_epochs': (int,),
     'batch_size': (int, type(None)),  # of minibatches; null: the whole batch is one
-    'negatives_per_positive': (int, float),
+    'negatives_per_positive': (int,),
     'resample_negatives': (bool,),  # whether a client draws other negatives in each round
 }
 """The fields of capture.json, all optional, with the types of their values."""

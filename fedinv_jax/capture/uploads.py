@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
+import ml_dtypes
 import numpy as np
 
 from fedinv_jax.capture import folder, names
@@ -81,8 +82,8 @@ def captured(
         most: number of uploads, the first ones; None: all.
 
     Returns:
-        The uploads; shared parameters and uploads are float64 but for half precision, which is
-        kept.
+        The uploads, in the dtypes that were sent and returned: leaves `[T, ...]`, item rows
+        `[T, K, ...]` of the K items of all batches, or of the catalogue if they are not known.
 
     Raises:
         ValueError: if what was sent or returned changes from round to round, nothing of the model
@@ -205,19 +206,12 @@ def _upload(layout: names.Layout, exchange: folder.Exchange) -> dict[str, np.nda
 
 
 def _row_norms(leaf: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.sum(_wide(leaf).reshape(len(leaf), -1) ** 2, axis=1))
+    return np.linalg.norm(_wide(leaf).reshape(len(leaf), -1), axis=1)
 
 
 def _rounding(leaf: np.ndarray) -> np.ndarray:
     """The rounding of each row of weights."""
-    exact = np.finfo if leaf.dtype.name != 'bfloat16' else _bfloat16
-    return _ROUNDING * float(exact(leaf.dtype).eps) * _row_norms(leaf)
-
-
-def _bfloat16(_: Any) -> Any:
-    import ml_dtypes
-
-    return ml_dtypes.finfo(ml_dtypes.bfloat16)
+    return _ROUNDING * float(ml_dtypes.finfo(leaf.dtype).eps) * _row_norms(leaf)
 
 
 def _decay(
@@ -231,8 +225,8 @@ def _decay(
     squares = np.maximum(np.sum(start**2, axis=1), np.finfo(float).tiny)
     shares = np.sum(start * moved, axis=1) / squares
     rounding = _rounding(sent[name])
-    alone = np.linalg.norm(moved - shares[:, None] * start, axis=1) <= rounding
-    alone &= np.linalg.norm(moved, axis=1) > rounding
+    alone = _row_norms(moved - shares[:, None] * start) <= rounding
+    alone &= _row_norms(moved) > rounding
     return float(np.median(shares[alone])) if np.mean(alone) > _FEWEST_ALONE else 0.0
 
 

@@ -1,8 +1,6 @@
 """A capture is written by `integrations/fedinv_record.py` and read by the package."""
 
-import importlib.util
 import json
-import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -10,18 +8,7 @@ import pytest
 import safetensors.numpy
 
 from fedinv_jax import capture
-
-_WRITER = pathlib.Path(__file__).parents[2] / 'integrations' / 'fedinv_record.py'
-
-
-def _writer():
-    spec = importlib.util.spec_from_file_location('fedinv_record', _WRITER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-record_lib = _writer()
+from tests.capture.writer import record_lib
 
 
 def _weights(rng, num_items=30, dim=3):

@@ -92,6 +92,15 @@ def test_buffers_and_user_embeddings_are_left_out_and_named():
     assert 'public' in layout.dropped['user_embedding.weight']
 
 
+def test_a_model_that_is_named_is_the_only_one_tried():
+    table = _arrays(item__weight=(9, 2))
+    assert capture.recognise(table, model='two_tower').model == {'name': 'two_tower', 'dim': 2}
+    with pytest.raises(ValueError, match=r'no model that is recognised \(gmf\)'):
+        capture.recognise(table, model='gmf')
+    with pytest.raises(ValueError, match=r"Unknown model='nfc'\. Did you mean 'ncf'"):
+        capture.recognise(table, model='nfc')
+
+
 def test_what_is_no_model_is_refused_with_its_arrays():
     with pytest.raises(ValueError, match=r'no model that is recognised.*conv\.weight \(3, 5, 7\)'):
         capture.recognise({**_arrays(**NCF), 'conv.weight': np.zeros((3, 5, 7))})

@@ -1,17 +1,10 @@
 """What a client returned becomes what the server subtracts, with the client's batch."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from fedinv_jax import capture
-
-_WRITER = pathlib.Path(__file__).parents[2] / 'integrations' / 'fedinv_record.py'
-spec = importlib.util.spec_from_file_location('fedinv_record', _WRITER)
-record_lib = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(record_lib)
+from tests.capture.writer import record_lib
 
 N, D = 60, 3
 
