@@ -58,7 +58,7 @@ def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict
     """The metrics of an answer, and of popularity among the other clients.
 
     Interactions that are not among the candidates (`outside`) count as missed. A client without an
-    answer has F1 0 and AUC 1/2.
+    answer has F1 0 and AUC 1/2, and no popularity: its candidates are not known.
 
     Args:
         row: of the client.
@@ -75,8 +75,8 @@ def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict
         'auc': _auc(np.asarray(row['scores']), where),
         'exact': float(row['status'] == 'ok' and set(row['interactions']) == own),
         'outside': float(len(own - set(items.tolist())) if row['status'] == 'ok' else 0),
-        'popularity_f1': _f1(set(items[most].tolist()), own),
-        'popularity_auc': _auc(popularity, where),
+        'popularity_f1': _f1(set(items[most].tolist()), own) if items.size else None,
+        'popularity_auc': _auc(popularity, where) if items.size else None,
     }
 
 

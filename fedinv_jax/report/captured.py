@@ -111,6 +111,11 @@ def markdown(rows: Sequence[ClientRow], facts: Facts) -> str:
     ]
     if len(rows) > _LISTED:
         blocks.append(f'The first {_LISTED} of {len(rows)}; victims.jsonl has all.')
+    said = [(row['client'], [row['reason'], *row['notes']]) for row in rows[:_LISTED]]
+    if any(any(texts) for _, texts in said):
+        blocks.append(
+            '\n'.join(f'- {client}: {text}' for client, texts in said for text in texts if text)
+        )
     blocks += [
         '## Threat model',
         _verbatim(facts['threat_model']),
@@ -173,7 +178,10 @@ def verdict(summary: Mapping[str, Any], facts: Facts) -> list[str]:
             'uploads: too few numbers came back, or the order of minibatches is not known.'
         )
     if summary['num_failed']:
-        lines.append(f'{summary["num_failed"]} of {clients} clients have no answer: see the table.')
+        lines.append(
+            f'**{summary["num_failed"]} of {clients} clients have no answer** (reasons are below '
+            'the table). That is no evidence that nothing leaks.'
+        )
     return [*lines, *facts['why']]
 
 
@@ -189,7 +197,7 @@ def _table(rows: Sequence[ClientRow]) -> str:
             str(len(row['rounds'])),
             str(row['num_candidates']),
             str(len(row['interactions'])),
-            row['solver'] or row['reason'] or '-',
+            row['solver'] or '-',
             _word(row['fits']),
             _word(row['certified']),
             f'{row["seconds"]:.2g}',

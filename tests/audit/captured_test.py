@@ -342,6 +342,17 @@ def test_a_client_that_cannot_be_read_has_a_row_that_says_why(tmp_path):
     assert rows[1]['notes'][0].startswith('left out, round 1')
     for row in rows[1:]:
         assert set(row['interactions']) == truth[row['client']]
+    text = (tmp_path / 'out' / 'report.md').read_text()
+    assert '**1 of 3 clients have no answer**' in text
+    assert '- user 0: ' in text
+    assert '- user 1: left out, round 1: ' in text
+
+
+def test_without_candidates_there_is_no_popularity():
+    row = {'candidates': [], 'scores': [], 'interactions': [], 'status': 'failed'}
+    found = captured_scoring.metrics_of(row, frozenset({3}), {'a': frozenset({3})})
+    assert (found['f1'], found['auc'], found['exact'], found['outside']) == (0, 0.5, 0, 0)
+    assert found['popularity_f1'] is found['popularity_auc'] is None
 
 
 @pytest.mark.slow
