@@ -40,7 +40,8 @@ def recorder(folder, kind='returned', **known):
     """`record(round, client, sent, returned, **more)`; `known` is what an auditor may know.
 
     `kind` says what clients return: 'returned' weights, their 'delta' (returned - sent) or a
-    'gradient'. `more` may have `num_examples` and `items`, the items of the client's batch.
+    'gradient'. `more` may have `num_examples` and `items`, the items of the client's batch. Under
+    secure aggregation `returned` is the mean of some `clients`, with their `weights` if it has any.
     """
     described = {'format': 'fedinv_jax.capture', 'version': 1, **known}
     about = pathlib.Path(folder, 'capture.json')
@@ -54,12 +55,10 @@ def recorder(folder, kind='returned', **known):
         sent = {name: array(value) for name, value in sent.items()}
         path = about.parent / 'rounds' / f'{int(round):06d}'
         if of_round.get('path') != path:
-            if (path / 'sent.npz').exists():  # a training that goes on
-                with np.load(path / 'sent.npz') as file:
-                    of_round.update(path=path, sent=dict(file))
-            else:
+            if not (path / 'sent.npz').exists():
                 write(path / 'sent.npz', lambda file: np.savez_compressed(file, **sent))
-                of_round.update(path=path, sent=sent)
+            with np.load(path / 'sent.npz') as file:  # of a training that goes on, too
+                of_round.update(path=path, sent=dict(file))
         common = of_round['sent']
         arrays = {name: np.asarray(value) for name, value in more.items()}
         for name, value in sent.items():  # where this client was sent something else
@@ -73,7 +72,8 @@ def recorder(folder, kind='returned', **known):
                 if 2 * len(rows) < len(value):  # the other rows are as they were sent, or zero
                     arrays[f'rows/{name}'], value = rows, value[rows]
             arrays[f'{kind}/{name}'] = value
-        path = path / 'clients' / f'{urllib.parse.quote(str(client), safe="")}.npz'
+        part = 'sums' if 'clients' in more else 'clients'
+        path = path / part / f'{urllib.parse.quote(str(client), safe="")}.npz'
         write(path, lambda file: np.savez_compressed(file, **arrays))
 
     return record

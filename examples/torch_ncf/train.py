@@ -118,6 +118,8 @@ def main():
     parser.add_argument('--fresh_negatives', action='store_true')
     parser.add_argument('--half', action='store_true', help='send float16')
     parser.add_argument('--scorer_only', action='store_true', help='do not share the item table')
+    parser.add_argument('--sampled', type=int, help='clients of a round; all without it')
+    parser.add_argument('--secure_aggregation', action='store_true', help='the server sees means')
     parser.add_argument('--capture', help='folder to record to')
     parser.add_argument('--truth', help='file for the interactions, client,item')
     parser.add_argument('--seed', type=int, default=0)
@@ -164,8 +166,9 @@ def main():
     for round_ in range(args.rounds):
         sent = shared(server)
         total = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in sent.items()}
-        for user, positives in histories.items():
-            model = clients[user]
+        users = sorted(rng.sample(list(histories), args.sampled)) if args.sampled else histories
+        for user in users:
+            model, positives = clients[user], histories[user]
             model.load_state_dict(sent, strict=False)
             own = negatives(positives, num_items, rng) if args.fresh_negatives else fixed[user]
             items = torch.tensor([*positives, *own])
@@ -174,17 +177,19 @@ def main():
             returned = shared(model)
             if args.scorer_only:
                 returned = {k: v for k, v in returned.items() if not k.startswith('item_')}
-            if record:
+            if record and not args.secure_aggregation:
                 more = {'items': items} if args.scorer_only else {}
                 record(round_, user, sent, returned, num_examples=len(items), **more)
             for name, value in returned.items():
                 total[name] += value
         new = {
-            name: value / len(histories) if value.any() else sent[name].float()
+            name: value / len(users) if value.any() else sent[name].float()
             for name, value in total.items()
         }
+        if record and args.secure_aggregation:
+            record(round_, 'sum', sent, new, clients=list(users))
         server.load_state_dict(new, strict=False)
-        print(f'round {round_}: {len(histories)} clients', flush=True)
+        print(f'round {round_}: {len(users)} clients', flush=True)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedinv_jax.audit import (
     captured,
+    captured_clients,
     captured_scoring,
     files,
     progress,
@@ -18,14 +19,12 @@ from fedinv_jax.audit import (
     run_record,
     workdir,
 )
-from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import folder as folder_lib
 from fedinv_jax.capture import names, uploads
 from fedinv_jax.capture import own as own_model
+from fedinv_jax.capture import sums as sums_lib
 from fedinv_jax.report import captured as report
 from fedinv_jax.report import html, results
-
-_RESTARTS = 4  # of MGradInv, where no exact attack applies
 
 
 def run(
@@ -59,26 +58,27 @@ def run(
     capture, path = folder_lib.read(folder), pathlib.Path(out)
     own = None if model is None else own_model.load(model)
     layout = captured.subject(capture, own).layout
+    summed = sums_lib.summed(capture, layout) if capture.sums else None
+    clients = _clients(capture, summed)
     known = None
     if truth is not None:
         known = captured_scoring.read_truth(truth, layout.num_items)
-        captured_scoring.check_clients(truth, known, capture.clients)
+        captured_scoring.check_clients(truth, known, clients)
     path.mkdir(parents=True, exist_ok=True)
     about = f'{_about(capture, layout, model)}\nused of each client: at most {most} uploads'
     log(about)
     with workdir.locked_rows(path, log=log):
         _check_same(path, capture, most, model)
         rows = _rows(path)
-        left = [client for client in capture.clients if client not in rows]
+        left = [client for client in clients if client not in rows]
         if left:
-            decision = _decide(capture, most, own, log)
-            about = f'{about}\n{_letter(decision)}'
-            run_record.write(path, run_record.Record(command, about, len(capture.clients)))
-            said = {'why': decision.why, 'contradicts': decision.contradicts}
+            attacks, said = captured_clients.attacks(capture, summed, most, own, log)
+            about = f'{about}\n{said["letter"]}'
+            run_record.write(path, run_record.Record(command, about, len(clients)))
             files.write(path / 'reading.json', json.dumps(said) + '\n')
             with progress.bar(f'{len(left)} clients', on=True) as update:
                 for number, client in enumerate(left, start=1):
-                    rows[client] = _row(capture, client, decision, most)
+                    rows[client] = _row(client, attacks[client])
                     _append(path / 'victims.jsonl', rows[client])
                     update(number, len(left))
     record = run_record.read(path)
@@ -128,6 +128,10 @@ def check(folder: str, log: Callable[[str], None] = print, model: str | None = N
         log(f'  {leaf}: {source.name}')
     for name, reason in layout.dropped.items():
         log(f'  not used: {name}, {reason}')
+    summed = sums_lib.summed(capture, layout) if capture.sums else None
+    for note in summed.notes if summed else ():
+        log(note)
+        wrong += note.startswith(uploads.LEFT_OUT)
     for client in capture.clients:
         try:
             notes = uploads.captured(capture, client, layout).notes
@@ -138,54 +142,28 @@ def check(folder: str, log: Callable[[str], None] = print, model: str | None = N
             wrong += note.startswith(uploads.LEFT_OUT)
     if wrong:
         raise ValueError(f'{folder}: {wrong} uploads or clients cannot be used; see above.')
-    log(f'{folder}: {len(capture.clients)} clients can be attacked')
+    log(f'{folder}: {len(_clients(capture, summed))} clients can be attacked')
+
+
+def _clients(capture: folder_lib.Capture, summed: sums_lib.Summed | None) -> list[str]:
+    """All clients: those whose uploads are seen, and those that are only seen in sums."""
+    return list(dict.fromkeys([*capture.clients, *(summed.clients if summed else ())]))
 
 
 def _about(capture: folder_lib.Capture, layout: names.Layout, own: str | None) -> str:
     """What was captured and what is assumed, a line each."""
-    rounds = sorted({round_ for of in capture.clients.values() for round_ in of})
+    alone = {round_ for of in capture.clients.values() for round_ in of}
+    rounds = sorted(alone | set(capture.sums))
     said = ', '.join(f'{name} {value}' for name, value in capture.known.items())
     model = ', '.join(f'{name} {value}' for name, value in layout.model.items())
     return '\n'.join(
         [
-            f'{len(capture.clients)} clients, {len(rounds)} rounds ({rounds[0]} to {rounds[-1]}), '
-            f'{layout.num_items} items',
+            f'uploads of {len(capture.clients)} clients, {sum(map(len, capture.sums.values()))} '
+            f'sums, {len(rounds)} rounds ({rounds[0]} to {rounds[-1]}), {layout.num_items} items',
             f'model: {own or model}',
             f'capture.json says: {said or "nothing"}',
-            'the server sees each upload, and follows the protocol',
+            'the server sees what was captured, and follows the protocol',
         ]
-    )
-
-
-def _decide(
-    capture: folder_lib.Capture,
-    most: int,
-    own: own_model.Own | None,
-    log: Callable[[str], None],
-) -> captured.Decision:
-    """How the capture is read, in words as well."""
-    config = config_lib.default_config()
-    config.attack.num_restarts = _RESTARTS
-    log(
-        'trying how the capture is to be read, on up to three clients; each attack is compiled, '
-        'which takes a minute or more ...'
-    )
-    decision = captured.decide(config, capture, most, own)
-    for line in decision.why:
-        log(line)
-    return decision
-
-
-def _letter(decision: captured.Decision) -> str:
-    """The threat model of Carletti et al. (USENIX Security 2025), by its table of knowledge."""
-    model_fits = decision.attack is not None and decision.fits is not False
-    if model_fits and decision.reading.sized:
-        words = 'C, parameter-aware eavesdropper: uploads, the model, details of the training'
-    else:
-        words = 'B, informed eavesdropper: uploads and the model'
-    return (
-        f'threat model {words} (Carletti et al., USENIX Security 2025); '
-        'popularity, where the truth is given, is of D, which has data of others'
     )
 
 
@@ -220,14 +198,12 @@ def _append(path: pathlib.Path, row: report.ClientRow) -> None:
         os.fsync(file.fileno())
 
 
-def _row(
-    capture: folder_lib.Capture, client: str, decision: captured.Decision, most: int
-) -> report.ClientRow:
+def _row(client: str, attack: captured_clients.Attack) -> report.ClientRow:
     """The answer for one client; a failure is a row as well."""
     start = time.perf_counter()
     row: dict[str, Any] = {
         'client': client,
-        'rounds': list(capture.clients[client][:most]),
+        'rounds': [],
         'num_candidates': 0,
         'interactions': [],
         'scores': [],
@@ -240,12 +216,9 @@ def _row(
         'reason': None,
         'notes': [],
     }
-    try:
-        found = uploads.captured(capture, client, decision.subject.layout, most)
-        row['notes'] = list(found.notes)
-        row |= _answer(captured.answer(decision, found))
-    except ValueError as error:
-        row['reason'] = str(error)
+    found, notes = attack()
+    row['notes'] = list(notes)
+    row |= {'reason': found} if isinstance(found, str) else _answer(found)
     row['seconds'] = time.perf_counter() - start
     return row  # type: ignore[return-value]
 

@@ -116,7 +116,7 @@ def attack_of(
     def attack(found: uploads.Captured) -> Found:
         config_of = config.copy_and_resolve_references()
         config_of.attack.step_sizes_known = reading.sized
-        config_of.data.negatives_per_positive = _negatives(subject.known)
+        config_of.data.negatives_per_positive = num_negatives(subject.known)
         changes = found.transcript.slot is not None
         config_of.data.resample_negatives = changes or bool(subject.known.get('resample_negatives'))
         size = padding.size(len(found.transcript.items), subject.layout.num_items)
@@ -145,12 +145,12 @@ def attack_of(
     return attack
 
 
-def _negatives(known: Mapping[str, Any]) -> int:
+def num_negatives(known: Mapping[str, Any]) -> int:
     """Negatives for each interaction."""
     return int(known.get('negatives_per_positive', _NEGATIVES))
 
 
-def _rate(known: Mapping[str, Any], kind: str) -> float:
+def rate(known: Mapping[str, Any], kind: str) -> float:
     """The size of a step, by which an upload of that kind is multiplied."""
     return 1.0 if kind == 'gradient' else float(known.get('learning_rate', 1.0))
 
@@ -160,7 +160,7 @@ def _without_decay(found: uploads.Captured, known: Mapping[str, Any], sign: floa
     seen = found.transcript
     if not known['weight_decay'] or not readings.is_one_step(known):
         return seen
-    share = sign * known['weight_decay'] * _rate(known, found.kind)
+    share = sign * known['weight_decay'] * rate(known, found.kind)
     left = jax.tree.map(
         lambda leaf, sent: leaf - share * sent, seen.seen, changed_uploads.like(seen)
     )
@@ -277,7 +277,7 @@ def _decide(
 def _with_decay(known: Mapping[str, Any], judges: Sequence[uploads.Captured]) -> Mapping[str, Any]:
     """What is known, and where it is not said, the weight decay by which rows shrink."""
     share = max(abs(each.decay) for each in judges)
-    return {'weight_decay': share / _rate(known, judges[0].kind), **known}
+    return {'weight_decay': share / rate(known, judges[0].kind), **known}
 
 
 def _judges(
@@ -328,7 +328,7 @@ def answer(decision: Decision, found: uploads.Captured) -> Found:
     if 'items' not in found.transcript.seen:
         raise ValueError(f'no item rows are seen, and {"; ".join(decision.why)}')
     known, layout = decision.subject.known, decision.subject.layout
-    result = without_a_model(found, 1 / (1 + _negatives(known)), layout.num_items)
+    result = without_a_model(found, 1 / (1 + num_negatives(known)), layout.num_items)
     return result._replace(fits=decision.fits)
 
 

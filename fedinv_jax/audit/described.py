@@ -71,6 +71,23 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
 
     Ids are names: the attack's catalogue is the candidates, whatever their ids.
     """
+    config = configured(config, meta)
+    if 'items' in seen.seen and seen.weights is None:
+        raise ValueError(
+            'seen/items shows which items are in the batch: expected weights (S, B), found none.'
+        )
+    config.observation.seen = ('+'.join(tree.names(seen.seen)),)
+    config.observation.batch_known = seen.weights is not None
+    checks.check(config)
+    return config
+
+
+def configured(config: Config, meta: Mapping[str, Any]) -> Config:
+    """A copy of the config with the fields of the sections of a description.
+
+    Raises:
+        ValueError: for a field that a section lacks, or a value of another type.
+    """
     config = config.copy_and_resolve_references()
     for name in meta.keys() - {'format', 'version', 'known', *SECTIONS}:  # other keys are free
         if near := _validate.hint(name, SECTIONS):
@@ -89,13 +106,6 @@ def _described(config: Config, seen: Transcript, meta: Mapping[str, Any]) -> Con
         except (KeyError, TypeError, ValueError) as error:
             words = config_lib.refusal(error)
             raise ValueError(f'meta, section {section}: {words}') from error
-    if 'items' in seen.seen and seen.weights is None:
-        raise ValueError(
-            'seen/items shows which items are in the batch: expected weights (S, B), found none.'
-        )
-    config.observation.seen = ('+'.join(tree.names(seen.seen)),)
-    config.observation.batch_known = seen.weights is not None
-    checks.check(config)
     return config
 
 

@@ -22,9 +22,11 @@ _SKETCH, _DRAWS, _SEARCH = 2, 3, 4  # streams of the run's key; training and att
 Update = Callable[[int, int], None]
 _START = 0.02, 0.98  # labels from which `joint` starts are no further from 1/2
 _FIRST, _FIRST_UNROLLED = 16, 64  # rounds of the first stage of `joint` and of `unrolled`
-_BOUNDED = 400  # iterations of `replay` over the catalogue
+BOUNDED = 400
+"""Iterations of `replay` over the catalogue."""
 _PASSES, _SOLVE = 3, 60  # passes of `unrolled` in each stage, iterations of each solve
-_PRIVATES = 16  # draws of the private parameters over which `replay` averages
+PRIVATES = 16
+"""Draws of the private parameters over which `replay` averages."""
 
 
 class Separated(NamedTuple):
@@ -281,7 +283,7 @@ def _labels(
     """Labels `[V, B]` of clients' batches, see `unmix.labels`; `[V, N]` if they are not known."""
     config, share = case.config, case.share
     client_update = member.mean_gradient(config, case.model)
-    drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), _PRIVATES)
+    drawn = jax.random.split(jax.random.fold_in(key, _DRAWS), PRIVATES)
     replay = functools.partial(
         unmix.replayed_rows, client_update, jax.vmap(case.model.init_private)(drawn)
     )
@@ -290,4 +292,5 @@ def _labels(
     sampled = share * config.data.negatives_per_positive
     size = (share + sampled) * case.interactions.num_items
     scale = 1.0 if config.client.weight_by_num_examples else 1 / size
-    return unmix.catalogue_labels(sums, clients, replay, share, sampled, scale, _BOUNDED, update)
+    scales = np.full(len(sums.users), scale)
+    return unmix.catalogue_labels(sums, clients, replay, share, sampled, scales, BOUNDED, update)

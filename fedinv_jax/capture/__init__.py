@@ -7,8 +7,18 @@
 `uploads.transcript` is what every attack reads.
 """
 
-from fedinv_jax.capture.folder import FIELDS, Capture, Exchange, exchange, exchanges, read
+from fedinv_jax.capture.folder import (
+    FIELDS,
+    Capture,
+    Exchange,
+    Sum,
+    exchange,
+    exchanges,
+    read,
+    sum_of,
+)
 from fedinv_jax.capture.names import Layout, Source, recognise, take
+from fedinv_jax.capture.sums import Summed, summed
 from fedinv_jax.capture.uploads import Captured, captured, layout
 
 __all__ = [
@@ -18,11 +28,15 @@ __all__ = [
     'Exchange',
     'Layout',
     'Source',
+    'Sum',
+    'Summed',
     'captured',
     'exchange',
     'exchanges',
     'layout',
     'read',
     'recognise',
+    'sum_of',
+    'summed',
     'take',
 ]

@@ -5,6 +5,7 @@
     capture.json                            what is known of the training, see `FIELDS`
     rounds/000003/sent.npz                  what the server sent, by the framework's own names
     rounds/000003/clients/alice.npz         what client 'alice' returned
+    rounds/000003/sums/first.npz            the mean of what several clients returned
 
 A file is written as a whole or not at all, so that a training that was stopped leaves a capture.
 """
@@ -13,7 +14,7 @@ import json
 import pathlib
 import urllib.parse
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -52,11 +53,13 @@ class Capture(NamedTuple):
         folder: of the files.
         known: the fields of capture.json.
         clients: by client id, the rounds in which the client returned something, increasing.
+        sums: by round, the names of the means of several clients.
     """
 
     folder: pathlib.Path
     known: Mapping[str, Any]
     clients: Mapping[str, tuple[int, ...]]
+    sums: Mapping[int, tuple[str, ...]]
 
 
 class Exchange(NamedTuple):
@@ -77,6 +80,20 @@ class Exchange(NamedTuple):
     items: np.ndarray | None
 
 
+class Sum(NamedTuple):
+    """What several clients returned in one round, under secure aggregation.
+
+    Attributes:
+        exchange: what each of them was sent, and the mean of what they returned.
+        clients: their ids.
+        weights: float `[n]`, of the clients in the mean; None: 1.
+    """
+
+    exchange: Exchange
+    clients: tuple[str, ...]
+    weights: np.ndarray | None
+
+
 def read(folder: str | pathlib.Path) -> Capture:
     """Opens a capture.
 
@@ -89,17 +106,28 @@ def read(folder: str | pathlib.Path) -> Capture:
     """
     folder = pathlib.Path(folder)
     known = _known(folder / 'capture.json')
-    clients: dict[str, list[int]] = {}
-    for path in sorted(folder.glob('rounds/*/clients/*')):
+    clients: dict[str, tuple[int, ...]] = {}
+    for round_, name in _files(folder, 'clients'):
+        clients[name] = (*clients.get(name, ()), round_)
+    sums: dict[int, tuple[str, ...]] = {}
+    for round_, name in _files(folder, 'sums'):
+        sums[round_] = (*sums.get(round_, ()), name)
+    if not clients and not sums:
+        raise ValueError(f'{folder}: expected rounds/NUMBER/clients/ID.npz, found none.')
+    return Capture(folder, known, clients, sums)
+
+
+def _files(folder: pathlib.Path, part: str) -> list[tuple[int, str]]:
+    """The rounds and names of all files of 'clients' or 'sums', by round and name."""
+    found = []
+    for path in folder.glob(f'rounds/*/{part}/*'):
         if path.suffix not in SUFFIXES:
             continue
         name = path.parts[-3]
         if not name.isdigit():
-            raise ValueError(f'{path}: expected rounds/NUMBER/clients/, found {name!r}.')
-        clients.setdefault(urllib.parse.unquote(path.stem), []).append(int(name))
-    if not clients:
-        raise ValueError(f'{folder}: expected rounds/NUMBER/clients/ID.npz, found none.')
-    return Capture(folder, known, {name: tuple(sorted(of)) for name, of in clients.items()})
+            raise ValueError(f'{path}: expected rounds/NUMBER/{part}/, found {name!r}.')
+        found.append((int(name), urllib.parse.unquote(path.stem)))
+    return sorted(found)
 
 
 def _known(path: pathlib.Path) -> dict[str, Any]:
@@ -130,8 +158,36 @@ def exchange(capture: Capture, client: str, round_: int) -> Exchange:
     Raises:
         ValueError: for a file that is damaged, or arrays that do not belong together.
     """
-    place = capture.folder / 'rounds' / f'{round_:06d}'
-    path = _found(place / 'clients' / urllib.parse.quote(client, safe=''))
+    path = _place(capture, round_) / 'clients' / urllib.parse.quote(client, safe='')
+    found, more = _exchange(_found(path), ('num_examples', 'items'))
+    count, items = more.get('num_examples'), more.get('items')
+    return found._replace(num_examples=None if count is None else int(count), items=items)
+
+
+def sum_of(capture: Capture, name: str, round_: int) -> Sum:
+    """What several clients returned in a round, see `exchange`.
+
+    Raises:
+        ValueError: as `exchange`; for a sum that does not say whose it is, or weights that are not
+            positive numbers.
+    """
+    path = _found(_place(capture, round_) / 'sums' / urllib.parse.quote(name, safe=''))
+    found, more = _exchange(path, ('clients', 'weights'))
+    clients = tuple(map(str, more.get('clients', np.zeros(0)).ravel()))
+    if not clients or len(set(clients)) < len(clients):
+        raise ValueError(f'{path}: expected an array clients, the ids of those in the sum.')
+    weights = more.get('weights')
+    if weights is not None and not (weights.shape == (len(clients),) and np.all(weights > 0)):
+        raise ValueError(f'{path}: expected weights, a positive number for each of its clients.')
+    return Sum(found, clients, weights)
+
+
+def _place(capture: Capture, round_: int) -> pathlib.Path:
+    return capture.folder / 'rounds' / f'{round_:06d}'
+
+
+def _exchange(path: pathlib.Path, more: Sequence[str]) -> tuple[Exchange, dict[str, np.ndarray]]:
+    """What a file says was sent and returned, and its arrays named `more`."""
     parts: dict[str, dict[str, np.ndarray]] = {part: {} for part in ('sent', 'rows', *KINDS)}
     single: dict[str, np.ndarray] = {}
     for name, leaf in _arrays(path).items():
@@ -139,14 +195,14 @@ def exchange(capture: Capture, client: str, round_: int) -> Exchange:
         if slash and part in parts:
             parts[part][rest] = leaf
         else:
-            single[_validate.lookup(f'array of {path}', name, ('num_examples', 'items'))] = leaf
+            single[_validate.lookup(f'array of {path}', name, more)] = leaf
     kinds = [kind for kind in KINDS if parts[kind]]
     if len(kinds) != 1:
         raise ValueError(
             f'{path}: expected arrays of one of {", ".join(f"{kind}/" for kind in KINDS)}, '
             f'found {", ".join(kinds) or "none"}.'
         )
-    sent = {**_arrays(_found(place / 'sent')), **parts['sent']}
+    sent = {**_arrays(_found(path.parents[1] / 'sent')), **parts['sent']}
     returned = parts[kinds[0]]
     for name, rows in parts['rows'].items():
         if name not in returned or name not in sent:
@@ -156,8 +212,7 @@ def exchange(capture: Capture, client: str, round_: int) -> Exchange:
             raise ValueError(f'{path}: rows/{name} does not fit {kinds[0]}/{name}.')
         whole[rows] = returned[name]
         returned[name] = whole
-    count, items = single.get('num_examples'), single.get('items')
-    return Exchange(sent, returned, kinds[0], None if count is None else int(count), items)
+    return Exchange(sent, returned, kinds[0], None, None), single
 
 
 def _within(rows: np.ndarray, size: int) -> bool:

@@ -61,13 +61,20 @@ def layout(capture: folder.Capture, user_first: bool | None = None) -> names.Lay
 
 def first_sent(capture: folder.Capture) -> dict[str, np.ndarray]:
     """What the server sent first, of the files that can be read, by the framework's names."""
-    for client, rounds in capture.clients.items():
-        for round_ in rounds:
-            try:
-                return folder.exchange(capture, client, round_).sent
-            except ValueError as error:
-                refused = error
+    files = [
+        *((folder.exchange, name, round_) for name, of in capture.clients.items() for round_ in of),
+        *((_of_sum, name, round_) for round_, of in capture.sums.items() for name in of),
+    ]
+    for read, name, round_ in files:
+        try:
+            return read(capture, name, round_).sent
+        except ValueError as error:
+            refused = error
     raise refused
+
+
+def _of_sum(capture: folder.Capture, name: str, round_: int) -> folder.Exchange:
+    return folder.sum_of(capture, name, round_).exchange
 
 
 def captured(
@@ -95,7 +102,7 @@ def captured(
         raise ValueError(f'Client {client!r} returned {" and ".join(sorted(kinds))}: expected one.')
     (kind,) = kinds
     sent = [names.take(layout, each.sent) for each in found]
-    seen = [_upload(layout, each) for each in found]
+    seen = [upload(layout, each) for each in found]
     shapes = {tuple((name, leaf.shape) for name, leaf in each.items()) for each in seen}
     if len(shapes) > 1 or len({tuple(each) for each in sent}) > 1:
         raise ValueError(
@@ -153,12 +160,7 @@ def _readable(
     for round_ in rounds:
         try:
             each = folder.exchange(capture, client, round_)
-            for name in {source.name for source in layout.leaves.values()}:
-                both = (part[name] for part in (each.sent, each.returned) if name in part)
-                if not all(np.all(np.isfinite(_wide(leaf))) for leaf in both):
-                    raise ValueError(
-                        f'{name} has NaN or infinity: that training went wrong, or the file did.'
-                    )
+            check_finite(layout, each)
         except ValueError as error:
             refused = error
             notes.append(f'{LEFT_OUT} {round_}: {error}')
@@ -168,6 +170,20 @@ def _readable(
     if not found:
         raise refused
     return kept, found, notes
+
+
+def check_finite(layout: names.Layout, exchange: folder.Exchange) -> None:
+    """Refuses arrays of the model that are not finite.
+
+    Raises:
+        ValueError: naming the array.
+    """
+    for name in {source.name for source in layout.leaves.values()}:
+        both = (part[name] for part in (exchange.sent, exchange.returned) if name in part)
+        if not all(np.all(np.isfinite(_wide(leaf))) for leaf in both):
+            raise ValueError(
+                f'{name} has NaN or infinity: that training went wrong, or the file did.'
+            )
 
 
 def _lost(seen: Sequence[Mapping[str, np.ndarray]], batches: Sequence[np.ndarray | None]) -> float:
@@ -184,7 +200,7 @@ def _wide(leaf: np.ndarray) -> np.ndarray:
     return leaf.astype(np.float64)
 
 
-def _upload(layout: names.Layout, exchange: folder.Exchange) -> dict[str, np.ndarray]:
+def upload(layout: names.Layout, exchange: folder.Exchange) -> dict[str, np.ndarray]:
     """What the server subtracts, by the model's names, in the dtype that was returned."""
     returned = names.take(layout, exchange.returned)
     if exchange.kind == 'gradient':
@@ -203,6 +219,17 @@ def _upload(layout: names.Layout, exchange: folder.Exchange) -> dict[str, np.nda
         for name, leaf in returned.items()
         if name in sent
     }
+
+
+def unflatten(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The tree of leaves by the model's names.
+
+    Example:
+        >>> unflatten({'items/a': 1, 'scorer/b/c': 2})
+        {'items': {'a': 1}, 'scorer': {'b': {'c': 2}}}
+    """
+    found: dict[str, Any] = flax.traverse_util.unflatten_dict(leaves, sep='/')
+    return found
 
 
 def _row_norms(leaf: np.ndarray) -> np.ndarray:
@@ -275,9 +302,8 @@ def _transcript(
             parts = [each[name] for each in leaves]
             if name.startswith('items/'):
                 parts = [part[items] for part in parts]
-            stacked[tuple(name.split('/'))] = np.stack(parts)
-        tree: dict[str, Any] = flax.traverse_util.unflatten_dict(stacked)
-        return tree
+            stacked[name] = np.stack(parts)
+        return unflatten(stacked)
 
     return Transcript(
         shared={'items': {}, 'scorer': {}, **stack(sent)},

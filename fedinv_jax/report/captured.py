@@ -13,9 +13,9 @@ COUNTS = ('num_failed', 'num_fits', 'num_misfits', 'num_certified')
 
 _UNTRIED = (
     'servers that change what they send',
-    'uploads that are only seen as sums of several clients',
     'what the recovered items say of a person',
 )
+_JOINT = ('a search for all clients of the sums at once (`joint`), which needs their batches',)
 _LISTED = 100  # clients in the table of the report
 
 
@@ -82,6 +82,10 @@ def summarize(rows: Sequence[ClientRow]) -> dict[str, Any]:
     }
 
 
+def _has_sums(rows: Sequence[ClientRow]) -> bool:
+    return any((row['solver'] or '').startswith('unmix') for row in rows)
+
+
 def _is_contested(row: ClientRow) -> bool:
     """Whether a certified history is not that of the truth that was given."""
     found = row.get('metrics')
@@ -105,7 +109,7 @@ def markdown(rows: Sequence[ClientRow], facts: Facts) -> str:
         'which attacks and up to where, is in docs/defences.md: noise with an epsilon, sparse '
         'uploads, secure aggregation, and what several rounds undo of each.',
         '## What was not tried',
-        '\n'.join(f'- {line}' for line in _UNTRIED),
+        '\n'.join(f'- {line}' for line in (*_UNTRIED, *_JOINT * _has_sums(rows))),
         '## Clients',
         _table(rows),
     ]
@@ -175,7 +179,8 @@ def verdict(summary: Mapping[str, Any], facts: Facts) -> list[str]:
     if unknown:
         lines.append(
             f'For {unknown} of {clients} answers it cannot be told whether they explain the '
-            'uploads: too few numbers came back, or the order of minibatches is not known.'
+            'uploads: too few numbers came back, or only sums of clients, or the order of '
+            'minibatches is not known.'
         )
     if summary['num_failed']:
         lines.append(

@@ -201,14 +201,38 @@ def test_interactions_are_found_in_the_catalogue(items, monkeypatch):
         truth[c, sums.items[c, b]] = labels[c, b]
     hidden, told = sums._replace(items=None, weights=None), []
     found = unmix.catalogue_labels(
-        hidden, range(C), replay, 0.15, 0.25, 1.0, 2000, lambda *done: told.append(done)
+        hidden, range(C), replay, 0.15, 0.25, np.ones(C), 2000, lambda *done: told.append(done)
     )
     np.testing.assert_allclose(found, truth, atol=0.25)
     assert told[-1] == (N, N)
     absent = hidden._replace(members=np.where(np.arange(C) == 3, -1, hidden.members))
-    some = unmix.catalogue_labels(absent, [3, 4], replay, 0.15, 0.25, 1.0, 10)
+    some = unmix.catalogue_labels(absent, [3, 4], replay, 0.15, 0.25, np.ones(C), 10)
     assert np.isnan(some[0]).all()
     assert np.isfinite(some[1]).all()
+
+
+# Three rounds: what sums do not move tells clients apart. Failed on elimination by one sum.
+def test_items_whose_rows_stay_are_nobodys():
+    sums, labels, replay = clients_alike(weighted=True)
+    truth, batches = np.zeros((C, N)), np.zeros((C, N), bool)
+    for c, b in zip(*np.nonzero(sums.weights > 0), strict=True):
+        truth[c, sums.items[c, b]] = labels[c, b]
+        batches[c, sums.items[c, b]] = True
+    few = unmix.first_rounds(sums._replace(items=None, weights=None), 3)
+    moved = np.stack([[batches[of == 0].any(axis=0)] for of in few.members])
+    able = unmix.possible(few.members, moved)
+    assert not (batches & ~able).any()
+    assert 0 < able.sum() < able.size
+
+    def error(possible):
+        found = unmix.catalogue_labels(
+            few, range(C), replay, 0.15, 0.25, np.ones(C), 2000, possible=possible
+        )
+        assert possible is None or not found[~possible].any()
+        there = (few.members >= 0).any(axis=0)
+        return np.abs(found - truth)[there].mean()
+
+    assert error(able) < 0.9 * error(None)
 
 
 def clients_that_train(model, update, rounds, rate=0.0, groups=1):

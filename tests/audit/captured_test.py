@@ -303,7 +303,7 @@ def test_a_check_says_what_is_there(tmp_path):
     said = []
     capture_audit.check(str(tmp_path), log=said.append)
     text = '\n'.join(said)
-    assert '3 clients, 2 rounds (0 to 1), 60 items' in text
+    assert 'uploads of 3 clients, 0 sums, 2 rounds (0 to 1), 60 items' in text
     assert 'items/embedding: item.weight' in text
     damaged = tmp_path / 'rounds' / '000001' / 'clients' / 'user%201.npz'
     damaged.write_bytes(damaged.read_bytes()[:100])

@@ -130,7 +130,7 @@ def levels(transcript: Transcript, share: float = 0.2, largest: bool = False) ->
     return _answer(transcript, -side / positive(jnp.max(jnp.abs(side))), None, off)
 
 
-def projection(transcript: Transcript, share: float = 0.2) -> Answer:
+def projection(transcript: Transcript, share: float | Array = 0.2) -> Answer:
     """Labels by how far each row lies along the first principal direction of the rows.
 
     Unlike `spectral` it reads the length of rows too, so that an item outside of an unknown batch,

@@ -1,7 +1,7 @@
 """Attacks on the sums of all cohorts, above all of those that change (secure aggregation)."""
 
 from fedinv_jax.attack.unmix import joint, unrolled
-from fedinv_jax.attack.unmix.by_item import mean_rows
+from fedinv_jax.attack.unmix.by_item import mean_rows, possible
 from fedinv_jax.attack.unmix.filters import (
     filters_of,
     first_rounds,
@@ -11,6 +11,7 @@ from fedinv_jax.attack.unmix.filters import (
 )
 from fedinv_jax.attack.unmix.replayed import (
     agreement,
+    alive,
     catalogue_labels,
     labels,
     read_labels,
@@ -19,6 +20,7 @@ from fedinv_jax.attack.unmix.replayed import (
 
 __all__ = [
     'agreement',
+    'alive',
     'catalogue_labels',
     'filters_of',
     'first_rounds',
@@ -27,6 +29,7 @@ __all__ = [
     'mean_rows',
     'mean_uploads',
     'memberships',
+    'possible',
     'read_labels',
     'replayed_rows',
     'ridge_solve',

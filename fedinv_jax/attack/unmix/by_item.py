@@ -53,6 +53,32 @@ def mean_rows(
     return solve(sums, clients, mixture, data, False, progress)
 
 
+def possible(members: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Which items a client may have in all of its rounds, by elimination: bool `[C, N]`.
+
+    An item whose row stays as it is in a sum is in no batch of its members, or has no derivative
+    there (units of a ReLU that are all off), so that nothing of it is in the sum.
+
+    Args:
+        members: int `[T, C]`, the cohort of each client; -1: in none.
+        moved: bool `[T, G, N]`, whether a cohort's sum moves an item's row.
+
+    Returns:
+        True where no sum excludes the item; all of a client that is in no sum.
+
+    Example:
+        >>> members = np.array([[0, 0, -1], [0, -1, 0]])
+        >>> moved = np.array([[[True, True, False, True]], [[True, False, True, False]]])
+        >>> possible(members, moved).astype(int).tolist()
+        [[1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 1, 0]]
+    """
+    found = np.ones((members.shape[1], moved.shape[2]), bool)
+    for of, rows in zip(members, moved, strict=True):
+        there = np.flatnonzero(of >= 0)
+        found[there] &= rows[of[there]]
+    return found
+
+
 def _items(part: PyTree) -> PyTree:
     return {name: leaves for name, leaves in part.items() if name == 'items'}
 

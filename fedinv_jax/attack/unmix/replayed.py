@@ -34,6 +34,25 @@ def replayed_rows(
     return zeros.mean(axis=0), ones.mean(axis=0)
 
 
+def alive(client_update: ClientUpdate, privates: PyTree, shared: PyTree) -> Array:
+    """Items whose rows move whatever the label and the private state, as far as drawn: bool `[N]`.
+
+    False for an item all of whose ReLUs are off for one of the draws: that its row stays says
+    nothing of who has it, see `by_item.possible`.
+
+    Args:
+        client_update: see `replayed_rows`.
+        privates: R draws, leaves `[R, ...]`.
+        shared: the parameters of one round.
+    """
+    return jnp.all(
+        jnp.stack(
+            [jnp.any(rows != 0, axis=-1) for rows in _replayed(client_update, privates, shared)]
+        ),
+        axis=(0, 1),
+    )
+
+
 def agreement(client_update: ClientUpdate, privates: PyTree, shared: PyTree) -> Array:
     """How much the rows' change from label 0 to 1 is the same for all clients, `[]` in [0, 1].
 
@@ -117,9 +136,10 @@ def catalogue_labels(
     replay: Callable[[PyTree], tuple[Array, Array]],
     share: float,
     sampled: float,
-    scale: float,
+    weights: np.ndarray,
     num_iterations: int,
     progress: by_item.Progress = lambda done, total: None,
+    possible: np.ndarray | None = None,
 ) -> np.ndarray:
     """Estimates which items of the catalogue are interactions where no batch is known.
 
@@ -134,11 +154,12 @@ def catalogue_labels(
         replay: see `labels`.
         share: public share of the catalogue that is an interaction of a client.
         sampled: public share of the catalogue that is a sampled negative of a client.
-        scale: a, the public factor of a row in an upload: 1; for a mean, 1 / the mean batch size,
-            which makes y too large for clients with few items and too small for those with many,
-            but does not change the order of a client's y.
+        weights: `[C]`, the public factors a_c of a client's rows in a sum: 1; for a mean, 1 / the
+            mean batch size, which makes y too large for clients with few items and too small for
+            those with many, but does not change the order of a client's y.
         num_iterations: of `box_qp.accelerated`.
         progress: called with (items done, items in total).
+        possible: bool `[C, N]`, see `by_item.possible`; None: all.
 
     Returns:
         float `[V, N]`, y in [0, 1]; NaN for a client that is in no sum.
@@ -146,15 +167,17 @@ def catalogue_labels(
     Raises:
         ValueError: if no item rows are seen.
     """
-    mixture = filters.mixture(sums, None)
+    mixture = filters.mixture(sums, weights)
     norms, base, seen = _projected(sums, replay)
-    mixed = jnp.asarray(scale * mixture, jnp.float32)
+    mixed = jnp.asarray(mixture, jnp.float32)
     largest = jnp.linalg.norm(mixed, 2) ** 2
     number, found = norms.shape[1], []
+    free = np.ones((mixed.shape[1], number), bool) if possible is None else possible
     for start in range(0, number, _ITEMS):
         part = slice(start, start + _ITEMS)
         columns = (jnp.asarray(each[:, part], jnp.float32) for each in (base, norms, seen))
-        y = _bounded(mixed, largest, *columns, share, sampled, num_iterations)
+        most = jnp.asarray(free[:, part], jnp.float32)
+        y = _bounded(mixed, largest, *columns, most, share, sampled, num_iterations)
         found.append(np.asarray(y[0, np.asarray(clients)]))
         progress(min(start + _ITEMS, number), number)
     answer = np.concatenate(found, axis=1).astype(float)
@@ -169,6 +192,7 @@ def _bounded(
     base: Array,
     norms: Array,
     seen: Array,
+    most: Array,
     share: float,
     sampled: float,
     num_iterations: int,
@@ -181,6 +205,7 @@ def _bounded(
         base: float `[S, n]`, rows of label 0 along d.
         norms: float `[S, n]`, lengths of d.
         seen: float `[S, n]`, sums along d.
+        most: float `[C, n]`, the largest y and n: 0 for an item that a client cannot have.
         share: mean of y.
         sampled: mean of n.
         num_iterations: iterations.
@@ -194,9 +219,9 @@ def _bounded(
         off = ones * (mixture @ both[0]) + base * (mixture @ both[1]) - seen
         slope = jnp.stack([mixture.T @ (ones * off), mixture.T @ (base * off)])
         new = both - (slope / safe + _RIDGE * (both - means)) / (1 + _RIDGE)
-        return jnp.clip(new, 0, 1)
+        return jnp.clip(new, 0, most)
 
-    start = jnp.broadcast_to(means, (2, mixture.shape[1], base.shape[1]))
+    start = means * most
     return box_qp.accelerated(descend, start, num_iterations)
 
 

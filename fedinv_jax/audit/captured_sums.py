@@ -1,0 +1,231 @@
+"""Attacks on clients that a capture shows only in sums (secure aggregation)."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedinv_jax.attack import unmix
+from fedinv_jax.attack.exact import item_rows
+from fedinv_jax.audit import captured, described, member, readings, training, unmixing
+from fedinv_jax.audit import config as config_lib
+from fedinv_jax.capture import sums as sums_lib
+from fedinv_jax.types import Answer, Array, ClientUpdate, Leaf, Model, PyTree, Sums, Transcript
+
+
+class Separated(NamedTuple):
+    """The answers for the clients of sums.
+
+    Attributes:
+        found: by client; a sentence where there is no answer.
+        why: a sentence for the report: what was seen and how it was read.
+    """
+
+    found: dict[str, captured.Found | str]
+    why: str
+
+
+def separate(
+    subject: captured.Subject,
+    summed: sums_lib.Summed,
+    update: Callable[[int, int], None] = lambda done, total: None,
+) -> Separated:
+    """Labels of all clients of the sums, whose batches are not known.
+
+    What a client may have is bounded by what its sums do not move (`unmix.possible`). Where the
+    rows of items are alike for all clients and clients take a single step of known size, each
+    round is replayed (`unmix.catalogue_labels`); elsewhere the mean rows of each client are read
+    (`unmix.mean_rows`, `item_rows.projection`).
+
+    Args:
+        subject: what is attacked.
+        summed: the sums of the capture.
+        update: called with (items done, items in total).
+
+    """
+    sums, known = summed.sums, subject.known
+    if 'items' not in sums.seen[0]:
+        why = 'no item rows are in the sums, and nothing else is read from sums'
+        return Separated(dict.fromkeys(summed.clients, why), why)
+    number, size = summed.moved.shape[2], batch_size(summed)
+    interactions = size / (1 + captured.num_negatives(known))
+    with jax.enable_x64():
+        replay = _replay(subject, number)
+        # That a row stays says nothing where units of a ReLU may all be off.
+        alive = jax.jit(functools.partial(unmix.alive, replay.client_update, replay.privates))
+        moved = summed.moved | ~np.stack([alive(shared) for shared in sums.shared])[:, None]
+        possible = unmix.possible(np.asarray(sums.members), moved)
+        if refusal := _refusal(subject, summed.kind, replay):
+            reader, why = 'projection', f' (not replayed: {refusal})'
+            answers = _projected(summed, possible, interactions, update)
+        else:
+            reader, why = 'replay', ''
+            answers = _replayed(subject, summed, replay, possible, size, update)
+    answers = jax.device_get(answers)
+    found: dict[str, captured.Found | str] = {}
+    for column, (client, alike) in enumerate(zip(summed.clients, _alike(sums), strict=True)):
+        if len(alike) > 1:
+            other = next(each for each in alike if each != column)
+            found[client] = (
+                f'always in the same sums as {len(alike) - 1} others, such as '
+                f'{summed.clients[other]!r}: nothing tells their uploads apart'
+            )
+            continue
+        items = np.flatnonzero(possible[column])
+        one = jax.tree.map(lambda leaf, column=column: leaf[column], answers)
+        own = one._replace(scores=one.scores[items], labels=one.labels[items])
+        rounds = np.asarray(sums.rounds)[np.asarray(sums.members)[:, column] >= 0]
+        seen = dataclasses.replace(_transcript(possible[column], None), items=items, rounds=rounds)
+        found[client] = captured.Found(seen, own, f'unmix, {reader}', None, None)
+    return Separated(found, _about(summed, possible, reader) + why)
+
+
+def _alike(sums: Sums) -> list[np.ndarray]:
+    """For each client, those that are always in the same sums, itself too."""
+    which = np.unique(np.asarray(sums.members), axis=1, return_inverse=True)[1].ravel()
+    return [np.flatnonzero(which == own) for own in which]
+
+
+def _transcript(possible: Leaf, rows: Leaf) -> Transcript:
+    """One round of a client with the items `[N]` that it may have, and rows `[N, F]` of them."""
+    return Transcript(
+        shared={},
+        seen={} if rows is None else {'items': {'label': rows[None]}},
+        rounds=np.zeros(1, int),
+        participated=np.ones(1, bool),
+        items=np.arange(len(possible)),
+        slot=None,
+        weights=possible[None],
+        log_odds=np.zeros(len(possible)),
+    )
+
+
+def batch_size(summed: sums_lib.Summed) -> float:
+    """The mean number of items of a client's batch.
+
+    By the weights of the mean where they are numbers of examples; else by the share f of rows that
+    a sum of n clients moves, `f = 1 - (1 - b/N)^n`, an underestimate where clients have the same
+    items.
+    """
+    if np.all(summed.weights >= 2):
+        return float(np.mean(summed.weights))
+    counts = np.stack(
+        [
+            np.sum(np.asarray(summed.sums.members) == g, axis=1)
+            for g in range(summed.moved.shape[1])
+        ],
+        axis=1,
+    )
+    number = summed.moved.shape[2]
+    stay = np.maximum(1 - summed.moved.mean(axis=2), 0.5 / number)
+    each = 1 - stay ** (1 / np.maximum(counts, 1))
+    return float(number * np.mean(each[counts > 0]))
+
+
+class _Replay(NamedTuple):
+    """What replays a single gradient of a mean client.
+
+    Attributes:
+        config: that describes the client.
+        model: of the catalogue.
+        client_update: one client, one gradient.
+        privates: draws of the private parameters.
+    """
+
+    config: config_lib.Config
+    model: Model
+    client_update: ClientUpdate
+    privates: PyTree
+
+
+def _replay(subject: captured.Subject, number: int) -> _Replay:
+    """What replays a gradient of a client of the capture on a catalogue of `number` items."""
+    fields = {'name': 'gradient_step', 'loss': subject.known.get('loss', 'bce')}
+    meta = {'model': dict(subject.layout.model), 'client': fields}
+    config = described.configured(
+        config_lib.default_config(), meta if subject.make_model is None else {'client': fields}
+    )
+    if subject.make_model is not None:
+        model = subject.make_model(number)
+    else:
+        model = training.make_model(config.model, number, None)
+    drawn = jax.vmap(model.init_private)(jax.random.split(jax.random.key(0), unmixing.PRIVATES))
+    return _Replay(config, model, member.mean_gradient(config, model), drawn)
+
+
+def _refusal(subject: captured.Subject, kind: str, replay: _Replay) -> str:
+    """Why a round cannot be replayed; '' where it can."""
+    if kind != 'gradient' and not readings.is_one_step(subject.known):
+        return 'clients take several steps'
+    if kind != 'gradient' and 'learning_rate' not in subject.known:
+        return 'the learning rate is not known'
+    try:
+        member.check_agreement(replay.config, replay.model)
+    except ValueError:
+        return 'rows are not alike for all clients'
+    return ''
+
+
+def _replayed(
+    subject: captured.Subject,
+    summed: sums_lib.Summed,
+    replay: _Replay,
+    possible: np.ndarray,
+    size: float,
+    update: Callable[[int, int], None],
+) -> Answer:
+    """Answers of all clients, each round replayed."""
+    known, weights = subject.known, summed.weights
+    if known.get('reduction') != 'sum':  # weights in proportion to the size of the batch, or 1
+        weights = np.full(len(weights), np.mean(weights) / size)
+    negatives = captured.num_negatives(known)
+    share = size / (1 + negatives) / possible.shape[1]
+    labels = unmix.catalogue_labels(
+        summed.sums,
+        range(len(weights)),
+        functools.partial(unmix.replayed_rows, replay.client_update, replay.privates),
+        share,
+        negatives * share,
+        captured.rate(known, summed.kind) * weights,
+        unmixing.BOUNDED,
+        update,
+        possible,
+    )
+    read = jax.vmap(lambda own, able: unmix.read_labels(_transcript(able, own)))
+    return read(labels[..., None], possible)
+
+
+def _projected(
+    summed: sums_lib.Summed,
+    possible: np.ndarray,
+    interactions: float,
+    update: Callable[[int, int], None],
+) -> Answer:
+    """Answers of all clients, of the mean rows of the items that each may have."""
+    count, number = possible.shape
+    sums = summed.sums._replace(
+        items=np.broadcast_to(np.arange(number), possible.shape), weights=possible.astype(float)
+    )
+    rows = unmix.mean_rows(sums, range(count), None, update)
+
+    def one(rows: Array, possible: Array) -> Answer:
+        share = interactions / jnp.maximum(jnp.sum(possible), 1)
+        return item_rows.projection(_transcript(possible, rows), share)
+
+    return jax.vmap(one)(jnp.asarray(rows), jnp.asarray(possible))
+
+
+def _about(summed: sums_lib.Summed, possible: np.ndarray, reader: str) -> str:
+    """What was seen, in a sentence."""
+    members = np.asarray(summed.sums.members)
+    sizes = [int(np.sum(of == g)) for of in members for g in np.unique(of[of >= 0])]
+    return (
+        f'{len(summed.clients)} clients are seen only in sums: {len(sizes)} sums of '
+        f'{min(sizes)} to {max(sizes)} clients in {len(members)} rounds, read by unmix ({reader}); '
+        "items that one of its sums does not move are not a client's, which leaves "
+        f'{possible.mean():.0%} of the items'
+    )
