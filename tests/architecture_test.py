@@ -319,7 +319,10 @@ def test_stages_are_made_in_one_place():
 
 def text_files():
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.endswith('.egg-info'))
+        folders[:] = sorted(
+            f for f in folders
+            if f not in SKIPPED and not f.startswith('.venv-') and not f.endswith('.egg-info')
+        )  # fmt: skip
         for name in sorted(names):
             path = pathlib.Path(folder, name)
             if path.stat().st_size < 2**20 and not path.is_symlink():

@@ -49,3 +49,9 @@ def dump(folder, round_, client, sent, returned):
     """What the server subtracts, as the device itself has it."""
     arrays = {name: (leaf - returned[name]).numpy() for name, leaf in sent.items()}
     np.savez(pathlib.Path(folder) / f'{round_}_{client}.npz', **arrays)
+
+
+def write_truth(path, histories):
+    """The interactions of each client, as lines client,item."""
+    lines = (f'{client},{item}\n' for client, items in histories.items() for item in items)
+    pathlib.Path(path).write_text(''.join(lines), encoding='utf-8')

@@ -42,6 +42,7 @@ def main():
         ['--clients=10', '--rounds=3', '--items=50', '--dim=8', f'--capture={folder}']
     )
     num_items, histories = train.load(args)
+    common.write_truth(dumped / 'truth.csv', dict(enumerate(histories)))
     mod = fedinv_flower.mod(of_mod, framework='flower', loss='bce')
     flwr.simulation.run_simulation(
         server_app=train.server_app(args, num_items),

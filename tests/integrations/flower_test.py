@@ -32,3 +32,8 @@ def test_the_number_of_examples_is_recorded(folders):
             # Five or six positives, and four negatives for each.
             assert each.num_examples in (25, 30)
             assert np.count_nonzero(moved.any(axis=1)) <= each.num_examples
+
+
+@pytest.mark.slow
+def test_an_audit_recovers_the_histories(folders, tmp_path):
+    helpers.audit(folders[0], folders[2] / 'truth.csv', tmp_path)

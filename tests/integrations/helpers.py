@@ -1,5 +1,6 @@
 """Runs a training in a framework's own environment, and compares what was captured."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from fedinv_jax import capture
+from fedinv_jax.audit import capture_audit
+from tests.helpers import silent
 
 _HERE = pathlib.Path(__file__).parent
 _PROJECT = _HERE.parents[1]
@@ -91,3 +94,12 @@ def check(folder, dumped, kind, clients=IDS, absent=(), tolerance=0.0):
                 np.testing.assert_allclose(seen[name][step], leaf, tolerance, 0, err_msg=name)
                 assert np.any(leaf != 0), name
     return found
+
+
+def audit(folder, truth, out):
+    """Audits a capture: nearly all histories of the framework's own training are recovered."""
+    assert capture_audit.run(str(folder), str(out), 'x', str(truth), most=1, log=silent)
+    summary = json.loads((out / 'summary.json').read_text(encoding='utf-8'))
+    assert summary['num_clients'] == CLIENTS
+    assert summary['num_failed'] == summary['num_misfits'] == 0
+    assert summary['metrics']['f1']['mean'] >= 0.99

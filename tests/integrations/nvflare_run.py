@@ -17,6 +17,9 @@ from nvflare.recipe import SimEnv
 def main():
     folder, dumped = map(pathlib.Path, sys.argv[1:3])
     dumped.mkdir()
+    batches = {f'site-{n}': common.batch(n) for n in range(1, 11)}
+    truth = {site: items[labels > 0].tolist() for site, (items, labels) in batches.items()}
+    common.write_truth(dumped / 'truth.csv', truth)
     torch.manual_seed(0)
     recipe = FedAvgRecipe(
         name='ncf',
@@ -27,7 +30,7 @@ def main():
         train_args=str(dumped),
         params_transfer_type=TransferType[sys.argv[3]],
     )
-    known = {'framework': 'nvflare', 'loss': 'bce', 'learning_rate': 0.5}
+    known = {'framework': 'nvflare', 'loss': 'bce', 'learning_rate': 0.5, 'local_epochs': 2}
     recipe.add_server_output_filter(fedinv_nvflare.Recorder(str(folder), known), ['train'])
     recipe.add_server_input_filter(fedinv_nvflare.Recorder(str(folder), known), ['train'])
     # A process a site: with fewer threads, each task of each site starts another process.

@@ -12,4 +12,6 @@ def test_the_capture_has_what_the_sites_uploaded(tmp_path, transfer, kind):
     helpers.run('nvflare', 'nvflare_run.py', folder, dumped, transfer, cwd=tmp_path)
     sites = [f'site-{n + 1}' for n in range(helpers.CLIENTS)]
     found = helpers.check(folder, dumped, kind, clients=sites)
-    assert found.known == {'framework': 'nvflare', 'loss': 'bce', 'learning_rate': 0.5}
+    said = {'framework': 'nvflare', 'loss': 'bce', 'learning_rate': 0.5, 'local_epochs': 2}
+    assert found.known == said
+    helpers.audit(folder, dumped / 'truth.csv', tmp_path / 'audit')
