@@ -180,7 +180,8 @@ def _replayed(
 ) -> Answer:
     """Answers of all clients, each round replayed."""
     known, weights = subject.known, summed.weights
-    if known.get('reduction') != 'sum':  # weights in proportion to the size of the batch, or 1
+    summed_loss, weighted = known.get('reduction') == 'sum', np.ptp(weights) > 0
+    if not summed_loss:  # weights in proportion to the sizes of batches, or all the same
         weights = np.full(len(weights), np.mean(weights) / size)
     negatives = captured.num_negatives(known)
     share = size / (1 + negatives) / possible.shape[1]
@@ -194,6 +195,7 @@ def _replayed(
         unmixing.BOUNDED,
         update,
         possible,
+        sizes_known=summed_loss or bool(weighted),
     )
     read = jax.vmap(lambda own, able: unmix.read_labels(_transcript(able, own)))
     return read(labels[..., None], possible)

@@ -291,6 +291,16 @@ def _labels(
         return unmix.labels(sums, clients, replay, share, _weights(case, sums), update)
     sampled = share * config.data.negatives_per_positive
     size = (share + sampled) * case.interactions.num_items
-    scale = 1.0 if config.client.weight_by_num_examples else 1 / size
-    scales = np.full(len(sums.users), scale)
-    return unmix.catalogue_labels(sums, clients, replay, share, sampled, scales, BOUNDED, update)
+    weighted = config.client.weight_by_num_examples
+    weights = np.full(len(sums.users), 1.0 if weighted else 1 / size)
+    return unmix.catalogue_labels(
+        sums,
+        clients,
+        replay,
+        share,
+        sampled,
+        weights,
+        BOUNDED,
+        update,
+        sizes_known=weighted,
+    )

@@ -11,6 +11,11 @@ from fedinv_jax.attack import box_qp, candidates
 from fedinv_jax.attack.unmix import by_item, filters
 from fedinv_jax.types import Answer, Array, Batch, ClientUpdate, PyTree, Sums, Transcript
 
+_PASSES = 3  # solves where the sizes of batches are not known
+_LOOSE, _SLACK = (
+    0.2,
+    0.6,
+)  # share of the size that a first solve, and a later one, takes a batch for
 _ITEMS = 256  # of the catalogue that one compiled call works on
 _RIDGE = 1e-4  # of the distance to the public shares, relative to an item's curvature
 
@@ -140,6 +145,7 @@ def catalogue_labels(
     num_iterations: int,
     progress: by_item.Progress = lambda done, total: None,
     possible: np.ndarray | None = None,
+    sizes_known: bool = True,
 ) -> np.ndarray:
     """Estimates which items of the catalogue are interactions where no batch is known.
 
@@ -148,41 +154,60 @@ def catalogue_labels(
     squares along `d_ti` estimates both. The rows of the two labels have opposite signs, so that the
     bounds leave few ways in which clients can make up for each other.
 
+    Where clients take means over batches whose sizes are not known, `a_c = 1 / size` is not known
+    either. Bounds that are too tight for a client cost more than bounds that are too loose: the
+    first solve takes every batch for a fifth of the mean size. Then y is `level * {0, 1}` with
+    `level = sum y^3 / sum y^2`, which tells the size; further solves have bounds of 1 / .6.
+
     Args:
         sums: what the server sees, item rows seen.
         clients: V columns of `sums.members`.
         replay: see `labels`.
         share: public share of the catalogue that is an interaction of a client.
         sampled: public share of the catalogue that is a sampled negative of a client.
-        weights: `[C]`, the public factors a_c of a client's rows in a sum: 1; for a mean, 1 / the
-            mean batch size, which makes y too large for clients with few items and too small for
-            those with many, but does not change the order of a client's y.
+        weights: `[C]`, the public factors a_c of a client's rows in a sum.
         num_iterations: of `box_qp.accelerated`.
         progress: called with (items done, items in total).
         possible: bool `[C, N]`, see `by_item.possible`; None: all.
+        sizes_known: whether weights are those of each client; if not, they are those of a client
+            whose batch has the mean size, and each client's is estimated.
 
     Returns:
-        float `[V, N]`, y in [0, 1]; NaN for a client that is in no sum.
+        float `[V, N]`, y: in [0, 1], or in units of the client's level; NaN for a client that is in
+        no sum.
 
     Raises:
         ValueError: if no item rows are seen.
     """
-    mixture = filters.mixture(sums, weights)
-    norms, base, seen = _projected(sums, replay)
-    mixed = jnp.asarray(mixture, jnp.float32)
-    largest = jnp.linalg.norm(mixed, 2) ** 2
-    number, found = norms.shape[1], []
-    free = np.ones((mixed.shape[1], number), bool) if possible is None else possible
-    for start in range(0, number, _ITEMS):
-        part = slice(start, start + _ITEMS)
-        columns = (jnp.asarray(each[:, part], jnp.float32) for each in (base, norms, seen))
-        most = jnp.asarray(free[:, part], jnp.float32)
-        y = _bounded(mixed, largest, *columns, most, share, sampled, num_iterations)
-        found.append(np.asarray(y[0, np.asarray(clients)]))
-        progress(min(start + _ITEMS, number), number)
-    answer = np.concatenate(found, axis=1).astype(float)
+    mixture = filters.mixture(sums, None)
+    projected = [jnp.asarray(each, jnp.float32) for each in _projected(sums, replay)]
+    number, passes = projected[0].shape[1], 1 if sizes_known else _PASSES
+    free = np.ones((mixture.shape[1], number), bool) if possible is None else possible
+    own, levels = weights if sizes_known else weights / _LOOSE, np.ones(len(weights))
+    for index in range(passes):
+        mixed, found = jnp.asarray(mixture * own, jnp.float32), []
+        largest = jnp.linalg.norm(mixed, 2) ** 2
+        for start in range(0, number, _ITEMS):
+            part = slice(start, start + _ITEMS)
+            norms, base, seen = (each[:, part] for each in projected)
+            most = jnp.asarray(free[:, part], jnp.float32)
+            both = _bounded(mixed, largest, base, norms, seen, most, share, sampled, num_iterations)
+            found.append(np.asarray(both[0]))
+            progress(index * number + min(start + _ITEMS, number), passes * number)
+        y = np.concatenate(found, axis=1).astype(float)
+        if not sizes_known:
+            tiny = np.finfo(float).tiny
+            levels = np.maximum(np.sum(y**3, axis=1) / np.maximum(np.sum(y**2, axis=1), tiny), tiny)
+            least = weights * _mean_size(share, sampled, number) / np.maximum(free.sum(axis=1), 1)
+            own = np.maximum(own * levels, least) / _SLACK
+    answer = (y / levels[:, None])[list(clients)]
     answer[~mixture[:, list(clients)].any(axis=0)] = np.nan
     return answer
+
+
+def _mean_size(share: float, sampled: float, number: int) -> float:
+    """The mean number of items in a batch."""
+    return (share + sampled) * number
 
 
 @partial(jax.jit, static_argnames='num_iterations')
