@@ -55,7 +55,7 @@ def separate(
     interactions = size / (1 + captured.num_negatives(known))
     with jax.enable_x64():
         replay = _replay(subject, number)
-        # That a row stays says nothing where units of a ReLU may all be off.
+        # That a row stays says nothing where all units of a ReLU may be off.
         alive = jax.jit(functools.partial(unmix.alive, replay.client_update, replay.privates))
         moved = summed.moved | ~np.stack([alive(shared) for shared in sums.shared])[:, None]
         possible = unmix.possible(np.asarray(sums.members), moved)

@@ -13,6 +13,7 @@ from fedinv_jax.attack.unmix import filters
 from fedinv_jax.types import Array, PyTree, Sums
 
 _ENTRIES = 2**22  # of the mixtures that one compiled call works on
+_MOST_STAYS = 0.05  # share of a client's sums in which a row of its batch may stay
 Progress = Callable[[int, int], None]
 
 
@@ -56,15 +57,15 @@ def mean_rows(
 def possible(members: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """Which items a client may have in all of its rounds, by elimination: bool `[C, N]`.
 
-    An item whose row stays as it is in a sum is in no batch of its members, or has no derivative
-    there (units of a ReLU that are all off), so that nothing of it is in the sum.
+    An item whose row stays as it is in a sum is in no batch of its members, or moves by less than
+    rounding. An item is excluded that stays in more than a twentieth of a client's sums.
 
     Args:
         members: int `[T, C]`, the cohort of each client; -1: in none.
         moved: bool `[T, G, N]`, whether a cohort's sum moves an item's row.
 
     Returns:
-        True where no sum excludes the item; all of a client that is in no sum.
+        False where the sums exclude the item; True for all of a client that is in no sum.
 
     Example:
         >>> members = np.array([[0, 0, -1], [0, -1, 0]])
@@ -72,11 +73,11 @@ def possible(members: np.ndarray, moved: np.ndarray) -> np.ndarray:
         >>> possible(members, moved).astype(int).tolist()
         [[1, 0, 0, 0], [1, 1, 0, 1], [1, 0, 1, 0]]
     """
-    found = np.ones((members.shape[1], moved.shape[2]), bool)
+    stays = np.zeros((members.shape[1], moved.shape[2]), np.int32)
     for of, rows in zip(members, moved, strict=True):
         there = np.flatnonzero(of >= 0)
-        found[there] &= rows[of[there]]
-    return found
+        stays[there] += ~rows[of[there]]
+    return stays <= _MOST_STAYS * np.sum(members >= 0, axis=0)[:, None]
 
 
 def _items(part: PyTree) -> PyTree:
