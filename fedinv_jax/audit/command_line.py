@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
+import jax
 from absl import app, flags
 
 from fedinv_jax.audit import distributed, optional, workdir
@@ -30,6 +31,13 @@ def errors_as_lines(folder: str | None = None) -> Iterator[None]:
     except OSError as error:
         rows = folder is not None and any(pathlib.Path(folder).rglob('victims*.jsonl'))
         sys.exit(f'error: {error}' + f' ({GO_ON})' * rows)
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        sys.exit(
+            f'error: {str(error).splitlines()[0]} Take fewer users (data.max_users) or a smaller '
+            'model.dim: a private table for each user (fedrap) takes users x items x dim numbers.'
+        )
     except KeyboardInterrupt:
         print(f'interrupted: {GO_ON}')
         sys.exit(130)
