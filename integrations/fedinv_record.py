@@ -60,7 +60,7 @@ def recorder(folder, kind='returned', **known):
             with np.load(path / 'sent.npz') as file:  # of a training that goes on, too
                 of_round.update(path=path, sent=dict(file))
         common = of_round['sent']
-        arrays = {name: np.asarray(value) for name, value in more.items()}
+        arrays = {k: np.asarray([*map(str, v)] if k == 'clients' else v) for k, v in more.items()}
         for name, value in sent.items():  # where this client was sent something else
             if name not in common or value.tobytes() != common[name].tobytes():
                 arrays[f'sent/{name}'] = value

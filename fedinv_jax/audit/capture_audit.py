@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,14 +57,16 @@ def run(
     capture, path = folder_lib.read(folder), pathlib.Path(out)
     own = None if model is None else own_model.load(model)
     layout = captured.subject(capture, own).layout
-    summed = sums_lib.summed(capture, layout) if capture.sums else None
+    summed, unread = _summed(capture, layout)
     clients = _clients(capture, summed)
     known = None
     if truth is not None:
         known = captured_scoring.read_truth(truth, layout.num_items)
         captured_scoring.check_clients(truth, known, clients)
     path.mkdir(parents=True, exist_ok=True)
-    about = f'{_about(capture, layout, model)}\nused of each client: at most {most} uploads'
+    about = _about(capture, layout, model)
+    if capture.clients:
+        about += f'\nused of each client: at most {most} uploads'
     log(about)
     with workdir.locked_rows(path, log=log):
         _check_same(path, capture, most, model)
@@ -73,6 +74,7 @@ def run(
         left = [client for client in clients if client not in rows]
         if left:
             attacks, said = captured_clients.attacks(capture, summed, most, own, log)
+            said['why'] += unread
             about = f'{about}\n{said["letter"]}'
             run_record.write(path, run_record.Record(command, about, len(clients)))
             files.write(path / 'reading.json', json.dumps(said) + '\n')
@@ -128,10 +130,10 @@ def check(folder: str, log: Callable[[str], None] = print, model: str | None = N
         log(f'  {leaf}: {source.name}')
     for name, reason in layout.dropped.items():
         log(f'  not used: {name}, {reason}')
-    summed = sums_lib.summed(capture, layout) if capture.sums else None
-    for note in summed.notes if summed else ():
+    summed, unread = _summed(capture, layout)
+    for note in summed.notes if summed else unread:
         log(note)
-        wrong += note.startswith(uploads.LEFT_OUT)
+        wrong += note.startswith((uploads.LEFT_OUT, 'no sum'))
     for client in capture.clients:
         try:
             notes = uploads.captured(capture, client, layout).notes
@@ -143,6 +145,22 @@ def check(folder: str, log: Callable[[str], None] = print, model: str | None = N
     if wrong:
         raise ValueError(f'{folder}: {wrong} uploads or clients cannot be used; see above.')
     log(f'{folder}: {len(_clients(capture, summed))} clients can be attacked')
+
+
+def _summed(
+    capture: folder_lib.Capture, layout: names.Layout
+) -> tuple[sums_lib.Summed | None, tuple[str, ...]]:
+    """What is seen in sums, None without any; and why they cannot be read, if not.
+
+    Raises:
+        ValueError: if they cannot be read, and there is nothing else.
+    """
+    try:
+        return (sums_lib.summed(capture, layout) if capture.sums else None), ()
+    except ValueError as error:
+        if not capture.clients:
+            raise
+        return None, (f'no sum is used: {error}',)
 
 
 def _clients(capture: folder_lib.Capture, summed: sums_lib.Summed | None) -> list[str]:
@@ -200,7 +218,6 @@ def _append(path: pathlib.Path, row: report.ClientRow) -> None:
 
 def _row(client: str, attack: captured_clients.Attack) -> report.ClientRow:
     """The answer for one client; a failure is a row as well."""
-    start = time.perf_counter()
     row: dict[str, Any] = {
         'client': client,
         'rounds': [],
@@ -216,10 +233,9 @@ def _row(client: str, attack: captured_clients.Attack) -> report.ClientRow:
         'reason': None,
         'notes': [],
     }
-    found, notes = attack()
-    row['notes'] = list(notes)
-    row |= {'reason': found} if isinstance(found, str) else _answer(found)
-    row['seconds'] = time.perf_counter() - start
+    found = attack()
+    row |= {'notes': list(found.notes), 'seconds': found.seconds}
+    row |= {'reason': found.found} if isinstance(found.found, str) else _answer(found.found)
     return row  # type: ignore[return-value]
 
 

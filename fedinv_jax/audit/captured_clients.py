@@ -1,8 +1,9 @@
 """What attacks each client of a capture: its own uploads, or the sums that it is in."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedinv_jax.audit import captured, captured_sums, progress
 from fedinv_jax.audit import config as config_lib
@@ -11,9 +12,24 @@ from fedinv_jax.capture import own as own_model
 from fedinv_jax.capture import sums as sums_lib
 from fedinv_jax.capture import uploads
 
-Attack = Callable[[], tuple[captured.Found | str, Sequence[str]]]
-"""An answer for a client, or why there is none; and notes on its uploads."""
 _RESTARTS = 4  # of MGradInv, where no exact attack applies
+
+
+class Outcome(NamedTuple):
+    """What came out for a client.
+
+    Attributes:
+        found: the answer, or why there is none.
+        notes: on its uploads.
+        seconds: that it took.
+    """
+
+    found: captured.Found | str
+    notes: Sequence[str]
+    seconds: float
+
+
+Attack = Callable[[], Outcome]
 
 
 def attacks(
@@ -33,37 +49,49 @@ def attacks(
         log: prints a line.
     """
     found: dict[str, Attack] = {}
-    said: dict[str, Any] = {'why': [], 'contradicts': False, 'letter': _letter(details=True)}
+    why: list[str] = []
+    contradicts, details = False, False
     if summed is not None:
         log('separating sums ...')
         with progress.bar('separating sums', on=True) as update:
             separated = captured_sums.separate(captured.subject(capture, own), summed, update)
-        log(separated.why)
-        said['why'].append(separated.why)
+        why += separated.why
+        contradicts, details = separated.contradicts, separated.modelled
         for client, answer in separated.found.items():
-            found[client] = functools.partial(_same, answer, summed.notes)
+            found[client] = functools.partial(_same, answer, separated.seconds)
     if capture.clients:
-        decision = _decide(capture, most, own, log)
-        model_fits = decision.attack is not None and decision.fits is not False
-        said['why'] += decision.why
-        said |= {'contradicts': decision.contradicts}
-        said |= {'letter': _letter(details=model_fits and decision.reading.sized)}
-        for client in capture.clients:
-            found[client] = functools.partial(_of_uploads, capture, client, decision, most)
-    return found, said
+        try:
+            decision = _decide(capture, most, own, log)
+        except ValueError as error:
+            if summed is None:
+                raise
+            found |= dict.fromkeys(capture.clients, functools.partial(_same, str(error), 0.0))
+        else:
+            why += decision.why
+            contradicts |= decision.contradicts
+            fits = decision.attack is not None and decision.fits is not False
+            details |= fits and decision.reading.sized
+            for client in capture.clients:
+                found[client] = functools.partial(_of_uploads, capture, client, decision, most)
+    for line in why:
+        log(line.replace('**', ''))
+    return found, {'why': why, 'contradicts': contradicts, 'letter': _letter(details)}
 
 
 def _of_uploads(
     capture: folder_lib.Capture, client: str, decision: captured.Decision, most: int
-) -> tuple[captured.Found | str, Sequence[str]]:
+) -> Outcome:
     """The answer for a client whose uploads are seen, or why there is none; and notes."""
     notes: Sequence[str] = ()
+    start = time.perf_counter()
+    found: captured.Found | str
     try:
-        found = uploads.captured(capture, client, decision.subject.layout, most)
-        notes = found.notes
-        return captured.answer(decision, found), notes
+        seen = uploads.captured(capture, client, decision.subject.layout, most)
+        notes = seen.notes
+        found = captured.answer(decision, seen)
     except ValueError as error:
-        return str(error), notes
+        found = str(error)
+    return Outcome(found, notes, time.perf_counter() - start)
 
 
 def _letter(details: bool) -> str:
@@ -88,20 +116,15 @@ def _decide(
     own: own_model.Own | None,
     log: Callable[[str], None],
 ) -> captured.Decision:
-    """How the capture is read, in words as well."""
+    """How the uploads of the capture are read."""
     config = config_lib.default_config()
     config.attack.num_restarts = _RESTARTS
     log(
         'trying how the capture is to be read, on up to three clients; each attack is compiled, '
         'which takes a minute or more ...'
     )
-    decision = captured.decide(config, capture, most, own)
-    for line in decision.why:
-        log(line)
-    return decision
+    return captured.decide(config, capture, most, own)
 
 
-def _same(
-    found: captured.Found | str, notes: Sequence[str]
-) -> tuple[captured.Found | str, Sequence[str]]:
-    return found, notes
+def _same(found: captured.Found | str, seconds: float) -> Outcome:
+    return Outcome(found, (), seconds)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,17 +17,28 @@ from fedinv_jax.audit import config as config_lib
 from fedinv_jax.capture import sums as sums_lib
 from fedinv_jax.types import Answer, Array, ClientUpdate, Leaf, Model, PyTree, Sums, Transcript
 
+_STILL = (
+    'no item moved in the sums: the movement is below the rounding of what was recorded, or this '
+    'client was not in them'
+)
+
 
 class Separated(NamedTuple):
     """The answers for the clients of sums.
 
     Attributes:
         found: by client; a sentence where there is no answer.
-        why: a sentence for the report: what was seen and how it was read.
+        why: sentences for the report: what was seen and how it was read.
+        modelled: whether the model was used.
+        contradicts: whether far more or fewer interactions were found than the sums can be of.
+        seconds: that it took, for each client.
     """
 
     found: dict[str, captured.Found | str]
-    why: str
+    why: tuple[str, ...]
+    modelled: bool = False
+    contradicts: bool = False
+    seconds: float = 0.0
 
 
 def separate(
@@ -44,21 +56,26 @@ def separate(
     Args:
         subject: what is attacked.
         summed: the sums of the capture.
-        update: called with (items done, items in total).
+        update: called with (done, in total).
 
+    Returns:
+        The answers; none is certified.
     """
     sums, known = summed.sums, subject.known
     if 'items' not in sums.seen[0]:
         why = 'no item rows are in the sums, and nothing else is read from sums'
-        return Separated(dict.fromkeys(summed.clients, why), why)
+        return Separated(dict.fromkeys(summed.clients, why), (why,))
+    start = time.perf_counter()
     number, size = summed.moved.shape[2], batch_size(summed)
-    interactions = size / (1 + captured.num_negatives(known))
+    interactions = max(size / (1 + captured.num_negatives(known)), 1.0)
     with jax.enable_x64():
         replay = _replay(subject, number)
         # That a row stays says nothing where all units of a ReLU may be off.
-        alive = jax.jit(functools.partial(unmix.alive, replay.client_update, replay.privates))
+        alive = jax.jit(functools.partial(unmix.alive, replay.of_bce, replay.privates))
         moved = summed.moved | ~np.stack([alive(shared) for shared in sums.shared])[:, None]
         possible = unmix.possible(np.asarray(sums.members), moved)
+        if not possible.any():
+            return Separated(dict.fromkeys(summed.clients, _STILL), (_STILL, *summed.notes))
         if refusal := _refusal(subject, summed.kind, replay):
             reader, why = 'projection', f' (not replayed: {refusal})'
             answers = _projected(summed, possible, interactions, update)
@@ -76,12 +93,28 @@ def separate(
             )
             continue
         items = np.flatnonzero(possible[column])
+        if not items.size:
+            found[client] = _STILL
+            continue
         one = jax.tree.map(lambda leaf, column=column: leaf[column], answers)
         own = one._replace(scores=one.scores[items], labels=one.labels[items])
         rounds = np.asarray(sums.rounds)[np.asarray(sums.members)[:, column] >= 0]
-        seen = dataclasses.replace(_transcript(possible[column], None), items=items, rounds=rounds)
+        seen = dataclasses.replace(
+            _transcript(possible[column], None), items=items, rounds=rounds, weights=None
+        )
         found[client] = captured.Found(seen, own, f'unmix, {reader}', None, None)
-    return Separated(found, _about(summed, possible, reader) + why)
+    counts = [np.sum(each.answer.labels) for each in found.values() if not isinstance(each, str)]
+    many = float(np.mean(counts)) if counts else interactions
+    wrong = not 0.5 < many / interactions < 2
+    said = (_about(summed, possible, reader) + why, *summed.notes)
+    if wrong:
+        said += (
+            f'**{many:.0f} interactions are found of a client, where the rows that move let expect '
+            f'{interactions:.0f}**: the sign, the learning rate or the reduction is not what the '
+            'capture says, or something else moves the rows. The answers are not to be relied on',
+        )
+    seconds = (time.perf_counter() - start) / len(summed.clients)
+    return Separated(found, said, reader == 'replay', wrong, seconds)
 
 
 def _alike(sums: Sums) -> list[np.ndarray]:
@@ -107,12 +140,9 @@ def _transcript(possible: Leaf, rows: Leaf) -> Transcript:
 def batch_size(summed: sums_lib.Summed) -> float:
     """The mean number of items of a client's batch.
 
-    By the weights of the mean where they are numbers of examples; else by the share f of rows that
-    a sum of n clients moves, `f = 1 - (1 - b/N)^n`, an underestimate where clients have the same
-    items.
+    By the share f of rows that a sum of n clients moves, `f = 1 - (1 - b/N)^n`: an underestimate
+    where clients have the same items.
     """
-    if np.all(summed.weights >= 2):
-        return float(np.mean(summed.weights))
     counts = np.stack(
         [
             np.sum(np.asarray(summed.sums.members) == g, axis=1)
@@ -133,12 +163,14 @@ class _Replay(NamedTuple):
         config: that describes the client.
         model: of the catalogue.
         client_update: one client, one gradient.
+        of_bce: the same with the loss BCE, whose rows move whatever the labels are.
         privates: draws of the private parameters.
     """
 
     config: config_lib.Config
     model: Model
     client_update: ClientUpdate
+    of_bce: ClientUpdate
     privates: PyTree
 
 
@@ -154,13 +186,15 @@ def _replay(subject: captured.Subject, number: int) -> _Replay:
     else:
         model = training.make_model(config.model, number, None)
     drawn = jax.vmap(model.init_private)(jax.random.split(jax.random.key(0), unmixing.PRIVATES))
-    return _Replay(config, model, member.mean_gradient(config, model), drawn)
+    bce = described.configured(config, {'client': {'loss': 'bce'}})
+    own, of_bce = (member.mean_gradient(each, model) for each in (config, bce))
+    return _Replay(config, model, own, of_bce, drawn)
 
 
 def _refusal(subject: captured.Subject, kind: str, replay: _Replay) -> str:
     """Why a round cannot be replayed; '' where it can."""
     if kind != 'gradient' and not readings.is_one_step(subject.known):
-        return 'clients take several steps'
+        return 'clients do other than a single step of gradient descent'
     if kind != 'gradient' and 'learning_rate' not in subject.known:
         return 'the learning rate is not known'
     try:
@@ -180,8 +214,8 @@ def _replayed(
 ) -> Answer:
     """Answers of all clients, each round replayed."""
     known, weights = subject.known, summed.weights
-    summed_loss, weighted = known.get('reduction') == 'sum', np.ptp(weights) > 0
-    if not summed_loss:  # weights in proportion to the sizes of batches, or all the same
+    summed_loss = known.get('reduction') == 'sum'
+    if not summed_loss:  # by the size of a batch, which is estimated with the labels
         weights = np.full(len(weights), np.mean(weights) / size)
     negatives = captured.num_negatives(known)
     share = size / (1 + negatives) / possible.shape[1]
@@ -195,7 +229,7 @@ def _replayed(
         unmixing.BOUNDED,
         update,
         possible,
-        sizes_known=summed_loss or bool(weighted),
+        sizes_known=summed_loss,
     )
     read = jax.vmap(lambda own, able: unmix.read_labels(_transcript(able, own)))
     return read(labels[..., None], possible)
@@ -214,11 +248,13 @@ def _projected(
     )
     rows = unmix.mean_rows(sums, range(count), None, update)
 
-    def one(rows: Array, possible: Array) -> Answer:
-        share = interactions / jnp.maximum(jnp.sum(possible), 1)
-        return item_rows.projection(_transcript(possible, rows), share)
+    def one(own: tuple[Array, Array]) -> Answer:
+        rows, able = own
+        share = interactions / jnp.maximum(jnp.sum(able), 1)
+        return item_rows.projection(_transcript(able, rows), share)
 
-    return jax.vmap(one)(jnp.asarray(rows), jnp.asarray(possible))
+    answers: Answer = jax.jit(lambda own: jax.lax.map(one, own))((rows, possible))
+    return answers
 
 
 def _about(summed: sums_lib.Summed, possible: np.ndarray, reader: str) -> str:
@@ -228,6 +264,6 @@ def _about(summed: sums_lib.Summed, possible: np.ndarray, reader: str) -> str:
     return (
         f'{len(summed.clients)} clients are seen only in sums: {len(sizes)} sums of '
         f'{min(sizes)} to {max(sizes)} clients in {len(members)} rounds, read by unmix ({reader}); '
-        "items that one of its sums does not move are not a client's, which leaves "
+        "what stays in its sums is not a client's, which leaves "
         f'{possible.mean():.0%} of the items'
     )

@@ -113,7 +113,9 @@ def read(folder: str | pathlib.Path) -> Capture:
     for round_, name in _files(folder, 'sums'):
         sums[round_] = (*sums.get(round_, ()), name)
     if not clients and not sums:
-        raise ValueError(f'{folder}: expected rounds/NUMBER/clients/ID.npz, found none.')
+        raise ValueError(
+            f'{folder}: expected rounds/NUMBER/clients/ID.npz or sums/NAME.npz, found none.'
+        )
     return Capture(folder, known, clients, sums)
 
 
@@ -172,14 +174,19 @@ def sum_of(capture: Capture, name: str, round_: int) -> Sum:
             positive numbers.
     """
     path = _found(_place(capture, round_) / 'sums' / urllib.parse.quote(name, safe=''))
-    found, more = _exchange(path, ('clients', 'weights'))
+    found, more = _exchange(path, ('clients', 'weights', 'num_examples', 'items'))
     clients = tuple(map(str, more.get('clients', np.zeros(0)).ravel()))
     if not clients or len(set(clients)) < len(clients):
         raise ValueError(f'{path}: expected an array clients, the ids of those in the sum.')
     weights = more.get('weights')
-    if weights is not None and not (weights.shape == (len(clients),) and np.all(weights > 0)):
+    if weights is not None and not _positive(weights, len(clients)):
         raise ValueError(f'{path}: expected weights, a positive number for each of its clients.')
     return Sum(found, clients, weights)
+
+
+def _positive(weights: np.ndarray, size: int) -> bool:
+    numbers = weights.dtype.kind in 'iuf' and weights.shape == (size,)
+    return numbers and bool(np.all(np.isfinite(weights) & (weights > 0)))
 
 
 def _place(capture: Capture, round_: int) -> pathlib.Path:

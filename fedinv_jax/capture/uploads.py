@@ -116,14 +116,14 @@ def captured(
             f'{layout.leaves[missing[0]].name} was not sent: expected all that the clients share.'
         )
     rows = [name for name in seen[0] if name.startswith('items/')]
-    decay = 0.0
+    shrinks = 0.0
     batches: list[np.ndarray | None]
     if rows:
-        decay = _decay(sent[0], seen[0], rows)
-        batches = [_moved(*both, rows, decay) for both in zip(sent, seen, strict=True)]
-        if decay:
+        shrinks = decay(sent[0], seen[0], rows)
+        batches = [_moved(*both, rows, shrinks) for both in zip(sent, seen, strict=True)]
+        if shrinks:
             notes.append(
-                f'every item row shrinks by {decay:.3g} of itself in a round (weight decay): '
+                f'every item row shrinks by {shrinks:.3g} of itself in a round (weight decay): '
                 'the batch is the rows that move otherwise'
             )
     else:
@@ -148,7 +148,7 @@ def captured(
     transcript = _transcript(
         rounds, sent, seen, known if len(known) == len(batches) else None, layout.num_items
     )
-    return Captured(transcript, kind, decay, coarsest.name, _lost(seen, batches), tuple(notes))
+    return Captured(transcript, kind, shrinks, coarsest.name, _lost(seen, batches), tuple(notes))
 
 
 def _readable(
@@ -241,7 +241,7 @@ def _rounding(leaf: np.ndarray) -> np.ndarray:
     return _ROUNDING * float(ml_dtypes.finfo(leaf.dtype).eps) * _row_norms(leaf)
 
 
-def _decay(
+def decay(
     sent: Mapping[str, np.ndarray], seen: Mapping[str, np.ndarray], rows: Sequence[str]
 ) -> float:
     """The share of itself by which rows shrink that do nothing else; 0 where rows stay."""

@@ -124,7 +124,7 @@ def test_what_is_no_capture_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r'is no capture: expected a file capture\.json'):
         capture.read(tmp_path)
     record_lib.recorder(tmp_path)
-    with pytest.raises(ValueError, match=r'clients/ID\.npz, found none'):
+    with pytest.raises(ValueError, match=r'clients/ID\.npz or sums/NAME\.npz, found none'):
         capture.read(tmp_path)
     rng = np.random.default_rng(0)
     sent = _weights(rng)

@@ -12,10 +12,8 @@ from fedinv_jax.attack.unmix import by_item, filters
 from fedinv_jax.types import Answer, Array, Batch, ClientUpdate, PyTree, Sums, Transcript
 
 _PASSES = 3  # solves where the sizes of batches are not known
-_LOOSE, _SLACK = (
-    0.2,
-    0.6,
-)  # share of the size that a first solve, and a later one, takes a batch for
+_LOOSE = 0.2  # share of the mean size for which the first of them takes every batch
+_SLACK = 0.6  # share of the estimated size for which the others take a batch
 _ITEMS = 256  # of the catalogue that one compiled call works on
 _RIDGE = 1e-4  # of the distance to the public shares, relative to an item's curvature
 
@@ -167,7 +165,7 @@ def catalogue_labels(
         sampled: public share of the catalogue that is a sampled negative of a client.
         weights: `[C]`, the public factors a_c of a client's rows in a sum.
         num_iterations: of `box_qp.accelerated`.
-        progress: called with (items done, items in total).
+        progress: called with (done, in total).
         possible: bool `[C, N]`, see `by_item.possible`; None: all.
         sizes_known: whether weights are those of each client; if not, they are those of a client
             whose batch has the mean size, and each client's is estimated.
