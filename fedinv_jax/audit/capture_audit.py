@@ -34,6 +34,7 @@ def run(
     most: int = 4,
     log: Callable[[str], None] = print,
     model: str | None = None,
+    data: str | None = None,
 ) -> bool:
     """Attacks every client of a capture, and writes the report.
 
@@ -47,6 +48,7 @@ def run(
         most: number of uploads that are used of a client, the first ones.
         log: prints a line.
         model: path of a file with a model of the user's own, see `capture.own.load`.
+        data: path of a CSV file of lines `user,item` by which popularity counts; None: the truth.
 
     Returns:
         Whether no upload contradicts what the capture says, and no reading that fits does.
@@ -63,6 +65,7 @@ def run(
     if truth is not None:
         known = captured_scoring.read_truth(truth, layout.num_items)
         captured_scoring.check_clients(truth, known, clients)
+    others = None if data is None else captured_scoring.read_truth(data, layout.num_items)
     path.mkdir(parents=True, exist_ok=True)
     about = _about(capture, layout, model)
     if capture.clients:
@@ -85,7 +88,7 @@ def run(
                     update(number, len(left))
     record = run_record.read(path)
     reading = json.loads((path / 'reading.json').read_text(encoding='utf-8'))
-    scored = [captured_scoring.scored(rows[client], known) for client in sorted(rows)]
+    scored = [captured_scoring.scored(rows[client], known, others) for client in sorted(rows)]
     facts: report.Facts = {
         'name': pathlib.Path(folder).name,
         'threat_model': record.threat_model,

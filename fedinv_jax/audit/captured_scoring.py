@@ -38,11 +38,20 @@ def read_truth(path: str, num_items: int) -> Truth:
     return {client: frozenset(items) for client, items in found.items()}
 
 
-def scored(row: report.ClientRow, truth: Truth | None) -> report.ClientRow:
-    """A row with the metrics of its answer, and those of popularity among the other clients."""
+def scored(
+    row: report.ClientRow, truth: Truth | None, others: Truth | None = None
+) -> report.ClientRow:
+    """A row with the metrics of its answer, and those of popularity.
+
+    Args:
+        row: of a client.
+        truth: of all clients; None: there are no metrics.
+        others: interactions of people by whom popularity counts; None: the truth of other clients.
+    """
     if truth is None:
         return row
-    return {**row, 'metrics': metrics_of(row, truth[row['client']], truth)}
+    own = truth[row['client']]
+    return {**row, 'metrics': metrics_of(row, own, truth if others is None else others)}
 
 
 def check_clients(path: str, truth: Truth, clients: Iterable[str]) -> None:
@@ -54,8 +63,10 @@ def check_clients(path: str, truth: Truth, clients: Iterable[str]) -> None:
         )
 
 
-def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict[str, float | None]:
-    """The metrics of an answer, and of popularity among the other clients.
+def metrics_of(
+    row: report.ClientRow, own: frozenset[int], others: Truth
+) -> dict[str, float | None]:
+    """The metrics of an answer, and of popularity among other people.
 
     Interactions that are not among the candidates (`outside`) count as missed. A client without an
     answer has F1 0 and AUC 1/2, and no popularity: its candidates are not known.
@@ -63,10 +74,12 @@ def metrics_of(row: report.ClientRow, own: frozenset[int], truth: Truth) -> dict
     Args:
         row: of the client.
         own: the client's interactions.
-        truth: of all clients.
+        others: interactions of people, of whom the one with the client's id does not count.
     """
     items = np.asarray(row['candidates'], int)
-    counts = collections.Counter(item for of in truth.values() if of is not own for item in of)
+    counts = collections.Counter(
+        item for who, of in others.items() if who != row['client'] for item in of
+    )
     popularity = np.array([counts[int(item)] for item in items], float)
     most = np.argsort(-popularity, kind='stable')[: len(own)]
     where = np.isin(items, list(own))

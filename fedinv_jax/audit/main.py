@@ -140,6 +140,10 @@ def _run_audit(program: str) -> None:
         'table, from 0.'
     )  # fmt: skip
     flags.DEFINE_string(
+        'data', None, 'A CSV file of lines user,item of other people, by which the baseline counts '
+        'popularity. Default: the other clients of --truth.'
+    )  # fmt: skip
+    flags.DEFINE_string(
         'workdir', None, 'Folder for rows, summary and report; a stopped audit goes on there. '
         'Default: runs/<capture>.'
     )  # fmt: skip
@@ -156,9 +160,10 @@ def _run_audit(program: str) -> None:
         out = _FLAGS.workdir or f'runs/{pathlib.Path(folder).resolve().name}'
         with command_line.errors_as_lines(out):
             process.keep_compiled(out)
-            if not capture_audit.run(
-                folder, out, line, _FLAGS.truth, _FLAGS.rounds, model=_FLAGS.model
-            ):
+            if _FLAGS.data and not _FLAGS.truth:
+                raise ValueError('--data is for the baseline of --truth, which was not given.')
+            more = {'model': _FLAGS.model, 'data': _FLAGS.data}
+            if not capture_audit.run(folder, out, line, _FLAGS.truth, _FLAGS.rounds, **more):
                 sys.exit(_MISFIT)
 
     _show_in_help()

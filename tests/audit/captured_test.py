@@ -349,7 +349,7 @@ def test_a_client_that_cannot_be_read_has_a_row_that_says_why(tmp_path):
 
 
 def test_without_candidates_there_is_no_popularity():
-    row = {'candidates': [], 'scores': [], 'interactions': [], 'status': 'failed'}
+    row = {'client': 'a', 'candidates': [], 'scores': [], 'interactions': [], 'status': 'failed'}
     found = captured_scoring.metrics_of(row, frozenset({3}), {'a': frozenset({3})})
     assert (found['f1'], found['auc'], found['exact'], found['outside']) == (0, 0.5, 0, 0)
     assert found['popularity_f1'] is found['popularity_auc'] is None
@@ -371,3 +371,16 @@ def test_where_no_exact_attack_applies_mgradinv_does_and_the_report_says_why(tmp
     assert decision.attack is not None
     assert decision.fits is None
     assert 'exact does not apply: No member of the exact attack applies' in decision.why[0]
+
+
+def test_popularity_counts_among_other_people():
+    row = {'client': 'a', 'candidates': [1, 2, 3], 'scores': [0.9, 0.2, 0.1], 'interactions': [1]}
+    row['status'] = 'ok'
+    truth = {'a': frozenset({1}), 'b': frozenset({2})}
+    assert captured_scoring.scored(row, truth)['metrics']['popularity_f1'] == 0
+    others = {
+        'a': frozenset({2, 3}),
+        'x': frozenset({1}),
+    }  # an 'a' that is the client does not count
+    assert captured_scoring.scored(row, truth, others)['metrics']['popularity_f1'] == 1
+    assert 'metrics' not in captured_scoring.scored(row, None)
