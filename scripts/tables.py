@@ -49,7 +49,7 @@ def main() -> None:
             path.parent.name: json.loads(path.read_text(encoding='utf-8'))
             for path in ROOT.glob('results/*/summary.json')
         }
-        for path in (ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md'))):
+        for path in pages.files(ROOT):
             files.write(path, pages.render(path.read_text(encoding='utf-8'), kept))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f'error: {error}')

@@ -9,7 +9,7 @@ import pytest
 from fedinv_jax.report import pages, results
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = pages.files(ROOT)
 # Pages of measured numbers.
 MEASURED = [
     'README.md', 'assumptions.md', 'defences.md', 'exact.md', 'mgradinv.md', 'performance.md',

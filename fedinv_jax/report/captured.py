@@ -1,9 +1,10 @@
 """The report on a capture: what leaks, for how many clients, how sure, and what was not tried."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from fedinv_jax.report import inference, tables
+from fedinv_jax.report import inference, pages, tables
 from fedinv_jax.report.rows import ConfidenceInterval
 
 METRICS = ('f1', 'auc', 'exact', 'popularity_auc', 'popularity_f1')
@@ -11,6 +12,7 @@ METRICS = ('f1', 'auc', 'exact', 'popularity_auc', 'popularity_f1')
 COUNTS = ('num_failed', 'num_fits', 'num_misfits', 'num_certified')
 """Of a summary, besides `num_clients`."""
 
+_STOPS = pathlib.Path(__file__).with_name('what_would_stop_it.md')  # `make tables` fills it
 _UNTRIED = (
     'servers that change what they send',
     'what the recovered items say of a person',
@@ -105,9 +107,7 @@ def markdown(rows: Sequence[ClientRow], facts: Facts) -> str:
         '## Verdict',
         '\n'.join(f'- {line}' for line in verdict(summary, facts)),
         '## What would stop it',
-        'Nothing was changed in this training to find out. What was measured elsewhere, against '
-        'which attacks and up to where, is in docs/defences.md: noise with an epsilon, sparse '
-        'uploads, secure aggregation, and what several rounds undo of each.',
+        pages.without_marks(_STOPS.read_text(encoding='utf-8')),
         '## What was not tried',
         '\n'.join(f'- {line}' for line in (*_UNTRIED, *_JOINT * _has_sums(rows))),
         '## Clients',

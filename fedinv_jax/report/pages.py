@@ -18,6 +18,7 @@ condition (`{auc where num_gradients=2}`), the rows that agree in the columns wi
 line, and the value is that of the row which fulfils the condition.
 """
 
+import pathlib
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,25 @@ class Column(NamedTuple):
     def is_key(self) -> bool:
         """Whether the cell is the same in all rows of a line."""
         return not any(condition for _, condition, _ in self.holes)
+
+
+def files(root: pathlib.Path) -> list[pathlib.Path]:
+    """The pages of a checkout that have tables."""
+    return [
+        root / 'README.md',
+        *sorted(root.glob('docs/*.md')),
+        *sorted(root.glob('fedinv_jax/report/*.md')),
+    ]
+
+
+def without_marks(page: str) -> str:
+    r"""A page without the comments that mark tables.
+
+    Example:
+        >>> without_marks('a\n\n<!-- table x\nb = {b}\n-->\n\n| b |\n\n<!-- end -->\n')
+        'a\n\n| b |'
+    """
+    return re.sub(r'<!--.*?-->\n*', '', page, flags=re.S).strip()
 
 
 def render(page: str, found: Mapping[str, Mapping[str, Any]]) -> str:
