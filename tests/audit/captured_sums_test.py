@@ -92,7 +92,6 @@ def test_mean_rows_of_matrix_factorisation_are_read_by_their_projection(tmp_path
         assert set(np.asarray(found.seen.items)) >= truth[who]
 
 
-@pytest.mark.slow
 def test_clients_that_are_always_together_have_no_answer(tmp_path):
     pair = ('user 2', 'user 5')
     truth = _record(tmp_path, 60, *_matrix_factorization(np.random.default_rng(0)), pairs=[pair])
