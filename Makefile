@@ -30,6 +30,11 @@ $(VENV)-%/.installed: examples/requirements-%.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+$(VENV)-%/.installed: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 examples: $(VENV)/.installed $(VENV)-flower/.installed  ## train NCF in PyTorch and in Flower, and audit both; installs 1.4 GB
 	for system in torch_ncf flower_ncf; do mkdir -p runs/$$system && \
 	  PYTHONPATH=integrations $(VENV)-flower/bin/python examples/$$system/train.py --clients=10 --rounds=3 \

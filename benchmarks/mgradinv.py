@@ -10,10 +10,11 @@ block; Q W_q is constant and not counted. The operations for one item at one ste
     if the items are seen: rows' gradients 2 m_q, and their reverse 2 m_q.
 
 They are compared with the rate of 1,024 x 1,024 float32 matrix products in the same process.
-PyTorch runs `torch_mgradinv.py` in an environment of its own (`pip install torch numpy`) on the
-same victims, and must find the same objective and gradient; the two run alternately.
+PyTorch, batched over victims and compiled, runs `peers/torch_mgradinv.py` in an environment of its
+own (`make .venv-torch/.installed`) on the same victims, and must find the same objective and
+gradient; the two run alternately.
 
-    python benchmarks/mgradinv.py [--torch=VENV/bin/python] [--json=out.json]
+    python benchmarks/mgradinv.py [--torch=.venv-torch/bin/python] [--json=out.json]
     python benchmarks/mgradinv.py --grow=victims   (or items, num_gradients, interval, devices)
 """
 
@@ -239,7 +240,7 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
     }
     rate, iterations, found = 0.0, 3, {}
     for _ in range(2):  # the first run determines how many iterations take `--seconds`
-        found = run_torch('torch_mgradinv.py', arrays, f'--iterations={iterations}')
+        found = run_torch('peers/torch_mgradinv.py', arrays, f'--iterations={iterations}')
         rate = len(keys) * iterations / float(np.median(found['seconds']))
         iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
     own = {'value': value, 'labels': slope.labels, 'private': slope.latent}
@@ -247,7 +248,13 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
     if max(off.values()) > 1e-4:
         raise ValueError(f'PyTorch computes other values; relative differences: {off}')
     version, threads = str(found['version']), int(found['threads'])
-    return {'rate': rate, 'version': version, 'threads': threads, 'differences': off}
+    return {
+        'rate': rate,
+        'compiling': float(found['first']),
+        'version': version,
+        'threads': threads,
+        'differences': off,
+    }
 
 
 def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str, np.ndarray]:
@@ -255,7 +262,7 @@ def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         given, answers = f'{folder}/given.npz', f'{folder}/answers.npz'
         np.savez(given, **arrays)
-        path = pathlib.Path(__file__).with_name(script)
+        path = pathlib.Path(__file__).parent / script
         command = [_TORCH.value, path, given, answers, *arguments, f'--repeats={_REPEATS.value}']
         subprocess.run(command, check=True)
         with np.load(answers) as found:
