@@ -3,8 +3,8 @@
 The exact attacks solve one client after the other, in float64, with one compiled call on each core;
 they are compared with a loop that makes one call per client. A round of the training has 512 of
 4,096 clients, 50 items per batch and 20,000 items; it is compared with a loop over the clients.
-PyTorch runs `torch_others.py` in an environment of its own on the same clients, one after the
-other, and must find the same labels and parameters; it computes no certificates.
+PyTorch, batched over clients and compiled, runs `peers/torch_others.py` in an environment of its
+own on the same clients, and must find the same labels and parameters; it makes no certificates.
 
 The useful operations (multiply and add = 2) are compared with the rate of 1,024 x 1,024 matrix
 products of the same dtype in the same process. For a user with K items, where m is the number of
@@ -122,7 +122,7 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
             ),
             **mgradinv.named('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen])),
         }
-        theirs = mgradinv.run_torch('torch_others.py', arrays, choice.solver)
+        theirs = mgradinv.run_torch('peers/torch_others.py', arrays, choice.solver)
         labels = np.concatenate([np.asarray(found) for found in map(call, blocks)])
         if not np.array_equal(labels, theirs['labels'][: len(labels)]):
             raise ValueError(
@@ -177,7 +177,7 @@ def training() -> dict[str, Any]:
             'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),
             **mgradinv.named('scorer', state.shared['scorer']),
         }  # fmt: skip
-        theirs = mgradinv.run_torch('torch_others.py', arrays, 'training')
+        theirs = mgradinv.run_torch('peers/torch_others.py', arrays, 'training')
         old = {name: arrays[name] for name in arrays if name not in ('items', 'labels')}
         own = {
             'table': new.shared['items']['embedding'],
