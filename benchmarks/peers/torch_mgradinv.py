@@ -79,10 +79,15 @@ def adam(state, gradient, count):
     return found
 
 
+def slopes(unknown, victims, scorer):
+    """Gradients and values of the objectives of all victims."""
+    one = torch.func.vmap(torch.func.grad_and_value(objective), in_dims=(0, 0, None))
+    return one(unknown, victims, scorer)
+
+
 def iterate(state, count, victims, scorer):
     """One iteration of all victims: their objectives, and the next state."""
-    one = torch.func.vmap(torch.func.grad_and_value(objective), in_dims=(0, 0, None))
-    gradient, value = one(state[0], victims, scorer)
+    gradient, value = slopes(state[0], victims, scorer)
     return value, adam(state, gradient, count)
 
 
@@ -94,27 +99,22 @@ def main():
     parser.add_argument('--iterations', type=int, default=20)
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--threads', type=int, default=None)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--tf32', action='store_true', help='matrix products in tf32 on a GPU')
     parser.add_argument('--eager', action='store_true', help='batched, not compiled')
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.tf32:
-        torch.set_float32_matmul_precision('high')
-    arrays = {name: leaf.to(arguments.device) for name, leaf in read(arguments.victims).items()}
+    arrays = read(arguments.victims)
     unknown = {name: arrays[name] for name in ('labels', 'private')}
     victims = {'items': arrays['items'], 'seen': part(arrays, 'seen/')}
     scorer = part(arrays, 'scorer/')
-    one = torch.func.vmap(torch.func.grad_and_value(objective), in_dims=(0, 0, None))
-    gradient, value = one(unknown, victims, scorer)
+    gradient, value = slopes(unknown, victims, scorer)
     run = iterate if arguments.eager else torch.compile(iterate, dynamic=False)
 
     def attack(iterations):
         state = (unknown, *({k: torch.zeros_like(v) for k, v in unknown.items()} for _ in range(2)))
         for count in range(1, iterations + 1):
             found, state = run(state, torch.tensor(float(count)), victims, scorer)
-        return found.cpu()  # waits for the device
+        return found
 
     timed = functools.partial(_seconds, attack)
     first = timed(1)
@@ -126,8 +126,8 @@ def main():
         seconds=np.array(seconds),
         threads=torch.get_num_threads(),
         version=np.array(torch.__version__),
-        value=value.cpu().numpy(),
-        **{name: leaf.cpu().numpy() for name, leaf in gradient.items()},
+        value=value.numpy(),
+        **{name: leaf.numpy() for name, leaf in gradient.items()},
     )
 
 

@@ -58,14 +58,14 @@ def attacks(
         why += separated.why
         contradicts, details = separated.contradicts, separated.modelled
         for client, answer in separated.found.items():
-            found[client] = functools.partial(_same, answer, separated.seconds)
+            found[client] = functools.partial(Outcome, answer, (), separated.seconds)
     if capture.clients:
         try:
             decision = _decide(capture, most, own, log)
         except ValueError as error:
             if summed is None:
                 raise
-            found |= dict.fromkeys(capture.clients, functools.partial(_same, str(error), 0.0))
+            found |= dict.fromkeys(capture.clients, functools.partial(Outcome, str(error), (), 0.0))
         else:
             why += decision.why
             contradicts |= decision.contradicts
@@ -124,7 +124,3 @@ def _decide(
         'which takes a minute or more ...'
     )
     return captured.decide(config, capture, most, own)
-
-
-def _same(found: captured.Found | str, seconds: float) -> Outcome:
-    return Outcome(found, (), seconds)

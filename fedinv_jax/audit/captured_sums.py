@@ -176,15 +176,12 @@ class _Replay(NamedTuple):
 
 def _replay(subject: captured.Subject, number: int) -> _Replay:
     """What replays a gradient of a client of the capture on a catalogue of `number` items."""
-    fields = {'name': 'gradient_step', 'loss': subject.known.get('loss', 'bce')}
-    meta = {'model': dict(subject.layout.model), 'client': fields}
-    config = described.configured(
-        config_lib.default_config(), meta if subject.make_model is None else {'client': fields}
-    )
-    if subject.make_model is not None:
-        model = subject.make_model(number)
-    else:
-        model = training.make_model(config.model, number, None)
+    meta = {'client': {'name': 'gradient_step', 'loss': subject.known.get('loss', 'bce')}}
+    if subject.make_model is None:
+        meta['model'] = dict(subject.layout.model)
+    config = described.configured(config_lib.default_config(), meta)
+    recognised = functools.partial(training.make_model, config.model)
+    model = (subject.make_model or recognised)(number)
     drawn = jax.vmap(model.init_private)(jax.random.split(jax.random.key(0), unmixing.PRIVATES))
     bce = described.configured(config, {'client': {'loss': 'bce'}})
     own, of_bce = (member.mean_gradient(each, model) for each in (config, bce))

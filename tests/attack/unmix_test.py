@@ -211,7 +211,7 @@ def test_interactions_are_found_in_the_catalogue(items, monkeypatch):
     assert np.isfinite(some[1]).all()
 
 
-# Three rounds: what sums do not move tells clients apart. Failed on elimination by one sum.
+# Three rounds: what sums do not move tells clients apart. Failed on bounds that do not know it.
 def test_items_whose_rows_stay_are_nobodys():
     sums, labels, replay = clients_alike(weighted=True)
     truth, batches = np.zeros((C, N)), np.zeros((C, N), bool)

@@ -16,18 +16,18 @@ from tests.helpers import silent
 N, D, C, RATE = 40, 4, 10, 0.5
 
 
-def _histories(rng):
-    items = [rng.choice(N, size=10, replace=False) for _ in range(C)]
-    return {f'user {c}': (own, np.arange(10) < 3) for c, own in enumerate(items)}
+def _histories(rng, sizes=(10,) * C):
+    items = [rng.choice(N, size=size, replace=False) for size in sizes]
+    return {f'user {c}': (own, np.arange(len(own)) < 0.3 * len(own)) for c, own in enumerate(items)}
 
 
 def _record(
     folder, rounds, upload, sent_of, size=3, known=None, pairs=(), kind='returned', sign=1.0,
-    weight=None,
+    weight=None, sizes=(10,) * C,
 ):  # fmt: skip
     """Rounds of `size` sampled clients, of which the mean weights are recorded; the truth."""
     rng = np.random.default_rng(1)
-    histories = _histories(rng)
+    histories = _histories(rng, sizes)
     record = record_lib.recorder(folder, kind, loss='bce', learning_rate=RATE, **(known or {}))
     for round_ in range(rounds):
         sent = sent_of(round_)
@@ -143,6 +143,14 @@ def test_rounds_of_ncf_are_replayed(tmp_path):
         assert set(np.asarray(found.seen.items)) >= truth[who]
     assert _f1(separated, truth) > 0.75
     assert not separated.contradicts
+
+
+# Clients send means over batches of 4 to 31 items. Failed on one size for all.
+@pytest.mark.slow
+def test_sizes_of_batches_are_estimated_with_the_labels(tmp_path):
+    sizes = [4 + 3 * c for c in range(C)]
+    truth = _record(tmp_path, 150, *_ncf(np.random.default_rng(0)), size=8, sizes=sizes)
+    assert _f1(_separate(tmp_path), truth) > 0.75
 
 
 # Failed on weights taken for sizes of batches: numbers of interactions, shares and others are not.

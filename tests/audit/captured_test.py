@@ -378,9 +378,6 @@ def test_popularity_counts_among_other_people():
     row['status'] = 'ok'
     truth = {'a': frozenset({1}), 'b': frozenset({2})}
     assert captured_scoring.scored(row, truth)['metrics']['popularity_f1'] == 0
-    others = {
-        'a': frozenset({2, 3}),
-        'x': frozenset({1}),
-    }  # an 'a' that is the client does not count
+    others = {'a': frozenset({2, 3}), 'x': frozenset({1})}  # 'a' is the client: does not count
     assert captured_scoring.scored(row, truth, others)['metrics']['popularity_f1'] == 1
     assert 'metrics' not in captured_scoring.scored(row, None)

@@ -177,35 +177,33 @@ def catalogue_labels(
     Raises:
         ValueError: if no item rows are seen.
     """
-    mixture = filters.mixture(sums, None)
+    mixture, chosen = filters.mixture(sums, None), list(clients)
     projected = [jnp.asarray(each, jnp.float32) for each in _projected(sums, replay)]
-    number, passes = projected[0].shape[1], 1 if sizes_known else _PASSES
-    free = np.ones((mixture.shape[1], number), bool) if possible is None else possible
-    own, levels = weights if sizes_known else weights / _LOOSE, np.ones(len(weights))
+    count, number = mixture.shape[1], projected[0].shape[1]
+    most_items = number if possible is None else np.maximum(possible.sum(axis=1), 1)
+    least = weights * (share + sampled) * number / most_items  # of 1 / size: all that is possible
+    own, passes = (weights, 1) if sizes_known else (weights / _LOOSE, _PASSES)
     for index in range(passes):
         mixed, found = jnp.asarray(mixture * own, jnp.float32), []
         largest = jnp.linalg.norm(mixed, 2) ** 2
+        squares, cubes = np.full(count, np.finfo(float).tiny), np.zeros(count)
         for start in range(0, number, _ITEMS):
             part = slice(start, start + _ITEMS)
             norms, base, seen = (each[:, part] for each in projected)
-            most = jnp.asarray(free[:, part], jnp.float32)
+            free = np.ones((count, norms.shape[1])) if possible is None else possible[:, part]
+            most = jnp.asarray(free, jnp.float32)
             both = _bounded(mixed, largest, base, norms, seen, most, share, sampled, num_iterations)
-            found.append(np.asarray(both[0]))
+            y = np.asarray(both[0], float)
+            found.append(y[chosen])
+            squares, cubes = squares + np.sum(y**2, axis=1), cubes + np.sum(y**3, axis=1)
             progress(index * number + min(start + _ITEMS, number), passes * number)
-        y = np.concatenate(found, axis=1).astype(float)
-        if not sizes_known:
-            tiny = np.finfo(float).tiny
-            levels = np.maximum(np.sum(y**3, axis=1) / np.maximum(np.sum(y**2, axis=1), tiny), tiny)
-            least = weights * _mean_size(share, sampled, number) / np.maximum(free.sum(axis=1), 1)
-            own = np.maximum(own * levels, least) / _SLACK
-    answer = (y / levels[:, None])[list(clients)]
-    answer[~mixture[:, list(clients)].any(axis=0)] = np.nan
+        levels = np.maximum(cubes / squares, np.finfo(float).tiny)
+        own = np.maximum(own * levels, least) / _SLACK
+    answer = np.concatenate(found, axis=1)
+    if not sizes_known:
+        answer = answer / levels[chosen, None]
+    answer[~mixture[:, chosen].any(axis=0)] = np.nan
     return answer
-
-
-def _mean_size(share: float, sampled: float, number: int) -> float:
-    """The mean number of items in a batch."""
-    return (share + sampled) * number
 
 
 @partial(jax.jit, static_argnames='num_iterations')
