@@ -11,7 +11,7 @@ from fedinv_jax.types import Sums
 
 _ROUNDING = 2.0  # multiples of the rounding of a weight, times sqrt(n), that a mean of n is off
 _FAINT = 0.5  # share of rows that move by hardly more
-_MOST_MOVED = 0.95  # share of rows
+_MOST_MOVED = 0.999  # share of rows that move in a sum, on average
 
 
 class Summed(NamedTuple):
@@ -169,7 +169,7 @@ def _notes(every: Sequence[tuple[int, int, _Mean]], weights: np.ndarray) -> Iter
     if decay:
         yield f'every item row shrinks by {decay:.3g} of itself in a round (weight decay)'
     if np.mean([mean.moved.mean() for *_, mean in every]) > _MOST_MOVED:
-        yield 'nearly all item rows move in every sum: few items are excluded, if any'
+        yield 'all item rows move in every sum: no item is excluded'
     if np.any(np.nanmax(weights, axis=0) > 1.01 * np.nanmin(weights, axis=0)):
         yield 'the weight of a client changes from round to round: its mean is used'
     if any(len(mean.clients) == 1 for *_, mean in every):
