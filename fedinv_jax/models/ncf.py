@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fedinv_jax import _validate, tree
+from fedinv_jax.models import mlp
 from fedinv_jax.models.from_flax import from_flax
 from fedinv_jax.types import Array, Batch, Key, Model, PyTree
 
@@ -56,26 +57,27 @@ class MLP(nn.Module):
     def __call__(self, private: Array, rows: Array, training: bool = False) -> Array:
         """Returns logits `[B]` for a private embedding `[D]` and item rows `[B, D]`."""
 
-        def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
+        def weights(name: str, before: int, width: int, fan_in: int, bias: bool) -> mlp.Layer:
             kernel_init, bias_init = KERNELS[self.kernel_init](fan_in)
-            return nn.Dense(
-                width,
-                use_bias=use_bias,
-                param_dtype=jnp.float32,
-                kernel_init=kernel_init,
-                bias_init=bias_init,
-                name=name,
-            )
+            of_bias = bias_init if bias else None
+            return mlp.Weights((before, width), kernel_init, of_bias, name=name)()
 
-        widths = (*self.hidden, 1)
-        fan_in = private.shape[-1] + rows.shape[-1]
-        x = dense('private', widths[0], fan_in, False)(private) + dense(
-            'items', widths[0], fan_in, self.use_bias
-        )(rows)
-        for layer, (before, width) in enumerate(itertools.pairwise(widths), start=1):
-            x = nn.Dropout(self.dropout, deterministic=not training)(nn.relu(x))
-            x = dense(f'layer_{layer}', width, before, self.use_bias)(x)
-        return x[..., 0]
+        dim, width = rows.shape[-1], self.hidden[0]
+        fan_in = private.shape[-1] + dim
+        layers = [
+            mlp.first_layer(
+                weights('private', private.shape[-1], width, fan_in, False),
+                weights('items', dim, width, fan_in, self.use_bias),
+            )
+        ]
+        for index, (before, width) in enumerate(itertools.pairwise((*self.hidden, 1)), start=1):
+            layers.append(weights(f'layer_{index}', before, width, before, self.use_bias))
+        kept = None
+        if training and self.dropout:
+            drop = [nn.Dropout(self.dropout, deterministic=False) for _ in self.hidden]
+            units = [jnp.ones((len(rows), width), rows.dtype) for width in self.hidden]
+            kept = [own(ones) for own, ones in zip(drop, units, strict=True)]
+        return mlp.logits(layers, private, rows, kept)
 
 
 def ncf(

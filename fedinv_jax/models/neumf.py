@@ -1,11 +1,12 @@
 """NeuMF: generalised matrix factorisation and an MLP side by side."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from fedinv_jax import _validate
+from fedinv_jax.models import mlp
 from fedinv_jax.models.from_flax import from_flax
 from fedinv_jax.types import Array, Model
 
@@ -28,22 +29,26 @@ class NeuMF(nn.Module):
     def __call__(self, private: Mapping[str, Array], rows: Mapping[str, Array]) -> Array:
         """Returns logits `[B]` for embeddings 'gmf' and 'mlp', `[D]`, and rows `[B, D]`."""
 
-        def dense(name: str, width: int, fan_in: int, use_bias: bool) -> nn.Dense:
+        def weights(name: str, before: int, width: int, fan_in: int, bias: bool) -> mlp.Layer:
             kernel_init = nn.initializers.normal((2 / fan_in) ** 0.5)
-            return nn.Dense(width, use_bias, kernel_init=kernel_init, name=name)
+            of_bias = nn.initializers.zeros_init() if bias else None
+            return mlp.Weights((before, width), kernel_init, of_bias, name=name)()
 
-        before, fan_in = self.hidden[0], private['mlp'].shape[-1] + rows['mlp'].shape[-1]
-        x = dense('private', before, fan_in, False)(private['mlp'])
-        x = nn.relu(x + dense('items', before, fan_in, self.use_bias)(rows['mlp']))
-        for layer, width in enumerate(self.hidden[1:], start=1):
-            x = nn.relu(dense(f'layer_{layer}', width, before, self.use_bias)(x))
-            before = width
+        dim, width = rows['mlp'].shape[-1], self.hidden[0]
+        layers = [
+            mlp.first_layer(
+                weights('private', dim, width, 2 * dim, False),
+                weights('items', dim, width, 2 * dim, self.use_bias),
+            )
+        ]
+        for index, (before, width) in enumerate(itertools.pairwise(self.hidden), start=1):
+            layers.append(weights(f'layer_{index}', before, width, before, self.use_bias))
         products = private['gmf'] * rows['gmf']
-        fan_in = 2 * (before + products.shape[-1])
-        logits = dense('gmf', 1, fan_in, False)(products) + dense('mlp', 1, fan_in, self.use_bias)(
-            x
-        )
-        return jnp.asarray(logits[..., 0])
+        before, factors = self.hidden[-1], products.shape[-1]
+        fan_in = 2 * (before + factors)
+        gmf = weights('gmf', factors, 1, fan_in, False)
+        layers.append(weights('mlp', before, 1, fan_in, self.use_bias))
+        return mlp.logits(layers, private['mlp'], rows['mlp']) + products @ gmf['kernel'][:, 0]
 
 
 def neumf(
