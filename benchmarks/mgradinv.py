@@ -26,9 +26,7 @@ import math
 import multiprocessing
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -40,6 +38,7 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
+from benchmarks import peer
 from fedinv_jax import client, losses, models, observe, tree
 from fedinv_jax.attack import batching, distances, dynamics, inversion, objective
 from fedinv_jax.attack.batching import Batched
@@ -232,19 +231,19 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
 
     guess, value, slope = jax.jit(jax.vmap(start, in_axes=(axes(), 0)))(transcripts, keys)
     arrays = {
-        **named('scorer', transcripts.shared['scorer']),
-        **named('seen', transcripts.seen),
+        **peer.named('scorer', transcripts.shared['scorer']),
+        **peer.named('seen', transcripts.seen),
         'items': transcripts.shared['items']['embedding'],
         'labels': guess.labels,
         'private': guess.latent,
     }
     rate, iterations, found = 0.0, 3, {}
     for _ in range(2):  # the first run determines how many iterations take `--seconds`
-        found = run_torch('peers/torch_mgradinv.py', arrays, f'--iterations={iterations}')
+        found = peer.run(_TORCH.value, 'torch_mgradinv.py', arrays, f'--iterations={iterations}')
         rate = len(keys) * iterations / float(np.median(found['seconds']))
         iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
     own = {'value': value, 'labels': slope.labels, 'private': slope.latent}
-    off = {name: gap(leaf, found[name]) for name, leaf in own.items()}
+    off = {name: peer.gap(leaf, found[name]) for name, leaf in own.items()}
     if max(off.values()) > 1e-4:
         raise ValueError(f'PyTorch computes other values; relative differences: {off}')
     version, threads = str(found['version']), int(found['threads'])
@@ -255,29 +254,6 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
         'threads': threads,
         'differences': off,
     }
-
-
-def run_torch(script: str, arrays: dict[str, Any], *arguments: str) -> dict[str, np.ndarray]:
-    """The arrays that a script of this folder writes, run in the environment with PyTorch."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, answers = f'{folder}/given.npz', f'{folder}/answers.npz'
-        np.savez(given, **arrays)
-        path = pathlib.Path(__file__).parent / script
-        command = [_TORCH.value, path, given, answers, *arguments, f'--repeats={_REPEATS.value}']
-        subprocess.run(command, check=True)
-        with np.load(answers) as found:
-            return dict(found)
-
-
-def named(prefix: str, leaves: Any) -> dict[str, Any]:
-    """The leaves by name, in the format that the PyTorch scripts read."""
-    pairs = zip(tree.names(leaves), jax.tree.leaves(leaves), strict=True)
-    return {f'{prefix}/{name}': leaf for name, leaf in pairs}
-
-
-def gap(a: jax.Array, b: np.ndarray) -> float:
-    """The largest difference of entries, relative to the largest entry of b."""
-    return float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
 
 
 def table() -> dict[str, Any]:

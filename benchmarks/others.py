@@ -1,10 +1,14 @@
-"""Speed of the exact attacks, in milliseconds per user, and of the training, in rounds per second.
+r"""Speed of the exact attacks, in milliseconds per user, and of the training, in rounds per second.
 
 The exact attacks solve one client after the other, in float64, with one compiled call on each core;
 they are compared with a loop that makes one call per client. A round of the training has 512 of
 4,096 clients, 50 items per batch and 20,000 items; it is compared with a loop over the clients.
 PyTorch, batched over clients and compiled, runs `peers/torch_others.py` in an environment of its
 own on the same clients, and must find the same labels and parameters; it makes no certificates.
+The training is also compared with fedjax (`peers/fedjax_rounds.py`) and Flower in one process
+(`peers/flower_rounds.py`), each in its own environment. Ours and a peer run alternately, `--pairs`
+times; the ratios' median and range are printed. A peer is given the participants of a round, and
+spends no time on choosing them.
 
 The useful operations (multiply and add = 2) are compared with the rate of 1,024 x 1,024 matrix
 products of the same dtype in the same process. For a user with K items, where m is the number of
@@ -18,6 +22,8 @@ weights after the first layer and m_q = D H_1 that of the first layer's item blo
     training:     6 (m + m_q) per item, forward and backward.
 
     python benchmarks/others.py [--torch=VENV/bin/python] [--json=out.json]
+    python benchmarks/others.py --only=training --pairs=5 \
+        --fedjax=.venv-fedjax/bin/python --flower=.venv-flower/bin/python
 """
 
 import functools
@@ -35,12 +41,17 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from benchmarks import mgradinv
+from benchmarks import mgradinv, peer
 from fedinv_jax import client, losses, models, observe, server, train, tree
 from fedinv_jax.audit import attackers, executor, plan, process, run_record, settings
 from fedinv_jax.audit import config as config_lib
 from fedinv_jax.audit import training as training_lib
 from fedinv_jax.data.clients import Clients
+
+_FEDJAX = flags.DEFINE_string('fedjax', None, 'The Python of an environment that has fedjax.')
+_FLOWER = flags.DEFINE_string('flower', None, 'The Python of an environment that has Flower.')
+_ONLY = flags.DEFINE_enum('only', None, ['exact', 'training'], 'Measure nothing else.')
+_PAIRS = flags.DEFINE_integer('pairs', 1, 'Times that the training and a peer run alternately.')
 
 _SIZES = ((50, 64), (200, 32), (1682, 4))  # items in a batch, users
 _USERS, _ROUND, _BATCH, _ITEMS, _ROUNDS = 4096, 512, 50, 20_000, 20
@@ -117,12 +128,12 @@ def _timed(choice, seen: str, items: int, transcripts, keys, rate: float) -> dic
     if flags.FLAGS.torch:
         arrays = {
             'items': transcripts.shared['items']['embedding'][:, 0],
-            **mgradinv.named(
+            **peer.named(
                 'scorer', jax.tree.map(lambda leaf: leaf[0], transcripts.shared['scorer'])
             ),
-            **mgradinv.named('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen])),
+            **peer.named('seen', jax.tree.map(lambda leaf: leaf[:, 0], transcripts.seen[seen])),
         }
-        theirs = mgradinv.run_torch('peers/torch_others.py', arrays, choice.solver)
+        theirs = peer.run(flags.FLAGS.torch, 'torch_others.py', arrays, choice.solver)
         labels = np.concatenate([np.asarray(found) for found in map(call, blocks)])
         if not np.array_equal(labels, theirs['labels'][: len(labels)]):
             raise ValueError(
@@ -165,33 +176,67 @@ def training() -> dict[str, Any]:
     row: dict[str, Any] = {'rounds_a_second': 1 / seconds}
     row['share'] = 6 * sum(mgradinv.weights()) * _BATCH * _ROUND / seconds / mgradinv.matrix_rate()
     row['loop'] = looped / seconds
-    text = (
+    print(
         f'training: {1 / seconds:.1f} rounds of {_ROUND} clients per second, {row["share"]:.0%} of '
-        f'the matrix-product rate, {row["loop"]:.1f} times a loop over clients'
+        f'the matrix-product rate, {row["loop"]:.1f} times a loop over clients',
+        flush=True,
     )
-    if flags.FLAGS.torch:
-        chosen = np.flatnonzero(run.active(state.round, key, none_required)[0])
-        new = run.step(state, key, none_required)[0]
-        arrays = {
-            'table': state.shared['items']['embedding'], 'items': items[chosen],
-            'labels': labels[chosen], 'private': tree.take(state.private[0], chosen),
-            **mgradinv.named('scorer', state.shared['scorer']),
-        }  # fmt: skip
-        theirs = mgradinv.run_torch('peers/torch_others.py', arrays, 'training')
-        old = {name: arrays[name] for name in arrays if name not in ('items', 'labels')}
-        own = {
-            'table': new.shared['items']['embedding'],
-            'private': tree.take(new.private[0], chosen),
-            **mgradinv.named('scorer', new.shared['scorer']),
+    chosen = np.flatnonzero(run.active(state.round, key, none_required)[0])
+    before, after = (
+        {
+            'table': some.shared['items']['embedding'],
+            'private': tree.take(some.private[0], chosen),
+            **peer.named('scorer', some.shared['scorer']),
         }
-        # Compares the changes, as one round hardly changes the parameters themselves.
-        off = {name: mgradinv.gap(own[name] - was, theirs[name] - was) for name, was in old.items()}
-        if max(off.values()) > 1e-3:
-            raise ValueError(f'PyTorch trains other parameters; relative differences: {off}')
-        row['torch'] = float(np.median(theirs['seconds'])) / seconds
-        text += f', {row["torch"]:.1f} times PyTorch'
-    print(text)
+        for some in (state, run.step(state, key, none_required)[0])
+    )
+    arrays = {**before, 'items': items[chosen], 'labels': labels[chosen]}
+    changes = {name: after[name] - before[name] for name in before}
+    row['peers'] = {}
+    for name, command in _peers().items():
+        ours, theirs = [], []
+        for _ in range(_PAIRS.value):
+            ours.append(mgradinv.median_time(lambda: rounds(state)) / _ROUNDS)
+            found = peer.run(*command[:2], arrays, *command[2:])
+            theirs.append(float(np.median(found['seconds'])))
+            # The changes, as one round hardly changes the parameters themselves.
+            off = {k: peer.gap(leaf, found[k] - before[k]) for k, leaf in changes.items()}
+            if max(off.values()) > 1e-3:
+                raise ValueError(f'{name} trains other parameters; relative differences: {off}')
+        row['peers'][name] = _compared(name, str(found['version']), ours, theirs)
     return row
+
+
+def _peers() -> dict[str, tuple[str, ...]]:
+    """By name, the Python, script and arguments of each peer of the training that a flag asks for.
+
+    fedjax runs twice: as its own programs do, and with the loop over 32 clients compiled.
+    """
+    peers = {
+        'PyTorch': (flags.FLAGS.torch, 'torch_others.py', 'training'),
+        'fedjax': (_FEDJAX.value, 'fedjax_rounds.py'),
+        'fedjax compiled': (_FEDJAX.value, 'fedjax_rounds.py', '--together=32'),
+        'Flower': (_FLOWER.value, 'flower_rounds.py'),
+    }
+    return {name: command for name, command in peers.items() if command[0]}
+
+
+def _compared(name: str, version: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Prints and returns rounds per second of both, and how many times as fast ours are."""
+    times = np.divide(theirs, ours)
+    found = {
+        'version': version,
+        'ours': 1 / float(np.median(ours)),
+        'theirs': 1 / float(np.median(theirs)),
+        'times': [float(times.min()), float(np.median(times)), float(times.max())],
+    }
+    print(
+        f'training: {found["times"][1]:.2f} times {name} (pairs {times.min():.2f} to '
+        f'{times.max():.2f}), {found["ours"]:.1f} and {found["theirs"]:.1f} rounds per second, '
+        f'{version}',
+        flush=True,
+    )
+    return found
 
 
 def main(argv: list[str]) -> None:
@@ -200,7 +245,8 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     print(run_record.versions())
-    found = {'exact': exact(), 'training': training()}
+    parts = {'exact': exact, 'training': training}
+    found = {name: part() for name, part in parts.items() if _ONLY.value in (None, name)}
     if flags.FLAGS.json:
         record = {**found, **run_record.versions()}
         pathlib.Path(flags.FLAGS.json).write_text(json.dumps(record, indent=1) + '\n', 'utf-8')

@@ -1,8 +1,9 @@
 """The exact attacks and a round of training in PyTorch, batched over clients and compiled.
 
 `others.py` compares its results and times with these. The program reads an .npz file with leaf
-names joined by slashes, and writes its results, the seconds of the first call, which compiles, and
-those of every repeat. It needs torch, numpy and, to compile on a CPU, a C++ compiler.
+names joined by slashes, and writes its results, the seconds of the first call, which compiles,
+those of every repeat, and the version. It needs torch, numpy and, to compile on a CPU, a C++
+compiler.
 
     python benchmarks/peers/torch_others.py given.npz answers.npz closed_form --repeats=3
 
@@ -133,6 +134,7 @@ def main():
         arguments.answers,
         first=first,
         seconds=np.array(seconds),
+        version=np.array(f'torch {torch.__version__}'),
         **{name: value.numpy() for name, value in found.items()},
     )
 
