@@ -6,7 +6,7 @@ shared table (`client_init`), takes one gradient and one step on its private emb
 step. The clients of the round are given: choosing them takes no time here.
 
 fedjax calls three compiled functions for each client, and most of the time goes into the calls.
-With `--together=32` the same loop over 32 clients is traced by one `jax.jit`. fedjax's own programs
+With `--together=16` the same loop over 16 clients is traced by one `jax.jit`. fedjax's own programs
 do not do so, and it compiles for many seconds, but it is the fastest use that we found. Its backend
 'pmap' needs an older jax, and took seven times as long as 'jit' on two cores.
 
@@ -14,7 +14,7 @@ The program reads an .npz file, `table [N, D]`, `scorer/... [...]`, `items [C, B
 and `private [C, D]`. It writes the table, the scorer and the private embeddings after one round,
 the seconds of the first round, which compiles, and those of every repeat, and the versions.
 
-    python benchmarks/peers/fedjax_rounds.py given.npz answers.npz --together=32 --repeats=3
+    python benchmarks/peers/fedjax_rounds.py given.npz answers.npz --together=16 --repeats=3
 """
 
 import argparse
