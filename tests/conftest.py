@@ -1,6 +1,7 @@
 """What every test module shares."""
 
 import gc
+import os
 import platform
 
 import jax
@@ -21,7 +22,9 @@ def _compiled_code_is_kept(request, tmp_path_factory):
     """
     kept = getattr(request.config, 'cache', None)
     folder = kept.mkdir('compiled') if kept else tmp_path_factory.mktemp('compiled')
-    jax.config.update('jax_compilation_cache_dir', str(folder / platform.node()))
+    path = str(folder / platform.node())
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = path  # of the commands that tests start
+    jax.config.update('jax_compilation_cache_dir', path)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 

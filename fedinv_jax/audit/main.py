@@ -159,7 +159,7 @@ def _run_audit(program: str) -> None:
         folder = argv[1]
         out = _FLAGS.workdir or f'runs/{pathlib.Path(folder).resolve().name}'
         with command_line.errors_as_lines(out):
-            process.keep_compiled(out)
+            process.keep_compiled()
             if _FLAGS.data and not _FLAGS.truth:
                 raise ValueError('--data is for the baseline of --truth, which was not given.')
             more = {'model': _FLAGS.model, 'data': _FLAGS.data}
@@ -251,12 +251,12 @@ def _attack(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bo
         if transcript_file.attack_transcript(config, _FLAGS.transcript, folder)['fits'] is False:
             sys.exit(_MISFIT)
     else:
-        process.keep_compiled(folder)
+        process.keep_compiled()
         runner.run(config, folder, line, shard=shard, merge=merge)
 
 
 def _study(config: Any, folder: str, line: str, shard: workdir.Shard, merge: bool) -> None:
-    process.keep_compiled(folder)
+    process.keep_compiled()
     study.run(config, folder, line, _FLAGS.arms, shard=shard, merge=merge)
 
 

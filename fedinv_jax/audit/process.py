@@ -1,5 +1,6 @@
 """How a process of the commands uses its cores, its terminal and a compilation cache."""
 
+import hashlib
 import io
 import os
 import pathlib
@@ -7,6 +8,7 @@ import platform
 import sys
 
 import jax
+import jaxlib
 import scipy.linalg  # noqa: F401  (loads the BLAS that JAX calls)
 import threadpoolctl
 
@@ -45,12 +47,32 @@ def print_anywhere() -> None:
         sys.stdout.reconfigure(errors='replace')
 
 
-def keep_compiled(folder: str) -> None:
-    """Compiled functions go to the work directory, by host, unless JAX has a place for them."""
-    path = str(pathlib.Path(folder, 'compiled', platform.node()).absolute())
-    # Letters that the locale lacks are lone surrogates, which jaxlib does not take.
-    is_text = path == path.encode('utf-8', 'replace').decode('utf-8')
-    if is_text and not jax.config.values['jax_compilation_cache_dir']:
-        jax.config.update('jax_compilation_cache_dir', path)
-        # All of them, whatever they took.
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+def keep_compiled() -> None:
+    """Compiled functions go to the user's cache, unless JAX has a place for them.
+
+    Runs share it, in a folder of its own for each version of jaxlib and kind of machine: a home
+    may belong to several. Where it cannot be made, nothing is kept.
+    """
+    if jax.config.values['jax_compilation_cache_dir']:
+        return
+    try:
+        cache = pathlib.Path('~/.cache/fedinv_jax/compiled').expanduser()
+        path = cache / f'{jaxlib.__version__}-{_machine()}'
+        path.mkdir(parents=True, exist_ok=True)
+        str(path).encode()  # letters that the locale lacks are surrogates, which jaxlib refuses
+    except (OSError, RuntimeError, UnicodeEncodeError):
+        return
+    jax.config.update('jax_compilation_cache_dir', str(path))
+    # All of them, whatever they took.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
+def _machine() -> str:
+    """A name of this kind of processor, from its model and features; code for others may crash."""
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        return platform.node()
+    kinds = ('model name', 'flags', 'CPU implementer', 'CPU part', 'Features')
+    told = sorted({line for line in lines if line.startswith(kinds)})
+    return f'{platform.machine()}-{hashlib.sha256(repr(told).encode()).hexdigest()[:8]}'

@@ -85,7 +85,7 @@ def check_folder(folder, config):
     victims = {(seed, user) for seed, case in cases.items() for user in case.victims}
     settings = settings_lib.settings(config)
     files = {path.name for path in folder.iterdir()}
-    assert files - {'compiled'} == {
+    assert files == {
         'config.json',
         'figures',
         'report.html',
