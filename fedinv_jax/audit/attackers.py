@@ -130,7 +130,12 @@ def make_dynamics(name: str, rounds: Sequence[int], init_private: InitPrivate) -
 
 
 def probe(config: Config, model: Model, seen: Sequence[str], adaptive: bool = True) -> exact.Known:
-    """The structure of the client update, as an attacker that sees `seen` probes it on draws."""
+    """The structure of the client update, as an attacker that sees `seen` probes it on draws.
+
+    Raises:
+        ValueError: if the device does not compute in float64.
+    """
+    precision.check_float64()
     client_update = make_replay(config, model, adaptive)
     observation = make_observation(config, seen, adaptive)
     sent = jnp.finfo(config.client.upload_dtype or config.client.precision)

@@ -1,5 +1,6 @@
 """The precision of uploads: declared by the dtype that holds them, or read off the numbers."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -54,3 +55,25 @@ def assumed(known: Known, precision: Precision | None) -> Known:
     if precision is None:
         return known
     return known._replace(rounding=precision.rounding, smallest=precision.smallest, lossy=True)
+
+
+@functools.cache
+def check_float64() -> None:
+    """Asks the device for a Cholesky factor in float64, which exact attacks rest on.
+
+    Raises:
+        ValueError: if the device has no float64, or computes with fewer bits.
+    """
+    with jax.enable_x64(), jax.default_matmul_precision('highest'):
+        try:
+            gram = jnp.array([[2.0, 1.0], [1.0, 2.0 + 2.0**-40]])
+            factor = jnp.linalg.cholesky(gram)
+            exact = bool(jnp.max(jnp.abs(factor @ factor.T - gram)) < 1e-14)
+        except (RuntimeError, TypeError, ValueError):  # what backends raise differs
+            exact = False
+    if not exact:
+        raise ValueError(
+            f'{jax.devices()[0].device_kind} does not compute in float64, which exact attacks '
+            'need: run them with JAX_PLATFORMS=cpu, or choose attacks in float32 '
+            '(attack.name=mgradinv).'
+        )

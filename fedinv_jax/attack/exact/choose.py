@@ -7,6 +7,8 @@ whose conditions hold.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+
 from fedinv_jax.attack.exact import (
     alignment,
     blocks,
@@ -22,7 +24,7 @@ from fedinv_jax.attack.exact import (
     variable_projection,
 )
 from fedinv_jax.attack.exact.known import Attack, Known
-from fedinv_jax.types import Answer, Transcript
+from fedinv_jax.types import Answer, Key, Transcript
 
 
 class Choice(NamedTuple):
@@ -93,7 +95,12 @@ def _made(known: Known, name: str, compared: Sequence[str] = ()) -> Attack:
         raise ValueError(
             f'{name} needs the step sizes of the client: attack.step_sizes_known=True.'
         )
-    return lambda transcript, key: attack(blocks.split_seen(known.block, transcript), key)
+
+    def precise(transcript: Transcript, key: Key) -> Answer:
+        with jax.default_matmul_precision('highest'):  # a GPU's default keeps 11 bits of a float32
+            return attack(blocks.split_seen(known.block, transcript), key)
+
+    return precise
 
 
 def _by_rows(attack: Callable[[Transcript, float, bool], Answer]) -> Callable[[Known], Attack]:
