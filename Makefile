@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
   --xla_cpu_parallel_codegen_split_count=1 $$XLA_FLAGS" $(RUN) -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: help demo examples test test-fast test-exhaustive test-integrations lint tables bench wheel clean
+.PHONY: help demo examples test test-fast test-exhaustive test-integrations lint tables bench bench-gpu wheel clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /	/'
@@ -67,6 +67,13 @@ tables: $(VENV)/.installed  ## write the tables of measured numbers into the pag
 bench: $(VENV)/.installed  ## speed of MGradInv, exact attacks and training, and the share of the machine's rate
 	$(RUN) benchmarks/mgradinv.py
 	$(RUN) benchmarks/others.py
+
+# A machine with a GPU has a Python with JAX for its card, and often no network: nothing is installed.
+bench-gpu:  ## speed on a GPU with the machine's own PYTHON, at most 8 minutes; writes runs/bench_gpu.json
+	mkdir -p runs
+	timeout 340 $(PYTHON) benchmarks/gpu.py --repeats=3 --seconds=.5 --json=runs/bench_gpu.json \
+	  $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --torch=$(PYTHON))
+	timeout 130 $(PYTHON) -m pytest -n 4 --maxfail=20 -m 'not slow' tests
 
 wheel: $(VENV)/.installed-dev  ## build the wheel into dist/
 	$(RUN) -m pip wheel --no-deps --no-build-isolation -w dist .

@@ -5,9 +5,10 @@ gradients, and one Adam step. Useful operations are counted by formula (multiply
 m be the number of weights after the first layer and m_q = D H_1 those of the first layer's item
 block; Q W_q is constant and not counted. The operations for one item at one step are
 
-    always:                forward 2 m, backward signals 2 m, and the reverse of both 4 m: 8 m;
-    if the scorer is seen: kernel gradients 2 m + 2 m_q, and their reverse 4 m + 2 m_q;
-    if the items are seen: rows' gradients 2 m_q, and their reverse 2 m_q.
+    always:                forward 2 m, slopes of the logit 2 m (`models.mlp`);
+    if the scorer is seen: kernel gradients 2 m + 2 m_q, products of the residual with the slopes
+                           2 m + 2 m_q, and the reverse of the forward pass 2 m;
+    if the items are seen: slopes times the item block, 2 m_q.
 
 They are compared with the rate of 1,024 x 1,024 float32 matrix products in the same process.
 PyTorch, batched over victims and compiled, runs `peers/torch_mgradinv.py` in an environment of its
@@ -28,7 +29,8 @@ import pathlib
 import statistics
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -86,7 +88,7 @@ def weights() -> tuple[int, int]:
 def useful_operations(items: int, steps: int, seen: tuple[str, ...]) -> float:
     """Floating-point operations of one victim-iteration, see the module's docstring."""
     deep, first = weights()
-    per_item = 8 * deep + 4 * first * ('items' in seen)
+    per_item = 4 * deep + 2 * first * ('items' in seen)
     per_item += (6 * deep + 4 * first) * ('scorer' in seen)
     return steps * items * per_item
 
@@ -116,8 +118,19 @@ def axes() -> Transcript:
     )  # fmt: skip
 
 
-def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple[str, ...]):
-    """Transcripts of random clients, a function from one transcript to its problem, and keys."""
+class Victims(NamedTuple):
+    """V random clients: transcripts, true labels `[V, K]`, `problem(transcript)`, keys `[V]`."""
+
+    transcripts: Transcript
+    labels: jax.Array
+    problem: Callable[[Transcript], objective.Problem]
+    keys: jax.Array
+
+
+def make(
+    items: int, victims: int, steps: int, interval: int | None, seen: tuple[str, ...]
+) -> Victims:
+    """Victims with `steps` observed gradients, `interval` rounds apart if p is replayed."""
     key = jax.random.key(0)
     model = models.ncf(items, *head())
     update = client.gradient_step(model, losses.bce, private_learning_rate=0.1)
@@ -132,15 +145,15 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
         hypothesis = dynamics.unrolled(model.init_private, rounds.tolist())
     truth = dynamics.unrolled(model.init_private, rounds.tolist())
 
-    def transcript(key: jax.Array) -> Transcript:
+    def transcript(key: jax.Array) -> tuple[Transcript, jax.Array]:
         table_key, private_key, label_key = jax.random.split(key, 3)
         table = jax.vmap(model.init_shared)(jax.random.split(table_key, kept))['items']
         shared = {'items': table, 'scorer': scorer}
-        labels = jnp.tile((jax.random.uniform(label_key, (items,)) < 0.2) * 1.0, (kept, 1))
-        batches = Batch(None, labels, jnp.ones((kept, items)))
+        labels = (jax.random.uniform(label_key, (items,)) < 0.2) * 1.0
+        batches = Batch(None, jnp.tile(labels, (kept, 1)), jnp.ones((kept, items)))
         private = model.init_private(private_key)
         uploads = truth.rollout(update, private, shared, batches, jnp.ones(kept, bool))
-        return Transcript(
+        found = Transcript(
             shared=shared,
             seen=jax.vmap(lambda upload: channel.observe(upload, (), key)[0])(uploads),
             rounds=rounds,
@@ -150,15 +163,16 @@ def make(items: int, victims: int, steps: int, interval: int | None, seen: tuple
             weights=jnp.ones((kept, items)),
             log_odds=jnp.zeros(items),
         )
+        return found, labels
 
     keys = jax.random.split(victim_key, victims)
-    transcripts = jax.jit(jax.vmap(transcript, out_axes=axes()))(keys)
+    transcripts, labels = jax.jit(jax.vmap(transcript, out_axes=(axes(), 0)))(keys)
 
     def problem(transcript: Transcript) -> objective.Problem:
         distance = distances.squared_distance_per_leaf
         return objective.problem(transcript, update, channel, hypothesis, distance)
 
-    return transcripts, problem, jax.random.split(start_key, victims)
+    return Victims(transcripts, labels, problem, jax.random.split(start_key, victims))
 
 
 def descent(problem) -> Batched:
@@ -166,19 +180,20 @@ def descent(problem) -> Batched:
     return Batched(lambda seen, *_: (problem(seen), inversion.descent(optax.adam(0.1))))
 
 
-def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, float]:
+def in_step(victims: Victims) -> dict[str, float]:
     """Victim-iterations per second as in a run, seconds to compile, and bytes of a call.
 
     On a CPU few victims run in step, and one call runs on each core at the same time. On other
     devices all victims run in step; several devices share the victims of a call.
     """
+    transcripts, keys = victims.transcripts, victims.keys
     workers = min(executor.side_by_side(), len(keys))
     devices = jax.local_device_count()
     on_each = -(-(len(keys) // workers) // devices)
     slots = devices * on_each
     steps = jax.tree.leaves(transcripts.seen)[0].shape[1]
     parallel_victims = executor.parallel_victims(None, on_each, transcripts.items.shape[-1] * steps)
-    own = descent(problem)
+    own = descent(victims.problem)
 
     def attack(seen: Transcript, keys: jax.Array, iterations: jax.Array, count: jax.Array):
         return batching.stream(own, seen, axes(), keys, iterations, count, parallel_victims).scores
@@ -209,27 +224,30 @@ def in_step(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, floa
     }
 
 
-def looped(problem, transcripts: Transcript, keys: jax.Array) -> float:
+def looped(victims: Victims) -> float:
     """Victim-iterations per second of a loop over victims, without vmap."""
-    victims = [tree.take_along(transcripts, axes(), v) for v in range(len(keys))]
-    attack = jax.jit(functools.partial(batching.run, descent(problem)))
-    one = attack.lower(victims[0], keys[0], 1).compile()
-    pilot = median_time(lambda: one(victims[0], keys[0], 10)) / 10
-    iterations = max(int(_SECONDS.value / len(keys) / pilot), 10)
-    pairs = list(zip(victims, keys, strict=True))
-    seconds = median_time(lambda: [one(victim, key, iterations) for victim, key in pairs])
-    return len(keys) * iterations / seconds
+    pairs = [
+        (tree.take_along(victims.transcripts, axes(), v), key) for v, key in enumerate(victims.keys)
+    ]
+    attack = jax.jit(functools.partial(batching.run, descent(victims.problem)))
+    one = attack.lower(*pairs[0], 1).compile()
+    pilot = median_time(lambda: one(*pairs[0], 10)) / 10
+    iterations = max(int(_SECONDS.value / len(pairs) / pilot), 10)
+    seconds = median_time(lambda: [one(*pair, iterations) for pair in pairs])
+    return len(pairs) * iterations / seconds
 
 
-def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any]:
+def in_torch(victims: Victims) -> dict[str, Any]:
     """Victim-iterations per second of PyTorch, and the differences of value and gradient."""
 
     def start(transcript: Transcript, key: jax.Array) -> tuple[Guess, jax.Array, Guess]:
-        own = problem(transcript)
+        own = victims.problem(transcript)
         guess = own.init(key)
         return guess, *jax.value_and_grad(own.objective)(guess)
 
-    guess, value, slope = jax.jit(jax.vmap(start, in_axes=(axes(), 0)))(transcripts, keys)
+    transcripts, count = victims.transcripts, len(victims.keys)
+    started = jax.jit(jax.vmap(start, in_axes=(axes(), 0)))
+    guess, value, slope = started(transcripts, victims.keys)
     arrays = {
         **peer.named('scorer', transcripts.shared['scorer']),
         **peer.named('seen', transcripts.seen),
@@ -240,8 +258,8 @@ def in_torch(problem, transcripts: Transcript, keys: jax.Array) -> dict[str, Any
     rate, iterations, found = 0.0, 3, {}
     for _ in range(2):  # the first run determines how many iterations take `--seconds`
         found = peer.run(_TORCH.value, 'torch_mgradinv.py', arrays, f'--iterations={iterations}')
-        rate = len(keys) * iterations / float(np.median(found['seconds']))
-        iterations = max(int(_SECONDS.value * rate / len(keys)), 3)
+        rate = count * iterations / float(np.median(found['seconds']))
+        iterations = max(int(_SECONDS.value * rate / count), 3)
     own = {'value': value, 'labels': slope.labels, 'private': slope.latent}
     off = {name: peer.gap(leaf, found[name]) for name, leaf in own.items()}
     if max(off.values()) > 1e-4:
@@ -264,8 +282,8 @@ def table() -> dict[str, Any]:
     for items, victims in _SIZES:
         arguments = make(items, victims, _STEPS.value, None, seen)
         row: dict[str, Any] = {'items': items, 'victims': victims}
-        row |= in_step(arguments[1], arguments[0], arguments[2])
-        row['loop'] = looped(arguments[1], arguments[0], arguments[2])
+        row |= in_step(arguments)
+        row['loop'] = looped(arguments)
         row['share'] = row['rate'] * useful_operations(items, _STEPS.value, seen) / rate
         text = (
             f'B={items:<5} V={victims:<3} {row["parallel_victims"]} in step, '
@@ -274,7 +292,7 @@ def table() -> dict[str, Any]:
             f'{row["rate"] / row["loop"]:.1f} times a loop over victims'
         )
         if _TORCH.value:
-            row['torch'] = in_torch(arguments[1], arguments[0], arguments[2])
+            row['torch'] = in_torch(arguments)
             text += (
                 f', {row["rate"] / row["torch"]["rate"]:.1f} times PyTorch '
                 f'({row["torch"]["rate"]:.0f})'
@@ -288,7 +306,7 @@ def point(size: tuple) -> dict[str, Any]:
     """The measurements of one size."""
     items, victims, steps, interval, _ = size
     arguments = make(items, victims, steps, interval, tuple(_SEEN.value.split('+')))
-    return in_step(arguments[1], arguments[0], arguments[2])
+    return in_step(arguments)
 
 
 def point_on_cpu_devices(size: tuple) -> dict[str, Any]:

@@ -71,10 +71,10 @@ def exact() -> list[dict[str, Any]]:
         probe = functools.partial(attackers.probe, config, model)
         choice = plan.make_attack(config, settings.settings(config)[0], model, 0.2, probe)
         for items, users in _SIZES:
-            transcripts, _, keys = mgradinv.make(items, users, 1, None, (seen,))
+            victims = mgradinv.make(items, users, 1, None, (seen,))
             with jax.enable_x64():
-                wide = tree.cast_floats(transcripts, float)
-                found.append(_timed(choice, seen, items, wide, keys, rate))
+                wide = tree.cast_floats(victims.transcripts, float)
+                found.append(_timed(choice, seen, items, wide, victims.keys, rate))
     return found
 
 

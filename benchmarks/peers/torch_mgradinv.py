@@ -19,6 +19,7 @@ import time
 import numpy as np
 import torch
 
+_DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 _RATE, _DECAY, _SQUARED_DECAY, _EPS = 0.1, 0.9, 0.999, 1e-8  # of Adam
 
 
@@ -31,9 +32,15 @@ def logits(scorer, rows, private):
 
 
 def read(path):
-    """The arrays of an .npz file as tensors, by name."""
+    """The arrays of an .npz file as tensors by name, on the GPU where there is one."""
     with np.load(path) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+        return {name: torch.from_numpy(file[name]).to(_DEVICE) for name in file.files}
+
+
+def wait():
+    """Waits until the GPU, if there is one, has done all that it was asked for."""
+    if _DEVICE == 'cuda':
+        torch.cuda.synchronize()
 
 
 def part(arrays, prefix):
@@ -113,7 +120,7 @@ def main():
     def attack(iterations):
         state = (unknown, *({k: torch.zeros_like(v) for k, v in unknown.items()} for _ in range(2)))
         for count in range(1, iterations + 1):
-            found, state = run(state, torch.tensor(float(count)), victims, scorer)
+            found, state = run(state, torch.tensor(float(count), device=_DEVICE), victims, scorer)
         return found
 
     timed = functools.partial(_seconds, attack)
@@ -126,14 +133,15 @@ def main():
         seconds=np.array(seconds),
         threads=torch.get_num_threads(),
         version=np.array(torch.__version__),
-        value=value.numpy(),
-        **{name: leaf.numpy() for name, leaf in gradient.items()},
+        value=value.cpu().numpy(),
+        **{name: leaf.cpu().numpy() for name, leaf in gradient.items()},
     )
 
 
 def _seconds(attack, iterations):
     start = time.perf_counter()
     attack(iterations)
+    wait()
     return time.perf_counter() - start
 
 

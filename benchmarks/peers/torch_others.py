@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 import torch
-from torch_mgradinv import logits, part, read
+from torch_mgradinv import logits, part, read, wait
 
 _BYTES = 2e8  # of the columns of the clients that are solved together
 _SHARE = 0.2  # share of interactions in a batch, which decides the sign in the spectral attack
@@ -120,8 +120,11 @@ def main():
 
     def call():
         if arguments.what == 'training':
-            return run(arrays, scorer)
-        return {'labels': solved(run, scorer, arrays['items'], seen)}
+            found = run(arrays, scorer)
+        else:
+            found = {'labels': solved(run, scorer, arrays['items'], seen)}
+        wait()
+        return found
 
     start = time.perf_counter()
     found, seconds = call(), []
@@ -135,7 +138,7 @@ def main():
         first=first,
         seconds=np.array(seconds),
         version=np.array(f'torch {torch.__version__}'),
-        **{name: value.numpy() for name, value in found.items()},
+        **{name: value.cpu().numpy() for name, value in found.items()},
     )
 
 
