@@ -143,10 +143,12 @@ def main(argv: list[str]) -> None:
     print({name: f'{rate / 1e12:.2f} TFLOP/s' for name, rate in rates.items()}, flush=True)
     for items in _ITEMS:
         full: dict[str, Any] | None = None
+        if not in_time(f'MGradInv with {items} items'):
+            continue
         for row in growing(items, rates['highest']):
             add(row)
             full = row if 'rate' in row and (not full or row['rate'] > full['rate']) else full
-            if not in_time(f'MGradInv with {items} items and more victims'):
+            if time.monotonic() > end:
                 break
         for precision in _PRECISIONS:
             if full and in_time(f'MGradInv with {items} items in {precision}'):
