@@ -71,9 +71,9 @@ bench: $(VENV)/.installed  ## speed of MGradInv, exact attacks and training, and
 # A machine with a GPU has a Python with JAX for its card, and often no network: nothing is installed.
 bench-gpu:  ## speed on a GPU with the machine's own PYTHON, at most 8 minutes; writes runs/bench_gpu.json
 	mkdir -p runs
-	timeout 340 $(PYTHON) benchmarks/gpu.py --repeats=3 --seconds=.5 --json=runs/bench_gpu.json \
+	-XLA_PYTHON_CLIENT_PREALLOCATE=false timeout 340 $(PYTHON) benchmarks/gpu.py --repeats=3 --seconds=.5 --json=runs/bench_gpu.json \
 	  $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --torch=$(PYTHON))
-	timeout 130 $(PYTHON) -m pytest -n 4 --maxfail=20 -m 'not slow' tests
+	XLA_PYTHON_CLIENT_PREALLOCATE=false timeout 130 $(PYTHON) -m pytest -n 4 --maxfail=20 -m 'not slow' tests
 
 wheel: $(VENV)/.installed-dev  ## build the wheel into dist/
 	$(RUN) -m pip wheel --no-deps --no-build-isolation -w dist .

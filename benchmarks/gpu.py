@@ -2,16 +2,17 @@
 
 MGradInv at 50, 200 and 1,682 items, with more and more victims until the rate grows no more or the
 memory ends; there in tfloat32 and bfloat16 products too, with the AUC of a whole attack beside.
-PyTorch, batched and compiled, on the same card and victims; the exact attacks in float64; rounds of
-training; peak memory. Shares are of the rate of 8,192 x 8,192 products of the same precision. What
-does not fit `--minutes` is said to be not measured. On a CPU it runs with small matrices, as a test
-of the command.
+PyTorch, batched and compiled, runs MGradInv on the same card, on as many victims as fill it for us.
+Also the exact attacks in float64, rounds of training, and peak memory. Shares are of the rate of
+8,192 x 8,192 products of the same precision. What does not fit `--minutes` is said to be not
+measured. On a CPU it runs with small matrices, as a test of the command.
 
     python benchmarks/gpu.py [--torch=PYTHON] [--minutes=5] [--json=out.json]
 """
 
 import json
 import pathlib
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -64,11 +65,9 @@ def growing(items: int, rate: float) -> Iterator[dict[str, Any]]:
 
 
 def measured(victims: mgradinv.Victims, items: int, rate: float) -> dict[str, Any]:
-    """The rate, memory and share of the product rate; PyTorch's rate where it is there."""
+    """The rate, the memory and the share of the product rate."""
     row: dict[str, Any] = mgradinv.in_step(victims)
     row['share'] = row['rate'] * mgradinv.useful_operations(items, _STEPS, _SEEN) / rate
-    if flags.FLAGS.torch:
-        row['torch'] = mgradinv.in_torch(victims)
     return row
 
 
@@ -96,8 +95,12 @@ def in_precision(full: dict[str, Any], precision: str, rate: float) -> dict[str,
     row = {**full, 'precision': precision}
     with jax.default_matmul_precision(precision):
         if precision != 'highest':
-            row |= mgradinv.in_step(many)
-            row['share'] = row['rate'] * mgradinv.useful_operations(items, _STEPS, _SEEN) / rate
+            row |= measured(many, items, rate)
+        elif flags.FLAGS.torch:  # its products are float32 too
+            try:
+                row['torch'] = mgradinv.in_torch(many)
+            except subprocess.CalledProcessError as error:  # too little memory
+                print(f'PyTorch: {error}')
         return {**row, 'auc': auc(few)}
 
 
@@ -132,11 +135,14 @@ def main(argv: list[str]) -> None:
         print(f'{what}: not measured, the time is over')
         return False
 
+    def keep() -> None:  # after each part, whatever comes after
+        if flags.FLAGS.json:
+            pathlib.Path(flags.FLAGS.json).write_text(json.dumps(found, indent=1) + '\n', 'utf-8')
+
     def add(row: dict[str, Any]) -> None:
         found['mgradinv'].append(row)
         print(shown(row), flush=True)
-        if flags.FLAGS.json:  # kept, whatever comes after
-            pathlib.Path(flags.FLAGS.json).write_text(json.dumps(found, indent=1) + '\n', 'utf-8')
+        keep()
 
     rates = {precision: product_rate(precision) for precision in _PRECISIONS}
     found['product_rates'] = rates
@@ -153,15 +159,14 @@ def main(argv: list[str]) -> None:
         for precision in _PRECISIONS:
             if full and in_time(f'MGradInv with {items} items in {precision}'):
                 add(in_precision(full, precision, rates[precision]))
-    if in_time('exact attacks'):
-        found['exact'] = others.exact()
-    if in_time('training'):
-        found['training'] = others.training()
-    memory = device.memory_stats() or {}
-    found['peak_bytes'] = memory.get('peak_bytes_in_use')
+    flags.FLAGS.torch = None  # compiling PyTorch's exact attacks and training takes too long here
+    for name, part in (('exact', others.exact), ('training', others.training)):
+        if in_time(name):
+            found[name] = part()
+            keep()
+    found['peak_bytes'] = (device.memory_stats() or {}).get('peak_bytes_in_use')
     print(f'peak memory: {found["peak_bytes"]} bytes of {device.device_kind}')
-    if flags.FLAGS.json:
-        pathlib.Path(flags.FLAGS.json).write_text(json.dumps(found, indent=1) + '\n', 'utf-8')
+    keep()
 
 
 if __name__ == '__main__':

@@ -2,8 +2,7 @@
 
 It holds `config.json`, `versions.json`, `run.json` (command and threat model), `victims.jsonl` (one
 row per victim and setting; a shard writes `victims-0-of-3.jsonl` until the shards are merged),
-`summary.json`, `report.md`, `report.html` and `figures/`. The commands add `compiled/`, JAX's
-compilation cache.
+`summary.json`, `report.md`, `report.html` and `figures/`.
 """
 
 import contextlib

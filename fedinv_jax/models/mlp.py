@@ -58,8 +58,8 @@ def logits(
             differentiated. None: 1.
 
     Returns:
-        Logits `[B]`. First and second derivatives are those of automatic differentiation, with
-        fewer operations.
+        Logits `[B]`, of the dtype of the arguments. First and second derivatives are those of
+        automatic differentiation, with fewer operations.
 
     Example:
         >>> first = {'private': jnp.ones((1, 2)), 'items': jnp.ones((1, 2))}
@@ -124,9 +124,10 @@ def _tangent(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         total += inner(rows_moved, slope @ first['items'].T)
     if there(moved[0]['items']):
         total += inner(rows, slope @ moved[0]['items'].T)
-    for below, slope, layer in zip([None, *hidden], slopes, moved, strict=False):
-        if below is not None and there(layer['kernel']):
+    for below, slope, layer in zip(hidden[:-1], slopes[1:], moved[1:-1], strict=True):
+        if there(layer['kernel']):
             total += inner(below, slope @ layer['kernel'].T)
+    for slope, layer in zip(slopes, moved[:-1], strict=True):
         if 'bias' in layer and there(layer['bias']):
             total += slope @ layer['bias']
     if there(moved[-1]['kernel']):
